@@ -1,0 +1,173 @@
+"""The rows of each sample set, in the raw form of the published one. Standard library only; every choice is seeded."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+from sample_text import compose_near, load_bank, ranked_targets, tidy, to_second_person
+
+
+SPLITS = ("train", "test")
+NUM_ROWS = {
+    "dsp": {"train": 408, "test": 104},
+    "helpful": {"train": 560, "test": 140},
+    "harmless": {"train": 560, "test": 140},
+    "webgpt": {"train": 320, "test": 80},
+    "gpt4llm": {"train": 320, "test": 80},
+}
+TEST_SHARE = 0.2
+DOMAINS = ("academy", "business", "entertainment", "literature", "normal")
+# Frames an answer is made of: `body` is about the topic, `talk` fits any topic, `neutral` says nothing of quality.
+ANSWER_PLANS = (
+    ("body", "talk"),
+    ("body", "talk", "talk"),
+    ("body", "body", "talk"),
+    ("body", "neutral", "talk"),
+    ("body", "body", "neutral", "talk"),
+    ("body", "talk", "neutral", "talk"),
+)
+SOURCE_NAMES = ("gpt4", "text-davinci-003", "llama")
+
+
+def topics_of(bank: dict, split: str, rng: random.Random) -> list:
+    """The topics of one split. A topic stands in train or in test, never in both."""
+    topics = rng.sample(bank["topics"], len(bank["topics"]))
+    num_test = round(TEST_SHARE * len(topics))
+    return topics[:num_test] if split == "test" else topics[num_test:]
+
+
+def questions_of(name: str, split: str, key: str | None) -> Iterator[tuple[str, dict | str]]:
+    """Every (question, topic) of a set's split, shuffled, as many as the split holds."""
+    bank = load_bank(name)
+    topics = topics_of(bank, split, random.Random(f"{name} topics"))
+    slot = key or "topic"
+    asked = [
+        (tidy(form.replace("{" + slot + "}", topic[key] if key else topic)), topic)
+        for topic, form in itertools.product(topics, bank["questions"])
+    ]
+    random.Random(f"{name} {split} questions").shuffle(asked)
+    yield from asked[: NUM_ROWS[name][split]]
+
+
+def quality_bank(name: str, topic_slots: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The bank of one topic: shared words, frames of both qualities under `good_body`, `bad_talk` and so on."""
+    shared, own = load_bank("shared"), load_bank(name)
+    frames = {"good_body": own["good"], "bad_body": own["bad"], "good_talk": shared["good"], "bad_talk": shared["bad"]}
+    return {**shared["words"], **own.get("words", {}), **frames, "neutral": shared["neutral"], **topic_slots}
+
+
+def quality_plans(quality: str, rng: random.Random) -> list[list[str]]:
+    """`ANSWER_PLANS` for a `good` or `bad` answer, or for a `mixed` one that takes turns."""
+    plans = []
+    for plan in ANSWER_PLANS:
+        turns = itertools.cycle(rng.sample(["good", "bad"], 2)) if quality == "mixed" else itertools.repeat(quality)
+        plans.append([name if name == "neutral" else f"{next(turns)}_{name}" for name in plan])
+    return plans
+
+
+def answers_of(
+    rng: random.Random, bank: dict[str, list[str]], qualities: list[str], order: tuple[int, ...]
+) -> list[str]:
+    """An answer of each quality; `order[i]` is the rank of answer i's length among them."""
+    targets = ranked_targets(rng, len(qualities))
+    return [
+        compose_near(rng, bank, quality_plans(quality, rng), targets[rank]) for quality, rank in zip(qualities, order)
+    ]
+
+
+def dialogue_rows(name: str, split: str) -> list[dict]:
+    """Helpful or harmless: `{"chosen", "rejected"}`, two dialogues that differ in their last turn."""
+    key = {"helpful": "task", "harmless": "act"}[name]
+    turns = load_bank(name)["turns"]
+    rng = random.Random(f"{name} {split} answers")
+    rows = []
+    for index, (question, topic) in enumerate(questions_of(name, split, key)):
+        slots = {slot: [to_second_person(value)] if isinstance(value, str) else value for slot, value in topic.items()}
+        slots["step"] = slots.pop("steps", [])
+        better, worse = answers_of(rng, quality_bank(name, slots), ["good", "bad"], ((0, 1), (1, 0))[index % 2])
+        opening = rng.choice(turns) if rng.random() < 0.35 else None
+        start = f"\n\nHuman: {opening[0]}\n\nAssistant: {opening[1]}" if opening else ""
+        prompt = f"{start}\n\nHuman: {question}\n\nAssistant:"
+        rows.append({"chosen": f"{prompt} {better}", "rejected": f"{prompt} {worse}"})
+    return rows
+
+
+def webgpt_rows(name: str, split: str) -> list[dict]:
+    """WebGPT: a question, two cited answers, two opposite scores; about one row in six is a tie."""
+    rng = random.Random(f"{name} {split} answers")
+    sources = load_bank(name)["words"]["source"]
+    rows = []
+    for index, (question, topic) in enumerate(questions_of(name, split, "clause")):
+        score = rng.choice([1.0, 1.0, 1.0, 0.5, 0.5, 0.0])
+        if score == 0.0:
+            qualities = [rng.choice(["good", "mixed", "bad"])] * 2
+        elif score == 0.5:
+            qualities = rng.choice([["good", "mixed"], ["mixed", "bad"]])
+        else:
+            qualities = ["good", "bad"]
+        bank = quality_bank(name, {"clause": [topic["clause"]], "fact": topic["facts"]})
+        answers = answers_of(rng, bank, qualities, ((0, 1), (1, 0))[index % 2])
+        scores = [score, -score if score else 0.0]
+        if rng.random() < 0.5:
+            answers, scores = answers[::-1], scores[::-1]
+        full_text = {"dataset": "rm_toolkit_samples", "id": f"{split}-{index:04d}", "full_text": question}
+        row = {"question": full_text}
+        for side, (answer, value) in enumerate(zip(answers, scores)):
+            cited = [fact for fact in topic["facts"] if fact.lower() in answer.lower()][: answer.count("[")]
+            row[f"quotes_{side}"] = {"title": rng.sample(sources, len(cited)), "extract": cited}
+            row[f"answer_{side}"] = answer
+            row[f"score_{side}"] = value
+        rows.append(row)
+    return rows
+
+
+def gpt4llm_rows(name: str, split: str) -> list[dict]:
+    """GPT-4-LLM: three scored responses a prompt; in one row of six two of them share a score."""
+    rng = random.Random(f"{name} {split} answers")
+    orders = list(itertools.permutations(range(3)))
+    rows = []
+    for index, (question, topic) in enumerate(questions_of(name, split, "subject")):
+        qualities = ["good", "mixed", "bad"]
+        scores = [rng.randint(8, 10), rng.randint(5, 6), rng.randint(1, 3)]
+        if rng.random() < 1 / 6:
+            same, other = rng.choice([(0, 1), (2, 1)])
+            qualities[other], scores[other] = qualities[same], scores[same]
+        slots = {"subject": [topic["subject"]], "point": topic["points"], "myth": [topic["myth"]]}
+        answers = answers_of(rng, quality_bank(name, slots), qualities, orders[index % 6])
+        responses = [
+            {"response": answer, "source": source, "score": score}
+            for answer, source, score in zip(answers, rng.sample(SOURCE_NAMES, 3), scores)
+        ]
+        rng.shuffle(responses)
+        rows.append({"user_input": question, "responses_and_scores": responses})
+    return rows
+
+
+def dsp_rows(name: str, split: str) -> list[dict]:
+    """Domain-specific preferences: one query, an answer in the manner of each domain."""
+    rng = random.Random(f"{name} {split} answers")
+    domains = load_bank(name)["domains"]
+    rows = []
+    for index, (query, topic) in enumerate(questions_of(name, split, None)):
+        targets = ranked_targets(rng, len(DOMAINS))
+        responses = {}
+        for position, domain in enumerate(DOMAINS):
+            bank = {**domains[domain]["words"], "frame": domains[domain]["frames"], "topic": [topic]}
+            target = targets[(position + index) % len(DOMAINS)]
+            responses[domain] = compose_near(rng, bank, [["frame"] * number for number in (2, 3, 4, 5)], target)
+        rows.append({"query": query, "responses": responses})
+    return rows
+
+
+BUILDERS: dict[str, Callable[[str, str], list[dict]]] = {
+    "dsp": dsp_rows,
+    "helpful": dialogue_rows,
+    "harmless": dialogue_rows,
+    "webgpt": webgpt_rows,
+    "gpt4llm": gpt4llm_rows,
+}
+
+
+def build_set(name: str, split: str) -> list[dict]:
+    """All rows of one set and split. The same on every machine."""
+    return BUILDERS[name](name, split)

@@ -1,0 +1,95 @@
+"""
+Short English answers composed from word banks: many weak cues a text, lengths under control. Standard library only.
+
+A *frame* is a sentence with slots in braces, such as `A {g_adj} {g_noun} is to {step}.`; a *bank* maps each slot to the phrases that
+may fill it. Nothing is drawn twice within one answer while the bank lasts.
+"""
+
+import json
+import random
+import re
+from pathlib import Path
+
+
+BANKS_DIR = Path(__file__).parent / "banks"
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_ARTICLE = re.compile(r"\b([Aa]) (?=(\w+))")
+_SENTENCE_START = re.compile(r"(^|[.!?] )([a-z])")
+# Letters mislead for these: the article follows the sound.
+_CONSONANT_SOUND = ("use", "uni", "one", "eu")
+_SILENT_H = ("hour", "honest", "heir")
+_YOUR = {"I am": "you are", "I": "you", "me": "you", "my": "your", "we": "we"}
+
+
+def load_bank(name: str) -> dict:
+    """The word bank `banks/<name>.json`."""
+    return json.loads((BANKS_DIR / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def to_second_person(phrase: str) -> str:
+    """`hide my keys` as the asked one says it: `hide your keys`."""
+    return re.sub(r"\b(I am|I|me|my)\b", lambda found: _YOUR[found.group()], phrase)
+
+
+def _article(found: re.Match) -> str:
+    article, word = found.group(1), found.group(2).lower()
+    vowel = word[0] in "aeiou" and not word.startswith(_CONSONANT_SOUND) or word.startswith(_SILENT_H)
+    return f"{article}n " if vowel else f"{article} "
+
+
+def tidy(text: str) -> str:
+    """Sentences begin with a capital letter; `a` becomes `an` where the next word asks for it."""
+    text = _SENTENCE_START.sub(lambda found: found.group(1) + found.group(2).upper(), text)
+    return _ARTICLE.sub(_article, text)
+
+
+class Writer:
+    """
+    Fills frames from banks for one answer.
+
+    Args:
+        rng (`random.Random`): Source of every choice.
+        bank (`dict[str, list[str]]`): Phrases by slot name.
+    """
+
+    def __init__(self, rng: random.Random, bank: dict[str, list[str]]):
+        self.rng = rng
+        self.bank = bank
+        self.unused: dict[str, list[str]] = {}
+        self.marks = 0
+
+    def draw(self, slot: str) -> str:
+        if slot == "mark":
+            self.marks += 1
+            return f"[{self.marks}]"
+        if not self.unused.get(slot):
+            self.unused[slot] = self.rng.sample(self.bank[slot], len(self.bank[slot]))
+        return self.unused[slot].pop()
+
+    def fill(self, frame: str) -> str:
+        return _SLOT.sub(lambda found: self.draw(found.group(1)), frame)
+
+
+def compose(rng: random.Random, bank: dict[str, list[str]], plan: list[str]) -> str:
+    """One answer: a frame for each name in `plan` (a slot of `bank` whose phrases are frames), filled and joined."""
+    writer = Writer(rng, bank)
+    return tidy(" ".join(writer.fill(writer.draw(name)) for name in plan))
+
+
+def size(text: str) -> float:
+    """Length in words, halfway between counted words and characters at six a word, so that neither gives a domain away."""
+    return (len(text.split()) + len(text) / 6) / 2
+
+
+def compose_near(
+    rng: random.Random, bank: dict[str, list[str]], plans: list[list[str]], target: float, tries: int = 10
+) -> str:
+    """The one of `tries` answers, each after a plan drawn from `plans`, whose `size` is nearest to `target` words."""
+    answers = [compose(rng, bank, rng.choice(plans)) for _ in range(tries)]
+    return min(answers, key=lambda answer: abs(size(answer) - target))
+
+
+def ranked_targets(rng: random.Random, number: int, low: float = 22.0, high: float = 44.0) -> list[float]:
+    """`number` lengths in words, shortest first. Handing them out in turn keeps length from telling better from worse."""
+    return sorted(rng.uniform(low, high) for _ in range(number))
