@@ -1,0 +1,164 @@
+"""How `RewardModelTrainer` saves, resumes and checks; the Trainer's own code knows nothing of heads and settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
+
+from .data.tokenization import tokenize_preferences
+from .errors import InputError
+from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
+from .modeling import RewardModel
+from .reload_check import TOLERANCE, check_reload
+from .saving import check_saved_weights, save_reward_model
+
+
+FINAL_RESULTS_NAME = "final_eval_results.json"
+
+
+class CheckpointMixin:
+    """Saving and loading for [`~rm_toolkit.trainer.RewardModelTrainer`]."""
+
+    model: RewardModel
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        output_dir = output_dir or self.args.output_dir
+        model = self.accelerator.unwrap_model(self.model)
+        # A checkpoint keeps the adapter alone, to resume from; the run's result is the merged model.
+        intermediate = Path(output_dir).name.startswith("checkpoint-")
+        save_reward_model(
+            model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
+        )
+        check_saved_weights(model, output_dir)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # TRL's own override writes a generic model card at every checkpoint; ours is written once, with the results.
+        Trainer._save_checkpoint(self, model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+            return
+        load_weights(self.model, self.state.best_model_checkpoint)
+
+    def results(self, step: int | None = None) -> dict[str, dict[str, float]]:
+        """
+        Metrics of each test set at one step, from the log.
+
+        Args:
+            step (`int`, *optional*): Optimizer step; the last evaluated one by default.
+
+        Returns:
+            `dict[str, dict[str, float]]`: For each test set: accuracy, first_two_accuracy, margin, loss, num_pairs,
+            num_ties and num_label_ties. Empty if nothing was evaluated at that step.
+        """
+        logs = [log for log in self.state.log_history if any(key.endswith("_first_two_accuracy") for key in log)]
+        if step is not None:
+            logs = [log for log in logs if log["step"] == step]
+        if not logs:
+            return {}
+        keys = ("accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties")
+        names = [key[5 : -len("_first_two_accuracy")] for key in logs[-1] if key.endswith("_first_two_accuracy")]
+        return {name: {key: logs[-1][f"eval_{name}_{key}"] for key in keys} for name in names}
+
+    def save_results(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Writes `final_eval_results.json`: every test set at the start and at the end of training."""
+        results = {"start": self.results(step=0), "end": self.results()}
+        if self.args.should_save:
+            path = Path(self.args.output_dir, FINAL_RESULTS_NAME)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        return results
+
+    def reload_check(self, folder: str | None = None) -> int:
+        """
+        Opens the saved folder in a fresh process and compares rewards of raw texts, one of them over-long.
+
+        Returns:
+            `int`: Number of texts compared.
+
+        Raises:
+            `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 on other devices).
+        """
+        texts = check_texts(self.sample_texts, self.args.max_length)
+        rows = {
+            "chosen": [t for _, t in texts],
+            "rejected": [texts[0][1]] * len(texts),
+            "prompt": [p for p, _ in texts],
+        }
+        from datasets import Dataset
+
+        data = tokenize_preferences(
+            Dataset.from_dict(rows),
+            self.processing_class,
+            max_length=self.args.max_length,
+            data_format=self.args.data_format,
+            name="reload check",
+            show_progress=False,
+        )
+        rewards = self.compute_rewards(data)[data.better].tolist()
+        if self.args.should_save:
+            raw = [p + t for p, t in texts]
+            exact = self.args.device.type == "cpu" and not (self.args.bf16 or self.args.fp16)
+            check_reload(folder or self.args.output_dir, raw, rewards, tolerance=TOLERANCE if exact else 2e-2)
+        self.accelerator.wait_for_everyone()
+        return len(texts)
+
+
+def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:
+    """Texts for the reload check: the samples, and one that is certainly longer than `max_length` tokens."""
+    prompt, completion = samples[0]
+    if isinstance(completion, str):
+        long = (prompt, " ".join([completion or "word"] * (max_length + 1)))
+    else:
+        message = dict(completion[-1])
+        message["content"] = " ".join([message["content"] or "word"] * (max_length + 1))
+        long = (prompt, [*completion[:-1], message])
+    return [*samples[:4], long]
+
+
+def load_weights(model: RewardModel, folder: str) -> None:
+    """
+    Loads the weights of a checkpoint into a model of the same structure: classifier or adapter, and LM head.
+
+    Raises:
+        `InputError`: if the checkpoint has no weights, or they are not those of this model.
+    """
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    adapter = Path(folder, "adapter_model.safetensors")
+    if model.is_peft and adapter.exists():
+        set_peft_model_state_dict(model.classifier, load_file(adapter))
+    elif files:
+        state = {key: value for path in files for key, value in load_file(path).items()}
+        result = model.base_classifier.load_state_dict(state, strict=False)
+        if result.unexpected_keys:
+            raise InputError(
+                f"{folder} is a checkpoint of another model: it has '{result.unexpected_keys[0]}', which this one lacks."
+            )
+    else:
+        raise InputError(f"{folder} holds no weights (`*.safetensors`) to resume from.")
+    head = Path(folder, LM_HEAD_FOLDER, SAFE_WEIGHTS)
+    if model.lm_head is not None and head.exists():
+        model.lm_head.load_state_dict(load_file(head), strict=False)
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """Returns the newest `checkpoint-N` folder of a run, or `None`."""
+    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None

@@ -1,0 +1,56 @@
+"""`rm-toolkit COMMAND …`: finds the command, imports it alone, and shows a user's mistake without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import InputError, did_you_mean, name_list
+
+
+# Each command is a module with `add_arguments(parser)` and `run(args)`. Only the one asked for is imported, so that
+# `rm-toolkit --help` does not wait for torch.
+COMMANDS = {
+    "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
+    "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit code: 0, or 2 for a mistake in the input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overview = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="rm-toolkit",
+        usage="rm-toolkit [--version] COMMAND …",
+        description="Train, check and publish reward models for your own preferences.",
+        epilog=f"commands:\n{overview}\n\n`rm-toolkit COMMAND --help` shows what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rm-toolkit {__version__}")
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        known = name_list(COMMANDS)
+        print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    module_name, summary = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
+    module.add_arguments(command)
+    try:
+        module.run(command.parse_args(rest))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module a command of `rm-toolkit`: `add_arguments(parser)` and `run(args)`."""

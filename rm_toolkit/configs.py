@@ -1,0 +1,136 @@
+"""Our fields over TRL's: `RewardModelConfig`. Each says its meaning, unit and range once, in its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from trl import RewardConfig
+
+from .errors import InputError, name_list
+from .settings import DATA_FORMATS, POOLING_TYPES
+
+
+PAIR_WEIGHTINGS = ("pair", "prompt")
+LM_LOSS_ON = ("text", "completion")
+
+
+@dataclass
+class RewardModelConfig(RewardConfig):
+    """
+    Configuration of [`~rm_toolkit.trainer.RewardModelTrainer`].
+
+    All batch sizes count pairs. Other defaults than in `trl.RewardConfig`: `max_length` 512, `bf16` only where the
+    device has it, `ddp_find_unused_parameters` False (every trainable parameter takes part in every step).
+    """
+
+    max_length: int = field(
+        default=512,
+        metadata={
+            "help": "Tokens a text may have, special tokens included. Longer texts lose their beginning; none is dropped."
+        },
+    )
+    pooling_type: str = field(
+        default="last",
+        metadata={
+            "help": "Where the reward is read: 'last' token of the text, 'eos' appended to it, 'average' or 'max' over "
+            "its tokens, 'cls' (encoders: the stock class). Only 'last', 'eos' and 'cls' open in stock classes."
+        },
+    )
+    data_format: str = field(
+        default="text",
+        metadata={
+            "help": "'text' (strings, the original's templates) or 'chat' (message lists, the tokenizer's template)."
+        },
+    )
+    padding_side: str = field(
+        default="right", metadata={"help": "Side of the padding, 'right' or 'left'. Rewards are the same."}
+    )
+    lm_loss_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the language-modelling loss, 0 or more (the paper: 0.1). 0 computes no logits at all."
+        },
+    )
+    lm_score_threshold: float = field(
+        default=0.85,
+        metadata={
+            "help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this, 0 to 1."
+        },
+    )
+    lm_loss_on: str = field(
+        default="text",
+        metadata={"help": "'text' (the whole text, as the paper) or 'completion' (the response alone)."},
+    )
+    pair_weighting: str = field(
+        default="pair",
+        metadata={
+            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows (the original)."
+        },
+    )
+    group_by_prompt: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the pairs of a prompt in one step, so that its texts are computed once. Off: rows shuffled one by one."
+        },
+    )
+    pairs_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs of one optimizer step over all processes. gradient_accumulation_steps follows from it, "
+            "per_device_train_batch_size and the number of processes."
+        },
+    )
+    eval_at_start: bool | None = field(
+        default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "bf16 autocast; weights stay fp32. If not set: True where a GPU supports it, False on a CPU."
+        },
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = (
+                not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            )
+        if self.eval_at_start is not None:
+            self.eval_on_start = self.eval_at_start
+        super().__post_init__()
+        choices = {
+            "pooling_type": POOLING_TYPES,
+            "data_format": DATA_FORMATS,
+            "padding_side": ("right", "left"),
+            "lm_loss_on": LM_LOSS_ON,
+            "pair_weighting": PAIR_WEIGHTINGS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"`{name}` is '{getattr(self, name)}'; it is one of {name_list(known)}.")
+        if self.lm_loss_coef < 0:
+            raise InputError(f"`lm_loss_coef` is {self.lm_loss_coef}; it is 0 or more.")
+        if not 0 <= self.lm_score_threshold <= 1:
+            raise InputError(f"`lm_score_threshold` is {self.lm_score_threshold}; it lies between 0 and 1.")
+        if self.max_length is None or self.max_length < 4:
+            raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
+        if self.lm_loss_coef > 0 and self.pooling_type == "cls":
+            raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
+        self._derive_accumulation()
+
+    def _derive_accumulation(self) -> None:
+        at_once = self.per_device_train_batch_size * self.world_size
+        if self.pairs_per_step is None:
+            self.pairs_per_step = at_once * self.gradient_accumulation_steps
+            return
+        if self.pairs_per_step < 1 or self.pairs_per_step % at_once:
+            raise InputError(
+                f"`pairs_per_step` is {self.pairs_per_step}, which {self.world_size} process(es) of "
+                f"{self.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+                f"multiple of {at_once}, or change the batch size."
+            )
+        self.gradient_accumulation_steps = self.pairs_per_step // at_once

@@ -1,0 +1,188 @@
+"""Which pairs make an optimizer step, and which process computes which of them: planned before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from .collator import MicroBatch, PreferenceCollator
+from .tokenization import TokenizedPreferences
+
+
+@dataclass
+class StepPlan:
+    """
+    One optimizer step as one process sees it.
+
+    Args:
+        micro_batches (`list[np.ndarray]`): Numbers of the pairs of each micro-batch of this process; all processes have
+            the same number of them, some may be empty.
+        lm_sequences (`list[np.ndarray]`): The sequences whose LM loss each micro-batch counts; each text of the step
+            stands in one of them only.
+        pair_weight (`np.ndarray` of shape `(num_pairs_of_data,)`): View on the weights of the step, by pair number.
+        lm_weight (`float`): 1 / number of texts of the step's LM loss.
+    """
+
+    micro_batches: list[np.ndarray]
+    lm_sequences: list[np.ndarray]
+    pair_weight: dict[int, float]
+    lm_weight: float
+    num_pairs: int
+
+
+class EpochPlan(Sampler):
+    """
+    The batch sampler of a run: yields, for this process, one `[StepPlan]` an optimizer step.
+
+    Every process plans the same epoch from the same seed, so nothing has to be communicated: each step has exactly
+    `pairs_per_step` pairs (the last of an epoch may have fewer), every process the same number of micro-batches.
+
+    Args:
+        data (`TokenizedPreferences`): The training pairs.
+        pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
+        pairs_per_micro_batch (`int`): Pairs that one process computes at once.
+        num_processes (`int`): Number of processes.
+        process_index (`int`): Which of them this is.
+        seed (`int`): Seed of the order; each epoch has its own.
+        group_by_prompt (`bool`): Whether the pairs of a prompt stay together. Otherwise the rows of the data set are
+            shuffled one by one.
+        pair_weighting (`str`): `"pair"`: every pair of a step weighs the same. `"prompt"`: mean within a row, then
+            over the rows.
+        shuffle (`bool`): Whether the order is shuffled at all.
+    """
+
+    def __init__(
+        self,
+        data: TokenizedPreferences,
+        *,
+        pairs_per_step: int,
+        pairs_per_micro_batch: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        seed: int = 42,
+        group_by_prompt: bool = True,
+        pair_weighting: str = "pair",
+        shuffle: bool = True,
+    ):
+        self.data = data
+        self.pairs_per_step = pairs_per_step
+        self.pairs_per_micro_batch = pairs_per_micro_batch
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.seed = seed
+        self.pair_weighting = pair_weighting
+        self.shuffle = shuffle
+        self.epoch = 0
+        self._groups = group_pairs(data.prompt if group_by_prompt else data.row)
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.pairs_per_step)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose order is planned next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[StepPlan]]:
+        order = np.arange(len(self._groups))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self._groups))
+        pairs = np.concatenate([self._groups[k] for k in order])
+        for begin in range(0, len(pairs), self.pairs_per_step):
+            yield [self.plan_step(pairs[begin : begin + self.pairs_per_step])]
+
+    def plan_step(self, pairs: np.ndarray) -> StepPlan:
+        """
+        Splits the pairs of one step over processes and micro-batches.
+
+        Pairs of one prompt stay side by side, prompts of like length are computed together: the sum over the step is
+        the same in any order, and padding is not.
+        """
+        data = self.data
+        pairs = self._by_length(pairs)
+        size = self.pairs_per_micro_batch
+        chunks = [pairs[begin : begin + size] for begin in range(0, len(pairs), size)]
+        slots = -(-len(chunks) // self.num_processes)
+        counted: set[int] = set()
+        lm_sequences = []
+        for chunk in chunks:  # in the same order on every process, so that all agree where a text is counted
+            candidates = np.concatenate(
+                [data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]]
+            )
+            new = sorted(set(candidates.tolist()) - counted)
+            counted.update(new)
+            lm_sequences.append(np.array(new, dtype=np.int64))
+        empty = np.zeros(0, dtype=np.int64)
+        mine = [slot * self.num_processes + self.process_index for slot in range(slots)]
+        return StepPlan(
+            micro_batches=[chunks[k] if k < len(chunks) else empty for k in mine],
+            lm_sequences=[lm_sequences[k] if k < len(chunks) else empty for k in mine],
+            pair_weight=self._weights(pairs),
+            lm_weight=1.0 / max(len(counted), 1),
+            num_pairs=len(pairs),
+        )
+
+    def _by_length(self, pairs: np.ndarray) -> np.ndarray:
+        lengths = self.data.lengths
+        pair_length = np.maximum(lengths[self.data.better[pairs]], lengths[self.data.worse[pairs]])
+        prompt = self.data.prompt[pairs]
+        _, inverse = np.unique(prompt, return_inverse=True)
+        group_length = np.zeros(inverse.max() + 1, dtype=np.int64)
+        np.maximum.at(group_length, inverse, pair_length)
+        return pairs[np.lexsort((pairs, inverse, group_length[inverse]))]
+
+    def _weights(self, pairs: np.ndarray) -> dict[int, float]:
+        if self.pair_weighting == "pair":
+            return dict.fromkeys(pairs.tolist(), 1.0 / len(pairs))
+        rows, inverse, counts = np.unique(self.data.row[pairs], return_inverse=True, return_counts=True)
+        return dict(zip(pairs.tolist(), (1.0 / (counts[inverse] * len(rows))).tolist()))
+
+
+class StepDataset(TorchDataset):
+    """
+    Turns a step's plan into its micro-batches. `len()` counts pairs, as every batch size of the toolkit does.
+
+    Args:
+        data (`TokenizedPreferences`): The training pairs.
+        collator (`PreferenceCollator`): Builds the tensors.
+    """
+
+    def __init__(self, data: TokenizedPreferences, collator: PreferenceCollator):
+        self.data = data
+        self.collator = collator
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, plan: StepPlan) -> list[MicroBatch]:
+        return [
+            self.collator.pairs(
+                self.data,
+                pairs,
+                np.array([plan.pair_weight[k] for k in pairs.tolist()]),
+                lm_sequences,
+                plan.lm_weight,
+            )
+            for pairs, lm_sequences in zip(plan.micro_batches, plan.lm_sequences)
+        ]
+
+
+def group_pairs(group: np.ndarray) -> list[np.ndarray]:
+    """
+    Lists the numbers of the pairs of each group, in the order of their first appearance.
+
+    Args:
+        group (`np.ndarray` of shape `(num_pairs,)`): Group of each pair.
+    """
+    if not len(group):
+        return []
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+
+
+def take_only(items: list) -> object:
+    """Collate function for batches that are made already: the one item."""
+    return items[0]

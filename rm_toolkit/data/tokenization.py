@@ -1,0 +1,318 @@
+"""Preference rows -> token ids: every distinct text once, in batches, cut on the left, with counts of what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
+
+
+BATCH_SIZE = 1024
+Text = str | list[dict[str, str]]
+
+
+@dataclass
+class TokenizedPreferences:
+    """
+    Distinct token sequences, and which of them beats which. What training, evaluation and scoring read.
+
+    Args:
+        name (`str`): Name of the data set, for messages and metrics.
+        ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, one after the other.
+        offsets (`np.ndarray` of shape `(num_sequences + 1,)`): Where each sequence begins in `ids`.
+        completion_start (`np.ndarray` of shape `(num_sequences,)`): Index of the first token of the completion.
+        better (`np.ndarray` of shape `(num_pairs,)`): Sequence that is preferred in each pair.
+        worse (`np.ndarray` of shape `(num_pairs,)`): Sequence that it is preferred to.
+        row (`np.ndarray` of shape `(num_pairs,)`): Row of the data set that the pair comes from.
+        prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
+        margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
+        lm_better (`np.ndarray` of shape `(num_pairs,)`): Whether the better text counts for the LM loss.
+        lm_worse (`np.ndarray` of shape `(num_pairs,)`): Whether the worse one does.
+        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
+            scores differ, better first.
+        num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        num_truncated (`int`): Sequences that were cut.
+        num_truncated_tokens (`int`): Tokens that were cut off, in all.
+    """
+
+    name: str
+    ids: np.ndarray
+    offsets: np.ndarray
+    completion_start: np.ndarray
+    better: np.ndarray
+    worse: np.ndarray
+    row: np.ndarray
+    prompt: np.ndarray
+    margin: np.ndarray | None
+    lm_better: np.ndarray
+    lm_worse: np.ndarray
+    first_two: np.ndarray
+    num_label_ties: int = 0
+    num_truncated: int = 0
+    num_truncated_tokens: int = 0
+    lm_target_eos: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.better)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`."""
+        return np.diff(self.offsets)
+
+    def sequence(self, index: int) -> np.ndarray:
+        """Token ids of one sequence."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+def tokenize_preferences(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    lm_score_threshold: float = 0.85,
+    lm_target_eos: bool = False,
+    name: str = "train",
+    show_progress: bool = True,
+) -> TokenizedPreferences:
+    """
+    Turns preference rows (pairs or ranked) into token ids.
+
+    Args:
+        dataset (`datasets.Dataset`): Rows with `chosen`/`rejected` or `completions`/`scores`, with or without `prompt`.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.tokenizer.prepare_tokenizer`].
+        max_length (`int`): Tokens a sequence may have; longer ones lose their beginning, BOS and EOS stay.
+        data_format (`str`): `"text"` or `"chat"`.
+        lm_score_threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
+        lm_target_eos (`bool`): Whether EOS is the last target of the LM loss where the ids do not end in it.
+        name (`str`): Name of the data set.
+        show_progress (`bool`): Whether to draw a progress bar.
+
+    Raises:
+        `InputError`: if the columns are not those of a preference data set, or the format does not fit the rows.
+    """
+    index: dict[Any, int] = {}
+    texts: list[tuple[Text, Text]] = []
+
+    def sequence_of(prompt: Text, completion: Text) -> int:
+        key = _key(prompt, completion)
+        if key not in index:
+            index[key] = len(texts)
+            texts.append((prompt, completion))
+        return index[key]
+
+    columns = _PairColumns()
+    for number, row in enumerate(_rows(dataset, name)):
+        members = [sequence_of(row.prompt, completion) for completion in row.completions]
+        columns.add_row(number, members, row.scores, row.prompt_key, row.margin, lm_score_threshold)
+    _check_format(texts, data_format, name)
+    encoded = _encode(texts, tokenizer, max_length, data_format, name, show_progress)
+    eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
+    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **columns.arrays())
+
+
+@dataclass
+class _Row:
+    prompt: Text
+    completions: list[Text]
+    scores: list[float]
+    prompt_key: Any
+    margin: float | None
+
+
+def _rows(dataset: Dataset, name: str) -> Iterator[_Row]:
+    names = set(dataset.column_names)
+    ranked = {"completions", "scores"} <= names
+    if not ranked and not {"chosen", "rejected"} <= names:
+        raise InputError(
+            f"data set '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
+            "`completions` and `scores`. Build one with `rm-toolkit build-data`."
+        )
+    for batch in dataset.iter(batch_size=BATCH_SIZE):
+        rows = (dict(zip(batch, values)) for values in zip(*batch.values()))
+        for row in rows:
+            completions = row["completions"] if ranked else [row["chosen"], row["rejected"]]
+            prompt = row.get("prompt")
+            if prompt is None:
+                prompt = [] if isinstance(completions[0], list) else ""
+            scores = row["scores"] if ranked else _pair_scores(row)
+            key = row.get("prompt_id") or _key(prompt, "")
+            yield _Row(prompt, completions, scores, key, row.get("margin"))
+
+
+def _pair_scores(row: dict) -> list[float]:
+    """Scores of (chosen, rejected); 1 and 0 where the row has none or they contradict the columns' names."""
+    chosen, rejected = row.get("score_chosen"), row.get("score_rejected")
+    if chosen is None or rejected is None or not chosen > rejected:
+        return [1.0, 0.0]
+    return [chosen, rejected]
+
+
+class _PairColumns:
+    """Collects the pairs of each row, best-scored first; equal scores count as ties and make no pair."""
+
+    def __init__(self):
+        self.pairs: list[tuple] = []
+        self.margins: list[float] = []
+        self.first_two: list[tuple[int, int]] = []
+        self.prompts: dict[Any, int] = {}
+        self.num_label_ties = 0
+
+    def add_row(
+        self,
+        number: int,
+        members: list[int],
+        scores: Sequence[float],
+        prompt: Any,
+        margin: float | None,
+        threshold: float,
+    ) -> None:
+        # Best first; equal scores in reverse order of the file, as the original does (an ascending argsort, reversed).
+        order = sorted(range(len(members)), key=lambda k: scores[k])[::-1]
+        best = max(scores)
+        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in scores]
+        prompt_number = self.prompts.setdefault(prompt, len(self.prompts))
+        if len(order) > 1 and scores[order[0]] != scores[order[1]]:
+            self.first_two.append((members[order[0]], members[order[1]]))
+        for position, i in enumerate(order):
+            for j in order[position + 1 :]:
+                if scores[i] == scores[j]:
+                    self.num_label_ties += 1
+                    continue
+                self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
+                self.margins.append(np.nan if margin is None else margin)
+
+    def arrays(self) -> dict[str, Any]:
+        table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
+        margin = np.array(self.margins, dtype=np.float32)
+        return {
+            "better": table[:, 0],
+            "worse": table[:, 1],
+            "row": table[:, 2],
+            "prompt": table[:, 3],
+            "lm_better": table[:, 4].astype(bool),
+            "lm_worse": table[:, 5].astype(bool),
+            "margin": None if not len(margin) or np.isnan(margin).all() else np.nan_to_num(margin),
+            "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
+            "num_label_ties": self.num_label_ties,
+        }
+
+
+def _key(prompt: Text, completion: Text) -> Any:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    messages = (prompt if isinstance(prompt, list) else []) + (completion if isinstance(completion, list) else [])
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _check_format(texts: list[tuple[Text, Text]], data_format: str, name: str) -> None:
+    if not texts:
+        return
+    found = "chat" if isinstance(texts[0][1], list) else "text"
+    if found != data_format:
+        raise InputError(
+            f"data set '{name}' holds {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
+            f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
+            f"`data_format: {found}`."
+        )
+
+
+def _encode(
+    texts: list[tuple[Text, Text]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    data_format: str,
+    name: str,
+    show_progress: bool,
+) -> dict[str, Any]:
+    """Token ids of all texts. The backend is called directly: it encodes a batch in parallel and builds no masks."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    num_prefix, num_suffix = _num_special(tokenizer, data_format)
+    pieces, lengths, starts = [], [], []
+    num_truncated = num_truncated_tokens = 0
+    progress = tqdm(
+        total=len(texts), desc=f"Tokenizing {name}", unit="text", disable=not show_progress, leave=False, delay=2
+    )
+    for begin in range(0, len(texts), BATCH_SIZE):
+        batch = texts[begin : begin + BATCH_SIZE]
+        strings, prompt_lengths = render(batch, tokenizer, data_format)
+        for encoding, prompt_length in zip(
+            backend.encode_batch(strings, add_special_tokens=data_format == "text"), prompt_lengths
+        ):
+            ids = encoding.ids
+            start = _first_token_at(encoding, prompt_length)
+            cut = max(0, len(ids) - max_length)
+            if cut:
+                num_truncated += 1
+                num_truncated_tokens += cut
+                keep = num_prefix if data_format == "text" or ids[0] == tokenizer.bos_token_id else 0
+                ids = ids[:keep] + ids[keep + cut :]
+                start = max(keep, start - cut)
+            pieces.append(np.array(ids, dtype=np.int32))
+            lengths.append(len(ids))
+            starts.append(min(start, len(ids)))
+        progress.update(len(batch))
+    progress.close()
+    return {
+        "ids": np.concatenate(pieces) if pieces else np.zeros(0, np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        "completion_start": np.array(starts, dtype=np.int32),
+        "num_truncated": num_truncated,
+        "num_truncated_tokens": num_truncated_tokens,
+    }
+
+
+def render(
+    batch: list[tuple[Text, Text]], tokenizer: PreTrainedTokenizerBase, data_format: str
+) -> tuple[list[str], list[int]]:
+    """
+    Returns the string that each (prompt, completion) is to the model, and the length of its prompt in characters.
+
+    Text is prompt and completion in one; messages go through the tokenizer's chat template.
+    """
+    if data_format == "text":
+        return [prompt + completion for prompt, completion in batch], [len(prompt) for prompt, _ in batch]
+    strings = tokenizer.apply_chat_template([prompt + completion for prompt, completion in batch], tokenize=False)
+    prompts = [
+        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if prompt else ""
+        for prompt, _ in batch
+    ]
+    return strings, [len(p) if s.startswith(p) else 0 for s, p in zip(strings, prompts)]
+
+
+def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> tuple[int, int]:
+    """How many special tokens the tokenizer puts before and after a text."""
+    if data_format == "chat":
+        return 1, 0
+    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    plain = mask.index(0)
+    return plain, len(mask) - 1 - max(i for i, special in enumerate(mask) if not special)
+
+
+def _first_token_at(encoding: Any, position: int) -> int:
+    """Index of the first token that ends after character `position` and is not special."""
+    low, high = 0, len(encoding.ids)
+    offsets, special = encoding.offsets, encoding.special_tokens_mask
+    while low < high and special[low]:
+        low += 1
+    while low < high:
+        middle = (low + high) // 2
+        if special[middle] or offsets[middle][1] > position:
+            high = middle
+        else:
+            low = middle + 1
+    return low

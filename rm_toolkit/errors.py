@@ -1,0 +1,31 @@
+"""The one exception for mistakes that a user can mend: shown without a traceback by every command and recipe."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """
+    A user's input cannot be used. The message names the input and its value, says what is wrong and what to do.
+
+    Commands and recipes print the message alone and exit with code 2; from Python it is an ordinary `ValueError`.
+    """
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """
+    Returns `" Did you mean 'x'?"` for the name in `known` that is closest to `value`, or an empty string.
+
+    Args:
+        value (`str`): The name that was given.
+        known (`Iterable[str]`): The names that exist.
+    """
+    close = difflib.get_close_matches(str(value), [str(name) for name in known], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def name_list(names: Iterable[str]) -> str:
+    """Returns `'a', 'b', 'c'` for an error message."""
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,1 @@
+"""Judging a reward model: counts, metrics, and the rewards they are made of."""

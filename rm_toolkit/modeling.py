@@ -1,0 +1,336 @@
+"""The reward model: a stock sequence classifier, what is pooled from it, and the base's language-modelling head."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
+
+from .errors import InputError
+from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .settings import RewardModelSettings, load_settings
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from .data.collator import MicroBatch
+
+logger = logging.get_logger(__name__)
+
+
+class RewardModel(nn.Module):
+    """
+    Rewards of token sequences, and the language-modelling loss of those that count for it.
+
+    The wrapped classifier is the stock class of its architecture (or a PEFT model around it), so that what is saved is
+    what stock classes open. Rewards are read from its backbone's final hidden states as `settings.pooling_type` says:
+    `"last"` and `"eos"` at the last token, `"average"` and `"max"` over all tokens (padding never enters), `"cls"` by
+    the stock class itself. They are raw fp32 floats.
+
+    Args:
+        classifier (`PreTrainedModel` or `PeftModel`): `<Arch>ForSequenceClassification` with `num_labels=1`.
+        settings (`RewardModelSettings`): How texts are read.
+        lm_head (`LMHead`, *optional*): Loaded only where `lm_loss_coef` is not 0.
+        lm_head_source (`LMHeadSource`, *optional*): Where the head stands, so that it is carried on when not loaded.
+        name_or_path (`str`): Where the classifier was loaded from.
+    """
+
+    supports_gradient_checkpointing = True
+
+    def __init__(
+        self,
+        classifier: PreTrainedModel,
+        settings: RewardModelSettings,
+        *,
+        lm_head: LMHead | None = None,
+        lm_head_source: LMHeadSource | None = None,
+        name_or_path: str = "",
+    ):
+        super().__init__()
+        self.classifier = classifier
+        self.settings = settings
+        self.lm_head = lm_head
+        self.lm_head_source = lm_head_source
+        self.name_or_path = name_or_path
+        if settings.pooling_type != "cls":
+            self._freeze_unused()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        settings: RewardModelSettings | None = None,
+        *,
+        with_lm_head: bool = False,
+        require_head: bool = False,
+        seed: int = 42,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        **model_init_kwargs: Any,
+    ) -> RewardModel:
+        """
+        Loads a base model (a causal LM or an encoder) or a saved reward model.
+
+        Args:
+            model_name_or_path (`str`): Folder or Hub id.
+            settings (`RewardModelSettings`, *optional*): Defaults to those saved with the model.
+            with_lm_head (`bool`): Whether to load the language-modelling head too.
+            require_head (`bool`): Whether a checkpoint without a reward head is an error (customized fine-tuning,
+                evaluation, scoring) or gets a fresh one drawn from `seed`.
+            seed (`int`): Seed of a fresh head.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            trust_remote_code (`bool`): Whether code that comes with the model may run.
+            **model_init_kwargs: Passed to `AutoModelForSequenceClassification.from_pretrained`.
+
+        Raises:
+            `InputError`: if the checkpoint is no language model, has more than one label, or has no reward head where
+                one is required.
+        """
+        config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        settings = settings or load_settings(model_name_or_path, revision) or RewardModelSettings()
+        had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+        if had_head and config.num_labels != 1:
+            raise InputError(
+                f"'{model_name_or_path}' is a classifier with `num_labels` {config.num_labels}; a reward model has "
+                "exactly 1. Start from a causal LM, an encoder without a head, or a reward model."
+            )
+        config.num_labels = 1
+        config.problem_type = "regression"
+        model_init_kwargs.setdefault("dtype", torch.float32)
+        with quiet_loading():
+            try:
+                classifier, info = AutoModelForSequenceClassification.from_pretrained(
+                    model_name_or_path,
+                    config=config,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    **model_init_kwargs,
+                )
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(f"'{model_name_or_path}' cannot be loaded as a reward model: {reason}") from error
+        fresh = _check_loaded(model_name_or_path, set(info["missing_keys"]), require_head)
+        if fresh:
+            initialize_head(reward_head(classifier), seed)
+        source = find_lm_head(model_name_or_path, config, revision=revision)
+        head = None
+        if with_lm_head:
+            head = build_lm_head(source, classifier.get_input_embeddings(), config, model_name_or_path)
+        return cls(classifier, settings, lm_head=head, lm_head_source=source, name_or_path=model_name_or_path)
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """
+        Computes rewards and language-modelling losses of one micro-batch.
+
+        Args:
+            batch (`MicroBatch`): Distinct sequences, see [`~rm_toolkit.data.collator.MicroBatch`].
+
+        Returns:
+            `tuple`: Rewards, `torch.Tensor` of shape `(num_sequences,)`, fp32; and the mean cross-entropy in nats a
+            token of each text of the LM loss, `torch.Tensor` of shape `(num_texts,)`, fp32, empty where there is none.
+        """
+        if self.settings.pooling_type == "cls":
+            output = self.classifier(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            return output.logits.squeeze(-1).float(), output.logits.new_zeros(0)
+        hidden = self.backbone(**batch.model_inputs()).last_hidden_state
+        rewards = self._rewards(hidden, batch)
+        if self.lm_head is None or batch.lm_index is None:
+            return rewards, rewards.new_zeros(0)
+        flat = hidden.reshape(-1, hidden.shape[-1])[batch.lm_index]
+        return rewards, self.lm_head(flat, batch.lm_targets, batch.lm_text_index, batch.num_lm_texts)
+
+    def _rewards(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        if self.settings.pooling_type in ("last", "eos"):
+            pooled = hidden.reshape(-1, hidden.shape[-1])[batch.reward_index]
+        else:
+            mask = batch.attention_mask.unsqueeze(-1).bool()  # [B, T, 1]
+            if self.settings.pooling_type == "average":
+                pooled = hidden.masked_fill(~mask, 0.0).float().sum(1) / mask.sum(1)
+            else:
+                pooled = hidden.masked_fill(~mask, -math.inf).amax(1)
+        head = reward_head(self.base_classifier)
+        # The reward stays fp32 under bf16 autocast: two rewards of one prompt often differ by less than bf16 resolves.
+        with torch.autocast(device_type=pooled.device.type, enabled=False):
+            weight_dtype = next(head.parameters()).dtype
+            return head(pooled.to(weight_dtype)).squeeze(-1).float()
+
+    @property
+    def base_classifier(self) -> PreTrainedModel:
+        """The stock classifier, also inside a PEFT model."""
+        inner = self.classifier
+        return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The model under the head, which gives hidden states."""
+        return self.base_classifier.base_model
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.base_classifier.config
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether the classifier carries PEFT adapters."""
+        return hasattr(self.classifier, "peft_config")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def add_adapter(self, peft_config: PeftConfig) -> None:
+        """
+        Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
+
+        Args:
+            peft_config (`PeftConfig`): Its task type is set to `SEQ_CLS`, which makes PEFT train and save the head.
+        """
+        from peft import TaskType, get_peft_model
+
+        peft_config.task_type = TaskType.SEQ_CLS
+        self.classifier = get_peft_model(self.classifier, peft_config)
+        self._freeze_unused()
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
+        """Turns on activation checkpointing in the backbone."""
+        self.base_classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+        if self.is_peft:
+            self.base_classifier.enable_input_require_grads()
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Turns on activation checkpointing in the backbone (the name transformers 5.20 and later call)."""
+        self.base_classifier.activation_checkpointing_enable(**kwargs)
+        if self.is_peft:
+            self.base_classifier.enable_input_require_grads()
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Turns activation checkpointing off."""
+        self.base_classifier.gradient_checkpointing_disable()
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Adds tags for the model card."""
+        self.base_classifier.add_model_tags(tags)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the input embedding."""
+        return self.base_classifier.get_input_embeddings()
+
+    def resize_token_embeddings(self, num_tokens: int) -> None:
+        """Gives the embedding (and an untied, loaded LM head) at least `num_tokens` rows; never shrinks it."""
+        missing = num_tokens - self.get_input_embeddings().num_embeddings
+        if missing <= 0:
+            return
+        with quiet_loading():
+            self.base_classifier.resize_token_embeddings(num_tokens)
+        if self.lm_head is not None:
+            embedding = self.get_input_embeddings()
+            self.lm_head = build_lm_head(self.lm_head_source, embedding, self.config, self.name_or_path)
+
+    def _freeze_unused(self) -> None:
+        """Freezes what the forward pass does not touch, so that no engine waits for its gradient."""
+        for name, parameter in self.base_classifier.named_parameters():
+            unused = ".pooler." in f".{name}" or (name.startswith("head.") and self.settings.pooling_type != "cls")
+            if unused or name == "classifier.bias":
+                parameter.requires_grad_(False)
+
+
+def reward_head(classifier: PreTrainedModel) -> nn.Module:
+    """
+    Returns the linear layer that gives the reward: `score` of decoders, `classifier` of encoders.
+
+    Raises:
+        `InputError`: if the architecture has neither.
+    """
+    for name in ("score", "classifier"):
+        head = getattr(classifier, name, None)
+        if isinstance(head, nn.Linear) or hasattr(head, "modules_to_save"):
+            return head
+    raise InputError(
+        f"{type(classifier).__name__} has no single linear layer `score` or `classifier` to read a reward from; take a "
+        "causal LM or a BERT-like encoder."
+    )
+
+
+def initialize_head(head: nn.Linear, seed: int) -> None:
+    """
+    Draws the head from N(0, 1 / (hidden_size + 1)), from `seed` alone; a bias is set to zero and frozen.
+
+    References:
+        - Initialisation: https://huggingface.co/papers/2009.01325, Appendix B.1
+    """
+    gather = contextlib.nullcontext()
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        gather = deepspeed.zero.GatheredParameters(list(head.parameters()), modifier_rank=0)
+    with gather, torch.no_grad():
+        if head.weight.numel() > 0:
+            generator = torch.Generator().manual_seed(seed)
+            values = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.weight.shape[1] + 1)
+            head.weight.copy_(values)
+            if head.bias is not None:
+                head.bias.zero_()
+    if head.bias is not None:
+        head.bias.requires_grad_(False)
+
+
+def load_config(
+    model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """
+    Loads a model's config, with the reason in words where there is none.
+
+    Raises:
+        `InputError`: if the folder or repository does not hold a transformers model.
+    """
+    try:
+        return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"'{model_name_or_path}' is no model that transformers can load: {reason} Give a folder with a "
+            "`config.json` and safetensors, or a Hub id."
+        ) from error
+
+
+def _check_loaded(name: str, missing: set[str], require_head: bool) -> bool:
+    """Returns whether the reward head is fresh; refuses what lacks more than the head."""
+    head = {key for key in missing if key.split(".")[0] in ("score", "classifier", "head") or ".pooler." in f".{key}"}
+    other = sorted(missing - head)
+    if other:
+        raise InputError(
+            f"'{name}' lacks {len(other)} weights of its own architecture (first: '{other[0]}'): it is no complete "
+            "language model. Check that the right folder was given and that all its safetensors files are there."
+        )
+    fresh = any(key.split(".")[0] in ("score", "classifier") for key in missing)
+    if fresh and require_head:
+        raise InputError(
+            f"'{name}' has no reward head (`score.weight`). This step continues a trained reward model; a fresh head "
+            "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model."
+        )
+    return fresh
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silences transformers while a checkpoint loads: a missing head and an unused LM head are handled by us."""
+    verbosity = logging.get_verbosity()
+    progress = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()

@@ -1,0 +1,175 @@
+"""A reward model -> a folder that stock classes open with the same reward."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .errors import InputError
+from .lm_head import save_lm_head
+from .modeling import RewardModel, quiet_loading
+
+
+ADAPTER_FOLDER = "adapter"
+
+
+def save_reward_model(
+    model: RewardModel,
+    folder: str | os.PathLike,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    merge: bool = False,
+) -> None:
+    """
+    Saves a reward model: the stock classifier, its tokenizer, `rm_toolkit.json`, and the LM head in `lm_head/`.
+
+    The files are written beside each other in a temporary folder and moved in place when they are complete.
+
+    Args:
+        model (`RewardModel`): The model.
+        folder (`str` or `os.PathLike`): Where to; files of the same name are replaced.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.tokenizer.prepare_tokenizer`].
+        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights of the wrapper, where the engine shards them.
+        merge (`bool`): With a PEFT model: whether the folder gets the merged stock layout, with the adapter in
+            `adapter/`. Otherwise it gets the adapter alone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier_state, head_state = _split_state(state_dict)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+        target = Path(temporary)
+        with quiet_loading():
+            if model.is_peft and merge:
+                model.classifier.save_pretrained(target / ADAPTER_FOLDER, state_dict=classifier_state)
+                merged_classifier(model, classifier_state).save_pretrained(target)
+            else:
+                model.classifier.save_pretrained(target, state_dict=classifier_state)
+        if (target / "config.json").exists():
+            write_legacy_rope_keys(target / "config.json")
+        settings = dataclasses.replace(model.settings, lm_head=_save_lm_head(model, target, head_state))
+        settings.save(target)
+        tokenizer.save_pretrained(target)
+        move_into(target, folder)
+
+
+def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None = None) -> torch.nn.Module:
+    """
+    Returns a copy of the stock classifier with its adapter merged into the weights; the model stays as it is.
+
+    Args:
+        model (`RewardModel`): A PEFT model.
+        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights, where the engine shards them.
+    """
+    clone = copy.deepcopy(model.classifier)
+    if state_dict is not None:
+        clone.load_state_dict(state_dict, strict=False)
+    return clone.merge_and_unload()
+
+
+def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
+    """
+    Quick check of an intermediate save: the names and shapes of all tensors are readable, the reward head is finite.
+
+    Raises:
+        `InputError`: naming the file or tensor that is wrong.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    shapes: dict[str, list[int]] = {}
+    head: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for key in handle.keys():  # noqa: SIM118
+                    shapes[key] = handle.get_slice(key).get_shape()
+                    if key.split(".")[-2] in ("score", "classifier"):
+                        head[key] = handle.get_tensor(key)
+        except Exception as error:
+            raise InputError(f"{path} cannot be read back ({error}). Is the disk full?") from error
+    if not head:
+        raise InputError(f"{folder} was saved without a reward head.")
+    for key, tensor in head.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
+    if not model.is_peft:
+        expected = {key: list(value.shape) for key, value in model.classifier.state_dict().items()}
+        wrong = sorted(
+            key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
+        )
+        if wrong:
+            raise InputError(
+                f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
+            )
+
+
+def write_legacy_rope_keys(path: Path) -> None:
+    """
+    Writes `rope_theta` and `rope_scaling` beside `rope_parameters` in a `config.json`.
+
+    transformers 5 writes `rope_parameters` alone, which version 4 ignores: it would silently use theta 10000.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        return
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    config["rope_theta"] = rope["rope_theta"]
+    config["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def move_into(source: Path, target: Path) -> None:
+    """Moves every file of `source` into `target`, weights first and `config.json` last, replacing what is there."""
+    stale = [path for path in target.glob("*.safetensors*") if not (source / path.name).exists()]
+    files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json")
+    for path in files:
+        destination = target / path.relative_to(source)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, destination)
+    for path in stale:  # shards of an earlier save: some readers load every top-level safetensors file
+        path.unlink()
+
+
+def _split_state(state_dict: dict[str, Tensor] | None) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+    if state_dict is None:
+        return None, None
+    parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    for key, value in state_dict.items():
+        for number, prefix in enumerate(("classifier.", "lm_head.")):
+            if key.startswith(prefix):
+                parts[number][key.removeprefix(prefix)] = value
+    return parts
+
+
+def _save_lm_head(model: RewardModel, folder: Path, head_state: dict[str, Tensor] | None) -> str:
+    """Saves or carries the LM head; returns what `rm_toolkit.json` says of it."""
+    source = model.lm_head_source
+    if source is None:
+        return "none"
+    if source.tied:
+        return "tied"
+    if model.lm_head is not None:
+        save_lm_head(folder, head_state or dict(model.lm_head.named_parameters()))
+    else:
+        paths = {path for path, _ in source.files.values()}
+        own = (
+            next(iter(paths))
+            if len(paths) == 1 and all(name == key for name, (_, key) in source.files.items())
+            else None
+        )
+        if own is not None:  # already a file of its own: carried without being read
+            (folder / "lm_head").mkdir(exist_ok=True)
+            shutil.copyfile(own, folder / "lm_head" / "model.safetensors")
+        else:
+            save_lm_head(folder, source.load())
+    return "saved"

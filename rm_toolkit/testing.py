@@ -1,0 +1,113 @@
+"""Tiny tokenizers and models built in code: for tests and for the recipes' default, nothing is downloaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    set_seed,
+)
+
+from .modeling import quiet_loading
+
+
+ARCHITECTURES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
+
+
+def train_tokenizer(
+    texts: Iterable[str], folder: str | os.PathLike, vocab_size: int = 4096
+) -> PreTrainedTokenizerBase:
+    """
+    Trains a sentencepiece BPE tokenizer and saves it as a Llama tokenizer.
+
+    Args:
+        texts (`Iterable[str]`): What to train on.
+        folder (`str` or `os.PathLike`): Gets `tokenizer.model` and `tokenizer_config.json`.
+        vocab_size (`int`): Number of tokens at most, byte tokens included.
+
+    Returns:
+        `PreTrainedTokenizerBase`: BOS in front, no EOS, byte fallback; newlines and runs of spaces are kept.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=0.9999,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=2,
+    )
+    Path(folder, "tokenizer.model").write_bytes(model.getvalue())
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+    }
+    Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def build_tiny_model(
+    folder: str | os.PathLike,
+    vocab_size: int,
+    *,
+    architecture: str = "llama",
+    hidden_size: int = 64,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    tie_word_embeddings: bool = False,
+    seed: int = 0,
+    **config: object,
+) -> None:
+    """
+    Saves a randomly initialised causal LM.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where to.
+        vocab_size (`int`): Rows of the embedding.
+        architecture (`str`): `"llama"` or `"qwen3"`.
+        hidden_size, num_layers, num_heads (`int`): Its size.
+        tie_word_embeddings (`bool`): Whether the LM head shares the embedding.
+        seed (`int`): Seed of the weights.
+        **config: Further fields of the model's config.
+    """
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": hidden_size * 2,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": max(1, num_heads // 2),
+        "head_dim": hidden_size // num_heads,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+        "tie_word_embeddings": tie_word_embeddings,
+    }
+    set_seed(seed)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](**{**values, **config}), dtype=torch.float32)
+    with quiet_loading():
+        model.save_pretrained(folder)

@@ -1,0 +1,363 @@
+"""`RewardModelTrainer`: TRL's RewardTrainer with exact step weights, an LM loss, and metrics counted per test set."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset, DatasetDict
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import speed_metrics
+from trl import RewardTrainer
+
+from .checkpoint import CheckpointMixin
+from .configs import RewardModelConfig
+from .data.collator import MicroBatch, PreferenceCollator
+from .data.planning import EpochPlan, StepDataset, take_only
+from .data.tokenization import TokenizedPreferences, tokenize_preferences
+from .errors import InputError
+from .evaluation.metrics import preference_metrics
+from .evaluation.rewards import compute_rewards
+from .lm_head import build_lm_head, find_lm_head
+from .losses import centering_loss, ranking_loss
+from .modeling import RewardModel
+from .progress import RunProgressCallback
+from .settings import RewardModelSettings, load_settings
+from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
+
+
+class RewardModelTrainer(CheckpointMixin, RewardTrainer):
+    """
+    Trains a reward model on pairs or ranked responses.
+
+    Every optimizer step is planned as a whole: its losses are sums over all micro-batches of all processes, divided
+    once. Test sets are scored by their distinct texts, and their metrics are counts until the last division.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `RewardModel`): Base model, reward model, or a stock sequence classifier.
+        args (`RewardModelConfig`): Configuration.
+        train_dataset (`datasets.Dataset`): Preference rows: pairs (`chosen`, `rejected`) or ranked (`completions`,
+            `scores`), with or without `prompt`, strings or messages.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is counted by itself.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): Defaults to the tokenizer saved with the model.
+        peft_config (`PeftConfig`, *optional*): Trains an adapter; the reward head is trained and saved with it.
+        require_head (`bool`): Whether a checkpoint without a reward head is an error, as in customized fine-tuning.
+        settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
+        callbacks, optimizers: As in `transformers.Trainer`.
+    """
+
+    _tag_names = ["rm-toolkit", "trl", "reward-model"]
+    _name = "Reward model"
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | RewardModel,
+        args: RewardModelConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | DatasetDict | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: Any | None = None,
+        *,
+        require_head: bool = False,
+        settings: RewardModelSettings | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ):
+        name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
+        model = _as_reward_model(model, args, settings, require_head)
+        if processing_class is None:
+            processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        check_fits_model(processing_class, model.config, name)
+        prepare_tokenizer(
+            processing_class,
+            model.config,
+            max_length=args.max_length,
+            pooling_type=args.pooling_type,
+            data_format=args.data_format,
+        )
+        model.resize_token_embeddings(len(processing_class))
+        if peft_config is not None:
+            model.add_adapter(peft_config)
+        self.pairs_per_step = args.pairs_per_step
+        # One batch of our loader is a whole optimizer step, so that its denominators are known before it begins; to
+        # the Trainer's loop there is nothing to accumulate.
+        args = copy.copy(args)
+        args.gradient_accumulation_steps = 1
+        args.model_init_kwargs = None
+        self._sums: torch.Tensor | None = None
+        self.sample_texts: list[tuple[Any, Any]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=take_only,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.add_callback(_SetEpoch(self))
+        for default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(default)
+        self.add_callback(RunProgressCallback(show_bar=not args.disable_tqdm))
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: PreTrainedTokenizerBase, args: RewardModelConfig, dataset_name: str
+    ) -> TokenizedPreferences:
+        if isinstance(dataset, TokenizedPreferences):
+            return dataset
+        if not self.sample_texts and len(dataset):
+            row = dataset[0]
+            responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
+            prompt = row.get("prompt")
+            self.sample_texts = [(type(text)() if prompt is None else prompt, text) for text in responses]
+        data = tokenize_preferences(
+            dataset,
+            processing_class,
+            max_length=args.max_length,
+            data_format=args.data_format,
+            lm_score_threshold=args.lm_score_threshold,
+            lm_target_eos=args.lm_loss_coef > 0,
+            name=dataset_name,
+            show_progress=not args.disable_tqdm and args.should_log,
+        )
+        if not len(data):
+            raise InputError(
+                f"data set '{dataset_name}' has {len(dataset)} rows but not one pair with a preference "
+                f"({data.num_label_ties} ties). Check its scores, or leave it out."
+            )
+        return data
+
+    def _send_telemetry(self) -> None:
+        """Nothing is reported to anybody."""
+
+    # ---- training ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One batch is this process's share of one optimizer step: a list of micro-batches."""
+        args = self.args
+        collator = PreferenceCollator(
+            self.processing_class.pad_token_id,
+            padding_side=args.padding_side,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+            lm_loss_on=args.lm_loss_on if self.model.lm_head is not None else None,
+        )
+        self.epoch_plan = EpochPlan(
+            self.train_dataset,
+            pairs_per_step=self.pairs_per_step,
+            pairs_per_micro_batch=args.per_device_train_batch_size,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            group_by_prompt=args.group_by_prompt,
+            pair_weighting=args.pair_weighting,
+        )
+        return DataLoader(
+            StepDataset(self.train_dataset, collator),
+            batch_sampler=self.epoch_plan,
+            collate_fn=take_only,
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
+        """Pairs of one optimizer step, over all processes."""
+        return self.pairs_per_step
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """
+        Forward and backward over the micro-batches of one optimizer step.
+
+        Returns:
+            `torch.Tensor`: The step's loss times this process's share, scaled so that the mean over processes is the
+            loss of the whole step.
+        """
+        model.train()
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(inputs):
+            last = number == len(inputs) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
+            with sync, self.maybe_activation_offload_context:
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, batch.to(self.args.device))
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+            total += loss.detach()
+        return total
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """
+        The share of one micro-batch in the step's loss: weights are already divided by the counts of the whole step.
+
+        Engines average gradients over processes; the factor `num_processes` makes that average the sum it should be.
+        """
+        args = self.args
+        rewards, lm_losses = model(inputs)
+        rank = (inputs.pair_weight * ranking_loss(rewards, inputs.better, inputs.worse, inputs.margin)).sum()
+        loss = rank + 0.0 * rewards.sum()  # an empty micro-batch still has a gradient: zero, for every parameter
+        if args.center_rewards_coefficient is not None:
+            centering = (inputs.pair_weight * centering_loss(rewards, inputs.better, inputs.worse)).sum()
+            loss = loss + args.center_rewards_coefficient * centering
+        lm = inputs.lm_weight * lm_losses.sum()
+        if self.lm_loss_coef > 0:
+            loss = loss + self.lm_loss_coef * lm
+        if model.training:
+            self._count(inputs, rewards.detach(), rank.detach(), lm.detach())
+        loss = loss * self.accelerator.num_processes
+        return (loss, {"rewards": rewards}) if return_outputs else loss
+
+    @property
+    def lm_loss_coef(self) -> float:
+        """Weight of the LM loss."""
+        return self.args.lm_loss_coef
+
+    @torch.no_grad()
+    def _count(self, batch: MicroBatch, rewards: torch.Tensor, rank: torch.Tensor, lm: torch.Tensor) -> None:
+        difference = rewards[batch.better] - rewards[batch.worse]
+        wins = (difference > 0).sum() + 0.5 * (difference == 0).sum()
+        read = rewards if len(batch.better) else rewards[:0]
+        values = [rank, lm, wins, difference.sum(), difference.numel(), read.sum(), (read**2).sum(), read.numel()]
+        values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=rewards.device) for v in values])
+        self._sums = values if self._sums is None else self._sums + values
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was counted since the last log: losses apart, accuracy and margin over pairs, reward statistics."""
+        if "loss" in logs and self._sums is not None:
+            sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
+            rank, lm, wins, margin, pairs, reward_sum, reward_square, rewards = sums
+            steps = max(self.state.global_step - self._steps_logged, 1)
+            mean = reward_sum / max(rewards, 1)
+            logs["rank_loss"] = rank / steps
+            if self.lm_loss_coef > 0:
+                logs["lm_loss"] = lm / steps
+            logs["accuracy"] = wins / max(pairs, 1)
+            logs["margin"] = margin / max(pairs, 1)
+            logs["reward_mean"] = mean
+            logs["reward_std"] = max(reward_square / max(rewards, 1) - mean**2, 0.0) ** 0.5
+            self._sums, self._steps_logged = None, self.state.global_step
+        super(RewardTrainer, self).log(logs, start_time)
+
+    _steps_logged = 0
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """
+        Scores every test set by itself and logs all metrics at once.
+
+        Args:
+            eval_dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): Defaults to the trainer's test sets; a
+                name chooses one of them.
+            ignore_keys: Not used.
+            metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
+
+        Returns:
+            `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `num_pairs`, `num_ties` and
+            `num_label_ties` of each set.
+        """
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(sets, str):
+            sets = {sets: self.eval_dataset[sets]}
+        if not isinstance(sets, dict):
+            sets = {"": sets}
+        begin = time.time()
+        metrics: dict[str, float] = {}
+        num_sequences = 0
+        for name, dataset in sets.items():
+            data = self._prepare_dataset(dataset, self.processing_class, self.args, name or "eval")
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            values = dataclasses.asdict(preference_metrics(self.compute_rewards(data), data))
+            metrics.update({f"{prefix}_{key}": value for key, value in values.items()})
+            num_sequences += data.num_sequences
+        metrics.update(speed_metrics(metric_key_prefix, begin, num_samples=num_sequences))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def compute_rewards(self, data: TokenizedPreferences) -> Any:
+        """
+        Rewards of all sequences of a tokenised data set, on every process.
+
+        Returns:
+            `np.ndarray` of shape `(num_sequences,)`, in logits.
+        """
+        # DeepSpeed and FSDP shard the weights, so their wrapper must be called; DDP would only add synchronisation.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        model = self.model_wrapped if sharded else self.model
+        was_training = model.training
+        model.eval()
+        collator = PreferenceCollator(
+            self.processing_class.pad_token_id, self.args.padding_side, self.args.pad_to_multiple_of
+        )
+        try:
+            return compute_rewards(
+                model,
+                data,
+                collator,
+                tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
+                device=self.args.device,
+                accelerator=self.accelerator,
+                show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+            )
+        finally:
+            model.train(was_training)
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the plan which epoch begins, on a fresh start and on resume alike."""
+
+    def __init__(self, trainer: RewardModelTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        plan = self.trainer.epoch_plan
+        plan.set_epoch(state.global_step // len(plan))
+
+
+def _as_reward_model(
+    model: str | PreTrainedModel | RewardModel,
+    args: RewardModelConfig,
+    settings: RewardModelSettings | None,
+    require_head: bool,
+) -> RewardModel:
+    """Wraps whatever TRL users pass; the configuration says how the result reads its texts."""
+    with_lm_head = args.lm_loss_coef > 0
+    reads = {"pooling_type": args.pooling_type, "data_format": args.data_format, "max_length": args.max_length}
+    if isinstance(model, RewardModel):
+        model.settings = dataclasses.replace(settings or model.settings, **reads)
+        return model
+    if isinstance(model, str):
+        settings = settings or load_settings(model) or RewardModelSettings()
+        return RewardModel.from_pretrained(
+            model,
+            dataclasses.replace(settings, **reads),
+            with_lm_head=with_lm_head,
+            require_head=require_head,
+            seed=args.seed,
+            trust_remote_code=args.trust_remote_code,
+            **(args.model_init_kwargs or {}),
+        )
+    if getattr(model.config, "num_labels", None) != 1:
+        raise InputError(f"the model has `num_labels` {model.config.num_labels}; a reward model has exactly 1.")
+    model.config.problem_type = "regression"
+    name = model.config._name_or_path
+    source = find_lm_head(name, model.config) if name or getattr(model.config, "tie_word_embeddings", False) else None
+    head = build_lm_head(source, model.get_input_embeddings(), model.config, name) if with_lm_head else None
+    settings = dataclasses.replace(settings or RewardModelSettings(), **reads)
+    return RewardModel(model, settings, lm_head=head, lm_head_source=source, name_or_path=name)
