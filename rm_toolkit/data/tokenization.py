@@ -241,7 +241,7 @@ def _encode(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    num_prefix, num_suffix = _num_special(tokenizer, data_format)
+    num_prefix = _num_special(tokenizer, data_format)
     pieces, lengths, starts = [], [], []
     num_truncated = num_truncated_tokens = 0
     progress = tqdm(
@@ -294,13 +294,11 @@ def render(
     return strings, [len(p) if s.startswith(p) else 0 for s, p in zip(strings, prompts)]
 
 
-def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before and after a text."""
+def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:
+    """How many special tokens the tokenizer puts before a text; truncation keeps them."""
     if data_format == "chat":
-        return 1, 0
-    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    plain = mask.index(0)
-    return plain, len(mask) - 1 - max(i for i, special in enumerate(mask) if not special)
+        return 1
+    return tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"].index(0)
 
 
 def _first_token_at(encoding: Any, position: int) -> int:
