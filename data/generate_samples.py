@@ -7,6 +7,7 @@ The texts are composed from the word banks in `data/banks/` by a seeded generato
 
 import argparse
 import gzip
+import io
 import json
 import sys
 from pathlib import Path
@@ -34,7 +35,13 @@ def encode(rows: list[dict], file_name: str) -> bytes:
     if file_name.endswith(".json"):
         return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    return gzip.compress(lines, mtime=0) if file_name.endswith(".gz") else lines
+    if not file_name.endswith(".gz"):
+        return lines
+    packed = io.BytesIO()
+    # No time and no file name in the header: the same rows are the same bytes (`gzip.compress` writes a header of its own by version).
+    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as stream:
+        stream.write(lines)
+    return packed.getvalue()
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -2,21 +2,23 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from sample_text import compose_near, load_bank, ranked_targets, tidy, to_second_person
 
 
 SPLITS = ("train", "test")
 NUM_ROWS = {
-    "dsp": {"train": 408, "test": 104},
+    "dsp": {"train": 400, "test": 100},
     "helpful": {"train": 560, "test": 140},
     "harmless": {"train": 560, "test": 140},
-    "webgpt": {"train": 320, "test": 80},
-    "gpt4llm": {"train": 320, "test": 80},
+    "webgpt": {"train": 400, "test": 120},
+    "gpt4llm": {"train": 360, "test": 120},
 }
 TEST_SHARE = 0.2
 DOMAINS = ("academy", "business", "entertainment", "literature", "normal")
+# Told twice in one answer, these would read like a stuck record.
+SAID_ONCE = ("step", "alt", "harm", "move", "fact", "point", "myth")
 # Frames an answer is made of: `body` is about the topic, `talk` fits any topic, `neutral` says nothing of quality.
 ANSWER_PLANS = (
     ("body", "talk"),
@@ -27,6 +29,21 @@ ANSWER_PLANS = (
     ("body", "talk", "neutral", "talk"),
 )
 SOURCE_NAMES = ("gpt4", "text-davinci-003", "llama")
+# The same for DSP, where `style` is in the manner of one domain; and the range of words an answer aims at.
+DSP_PLANS = [
+    ["style", "style"],
+    ["style", "neutral", "style"],
+    ["style", "style", "style"],
+    ["style", "style", "neutral", "style"],
+    ["style", "style", "style", "style"],
+    ["style", "style", "style", "style", "style"],
+]
+DSP_WORDS = (18.0, 54.0)
+# Most pairs of Helpful and Harmless are good against bad; in the rest one side is half good.
+CONTRASTS = [("good", "bad")] * 4 + [("good", "mixed"), ("mixed", "bad")]
+
+# Which of two answers is the longer one, in turn.
+ORDERS = ((0, 1), (1, 0))
 
 
 def topics_of(bank: dict, split: str, rng: random.Random) -> list:
@@ -50,10 +67,14 @@ def questions_of(name: str, split: str, key: str | None) -> Iterator[tuple[str, 
 
 
 def quality_bank(name: str, topic_slots: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The bank of one topic: shared words, frames of both qualities under `good_body`, `bad_talk` and so on."""
+    """The bank of one topic: frames of both qualities under `good_body`, `bad_talk` and so on, and the topic's phrases."""
     shared, own = load_bank("shared"), load_bank(name)
-    frames = {"good_body": own["good"], "bad_body": own["bad"], "good_talk": shared["good"], "bad_talk": shared["bad"]}
-    return {**shared["words"], **own.get("words", {}), **frames, "neutral": shared["neutral"], **topic_slots}
+    bank = {"neutral": shared["neutral"], "source": own.get("source", []), **topic_slots}
+    for quality in ("good", "bad"):
+        talk = own.get(f"talk_{quality}") or shared[f"facts_talk_{quality}"]
+        bank[f"{quality}_body"] = own[quality]
+        bank[f"{quality}_talk"] = shared[f"any_{quality}"] + talk
+    return bank
 
 
 def quality_plans(quality: str, rng: random.Random) -> list[list[str]]:
@@ -66,12 +87,13 @@ def quality_plans(quality: str, rng: random.Random) -> list[list[str]]:
 
 
 def answers_of(
-    rng: random.Random, bank: dict[str, list[str]], qualities: list[str], order: tuple[int, ...]
+    rng: random.Random, bank: dict[str, list[str]], qualities: Sequence[str], order: tuple[int, ...]
 ) -> list[str]:
     """An answer of each quality; `order[i]` is the rank of answer i's length among them."""
     targets = ranked_targets(rng, len(qualities))
     return [
-        compose_near(rng, bank, quality_plans(quality, rng), targets[rank]) for quality, rank in zip(qualities, order)
+        compose_near(rng, bank, quality_plans(quality, rng), targets[rank], SAID_ONCE)
+        for quality, rank in zip(qualities, order)
     ]
 
 
@@ -84,7 +106,7 @@ def dialogue_rows(name: str, split: str) -> list[dict]:
     for index, (question, topic) in enumerate(questions_of(name, split, key)):
         slots = {slot: [to_second_person(value)] if isinstance(value, str) else value for slot, value in topic.items()}
         slots["step"] = slots.pop("steps", [])
-        better, worse = answers_of(rng, quality_bank(name, slots), ["good", "bad"], ((0, 1), (1, 0))[index % 2])
+        better, worse = answers_of(rng, quality_bank(name, slots), rng.choice(CONTRASTS), ORDERS[index % 2])
         opening = rng.choice(turns) if rng.random() < 0.35 else None
         start = f"\n\nHuman: {opening[0]}\n\nAssistant: {opening[1]}" if opening else ""
         prompt = f"{start}\n\nHuman: {question}\n\nAssistant:"
@@ -95,7 +117,7 @@ def dialogue_rows(name: str, split: str) -> list[dict]:
 def webgpt_rows(name: str, split: str) -> list[dict]:
     """WebGPT: a question, two cited answers, two opposite scores; about one row in six is a tie."""
     rng = random.Random(f"{name} {split} answers")
-    sources = load_bank(name)["words"]["source"]
+    sources = load_bank(name)["source"]
     rows = []
     for index, (question, topic) in enumerate(questions_of(name, split, "clause")):
         score = rng.choice([1.0, 1.0, 1.0, 0.5, 0.5, 0.0])
@@ -106,7 +128,7 @@ def webgpt_rows(name: str, split: str) -> list[dict]:
         else:
             qualities = ["good", "bad"]
         bank = quality_bank(name, {"clause": [topic["clause"]], "fact": topic["facts"]})
-        answers = answers_of(rng, bank, qualities, ((0, 1), (1, 0))[index % 2])
+        answers = answers_of(rng, bank, qualities, ORDERS[index % 2])
         scores = [score, -score if score else 0.0]
         if rng.random() < 0.5:
             answers, scores = answers[::-1], scores[::-1]
@@ -146,15 +168,14 @@ def gpt4llm_rows(name: str, split: str) -> list[dict]:
 def dsp_rows(name: str, split: str) -> list[dict]:
     """Domain-specific preferences: one query, an answer in the manner of each domain."""
     rng = random.Random(f"{name} {split} answers")
-    domains = load_bank(name)["domains"]
+    own = load_bank(name)
     rows = []
     for index, (query, topic) in enumerate(questions_of(name, split, None)):
-        targets = ranked_targets(rng, len(DOMAINS))
+        targets = ranked_targets(rng, len(DOMAINS), *DSP_WORDS)
         responses = {}
         for position, domain in enumerate(DOMAINS):
-            bank = {**domains[domain]["words"], "frame": domains[domain]["frames"], "topic": [topic]}
-            target = targets[(position + index) % len(DOMAINS)]
-            responses[domain] = compose_near(rng, bank, [["frame"] * number for number in (2, 3, 4, 5)], target)
+            bank = {"style": own["domains"][domain], "neutral": own["neutral"], "topic": [topic]}
+            responses[domain] = compose_near(rng, bank, DSP_PLANS, targets[(position + index) % len(DOMAINS)])
         rows.append({"query": query, "responses": responses})
     return rows
 

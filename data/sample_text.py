@@ -1,8 +1,8 @@
 """
 Short English answers composed from word banks: many weak cues a text, lengths under control. Standard library only.
 
-A *frame* is a sentence with slots in braces, such as `A {g_adj} {g_noun} is to {step}.`; a *bank* maps each slot to the phrases that
-may fill it. Nothing is drawn twice within one answer while the bank lasts.
+A *frame* is a sentence with choices in round brackets and slots in braces, such as `One (useful|practical) tip: {step}.`; a *bank* maps
+each slot to the phrases that may fill it. Nothing is drawn from a slot twice within one answer while the bank lasts.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 BANKS_DIR = Path(__file__).parent / "banks"
 
+_CHOICE = re.compile(r"\(([^()|]*(?:\|[^()|]*)+)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=(\w+))")
 _SENTENCE_START = re.compile(r"(^|[.!?] )([a-z])")
@@ -34,7 +35,7 @@ def to_second_person(phrase: str) -> str:
 
 def _article(found: re.Match) -> str:
     article, word = found.group(1), found.group(2).lower()
-    vowel = word[0] in "aeiou" and not word.startswith(_CONSONANT_SOUND) or word.startswith(_SILENT_H)
+    vowel = (word[0] in "aeiou" and not word.startswith(_CONSONANT_SOUND)) or word.startswith(_SILENT_H)
     return f"{article}n " if vowel else f"{article} "
 
 
@@ -68,6 +69,7 @@ class Writer:
         return self.unused[slot].pop()
 
     def fill(self, frame: str) -> str:
+        frame = _CHOICE.sub(lambda found: self.rng.choice(found.group(1).split("|")), frame)
         return _SLOT.sub(lambda found: self.draw(found.group(1)), frame)
 
 
@@ -78,18 +80,32 @@ def compose(rng: random.Random, bank: dict[str, list[str]], plan: list[str]) -> 
 
 
 def size(text: str) -> float:
-    """Length in words, halfway between counted words and characters at six a word, so that neither gives a domain away."""
-    return (len(text.split()) + len(text) / 6) / 2
+    """Length in words: a mean of counted words and of characters at six a word, so that neither gives a quality away."""
+    return 0.35 * len(text.split()) + 0.65 * len(text) / 6
 
 
 def compose_near(
-    rng: random.Random, bank: dict[str, list[str]], plans: list[list[str]], target: float, tries: int = 10
+    rng: random.Random,
+    bank: dict[str, list[str]],
+    plans: list[list[str]],
+    target: float,
+    once: tuple[str, ...] = (),
+    tries: int = 10,
 ) -> str:
-    """The one of `tries` answers, each after a plan drawn from `plans`, whose `size` is nearest to `target` words."""
-    answers = [compose(rng, bank, rng.choice(plans)) for _ in range(tries)]
+    """
+    The one of `tries` answers, each after a plan drawn from `plans`, whose `size` is nearest to `target` words.
+
+    Answers that say a phrase of a slot in `once` twice are set aside.
+    """
+    phrases = [phrase.lower() for slot in once for phrase in bank.get(slot, [])]
+    answers: list[str] = []
+    while len(answers) < tries:
+        answer = compose(rng, bank, rng.choice(plans))
+        if all(answer.lower().count(phrase) < 2 for phrase in phrases):
+            answers.append(answer)
     return min(answers, key=lambda answer: abs(size(answer) - target))
 
 
-def ranked_targets(rng: random.Random, number: int, low: float = 22.0, high: float = 44.0) -> list[float]:
+def ranked_targets(rng: random.Random, number: int, low: float = 20.0, high: float = 48.0) -> list[float]:
     """`number` lengths in words, shortest first. Handing them out in turn keeps length from telling better from worse."""
     return sorted(rng.uniform(low, high) for _ in range(number))
