@@ -1,0 +1,204 @@
+"""Raw preference data -> Arrow datasets: read, arrange, split by prompt, clean, save in one step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .cleaning import CleaningCounts, clean_pairs, clean_ranked
+from .inputs import resolve_inputs
+from .rows import read_rows, valid_rows
+from .schema import FORMATS, LAYOUTS, check_choice
+from .sources import Source, SourceOptions, find_source
+from .splits import split_by_prompt
+from .templates import TEMPLATES
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+
+INFO_FILE = "rm_toolkit_data.json"
+
+
+@dataclass(frozen=True)
+class BuildOptions(SourceOptions):
+    """
+    Everything that decides what is built from an input.
+
+    Args:
+        layout (`str`): `pairs` or `ranked`.
+        format (`str`): `text` or `chat`.
+        test_size (`float`): Where no split is given: fraction (below 1) or number of the prompts that go to test; 0
+            makes no test split.
+        seed (`int`): Seed of that split.
+        skip_invalid (`bool`): Leave out records that cannot be used, and count them, instead of stopping at the first.
+        num_proc (`int`, *optional*): Processes for the work on built rows.
+        cache_dir (`str`, *optional*): Where `datasets` keeps what it has read; default: its own cache.
+    """
+
+    layout: str = "pairs"
+    format: str = "text"
+    test_size: float = 0.1
+    seed: int = 0
+    skip_invalid: bool = False
+    num_proc: int | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("format", self.format, FORMATS)
+        if self.template is not None:
+            check_choice("template", self.template, TEMPLATES)
+        if isinstance(self.test_size, bool) or not isinstance(self.test_size, int | float) or self.test_size < 0:
+            raise InputError(
+                f"`test_size` is {self.test_size}, but must be a fraction below 1, a number of prompts, or 0."
+            )
+        if self.test_size > 1 and self.test_size != int(self.test_size):
+            raise InputError(f"`test_size` is {self.test_size}; above 1 it is a number of prompts and must be whole.")
+
+    def check_for(self, source: Source) -> None:
+        """Raises an `InputError` for a setting that means nothing to this source."""
+        given = {"columns": bool(self.columns), "strip_citations": self.strip_citations}
+        for name, is_given in given.items():
+            if is_given and name not in source.accepts:
+                raise InputError(f"`{name}` means nothing to the source '{source.name}'; leave it out.")
+        if self.template == "human-assistant" and source.template is None:
+            raise InputError(f"`template` cannot be set for '{source.name}': its texts bring their own markers.")
+
+
+@dataclass
+class BuildResult:
+    """
+    What was built.
+
+    Args:
+        datasets (`datasets.DatasetDict`): `train` and `test`, whichever there are.
+        counts (`dict[str, CleaningCounts]`): Of each split.
+        split (`str`): `given` by the data's authors, `made` here, or `none` (one input, not split).
+        shared_prompts (`int`): Prompts that a given split has on both sides; 0 for one made here.
+    """
+
+    datasets: DatasetDict
+    counts: dict[str, CleaningCounts]
+    split: str
+    shared_prompts: int = 0
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildResult:
+    """
+    Builds the Arrow dataset of a source.
+
+    Args:
+        source_name (`str`): One of `SOURCES`.
+        inputs (`list[str]`): Paths or Hub ids; or `train=PATH` and `test=PATH` for a given split.
+        options (`BuildOptions`): Settings.
+
+    Raises:
+        `InputError`: for anything wrong with the input, naming file and row; if a split is empty after cleaning.
+    """
+    from datasets import DatasetDict
+
+    source = find_source(source_name)
+    options.check_for(source)
+    parts = resolve_inputs(source, inputs, options)
+    how = {"format": options.format, "skip_invalid": options.skip_invalid, "cache_dir": options.cache_dir}
+    read = {name: read_rows(source, files, options, **how) for name, files in parts.items()}
+    split = "given"
+    invalid = {name: len(rows) - len(valid_rows(rows)) for name, rows in read.items()}
+    if "" in read:
+        rows = valid_rows(read.pop(""))
+        split = "made" if options.test_size else "none"
+        train, test = split_by_prompt(rows, options.test_size, options.seed) if options.test_size else (rows, None)
+        read = {"train": train} if test is None else {"train": train, "test": test}
+        invalid["train"] = invalid.pop("")
+    datasets, counts = {}, {}
+    for name, rows in read.items():
+        valid = valid_rows(rows)
+        datasets[name], counts[name] = clean(valid, options)
+        counts[name].invalid = invalid.get(name, 0)
+        counts[name].read = len(valid) + counts[name].invalid
+        if not counts[name].kept:
+            raise nothing_left(", ".join(inputs), name, counts[name])
+    shared = 0
+    if len(datasets) == 2:
+        shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
+    return BuildResult(DatasetDict(datasets), counts, split, shared, _info(source, inputs, options))
+
+
+def clean(rows: Dataset, options: BuildOptions) -> tuple[Dataset, CleaningCounts]:
+    """Cleans valid ranked rows in the layout asked for."""
+    cleaner = clean_pairs if options.layout == "pairs" else clean_ranked
+    return cleaner(rows, num_proc=options.num_proc)
+
+
+def nothing_left(inputs: str, split: str, counts: CleaningCounts) -> InputError:
+    """Returns the error for a split that cleaning has emptied."""
+    lost = {
+        name: number for name, number in counts.as_dict().items() if number and name not in ("read", "rows", "kept")
+    }
+    reasons = ", ".join(f"{name} {number}" for name, number in lost.items()) or "nothing was in it"
+    return InputError(
+        f"{inputs}: the split '{split}' is empty after cleaning ({counts.read} records read; {reasons}). "
+        "Give data in which one text is preferred over another."
+    )
+
+
+def _info(source: Source, inputs: list[str], options: BuildOptions) -> dict[str, Any]:
+    settings = {name: value for name, value in asdict(options).items() if name not in ("num_proc", "cache_dir")}
+    return {"source": source.name, "inputs": [_file_name(text) for text in inputs], "options": settings}
+
+
+def _file_name(text: str) -> str:
+    """Leaves out the folders of an input: what is built gets published, and they are nobody's business."""
+    name, equals, path = text.rpartition("=")
+    return name + equals + (Path(path).name if Path(path).exists() else path)
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """
+    Raises an `InputError` if `folder` cannot be written: in use without `overwrite`, or with it, not ours to replace.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{folder}: the output folder is in use. Take another one, or pass --overwrite.")
+    if not (folder / INFO_FILE).is_file():
+        raise InputError(
+            f"{folder}: not a folder that build-data wrote, so --overwrite leaves it alone. Remove it yourself."
+        )
+
+
+def save(result: BuildResult, folder: Path, overwrite: bool = False, license: str | None = None) -> None:
+    """
+    Writes a built dataset to a folder: a temporary one beside it first, renamed when whole.
+
+    Args:
+        result (`BuildResult`): Of `build`.
+        folder (`Path`): Where to.
+        overwrite (`bool`): Replace a folder that an earlier build wrote.
+        license (`str`, *optional*): Licence of the data, as the user states it.
+    """
+    check_output(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        result.datasets.save_to_disk(unfinished / "new")
+        counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
+        info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}
+        info["license"] = license
+        text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
+        (unfinished / "new" / INFO_FILE).write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rename(unfinished / "old")
+        (unfinished / "new").rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

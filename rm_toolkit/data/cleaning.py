@@ -1,0 +1,175 @@
+"""Cleaning of built rows, every step counted: empty texts, identical texts, ties, exact duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .pairs import Batch, drop_empty_columns, expand_batch
+from .schema import Text, extend_features, find_format, pair_features, ranked_features
+from .templates import normalise
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+# Helper columns of the pass over the data, removed at its end.
+DROP, KEY, EMPTY, IDENTICAL = "_drop", "_key", "_empty", "_identical"
+KEEP, IS_EMPTY, IS_IDENTICAL, IS_TIE = range(4)
+
+
+@dataclass
+class CleaningCounts:
+    """
+    What one split lost on its way; every number counts rows of the layout (pairs, or ranked rows) unless it says texts.
+
+    Args:
+        read (`int`): Raw records read.
+        invalid (`int`): Raw records left out with `--skip-invalid`.
+        rows (`int`): Rows before cleaning.
+        empty (`int`): Rows dropped for an empty text (ranked: fewer than two texts are not empty).
+        identical (`int`): Rows dropped because chosen and rejected are the same (ranked: all texts are the same).
+        ties (`int`): Pairs dropped for equal scores. In ranked rows such texts stay: they are no pair in training, and
+            evaluation reports them.
+        duplicates (`int`): Rows dropped because an earlier one is the same up to white space.
+        texts_dropped (`int`): Ranked rows only: empty and repeated texts taken out of rows that stay.
+        tied_rows (`int`): Ranked rows only: rows kept in which every score is equal.
+        kept (`int`): Rows written.
+    """
+
+    read: int = 0
+    invalid: int = 0
+    rows: int = 0
+    empty: int = 0
+    identical: int = 0
+    ties: int = 0
+    duplicates: int = 0
+    texts_dropped: int = 0
+    tied_rows: int = 0
+    kept: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns the counts for JSON."""
+        return asdict(self)
+
+
+def clean_pairs(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, CleaningCounts]:
+    """
+    Expands ranked rows (all columns of `ranked_features`) into pairs and drops what is no preference.
+
+    Returns:
+        `(pairs, counts)`: Optional columns that hold nothing are gone; the first of several duplicates stays.
+    """
+    features = extend_features(pair_features(find_format(ranked.features)), **{DROP: "int8", KEY: "int64"})
+    flagged = _map(ranked, _flag_pairs, features, "Pairing and cleaning", num_proc)
+    return _keep(flagged)
+
+
+def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, CleaningCounts]:
+    """
+    Cleans ranked rows: empty texts and repeated texts (the best-scored stays) leave their row, rows of one text leave.
+
+    Returns:
+        `(rows, counts)`
+    """
+    helpers = {DROP: "int8", KEY: "int64", EMPTY: "int64", IDENTICAL: "int64"}
+    features = extend_features(ranked_features(find_format(ranked.features)), **helpers)
+    flagged = _map(ranked, _flag_ranked, features, "Cleaning", num_proc)
+    return _keep(flagged)
+
+
+def _map(dataset: Dataset, function: Any, features: Any, title: str, num_proc: int | None) -> Dataset:
+    processes = min(num_proc or 1, max(1, len(dataset)))
+    return dataset.map(
+        function,
+        batched=True,
+        # A batch and what it becomes are in memory at once; long texts in rows of five make a thousand too many.
+        batch_size=200,
+        writer_batch_size=1000,
+        num_proc=processes if processes > 1 else None,
+        remove_columns=dataset.column_names,
+        features=features,
+        desc=title,
+    )
+
+
+def _keep(flagged: Dataset) -> tuple[Dataset, CleaningCounts]:
+    """Counts the flags, drops what is flagged and what repeats an earlier row."""
+    import numpy as np
+
+    def column(name: str) -> np.ndarray:
+        return flagged.with_format("arrow")[name].to_numpy()
+
+    counts = CleaningCounts(rows=len(flagged))
+    if len(flagged) == 0:
+        return drop_empty_columns(flagged.remove_columns([DROP, KEY])), counts
+    drop = column(DROP)
+    counts.empty, counts.identical, counts.ties = (
+        int((drop == flag).sum()) for flag in (IS_EMPTY, IS_IDENTICAL, IS_TIE)
+    )
+    passed = np.flatnonzero(drop == KEEP)
+    _, first = np.unique(column(KEY)[passed], return_index=True)
+    kept = passed[np.sort(first)]
+    counts.duplicates, counts.kept = len(passed) - len(kept), len(kept)
+    helpers = [DROP, KEY]
+    if EMPTY in flagged.column_names:
+        counts.texts_dropped = int((column(EMPTY) + column(IDENTICAL))[kept].sum())
+        helpers += [EMPTY, IDENTICAL]
+        scores = flagged.select_columns(["scores"]).with_format("arrow")["scores"]
+        counts.tied_rows = sum(len(set(scores[int(n)].as_py())) == 1 for n in kept)
+    return drop_empty_columns(flagged.remove_columns(helpers).select(kept)), counts
+
+
+def _flag_pairs(batch: Batch) -> Batch:
+    out = expand_batch(batch)
+    out[DROP], out[KEY] = [], []
+    for prompt, chosen, rejected, better, worse in zip(
+        *(out[name] for name in ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"))
+    ):
+        texts = [normalise(chosen), normalise(rejected)]
+        if is_empty(chosen) or is_empty(rejected):
+            out[DROP].append(IS_EMPTY)
+        elif texts[0] == texts[1]:
+            out[DROP].append(IS_IDENTICAL)
+        else:
+            out[DROP].append(IS_TIE if better == worse else KEEP)
+        out[KEY].append(_digest(normalise(prompt), *texts))
+    return out
+
+
+def _flag_ranked(batch: Batch) -> Batch:
+    names = [name for name in batch if not name.startswith("_")]
+    out: Batch = {name: list(batch[name]) for name in names}
+    for name in (DROP, KEY, EMPTY, IDENTICAL):
+        out[name] = []
+    for n, texts in enumerate(batch["completions"]):
+        scores = batch["scores"][n]
+        filled = [i for i in range(len(texts)) if not is_empty(texts[i])]
+        best: dict[str, int] = {}
+        for i in sorted(filled, key=lambda i: -scores[i]):  # stable: of equal scores the first stays
+            best.setdefault(normalise(texts[i]), i)
+        kept = sorted(best.values())
+        for name in ("completions", "scores", "completion_domains"):
+            if out[name][n] is not None:
+                out[name][n] = [out[name][n][i] for i in kept]
+        out[DROP].append(IS_EMPTY if len(filled) < 2 else IS_IDENTICAL if len(kept) < 2 else KEEP)
+        out[EMPTY].append(len(texts) - len(filled))
+        out[IDENTICAL].append(len(filled) - len(kept))
+        content = sorted(f"{scores[i]!r} {text}" for text, i in best.items())
+        out[KEY].append(_digest(normalise(batch["prompt"][n]), *content))
+    return out
+
+
+def is_empty(text: Text) -> bool:
+    """Whether a completion says nothing: only white space, or messages without content."""
+    if isinstance(text, str):
+        return not text.strip()
+    return not any(message["content"].strip() for message in text)
+
+
+def _digest(*parts: str) -> int:
+    """64 bits over the parts: among ten million rows two different ones meet with a chance of 3 in a million."""
+    whole = "\0".join(parts).encode("utf-8")
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,104 @@
+"""
+Writes the text-score format of the original work: `[{"text": [str, …], "score": [float, …]}]`.
+
+Exactly what the original converter gives, no cleaning: texts sorted by score, best first, equal scores in *reverse* file
+order (it reverses an ascending sort), scores divided by (best + 1e-5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .build import BuildOptions
+from .inputs import resolve_inputs
+from .rows import iterate_raw_rows, template_of
+from .schema import RawRow, check_choice
+from .sources import find_source
+from .templates import arrange
+
+
+def text_score_items(row: RawRow, template: str, layout: str) -> list[dict[str, list[Any]]]:
+    """
+    Returns the items of one row: itself for `ranked`, one for each two texts with different scores for `pairs`.
+
+    Args:
+        row (`RawRow`): As its source read it.
+        template (`str`): What stands around a plain-text prompt.
+        layout (`str`): `ranked` or `pairs`.
+    """
+    prompt, completions = arrange(row.prompt, row.completions, "text", template)
+    scored = [(prompt + text, score) for text, score in zip(completions, row.scores)]
+    if layout == "ranked":
+        return [_item(scored)]
+    return [_item([first, second]) for first, second in combinations(scored, 2) if first[1] != second[1]]
+
+
+def _item(scored: list[tuple[str, float]]) -> dict[str, list[Any]]:
+    ordered = sorted(scored, key=lambda entry: entry[1])[::-1]
+    best = ordered[0][1] + 1e-5
+    return {"text": [text for text, _ in ordered], "score": [score / best for _, score in ordered]}
+
+
+def write_text_score(items: Iterable[dict[str, list[Any]]], path: Path) -> int:
+    """
+    Writes the items as one JSON array, or as JSON Lines if the name ends in `.jsonl`. Replaces the file in one step.
+
+    Returns:
+        `int`: How many items were written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.suffix == ".jsonl"
+    opening, between, closing = ("", "\n", "\n") if lines else ("[", ", ", "]")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    number = 0
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(opening)
+            for item in items:
+                file.write((between if number else "") + json.dumps(item, ensure_ascii=False))
+                number += 1
+            file.write(closing)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return number
+
+
+def export_text_score(
+    source_name: str, inputs: list[str], path: Path, kind: str, options: BuildOptions, layout: str, overwrite: bool
+) -> int:
+    """
+    Reads raw inputs and writes them as text-score, without cleaning.
+
+    Args:
+        source_name (`str`): One of `SOURCES`.
+        inputs (`list[str]`): One file, or several of one split; a given split of two needs two exports.
+        path (`Path`): The file to write.
+        kind (`str`): `text-score`, the one format there is.
+        options (`BuildOptions`): Settings of the reading.
+        layout (`str`): `ranked` (one item a row) or `pairs`.
+        overwrite (`bool`): Whether an existing file may be replaced.
+
+    Returns:
+        `int`: How many items were written.
+    """
+    check_choice("export", kind, ("text-score",))
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: the file exists. Take another name, or pass --overwrite.")
+    source = find_source(source_name)
+    options.check_for(source)
+    parts = resolve_inputs(source, inputs, options)
+    if len(parts) > 1:
+        raise InputError(
+            "--export writes one file, but the input has two splits; export train=FILE and test=FILE apart."
+        )
+    rows = iterate_raw_rows(source, next(iter(parts.values())), options, options.skip_invalid)
+    template = template_of(source, options)
+    items = (item for row in rows if isinstance(row, RawRow) for item in text_score_items(row, template, layout))
+    return write_text_score(items, path)

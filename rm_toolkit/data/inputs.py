@@ -1,0 +1,71 @@
+"""What `--input` names: files, folders and Hub ids, with or without the split that each is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError, did_you_mean, name_list
+from .records import RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset
+from .sources import Source, SourceOptions
+
+
+SPLITS = ("train", "test")
+
+
+def resolve_inputs(source: Source, inputs: list[str], options: SourceOptions) -> dict[str, list[RecordFile]]:
+    """
+    Sorts the inputs by split: `train` and `test` where they are given, else all under the empty name.
+
+    Raises:
+        `InputError`: for a split of another name, named and unnamed inputs together, or a path where nothing is.
+    """
+    parts: dict[str, list[RecordFile]] = {}
+    for text in inputs:
+        name, _, path = text.partition("=") if "=" in text and not Path(text).exists() else ("", "", text)
+        if name not in ("", *SPLITS):
+            raise InputError(
+                f"--input {text}: there is no split '{name}', only 'train' and 'test' (test=FILE).{did_you_mean(name, SPLITS)}"
+            )
+        for split, file in _expand(path, name, source, options):
+            parts.setdefault(split, []).append(file)
+    if not parts:
+        raise InputError("no input was given; say --input FILE, or --input train=FILE test=FILE.")
+    if "" in parts and len(parts) > 1:
+        raise InputError("inputs with and without a split's name are mixed; name all (train=FILE test=FILE) or none.")
+    return parts
+
+
+def _expand(path: str, split: str, source: Source, options: SourceOptions) -> Iterator[tuple[str, RecordFile]]:
+    """Yields `(split, file)` for one input: a folder or a Hub dataset may bring splits of its own."""
+    if Path(path).is_file():
+        yield split, RecordFile(path)
+        return
+    if Path(path).is_dir() and source.find_files is not None and not is_saved_dataset(path):
+        found = source.find_files(path, options)
+        for own, file in found:
+            if split in ("", own):
+                yield own, RecordFile(file)
+        return
+    path, chosen = _split_suffix(path)
+    if not Path(path).exists() and not looks_like_hub_id(path):
+        raise missing_file(path)
+    dataset = open_dataset(path, chosen)
+    if not isinstance(dataset, dict):
+        yield split, RecordFile(path, chosen)
+        return
+    wanted = [split] if split else [name for name in SPLITS if name in dataset]
+    if not wanted or wanted[0] not in dataset:
+        raise InputError(
+            f"{path}: choose among its splits {name_list(dataset)}, for example --input train={path}:{next(iter(dataset))}."
+        )
+    for own in wanted:
+        yield own, RecordFile(path, own)
+
+
+def _split_suffix(path: str) -> tuple[str, str | None]:
+    """Parts `PATH:SPLIT`; a path that exists with its colon stays whole."""
+    head, colon, tail = path.rpartition(":")
+    if not colon or Path(path).exists() or not tail.replace("_", "").isalnum():
+        return path, None
+    return head, tail

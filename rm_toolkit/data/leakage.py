@@ -1,0 +1,101 @@
+"""Prompts that a run both trains and evaluates on: counted, and stopped where the split is not the data authors' own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, name_list
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+
+def mark_origin(dataset: Dataset, path: str, split: str | None, kind: str) -> Dataset:
+    """
+    Notes in the dataset's info where its rows come from, for `check_overlap`.
+
+    Args:
+        dataset (`datasets.Dataset`): Just loaded; its info is changed.
+        path (`str`): File, folder or Hub id.
+        split (`str`, *optional*): Which split of it; None for all of it.
+        kind (`str`): `given` by the data's authors, `whole` (a file taken as it is), `made` here, or `none`.
+    """
+    place = str(Path(path).resolve()) if Path(path).exists() else path
+    dataset.info.description = json.dumps({"split": kind, "origin": f"{place}:{split or ''}"})
+    return dataset
+
+
+def split_origin(dataset: Dataset) -> tuple[str, str]:
+    """
+    Returns `(split, origin)` of a dataset that `load_datasets` gave.
+
+    `split` is `given` (by the data's authors), `whole` (a file taken as it is), `made` (here) or `none`; `origin` is the
+    place of its rows. `("made", "")` for any other dataset: nothing is known in its favour.
+    """
+    try:
+        note = json.loads(dataset.info.description)
+        return note["split"], note["origin"]
+    except (ValueError, KeyError, TypeError):
+        return "made", ""
+
+
+def check_overlap(
+    train: Mapping[str, Dataset], evaluation: Mapping[str, Dataset], *, allow_overlap: bool = False
+) -> dict[str, int]:
+    """
+    Looks for prompts (by `prompt_id`) that a run both trains and evaluates on.
+
+    Where the split is the data authors' own, a warning gives the count; otherwise the run stops.
+
+    Args:
+        train (`dict[str, datasets.Dataset]`): Of `load_datasets`.
+        evaluation (`dict[str, datasets.Dataset]`): Of `load_datasets`.
+        allow_overlap (`bool`): Warn in every case.
+
+    Returns:
+        `dict[str, int]`: Number of shared prompts of each evaluation set that has any.
+
+    Raises:
+        `InputError`: names the first shared prompt of the first set.
+    """
+    found = {}
+    seen = {name: set(dataset.unique("prompt_id")) for name, dataset in train.items()}
+    for name, dataset in evaluation.items():
+        prompts = set(dataset.unique("prompt_id"))
+        shared_with = {other: prompts & ids for other, ids in seen.items() if prompts & ids}
+        if not shared_with:
+            continue
+        shared = set().union(*shared_with.values())
+        found[name] = len(shared)
+        first = next(row for row in dataset if row["prompt_id"] in shared)
+        text = _shorten(first)
+        problem = (
+            f"{len(shared):,} prompts of eval set '{name}' also stand in the training mixture "
+            f"({name_list(shared_with)}; first: '{text}')."
+        )
+        fixed = all(_authors_split(dataset, train[other]) for other in shared_with)
+        if not fixed and not allow_overlap:
+            raise InputError(f"{problem} Drop them from one side, or pass --allow-overlap.")
+        logger.warning("%s%s", problem, " Their split is the data authors' own." if fixed else "")
+    return found
+
+
+def _authors_split(evaluation: Dataset, train: Dataset) -> bool:
+    """Whether the authors of the data drew the line between the two (and both are not simply the same rows)."""
+    (split, origin), (train_split, train_origin) = split_origin(evaluation), split_origin(train)
+    return {split, train_split} <= {"given", "whole"} and origin != train_origin
+
+
+def _shorten(row: dict[str, Any], width: int = 60) -> str:
+    prompt = row["prompt"]
+    text = prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
+    text = " ".join((text or str(row.get("chosen") or row.get("completions"))).split())
+    return text if len(text) <= width else text[:width].rstrip() + " …"

@@ -1,0 +1,191 @@
+"""The datasets of a run: loaded by name from whatever a user has, whole or in part; no prompt on both sides."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, name_list
+from .build import INFO_FILE, BuildOptions, clean, nothing_left
+from .inputs import resolve_inputs
+from .leakage import check_overlap, mark_origin
+from .pairs import complete_columns, drop_empty_columns, pairs_to_ranked, ranked_to_pairs
+from .records import RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
+from .rows import read_rows, valid_rows
+from .schema import describe, find_format, find_layout, pair_features, ranked_features
+from .sources import find_source
+from .specs import DatasetSpec
+from .splits import split_by_prompt, take_fraction
+from .templates import messages_to_text, text_to_messages
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["DatasetSpec", "check_overlap", "load_datasets"]
+
+
+def load_datasets(
+    specs: Mapping[str, str | Mapping[str, Any] | DatasetSpec],
+    split: str,
+    *,
+    seed: int = 0,
+    cache_dir: str | None = None,
+    format: str = "text",
+    layout: str | None = None,
+    num_proc: int | None = None,
+) -> dict[str, Dataset]:
+    """
+    Loads the named datasets of a run.
+
+    Args:
+        specs (`dict[str, str | dict]`): Name -> `DatasetSpec`, its keys in a dict, or `PATH` / `PATH:FRACTION`.
+        split (`str`): `train` or `test`; a spec's own `split` goes before. A single raw file is taken whole.
+        seed (`int`): Seed of the fractions, and of splits made here (`test_size`).
+        cache_dir (`str`, *optional*): Cache for raw files; default: that of `datasets`.
+        format (`str`): `text` or `chat`; datasets built in the other one are converted.
+        layout (`str`, *optional*): `pairs` or `ranked`. Default: built folders as they are, raw files as ranked rows.
+        num_proc (`int`, *optional*): Processes for the work on rows.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: Pairs or ranked rows, see `schema`.
+
+    Raises:
+        `InputError`: naming the dataset, for whatever cannot be loaded.
+    """
+    if not isinstance(specs, Mapping):
+        raise InputError(f"datasets must be given by name (NAME: PATH), got {describe(specs)}.")
+    loaded = {}
+    for name, value in specs.items():
+        spec = DatasetSpec.parse(value, name)
+        spec = replace(spec, format=spec.format or format, layout=spec.layout or layout, split=spec.split or split)
+        try:
+            loaded[name] = _load(spec, seed, cache_dir, num_proc)
+        except InputError as error:
+            raise InputError(f"dataset '{name}': {error}") from error
+    return loaded
+
+
+def _load(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+    source = spec.source
+    if Path(spec.path).is_file():
+        source = source or _recognise(spec.path)
+    elif source is None:
+        if not Path(spec.path).exists() and not looks_like_hub_id(spec.path):
+            raise missing_file(spec.path)
+        dataset = open_dataset(spec.path, spec.split)
+        if find_layout(dataset.column_names) is not None:
+            dataset = _convert(dataset, spec, num_proc)
+            dataset = take_fraction(dataset, spec.fraction, seed)
+            return mark_origin(dataset, spec.path, spec.split, _built_split(spec.path))
+        source = "preference"
+    return _load_raw(replace(spec, source=source), seed, cache_dir, num_proc)
+
+
+def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+    options = BuildOptions(
+        domain=spec.domain,
+        columns=dict(spec.columns or {}),
+        strip_citations=spec.strip_citations,
+        template=spec.template,
+        layout=spec.layout or "ranked",
+        format=spec.format,
+        test_size=spec.test_size,
+        seed=seed,
+        num_proc=num_proc,
+    )
+    source = find_source(spec.source)
+    options.check_for(source)
+    parts = resolve_inputs(source, [spec.path], options)
+    origin = "whole" if "" in parts else "given"
+    if origin == "given" and spec.split not in parts:
+        raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
+    files = parts.get("") or parts[spec.split]
+    rows = read_rows(source, files, options, format=spec.format, skip_invalid=spec.skip_invalid, cache_dir=cache_dir)
+    rows = valid_rows(rows)
+    if origin == "whole" and spec.test_size:
+        origin = "made"
+        train, test = split_by_prompt(rows, spec.test_size, seed)
+        rows = test if spec.split == "test" else train
+    dataset, counts = clean(rows, options)
+    counts.read = counts.rows if options.layout == "ranked" else len(rows)
+    if not counts.kept:
+        raise nothing_left(spec.path, spec.split, counts)
+    lost = {
+        key: value
+        for key, value in counts.as_dict().items()
+        if value and key not in ("read", "rows", "kept", "tied_rows")
+    }
+    if lost:
+        logger.info("%s: %d rows kept, left out: %s", spec.path, counts.kept, lost)
+    dataset = take_fraction(dataset, spec.fraction, seed)
+    return mark_origin(dataset, spec.path, None if origin == "whole" else spec.split, origin)
+
+
+def _recognise(path: str) -> str:
+    """Returns `text-score` if the first record is one; any other file needs its source named."""
+    _, record = next(read_records(RecordFile(path)))
+    if isinstance(record, InputError):
+        raise record
+    if {"text", "score"} <= set(record):
+        return "text-score"
+    forms = {
+        "dsp": {"query", "responses"},
+        "webgpt": {"question", "answer_0"},
+        "gpt4llm": {"user_input"},
+        "hh": {"chosen", "rejected"},
+    }
+    likely = next((name for name, keys in forms.items() if keys <= set(record)), "jsonl")
+    raise InputError(
+        f"{path}: a raw file needs its source; it looks like '{likely}': say `path: {path}` and `source: {likely}`."
+    )
+
+
+def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Dataset:
+    """Brings a built dataset into the layout and the format asked for."""
+    found = find_layout(dataset.column_names)
+    if spec.layout not in (None, found):
+        dataset = ranked_to_pairs(dataset, num_proc) if found == "ranked" else pairs_to_ranked(dataset)
+    if find_format(dataset.features) != spec.format:
+        layout = find_layout(dataset.column_names)
+        make = pair_features if layout == "pairs" else ranked_features
+        names = ("chosen", "rejected") if layout == "pairs" else ("completions",)
+        dataset = complete_columns(dataset, make(find_format(dataset.features)))
+        dataset = dataset.map(
+            _convert_batch,
+            batched=True,
+            features=make(spec.format),
+            fn_kwargs={"names": names, "convert": messages_to_text if spec.format == "text" else text_to_messages},
+            num_proc=num_proc,
+            desc=f"Converting to {spec.format}",
+        )
+        dataset = drop_empty_columns(dataset)
+    return dataset
+
+
+def _convert_batch(batch: dict[str, list], names: tuple[str, ...], convert: Any) -> dict[str, list]:
+    out: dict[str, list] = {"prompt": [], **{name: [] for name in names}}
+    for n, prompt in enumerate(batch["prompt"]):
+        for name in names:
+            value = batch[name][n]
+            both = [convert(prompt, text) for text in (value if name == "completions" else [value])]
+            out[name].append([after for _, after in both] if name == "completions" else both[0][1])
+        out["prompt"].append(both[0][0])
+    return out
+
+
+def _built_split(path: str) -> str:
+    """Returns whether the split of a built folder was `made` here, `given` by its authors or `none`."""
+    try:
+        return json.loads((Path(path) / INFO_FILE).read_text(encoding="utf-8"))["split"]
+    except FileNotFoundError:
+        return "given"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{Path(path) / INFO_FILE}: cannot be read ({error}). Build the folder again.") from error

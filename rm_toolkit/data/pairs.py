@@ -1,0 +1,136 @@
+"""Ranked rows <-> pairs: every two completions with different scores are a pair; order always comes from the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from .schema import OPTIONAL_COLUMNS, find_format, pair_features, ranked_features
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+Batch = dict[str, list[Any]]
+SHARED_COLUMNS = ("prompt", "margin", "domain", "source", "prompt_id")
+
+
+def expand_batch(batch: Batch) -> Batch:
+    """
+    Turns a batch of ranked rows into pairs, in row order, the better-scored text as `chosen`.
+
+    Equal scores come out as pairs too (to be counted and dropped as ties), except where one domain was compared with the
+    rest: its rivals were never compared with each other.
+
+    Args:
+        batch (`dict[str, list]`): The columns of `ranked_features`.
+
+    Returns:
+        `dict[str, list]`: The columns of `pair_features`.
+    """
+    out: Batch = {name: [] for name in pair_features("text")}
+    for n, scores in enumerate(batch["scores"]):
+        texts, domains = batch["completions"][n], batch["completion_domains"][n]
+        for i, j in combinations(range(len(scores)), 2):
+            if domains is not None and scores[i] == scores[j]:
+                continue
+            better, worse = (i, j) if scores[i] >= scores[j] else (j, i)
+            out["chosen"].append(texts[better])
+            out["rejected"].append(texts[worse])
+            out["score_chosen"].append(scores[better])
+            out["score_rejected"].append(scores[worse])
+            out["rejected_domain"].append(None if domains is None else domains[worse])
+            for name in SHARED_COLUMNS:
+                out[name].append(batch[name][n])
+    return out
+
+
+def ranked_to_pairs(dataset: Dataset, num_proc: int | None = None) -> Dataset:
+    """
+    Turns a built dataset of ranked rows into pairs. Ties and pairs of identical texts are left out.
+
+    Args:
+        dataset (`datasets.Dataset`): Columns of a ranked row, in text or chat.
+        num_proc (`int`, *optional*): Number of processes.
+    """
+    from .cleaning import clean_pairs
+
+    dataset = complete_columns(dataset, ranked_features(find_format(dataset.features)))
+    return clean_pairs(dataset, num_proc=num_proc)[0]
+
+
+def pairs_to_ranked(dataset: Dataset) -> Dataset:
+    """
+    Puts neighbouring pairs of one prompt together again: a ranked row holds their distinct completions, best first.
+
+    What `ranked_to_pairs` made comes back exactly, up to rows in which all scores tie. A row never states a preference
+    that no pair states: pairs that do not make a whole ranking stay rows of two.
+
+    Args:
+        dataset (`datasets.Dataset`): Columns of a pair, in text or chat.
+    """
+    from datasets import Dataset
+
+    format = find_format(dataset.features)
+    dataset = complete_columns(dataset, pair_features(format))
+    ranked = Dataset.from_generator(_merge, features=ranked_features(format), gen_kwargs={"pairs": dataset})
+    return drop_empty_columns(ranked)
+
+
+def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:
+    group: list[dict[str, Any]] = []
+    scores: dict[str, float] = {}
+    for pair in pairs:
+        mine = {str(pair["chosen"]): pair["score_chosen"], str(pair["rejected"]): pair["score_rejected"]}
+        same = bool(group) and all(pair[name] == group[0][name] for name in ("prompt", "domain", "source"))
+        # The pairs of one ranked row hang together, and each of its texts has one score.
+        if (
+            not same
+            or not mine.keys() & scores.keys()
+            or any(scores.get(text, mine[text]) != mine[text] for text in mine)
+        ):
+            yield from _ranked_rows(group)
+            group, scores = [], {}
+        group.append(pair)
+        scores.update(mine)
+    yield from _ranked_rows(group)
+
+
+def _ranked_rows(group: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    if not group:
+        return
+    entries: dict[str, tuple[Any, float, str | None]] = {}
+    for pair in group:
+        entries.setdefault(str(pair["chosen"]), (pair["chosen"], pair["score_chosen"], pair["domain"]))
+        entries.setdefault(str(pair["rejected"]), (pair["rejected"], pair["score_rejected"], pair["rejected_domain"]))
+    ranked = sorted(entries.values(), key=lambda entry: -entry[1])
+    stated = sum(first[1] != second[1] for first, second in combinations(ranked, 2))
+    if stated != len(group):
+        for pair in group:
+            yield from _ranked_rows([pair])
+        return
+    texts, scores, domains = zip(*ranked)
+    yield {
+        "completions": list(texts),
+        "scores": list(scores),
+        "completion_domains": list(domains) if domains[-1] is not None else None,
+        **{name: group[0][name] for name in SHARED_COLUMNS if name != "margin"},
+        "margin": group[0]["margin"] if len(group) == 1 else None,
+    }
+
+
+def complete_columns(dataset: Dataset, features: Features) -> Dataset:
+    """Adds the optional columns that are absent, all null, and puts the columns in order."""
+    for name in features:
+        if name not in dataset.column_names:
+            dataset = dataset.add_column(name, [None] * len(dataset), feature=features[name])
+    return dataset.select_columns(list(features))
+
+
+def drop_empty_columns(dataset: Dataset) -> Dataset:
+    """Removes the optional columns that hold nothing but nulls."""
+    present = [name for name in OPTIONAL_COLUMNS if name in dataset.column_names]
+    arrow = dataset.with_format("arrow")
+    return dataset.remove_columns([name for name in present if arrow[name].null_count == len(dataset)])

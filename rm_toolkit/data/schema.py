@@ -1,0 +1,191 @@
+"""
+The row formats that the stages share: Arrow features of pairs and of ranked rows, and checks that name what is wrong.
+
+Both hold strings (`text`) or lists of messages (`chat`). In text the whole of a response is exactly prompt + completion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, did_you_mean, name_list
+from .records import Place
+
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+Message = dict[str, str]
+Text = str | list[Message]
+
+LAYOUTS = ("pairs", "ranked")
+FORMATS = ("text", "chat")
+TAGS = ("domain", "source", "prompt_id")
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
+RANKED_COLUMNS = ("prompt", "completions", "scores")
+# Present only where the data has them.
+OPTIONAL_COLUMNS = ("margin", "rejected_domain", "completion_domains")
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """
+    One raw record after reading: a prompt and K scored completions, each as the source has it.
+
+    Args:
+        prompt (`str` or list of messages, *optional*): None where the completions hold the prompt (whole dialogues).
+        completions (list of K `str` or of K message lists): In source order.
+        scores (list of K `float`): Raw, higher is better.
+        completion_domains (list of K `str`, *optional*): Which domain wrote each completion. Then only the best-scored
+            one was compared with the others, and the others not with each other: no ties are counted among them.
+        margin (`float`, *optional*): Wanted reward distance; only for two completions.
+        domain (`str`, *optional*): Tag of the row, where the source knows it.
+    """
+
+    prompt: Text | None
+    completions: list[Text]
+    scores: list[float]
+    completion_domains: list[str] | None = None
+    margin: float | None = None
+    domain: str | None = None
+
+
+def text_type(format: str) -> Any:
+    """Returns the Arrow feature of one text: a string, or a list of messages for `chat`."""
+    from datasets import List, Value
+
+    return Value("string") if format == "text" else List({"role": Value("string"), "content": Value("string")})
+
+
+def pair_features(format: str) -> Features:
+    """Returns the features of pairs, all optional columns included."""
+    from datasets import Features, Value
+
+    texts = {name: text_type(format) for name in PAIR_COLUMNS[:3]}
+    numbers = {name: Value("float64") for name in (*PAIR_COLUMNS[3:], "margin")}
+    return Features({**texts, **numbers, **{name: Value("string") for name in ("rejected_domain", *TAGS)}})
+
+
+def ranked_features(format: str) -> Features:
+    """Returns the features of ranked rows, all optional columns included."""
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            "prompt": text_type(format),
+            "completions": List(text_type(format)),
+            "scores": List(Value("float64")),
+            "completion_domains": List(Value("string")),
+            "margin": Value("float64"),
+            **{name: Value("string") for name in TAGS},
+        }
+    )
+
+
+def extend_features(features: Features, **columns: str) -> Features:
+    """Returns the features with more columns, each given as the name of its Arrow type."""
+    from datasets import Features, Value
+
+    return Features({**features, **{name: Value(dtype) for name, dtype in columns.items()}})
+
+
+def find_layout(columns: list[str]) -> str | None:
+    """Returns `pairs` or `ranked` for the columns of a built dataset, None for anything else."""
+    if set(PAIR_COLUMNS + TAGS) <= set(columns):
+        return "pairs"
+    return "ranked" if set(RANKED_COLUMNS + TAGS) <= set(columns) else None
+
+
+def find_format(features: Mapping[str, Any]) -> str:
+    """Returns `text` or `chat` for the features of a built dataset."""
+    return "text" if getattr(features["prompt"], "dtype", None) == "string" else "chat"
+
+
+def field(record: Mapping[str, Any], key: str, place: Place) -> Any:
+    """Returns `record[key]`; raises an `InputError` that lists the keys there are."""
+    if key not in record:
+        known = name_list(record) or "no keys at all"
+        raise place.error(f"there is no key '{key}', only {known}.{did_you_mean(key, record)}")
+    return record[key]
+
+
+def text_value(value: Any, name: str, place: Place) -> str:
+    """Returns `value` if it is a string that can be stored, else raises an `InputError`."""
+    if not isinstance(value, str):
+        raise place.error(f"`{name}` must be a string, got {describe(value)}.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise place.error(f"`{name}` holds half of a surrogate pair (\\u{code:04x}), which is no text.") from error
+    return value
+
+
+def text_or_messages(value: Any, name: str, place: Place) -> Text:
+    """Returns `value` if it is a string or a list of messages (`role` and `content` kept), else raises an `InputError`."""
+    if not isinstance(value, list):
+        if isinstance(value, str):
+            return text_value(value, name, place)
+        raise place.error(f"`{name}` must be a string or a list of messages, got {describe(value)}.")
+    if not value:
+        raise place.error(f"`{name}` is an empty list of messages.")
+    messages = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise place.error(
+                f"`{name}`, message {number}: must be {{'role': …, 'content': …}}, got {describe(message)}."
+            )
+        parts = {key: text_value(message[key], f"{name}[{number - 1}].{key}", place) for key in ("role", "content")}
+        messages.append(parts)
+    return messages
+
+
+def number_value(value: Any, name: str, place: Place) -> float:
+    """Returns `value` as a finite float, else raises an `InputError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise place.error(f"`{name}` must be a number, got {describe(value)}.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise place.error(f"`{name}` is {number}; scores must be finite. Mend or drop the row.")
+    return number
+
+
+def check_ranked(texts: Any, scores: Any, names: tuple[str, str], place: Place) -> None:
+    """Raises an `InputError` unless `texts` and `scores` are lists of one length, at least 2."""
+    for value, name in zip((texts, scores), names):
+        if not isinstance(value, list):
+            raise place.error(f"`{name}` must be a list, got {describe(value)}.")
+    if len(texts) != len(scores):
+        raise place.error(
+            f"`{names[0]}` has {len(texts)} entries and `{names[1]}` has {len(scores)}; they must be equally long."
+        )
+    if len(texts) < 2:
+        raise place.error(f"`{names[0]}` has {len(texts)} entry; a preference needs at least two.")
+
+
+def describe(value: Any) -> str:
+    """Returns type and (shortened) value for an error message: `the number 3`, `null`, `a list of 2`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the string '{value if len(value) <= 40 else value[:40] + '…'}'"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises an `InputError` unless `value` is one of `known`."""
+    if value not in known:
+        raise InputError(f"`{name}` is '{value}', but must be one of {name_list(known)}.{did_you_mean(value, known)}")

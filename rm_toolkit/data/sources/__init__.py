@@ -1,0 +1,20 @@
+"""The raw formats that can be read, one a module: each turns one raw record into a `RawRow`."""
+
+from __future__ import annotations
+
+from ...errors import InputError, did_you_mean, name_list
+from . import dsp, text_score
+from .base import Source, SourceOptions
+
+
+SOURCES: dict[str, Source] = {source.name: source for source in (dsp.SOURCE, text_score.SOURCE)}
+
+
+def find_source(name: str) -> Source:
+    """Returns the source of that name; raises an `InputError` with a suggestion if there is none."""
+    if name not in SOURCES:
+        raise InputError(f"there is no source '{name}', only {name_list(SOURCES)}.{did_you_mean(name, SOURCES)}")
+    return SOURCES[name]
+
+
+__all__ = ["SOURCES", "Source", "SourceOptions", "find_source"]

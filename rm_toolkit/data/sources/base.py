@@ -1,0 +1,61 @@
+"""What a source is: a name, a function from one raw record to one row, and the settings that it obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import InputError
+from ..records import Place
+from ..schema import RawRow
+
+
+DEFAULT_DOMAIN = "general"
+
+Record = dict[str, Any]
+Records = Iterator[tuple[Place, "Record | InputError"]]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """
+    Settings of the reading of a source.
+
+    Args:
+        domain (`str`, *optional*): For `dsp` whose answers are preferred; for the others a tag of the rows (default:
+            `general`, or what the source knows by itself).
+        columns (`dict[str, str]`): For `jsonl` and `preference`: our name of a column -> its name in the file.
+        strip_citations (`bool`): For `webgpt`: remove marks like `[1]` from the answers.
+        template (`str`, *optional*): `human-assistant` or `none`: what stands around a plain-text prompt in the text
+            format. Default: as the source says.
+    """
+
+    domain: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    strip_citations: bool = False
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    One raw format.
+
+    Args:
+        name (`str`): The name on the command line, and the `source` tag of the rows.
+        summary (`str`): One line for the help text and the errors.
+        row: Turns one record into a `RawRow`; raises the `InputError` of the `Place` for a record it cannot use.
+        template (`str`, *optional*): Default template of a plain-text prompt; None where the texts bring their own markers.
+        group: Merges neighbouring records where one row is spread over several; None where each stands for itself.
+        find_files: Lists `(split, file)` of a folder in which a release keeps its files; None where inputs are files.
+        accepts (`tuple[str, ...]`): Which of the `SourceOptions` mean something here, beside `domain` and `template`.
+    """
+
+    name: str
+    summary: str
+    row: Callable[[Record, Place, SourceOptions], RawRow]
+    template: str | None = None
+    group: Callable[[Records, SourceOptions], Records] | None = None
+    find_files: Callable[[str, SourceOptions], list[tuple[str, str]]] | None = None
+    accepts: tuple[str, ...] = ()

@@ -1,0 +1,47 @@
+"""
+Domain-Specific Preference: `{"query": str, "responses": {domain: str}}`, one answer a domain.
+
+One domain's answer is preferred over each of the others: scores 1 and 0.
+"""
+
+from __future__ import annotations
+
+from ...errors import did_you_mean, name_list
+from ..records import Place
+from ..schema import RawRow, describe, field, text_value
+from .base import Record, Source, SourceOptions
+
+
+def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
+    """Returns the row in which `options.domain` answers best."""
+    query = text_value(field(record, "query", place), "query", place)
+    responses = field(record, "responses", place)
+    if not isinstance(responses, dict):
+        raise place.error(f"`responses` must be an object {{domain: text}}, got {describe(responses)}.")
+    # Parquet and saved datasets give every row all the keys, null where a row has none.
+    texts = {
+        name: text_value(text, f"responses.{name}", place) for name, text in responses.items() if text is not None
+    }
+    domain = options.domain
+    if domain is None:
+        raise place.error(f"`domain` is not set. Whose answers are preferred? Here answered {name_list(texts)}.")
+    if domain not in texts and place.number == 1:
+        raise place.error(
+            f"`domain` is '{domain}', but this file has {name_list(texts)}.{did_you_mean(domain, texts)}"
+        )
+    if domain not in texts:
+        raise place.error(
+            f"`responses` has no '{domain}'. Every item needs the domain asked for; drop the item or pass --skip-invalid."
+        )
+    if len(texts) < 2:
+        raise place.error(f"`responses` has only '{domain}'; a preference needs at least two answers.")
+    return RawRow(
+        prompt=query,
+        completions=list(texts.values()),
+        scores=[float(name == domain) for name in texts],
+        completion_domains=list(texts),
+        domain=domain,
+    )
+
+
+SOURCE = Source("dsp", "query and one response a domain (JSON or JSON Lines); needs --domain", row, "human-assistant")

@@ -1,0 +1,100 @@
+"""How a recipe names a dataset: a path, or a path with what to take of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, did_you_mean, name_list
+from .schema import FORMATS, LAYOUTS, check_choice, describe
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """
+    One dataset of a run, as it stands in a recipe: a string `PATH` or `PATH:FRACTION`, or a mapping with these keys.
+
+    Args:
+        path (`str`): A folder that `build-data` wrote, a text-score file, a raw file with its `source`, or a Hub id.
+        source (`str`, *optional*): Raw format of the file; `text-score` needs none.
+        split (`str`, *optional*): Split to take instead of the one the run asks for.
+        domain (`str`, *optional*): For `dsp` whose answers are preferred; else a tag of the rows.
+        layout (`str`, *optional*): `pairs` or `ranked`. Default: as built; raw files become ranked rows.
+        format (`str`, *optional*): `text` or `chat`. Default: that of the run.
+        fraction (`float`): Part of the prompts to take, in (0, 1].
+        test_size (`float`): Raw files only: hold out this part of the prompts (below 1) or this many of them as split
+            `test`, with the run's seed; 0 takes the whole file whatever split is asked for.
+        columns (`dict[str, str]`, *optional*): For `jsonl` and `preference`: our column -> its name in the file.
+        template (`str`, *optional*): `human-assistant` or `none`, around plain-text prompts.
+        strip_citations (`bool`): For `webgpt`: remove marks like `[1]`.
+        skip_invalid (`bool`): Leave out records that cannot be used.
+    """
+
+    path: str
+    source: str | None = None
+    split: str | None = None
+    domain: str | None = None
+    layout: str | None = None
+    format: str | None = None
+    fraction: float = 1.0
+    test_size: float = 0.0
+    columns: dict[str, str] | None = None
+    template: str | None = None
+    strip_citations: bool = False
+    skip_invalid: bool = False
+
+    @classmethod
+    def parse(cls, value: str | Mapping[str, Any] | DatasetSpec, name: str) -> DatasetSpec:
+        """
+        Reads one entry of `train_datasets` or `eval_datasets`.
+
+        Args:
+            value (`str` or mapping): What the recipe says.
+            name (`str`): Name of the dataset, for the errors.
+
+        Raises:
+            `InputError`: for an unknown key, a missing path or a value out of range.
+        """
+        if isinstance(value, DatasetSpec):
+            return value
+        if isinstance(value, str):
+            value = _parse_shorthand(value)
+        if not isinstance(value, Mapping):
+            raise InputError(f"dataset '{name}': expected a path or keys like `path: …`, got {describe(value)}.")
+        known = [entry.name for entry in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise InputError(
+                    f"dataset '{name}': there is no key '{key}', only {name_list(known)}.{did_you_mean(key, known)}"
+                )
+        if not isinstance(value.get("path"), str) or not value["path"]:
+            raise InputError(
+                f"dataset '{name}': `path` must be a file, a built folder or a Hub id, got {describe(value.get('path'))}."
+            )
+        spec = cls(**value)
+        spec._check(name)
+        return spec
+
+    def _check(self, name: str) -> None:
+        if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
+            raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
+        for key, known in (("layout", LAYOUTS), ("format", FORMATS)):
+            if getattr(self, key) is not None:
+                check_choice(f"{name}.{key}", getattr(self, key), known)
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            raise InputError(
+                f"dataset '{name}': `columns` must map our names to the file's, got {describe(self.columns)}."
+            )
+
+
+def _parse_shorthand(text: str) -> dict[str, Any]:
+    """Parts `PATH:FRACTION`."""
+    path, colon, fraction = text.rpartition(":")
+    if colon and not Path(text).exists():
+        try:
+            return {"path": path, "fraction": float(fraction)}
+        except ValueError:
+            pass
+    return {"path": text}

@@ -1,0 +1,210 @@
+r"""
+Prompts and completions: the two dialogue markers of the original work, and conversion between text and chat messages.
+
+- `\n\nHuman: …\n\nAssistant: …`: the raw dialogues of Helpful and Harmless.
+- `## Human:\n{query}\n\n## Assistant:\n{response}`: the template of DSP, WebGPT and GPT-4-LLM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from .schema import Message, Text
+
+
+TEMPLATES = ("human-assistant", "none")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+MARKERS = {"user": "## Human:\n", "assistant": "## Assistant:\n"}
+# A dialogue starts with a marker; `\n\n` stands before every later one.
+DIALECTS = (re.compile(r"(?:\A|\n\n)(Human|Assistant):"), re.compile(r"(?:\A|\n\n)## (Human|Assistant):\n"))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a dialogue in a text: `text[start:content]` is its marker, `text[content:end]` what was said."""
+
+    role: str
+    start: int
+    content: int
+    end: int
+
+
+def wrap(query: str, response: str | None = None) -> str:
+    """Returns the original's template for a query, up to where the response begins or with it."""
+    return f"{MARKERS['user']}{query}\n\n{MARKERS['assistant']}{response or ''}"
+
+
+def split_turns(text: str) -> list[Turn]:
+    """Returns the turns of a marked dialogue; empty if `text` does not start with a marker."""
+    for pattern in DIALECTS:
+        marks = list(pattern.finditer(text))
+        if marks and marks[0].start() == 0:
+            ends = [mark.start() for mark in marks[1:]] + [len(text)]
+            return [Turn(ROLES[mark[1]], mark.start(), mark.end(), end) for mark, end in zip(marks, ends)]
+    return []
+
+
+def common_prompt(texts: list[str]) -> str:
+    """
+    Returns the prompt that K whole texts share: always a prefix of each, so prompt + rest is the text, byte for byte.
+
+    Dialogues share their leading common turns, and the marker of the assistant's turn in which they part. Other texts
+    share their longest common prefix, cut back to the end of a line or, without one, behind a space. No completion is
+    left empty, unless its text is.
+    """
+    dialogues = [split_turns(text) for text in texts]
+    if not all(dialogues):
+        return _common_prefix(texts)
+    first, shared = dialogues[0], 0
+    for turns in zip(*dialogues):
+        said = {(turn.role, text[turn.start : turn.end]) for turn, text in zip(turns, texts)}
+        if len(said) > 1 or shared + 1 >= min(map(len, dialogues)):
+            break
+        shared += 1
+    if shared == 0:
+        return ""
+    part = [turns[shared] for turns in dialogues]
+    # The marker itself belongs to the prompt if every text goes on with the same one: nobody's answer starts with it.
+    markers = {text[turn.start : turn.content] for turn, text in zip(part, texts)}
+    if len(markers) == 1 and part[0].role == "assistant":
+        return texts[0][: part[0].content]
+    return texts[0][: first[shared - 1].end]
+
+
+def _common_prefix(texts: list[str]) -> str:
+    prefix = _shared_start(texts)
+    if len(prefix) == min(map(len, texts)):
+        prefix = prefix[:-1]
+    cut = prefix.rfind("\n") + 1 or prefix.rfind(" ") + 1
+    return prefix[:cut]
+
+
+def _shared_start(texts: list[str]) -> str:
+    low, high = min(texts), max(texts)  # in order, the first and the last differ soonest
+    end = next((n for n, (a, b) in enumerate(zip(low, high)) if a != b), len(low))
+    return low[:end]
+
+
+def text_to_messages(prompt: str, completion: str) -> tuple[list[Message], list[Message]]:
+    """
+    Splits prompt and completion of a marked dialogue into messages; without markers they are one message each.
+
+    What was said is kept as it stands, less the one space behind `Human:` and `Assistant:`.
+    """
+    text = prompt + completion
+    turns = split_turns(text)
+    if not turns:
+        asked = [{"role": "user", "content": prompt}] if prompt else []
+        return asked, [{"role": "assistant", "content": completion}]
+    messages = [{"role": turn.role, "content": _said(text, turn)} for turn in turns]
+    asked = sum(turn.end <= len(prompt) and turn.content < len(prompt) for turn in turns)
+    return messages[:asked], messages[asked:]
+
+
+def _said(text: str, turn: Turn) -> str:
+    content = text[turn.content : turn.end]
+    return content.removeprefix(" ") if not text[turn.start : turn.content].endswith("\n") else content
+
+
+def messages_to_text(prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
+    """Returns prompt and completion as text in the template `## Human:` / `## Assistant:`, any number of turns."""
+    before = "\n\n".join(_marked(message) for message in prompt)
+    after = "\n\n".join(_marked(message) for message in completion)
+    if before:
+        before += "\n\n"
+    if completion and completion[0]["role"] == "assistant":
+        return before + MARKERS["assistant"], after.removeprefix(MARKERS["assistant"])
+    return before, after
+
+
+def _marked(message: Message) -> str:
+    role, content = message["role"], message["content"]
+    if role == "system":
+        return content
+    return MARKERS.get(role, f"## {role.capitalize()}:\n") + content
+
+
+def common_messages(dialogues: list[list[Message]]) -> int:
+    """Returns how many leading messages K dialogues share; at least one message is left to each."""
+    shared = 0
+    for messages in zip(*dialogues):
+        if any(message != messages[0] for message in messages) or shared + 1 >= min(map(len, dialogues)):
+            break
+        shared += 1
+    return shared
+
+
+def arrange(prompt: Text | None, completions: list[Text], format: str, template: str) -> tuple[Text, list[Text]]:
+    """
+    Brings a prompt and its completions, in whatever form the source has them, into the wanted format.
+
+    Args:
+        prompt (`str`, list of messages, *optional*): None if every completion holds it as its beginning.
+        completions (list of K `str` or message lists): The responses, or whole dialogues.
+        format (`str`): `text` or `chat`.
+        template (`str`): `human-assistant` or `none`; what stands around a plain-text prompt in the text format.
+
+    Returns:
+        `(prompt, completions)`: strings for `text`, lists of messages for `chat`.
+    """
+    if isinstance(prompt, list) or any(isinstance(completion, list) for completion in completions):
+        asked, answers = _arrange_messages(prompt, completions)
+        if format == "chat":
+            return asked, answers
+        rendered = [messages_to_text(asked, answer) for answer in answers]
+        if len({before for before, _ in rendered}) > 1:  # one answers, another lets the user speak first
+            before = _shared_start([before for before, _ in rendered])
+            return before, [whole.removeprefix(before) for whole in map("".join, rendered)]
+        return rendered[0][0], [after for _, after in rendered]
+    if prompt is None:
+        prompt = common_prompt(completions)
+        completions = [text[len(prompt) :] for text in completions]
+    elif format == "text" and template == "human-assistant":
+        prompt = wrap(prompt)
+    if format == "text":
+        return prompt, completions
+    split = [text_to_messages(prompt, completion) for completion in completions]
+    return split[0][0], [answer for _, answer in split]
+
+
+def _arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list[Message], list[list[Message]]]:
+    dialogues = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in completions]
+    # TRL's rule: a prompt in plain text beside chat dialogues repeats what the dialogues begin with.
+    repeated = isinstance(prompt, str) and all(turns[0]["role"] != "assistant" for turns in dialogues)
+    if prompt is None or repeated:
+        shared = common_messages(dialogues)
+        return dialogues[0][:shared], [turns[shared:] for turns in dialogues]
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}], dialogues
+    if all(turns[: len(prompt)] == prompt and len(turns) > len(prompt) for turns in dialogues):
+        dialogues = [turns[len(prompt) :] for turns in dialogues]
+    return prompt, dialogues
+
+
+def normalise(text: Text) -> str:
+    """Returns the text with every run of white space made one space; the messages of a chat joined, with their roles."""
+    if isinstance(text, str):
+        return " ".join(text.split())
+    return "\n".join(f"{message['role']}: {' '.join(message['content'].split())}" for message in text)
+
+
+def prompt_digest(prompt: Text, completions: list[Text]) -> str:
+    """
+    Returns the `prompt_id`: 16 hex digits over the white-space-normalised prompt, without its markers.
+
+    The same question has the same id as plain text, in either dialogue form and as chat. A row without a prompt is a
+    prompt of its own: its id comes from the completions.
+    """
+    turns = split_turns(prompt) if isinstance(prompt, str) else []
+    if turns:
+        said = [" ".join(prompt[turn.content : turn.end].split()) for turn in turns]
+    elif isinstance(prompt, str):
+        said = [normalise(prompt)]
+    else:
+        said = [" ".join(message["content"].split()) for message in prompt]
+    content = "\n".join(part for part in said if part)
+    if not content:
+        content = "\0".join(sorted(normalise(completion) for completion in completions))
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,137 @@
+import pytest
+
+from rm_toolkit.cli import main
+from rm_toolkit.data.leakage import split_origin
+from rm_toolkit.data.mixture import check_overlap, load_datasets
+from rm_toolkit.errors import InputError
+
+
+def text_score(numbers, texts=2):
+    return [
+        {
+            "text": [f"## Human:\nQuestion {n}?\n\n## Assistant:\nAnswer {k}" for k in range(texts)],
+            "score": [float(k) for k in range(texts)],
+        }
+        for n in numbers
+    ]
+
+
+@pytest.fixture
+def built(write, dsp_items, tmp_path):
+    """`built(layout)`: a folder that build-data wrote from 20 DSP queries, 5 of them held out."""
+
+    def make(layout="pairs", form="text"):
+        folder = tmp_path / f"built_{layout}_{form}"
+        command = ["build-data", "dsp", "--input", write("dsp.json", dsp_items(20)), "--domain", "academy"]
+        command += ["--test-size", "5", "--output", str(folder), "--layout", layout, "--format", form, "--overwrite"]
+        assert main(command) == 0
+        return str(folder)
+
+    return make
+
+
+def test_built_folders_files_and_raw_files_load_by_name(built, write, dsp_items):
+    raw = write("raw.json", dsp_items(3))
+    specs = {
+        "dsp": built(),
+        "webgpt": write("webgpt.json", text_score(range(4), texts=3)),
+        "raw": {"path": raw, "source": "dsp", "domain": "normal", "layout": "pairs"},
+    }
+    loaded = load_datasets(specs, "test")
+    assert {name: len(rows) for name, rows in loaded.items()} == {"dsp": 20, "webgpt": 4, "raw": 12}
+    assert loaded["webgpt"][0]["scores"] == [0.0, 1.0, 2.0]
+    assert len(load_datasets({"dsp": {"path": specs["dsp"], "split": "train"}}, "test")["dsp"]) == 60
+
+
+def test_raw_file_is_split_by_prompt_on_demand(write, dsp_items):
+    spec = {"path": write("raw.json", dsp_items(10)), "source": "dsp", "domain": "normal", "test_size": 0.3}
+    train, test = (load_datasets({"dsp": spec}, split, seed=1)["dsp"] for split in ("train", "test"))
+    assert (len(train), len(test)) == (7, 3)
+    assert not set(train["prompt_id"]) & set(test["prompt_id"])
+    assert check_overlap({"dsp": train}, {"dsp": test}) == {}
+
+
+def test_fraction_takes_whole_prompts_seeded(built):
+    folder = built()
+    half = load_datasets({"dsp": f"{folder}:0.5"}, "train")["dsp"]
+    assert len(half) == 32  # 8 of 15 prompts, 4 pairs each
+    assert len(set(half["prompt_id"])) == 8
+    assert load_datasets({"dsp": {"path": folder, "fraction": 0.5}}, "train")["dsp"].to_list() == half.to_list()
+    other = load_datasets({"dsp": f"{folder}:0.5"}, "train", seed=1)["dsp"]
+    assert set(other["prompt_id"]) != set(half["prompt_id"])
+
+
+def test_layout_and_format_are_converted_to_what_the_run_wants(built):
+    wanted = load_datasets({"dsp": built("ranked", "chat")}, "train", format="chat")["dsp"]
+    got = load_datasets({"dsp": built("ranked", "text")}, "train", format="chat")["dsp"]
+    assert got.to_list() == wanted.to_list()
+    back = load_datasets({"dsp": built("ranked", "chat")}, "train")["dsp"]
+    assert back.to_list() == load_datasets({"dsp": built("ranked", "text")}, "train")["dsp"].to_list()
+    pairs = load_datasets({"dsp": built("ranked", "text")}, "train", layout="pairs")["dsp"]
+    assert pairs.to_list() == load_datasets({"dsp": built("pairs", "text")}, "train")["dsp"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, "expected a path or keys like `path: …`, got the number 0.5"),
+        ({"source": "dsp"}, "`path` must be a file, a built folder or a Hub id, got null"),
+        ({"path": "x", "fracton": 1}, "there is no key 'fracton'.*Did you mean 'fraction'"),
+        ({"path": "x", "fraction": 0}, "`fraction` is 0, but must be above 0 and at most 1"),
+        ({"path": "x", "layout": "pair"}, "must be one of 'pairs', 'ranked'. Did you mean 'pairs'"),
+        ({"path": "x", "columns": "a=b"}, "`columns` must map our names to the file's"),
+        ("data/none.json", "no such"),
+    ],
+)
+def test_bad_spec_is_named(value, message):
+    with pytest.raises(InputError, match=f"(?s)'helpful'.*{message}|`helpful.*{message}"):
+        load_datasets({"helpful": value}, "train")
+
+
+def test_datasets_without_names_are_refused():
+    with pytest.raises(InputError, match="by name"):
+        load_datasets(["a.json"], "train")
+
+
+def test_missing_split_names_those_there_are(built):
+    with pytest.raises(InputError, match=r"there is no split 'tests', only 'train', 'test'\. Did you mean 'test'"):
+        load_datasets({"dsp": {"path": built(), "split": "tests"}}, "train")
+
+
+def test_raw_file_without_its_source_is_told_which_one_it_looks_like(write, dsp_items):
+    with pytest.raises(InputError, match="it looks like 'dsp'"):
+        load_datasets({"dsp": write("raw.json", dsp_items(2))}, "train")
+
+
+def test_overlap_with_a_split_made_here_stops_and_names_the_prompt(built, write):
+    folder = built()
+    train = load_datasets({"dsp": {"path": folder, "split": "train"}}, "train")
+    evaluation = load_datasets({"helpful": write("helpful.json", text_score(range(18)))}, "test")
+    number = len(set(train["dsp"]["prompt_id"]) & set(evaluation["helpful"]["prompt_id"]))
+    message = rf"{number} prompts of eval set 'helpful' .*\('dsp'; first: '.*Question \d+\?.*--allow-overlap"
+    with pytest.raises(InputError, match=message):
+        check_overlap(train, evaluation)
+    assert check_overlap(train, evaluation, allow_overlap=True) == {"helpful": number}
+
+
+def test_overlap_between_splits_of_the_authors_warns_with_the_count(write, caplog):
+    train = load_datasets({"helpful": write("train.json", text_score(range(5)))}, "train")
+    evaluation = load_datasets({"helpful": write("test.json", text_score(range(3, 9)))}, "test")
+    assert split_origin(train["helpful"])[0] == "whole"
+    assert check_overlap(train, evaluation) == {"helpful": 2}
+    assert "2 prompts of eval set 'helpful'" in caplog.text
+
+
+def test_training_and_evaluating_on_the_same_file_stops(write):
+    path = write("rows.json", text_score(range(5)))
+    train, evaluation = load_datasets({"a": path}, "train"), load_datasets({"b": path}, "test")
+    with pytest.raises(InputError, match="5 prompts of eval set 'b'"):
+        check_overlap(train, evaluation)
+
+
+def test_same_question_in_chat_and_in_text_is_an_overlap(built):
+    folder = built("pairs", "chat")
+    train = load_datasets({"a": folder}, "train", format="chat")
+    evaluation = load_datasets({"b": {"path": folder, "split": "train", "format": "text"}}, "test")
+    with pytest.raises(InputError, match="15 prompts"):
+        check_overlap(train, evaluation)
