@@ -77,6 +77,11 @@ class CheckpointMixin:
         names = [key[5 : -len("_first_two_accuracy")] for key in logs[-1] if key.endswith("_first_two_accuracy")]
         return {name: {key: logs[-1][f"eval_{name}_{key}"] for key in keys} for name in names}
 
+    def evaluated_step(self) -> int | None:
+        """Returns the optimizer step of the last evaluation, or `None`."""
+        steps = [log["step"] for log in self.state.log_history if any("first_two_accuracy" in key for key in log)]
+        return steps[-1] if steps else None
+
     def save_results(self) -> dict[str, dict[str, dict[str, float]]]:
         """Writes `final_eval_results.json`: every test set at the start and at the end of training."""
         results = {"start": self.results(step=0), "end": self.results()}

@@ -99,6 +99,10 @@ class RewardModelConfig(RewardConfig):
             self.bf16 = (
                 not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
             )
+        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            if getattr(self, f"activation_{name}") is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
         super().__post_init__()

@@ -314,3 +314,32 @@ def _first_token_at(encoding: Any, position: int) -> int:
         else:
             low = middle + 1
     return low
+
+
+def tokenize_texts(
+    texts: Sequence[tuple[Text, Text]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    name: str = "texts",
+    show_progress: bool = False,
+) -> tuple[TokenizedPreferences, np.ndarray]:
+    """
+    Turns (prompt, completion) texts into token ids without any preference: for scoring.
+
+    Args:
+        texts (`Sequence[tuple]`): Strings or message lists; doubles are encoded once.
+        tokenizer, max_length, data_format, name, show_progress: As in [`tokenize_preferences`].
+
+    Returns:
+        `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
+    """
+    index: dict[Any, int] = {}
+    numbers = [index.setdefault(_key(prompt, completion), len(index)) for prompt, completion in texts]
+    distinct: list[Any] = [None] * len(index)
+    for number, text in zip(numbers, texts):
+        distinct[number] = text
+    _check_format(distinct, data_format, name)
+    encoded = _encode(distinct, tokenizer, max_length, data_format, name, show_progress)
+    return TokenizedPreferences(name=name, **encoded, **_PairColumns().arrays()), np.array(numbers, dtype=np.int64)

@@ -1,0 +1,42 @@
+"""
+Customized reward-model fine-tuning (CRFT): a general reward model learns the preferences of one domain.
+
+    accelerate launch recipes/crft.py --domain literature                    # after recipes/grft.py, tiny default
+    accelerate launch --config_file accelerate_configs/zero3_offload.yaml \
+        recipes/crft.py --config recipes/llama-7b/crft.yaml --domain literature
+
+`{domain}` in the YAML stands for the domain. The base must be a reward model: one without a reward head is refused.
+"""
+
+from pathlib import Path
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
+
+
+DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "crft.yaml"
+
+
+@run_main
+def main() -> None:
+    from rm_toolkit import stages
+    from rm_toolkit.arguments import parse_recipe
+
+    silence_launch_noise()
+    recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
+    use_all_cores(recipe.cpu_threads)
+    base = str(model.model_name_or_path)
+    if base.startswith("outputs/") and not Path(base, "config.json").exists():
+        raise InputError(
+            f"{base} is not there yet. Run `accelerate launch recipes/grft.py` first, or name another model."
+        )
+    resume = stages.resolve_resume(training)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+
+    train, evaluation = stages.load_stage_data(recipe, training)
+    trainer = stages.build_trainer(recipe, training, model, train, evaluation, stage="crft")
+    stages.run_stage(trainer, recipe, resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""
+General reward-model fine-tuning (GRFT): a base language model learns what people in general prefer.
+
+    accelerate launch recipes/grft.py                                        # tiny default, a laptop CPU
+    accelerate launch --config_file accelerate_configs/zero3_offload.yaml \
+        recipes/grft.py --config recipes/llama-7b/grft.yaml                  # the paper's run
+
+Any setting of the YAML can be given as a flag: --learning_rate 2e-6 --train_datasets helpful=PATH harmless=PATH:0.5
+"""
+
+from pathlib import Path
+
+from rm_toolkit.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
+
+
+DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "grft.yaml"
+
+
+@run_main
+def main() -> None:
+    from rm_toolkit import stages
+    from rm_toolkit.arguments import parse_recipe
+
+    silence_launch_noise()
+    recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
+    use_all_cores(recipe.cpu_threads)
+    resume = stages.resolve_resume(training)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+
+    train, evaluation = stages.load_stage_data(recipe, training)
+    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    trainer = stages.build_trainer(recipe, training, model, train, evaluation, stage="grft")
+    stages.run_stage(trainer, recipe, resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Recipe arguments: one YAML, overridden by flags, and strict: a name that is not known stops the run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+from trl import ModelConfig
+
+from .configs import RewardModelConfig
+from .errors import InputError, did_you_mean
+
+
+@dataclass
+class RecipeArguments:
+    """What a recipe needs beside the trainer's and the model's arguments."""
+
+    train_datasets: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Named data to train on: `{name: SPEC, …}`, as JSON or NAME=SPEC … on the command line.",
+            "nargs": "+",
+        },
+    )
+    eval_datasets: dict | str | None = field(
+        default=None,
+        metadata={"help": "Named test sets, each evaluated by itself: `{name: SPEC, …}`.", "nargs": "+"},
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer, where it does not stand with the model."}
+    )
+    domain: str | None = field(
+        default=None,
+        metadata={"help": "The domain to customize for; stands for '{domain}' in names, specs and output_dir."},
+    )
+    tiny_base: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Build a tiny Llama and a sentencepiece tokenizer at model_name_or_path from the training texts: "
+            "{vocab_size, hidden_size, num_layers, num_heads}. For trying things out without a download.",
+            "nargs": "+",
+        },
+    )
+    allow_overlap: bool = field(
+        default=False, metadata={"help": "Go on although prompts of a test set are also trained on."}
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier run in output_dir."})
+    dataset_cache_dir: str | None = field(default=None, metadata={"help": "Cache folder of the datasets library."})
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of each process on a CPU. Default: the cores, shared by the processes."},
+    )
+    next_command: str | None = field(default=None, metadata={"help": "Printed at the end: what to run next."})
+
+
+GROUPS = (RecipeArguments, RewardModelConfig, ModelConfig)
+DICT_FIELDS = ("train_datasets", "eval_datasets", "tiny_base")
+
+
+def parse_recipe(
+    default_config: str | Path, argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[RecipeArguments, RewardModelConfig, ModelConfig]:
+    """
+    Reads `--config FILE.yaml` (or the default) and the flags that override it.
+
+    Args:
+        default_config (`str` or `Path`): The recipe taken where no `--config` is given.
+        argv (`Sequence[str]`, *optional*): Defaults to the command line.
+        description (`str`, *optional*): For `--help`.
+
+    Raises:
+        `InputError`: for a file that cannot be read, an unknown or doubled key, a value of the wrong type, or a flag
+            that does not exist.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config", default=str(default_config))
+    chosen, rest = before.parse_known_args(argv)
+    values = load_yaml(chosen.config)
+    parser = HfArgumentParser(GROUPS, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config", default=str(default_config), help="The recipe: a YAML file with any of these names."
+    )
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    check_values(values, known, chosen.config)
+    for action in parser._actions:
+        if action.dest in values:
+            action.default, action.required = values[action.dest], False
+    try:
+        *groups, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{chosen.config}: {error}") from error
+    groups = groups[: len(GROUPS)]
+    if leftover:
+        flag = leftover[0].split("=")[0]
+        hint = did_you_mean(flag, [f"--{name}" for name in known])
+        raise InputError(f"'{leftover[0]}' is no flag of this recipe.{hint} `--help` lists them all.")
+    recipe, training, model = groups
+    for name in DICT_FIELDS:
+        setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
+    _fill_domain(recipe, training, model)
+    return recipe, training, model
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """
+    Reads a recipe.
+
+    Raises:
+        `InputError`: if the file is not there, is no YAML mapping, or names a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"the recipe {path} cannot be read: {error.strerror}. Give a YAML file with --config."
+        ) from error
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__} instead of `name: value` lines.")
+    return values
+
+
+def check_values(values: dict[str, Any], known: set[str], path: str | Path) -> None:
+    """
+    Checks the names and the types of a recipe's values; numbers that YAML reads as text (1e-6) are mended in place.
+
+    Raises:
+        `InputError`: naming file, key and value.
+    """
+    hints = {}
+    for group in GROUPS:
+        hints.update(typing.get_type_hints(group))
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(
+                f"{path}: there is no setting `{key}`.{did_you_mean(key, known)} `--help` lists them all."
+            )
+        values[key] = _converted(key, value, hints.get(key, Any), path)
+
+
+def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    allowed = tuple(option for option in (typing.get_origin(o) or o for o in options) if isinstance(option, type))
+    if value is None or not allowed or hint is Any:
+        return value
+    if float in allowed and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    wrong_bool = isinstance(value, bool) and bool not in allowed
+    # str in a hint is often an enum's or a JSON form's other way in; a number or a list is never meant by it.
+    if wrong_bool or not isinstance(value, allowed):
+        if isinstance(value, str) and not set(allowed) & {int, float, bool, list, dict}:
+            return value
+        wanted = " or ".join(sorted(option.__name__ for option in allowed if option is not type(None)))
+        raise InputError(
+            f"{path}: `{key}` is {json.dumps(value, default=str)} ({type(value).__name__}), but must be {wanted}."
+        )
+    return value
+
+
+def _as_mapping(name: str, value: Any) -> dict[str, Any]:
+    """A dict from YAML, a JSON string, or a list of NAME=SPEC."""
+    if value is None or isinstance(value, dict):
+        return dict(value or {})
+    items = [value] if isinstance(value, str) else list(value)
+    if len(items) == 1 and items[0].lstrip().startswith("{"):
+        try:
+            return dict(json.loads(items[0]))
+        except ValueError as error:
+            raise InputError(f"`{name}` is '{items[0]}', which is not valid JSON ({error}).") from error
+    pairs = [item.partition("=") for item in items]
+    for key, equals, rest in pairs:
+        if not key or not equals or not rest:
+            raise InputError(
+                f"`{name}`: '{key}{equals}{rest}' is not NAME=SPEC. Example: --{name} helpful=data/helpful"
+            )
+    return {key: yaml.safe_load(rest) if name == "tiny_base" else rest for key, _, rest in pairs}
+
+
+def _fill_domain(recipe: RecipeArguments, training: RewardModelConfig, model: ModelConfig) -> None:
+    def fill(value: Any) -> Any:
+        if isinstance(value, str) and "{domain}" in value:
+            if recipe.domain is None:
+                raise InputError(f"'{value}' needs a domain: pass --domain NAME, such as --domain literature.")
+            return value.replace("{domain}", recipe.domain)
+        if isinstance(value, dict):
+            return {fill(key): fill(item) for key, item in value.items()}
+        return value
+
+    for group in (recipe, training, model):
+        for item in dataclasses.fields(group):
+            setattr(group, item.name, fill(getattr(group, item.name)))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once; the plain loader keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.YAMLError(f"the key '{key}' stands twice (line {key_node.start_mark.line + 1}).")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,28 @@
+"""The one place that prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+console = Console(soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """
+    Prints a small table; the first column is text, the others are numbers.
+
+    Args:
+        columns (`Sequence[str]`): Headings.
+        rows (`Sequence[Sequence[str]]`): Cells.
+        title (`str`, *optional*): Line above.
+    """
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

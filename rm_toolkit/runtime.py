@@ -1,0 +1,120 @@
+"""What a run needs of the machine before it begins: quiet imports, threads, an output folder that is free."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+# DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from accelerate import PartialState
+
+from .errors import InputError
+
+
+# What a run writes into its output folder, and what --overwrite_output_dir may therefore remove.
+RUN_OUTPUTS = (
+    "checkpoint-*",
+    ".saving-*",
+    "*.safetensors*",
+    "lm_head",
+    "adapter",
+    "config.json",
+    "rm_toolkit.json",
+    "final_eval_results.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "README.md",
+    "runs",
+)
+
+
+def run_main(main: Callable[[], None]) -> Callable[[], None]:
+    """
+    Wraps a recipe's `main`: a user's mistake is one message on the main process and exit code 2, without a traceback.
+
+    Args:
+        main (`Callable`): The recipe.
+    """
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except InputError as error:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        finally:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # After an error the other processes may never come to a collective call; leaving needs none.
+                torch.distributed.destroy_process_group()
+
+    return wrapped
+
+
+def use_all_cores(cpu_threads: int | None) -> None:
+    """
+    Gives each process of a CPU run its share of the cores.
+
+    `accelerate launch` sets `OMP_NUM_THREADS=1` unless a config names another number, which would leave all cores but
+    one idle. Any other value is the user's and stays.
+
+    Args:
+        cpu_threads (`int`, *optional*): Threads of this process; overrides everything.
+    """
+    if cpu_threads is None:
+        if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+            return
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpu_threads = max(1, cores // local_processes)
+    torch.set_num_threads(cpu_threads)
+
+
+def silence_launch_noise() -> None:
+    """Hides messages of libraries that nobody who runs a recipe can act on."""
+    # Gradients are averaged by hand-planned weights; DDP's hint about unused parameters is answered in the config.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found.*")
+    warnings.filterwarnings("ignore", message=".*was passed to `accelerate launch`.*")
+
+
+def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
+    """
+    Refuses an output folder that is in use, or empties it of an earlier run if told to.
+
+    Raises:
+        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`.
+    """
+    folder = Path(output_dir)
+    problem = None
+    if folder.exists() and not folder.is_dir():
+        problem = f"`output_dir` {output_dir} is a file; name a folder."
+    elif folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+        problem = (
+            f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
+            "--resume_from_checkpoint auto to go on from its last checkpoint."
+        )
+    # Every process looks before any of them writes.
+    state = PartialState()
+    state.wait_for_everyone()
+    if problem:
+        raise InputError(problem)
+    if overwrite and not resume and state.is_main_process and folder.is_dir():
+        for pattern in RUN_OUTPUTS:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    state.wait_for_everyone()

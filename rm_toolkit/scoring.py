@@ -1,0 +1,107 @@
+"""Using a trained reward model: rewards of responses, and the best of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .data.collator import PreferenceCollator
+from .data.tokenization import Text, tokenize_texts
+from .evaluation.rewards import compute_rewards
+from .modeling import RewardModel
+from .settings import RewardModelSettings, load_settings
+from .tokenizer import load_tokenizer
+
+
+class RewardScorer:
+    """
+    Scores responses with a reward model, exactly as it was trained to read them.
+
+    Args:
+        model (`str` or `RewardModel`): Folder, Hub id, or a loaded model.
+        tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
+        device (`str`, *optional*): Defaults to a GPU where there is one.
+        dtype (`torch.dtype`): Precision of the weights.
+        tokens_per_batch (`int`): Padded tokens computed at once.
+        trust_remote_code (`bool`): Whether code that comes with the model may run.
+    """
+
+    def __init__(
+        self,
+        model: str | RewardModel,
+        tokenizer=None,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        tokens_per_batch: int = 16384,
+        trust_remote_code: bool = False,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if isinstance(model, str):
+            self.tokenizer = tokenizer or load_tokenizer(model, trust_remote_code=trust_remote_code)
+            settings = load_settings(model) or _guess_settings(self.tokenizer)
+            model = RewardModel.from_pretrained(
+                model, settings, require_head=True, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        else:
+            self.tokenizer = tokenizer
+        self.model = model.to(self.device).eval()
+        self.settings: RewardModelSettings = model.settings
+        self.tokens_per_batch = tokens_per_batch
+
+    def score(
+        self, prompts: Sequence[Text], completions: Sequence[Text], *, show_progress: bool = False
+    ) -> list[float]:
+        """
+        Args:
+            prompts (`Sequence`): One prompt a completion: a string, or a list of messages for a chat model.
+            completions (`Sequence`): The responses.
+            show_progress (`bool`): Whether to draw a progress bar.
+
+        Returns:
+            `list[float]`: Reward of each completion, in logits.
+
+        Raises:
+            `ValueError`: if there are not as many prompts as completions.
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one prompt each.")
+        if not len(completions):
+            return []
+        data, numbers = tokenize_texts(
+            list(zip(prompts, completions)),
+            self.tokenizer,
+            max_length=self.settings.max_length,
+            data_format=self.settings.data_format,
+            show_progress=show_progress,
+        )
+        rewards = compute_rewards(
+            self.model,
+            data,
+            PreferenceCollator(self.tokenizer.pad_token_id or 0),
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            show_progress=show_progress,
+        )
+        return rewards[numbers].tolist()
+
+    def best_of_n(self, prompt: Text, completions: Sequence[Text]) -> tuple[int, list[float]]:
+        """
+        Chooses among several responses to one prompt.
+
+        Args:
+            prompt (`str` or `list[dict]`): The prompt.
+            completions (`Sequence`): The responses.
+
+        Returns:
+            `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
+        """
+        rewards = self.score([prompt] * len(completions), completions)
+        return max(range(len(rewards)), key=rewards.__getitem__), rewards
+
+
+def _guess_settings(tokenizer) -> RewardModelSettings:
+    """For reward models of other toolkits: the stock class reads the last token; a chat template means chat data."""
+    length = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 4096
+    return RewardModelSettings(data_format="chat" if tokenizer.chat_template else "text", max_length=length)

@@ -1,0 +1,232 @@
+"""What the recipes of all stages share: data, base model, trainer, the run itself, and what is printed at its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, concatenate_datasets
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from .arguments import RecipeArguments
+from .checkpoint import last_checkpoint
+from .configs import RewardModelConfig
+from .console import console, print_table
+from .data.leakage import check_overlap
+from .data.mixture import load_datasets
+from .data.pairs import ranked_to_pairs
+from .errors import InputError
+from .settings import RewardModelSettings, load_settings
+from .testing import build_tiny_model, train_tokenizer
+from .tokenizer import load_tokenizer
+from .trainer import RewardModelTrainer
+
+
+def load_stage_data(
+    recipe: RecipeArguments, training: RewardModelConfig
+) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+    """
+    Loads the named training sets and test sets of a recipe and checks that no prompt stands in both.
+
+    Returns:
+        `tuple`: Training sets and test sets by name.
+
+    Raises:
+        `InputError`: if there is nothing to train on, a set cannot be loaded, or a prompt is trained and tested on.
+    """
+    if not recipe.train_datasets:
+        raise InputError("`train_datasets` is empty; name at least one: --train_datasets NAME=PATH")
+    loaded = []
+    options = {"seed": training.seed, "cache_dir": recipe.dataset_cache_dir, "format": training.data_format}
+    # The main process fills the cache of datasets, the others read it.
+    with PartialState().main_process_first():
+        for specs, split in ((recipe.train_datasets, "train"), (recipe.eval_datasets or {}, "test")):
+            loaded.append(load_datasets(specs, split, num_proc=training.dataset_num_proc, **options))
+    check_overlap(*loaded, allow_overlap=recipe.allow_overlap)
+    return loaded[0], loaded[1]
+
+
+def mix(datasets: dict[str, Dataset]) -> Dataset:
+    """
+    Puts training sets together. Pairs and ranked rows may be mixed: then all become pairs.
+
+    Args:
+        datasets (`dict[str, Dataset]`): From [`load_stage_data`].
+    """
+    parts = list(datasets.values())
+    ranked = ["completions" in part.column_names for part in parts]
+    if any(ranked) and not all(ranked):
+        parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[str, Dataset], seed: int) -> None:
+    """
+    Builds the tiny base model and its tokenizer, once, if the recipe asks for them.
+
+    Args:
+        recipe (`RecipeArguments`): Its `tiny_base` gives the size.
+        model (`ModelConfig`): Its `model_name_or_path` is the folder.
+        train (`dict[str, Dataset]`): Texts that the tokenizer is trained on.
+        seed (`int`): Seed of the weights.
+    """
+    if not recipe.tiny_base:
+        return
+    folder = Path(model.model_name_or_path)
+    with PartialState().main_process_first():
+        if (folder / "config.json").exists():
+            return
+        size = dict(recipe.tiny_base)
+        console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
+        tokenizer = train_tokenizer(_texts(train), folder, vocab_size=size.pop("vocab_size", 4096))
+        build_tiny_model(folder, len(tokenizer), seed=seed, **size)
+
+
+def build_trainer(
+    recipe: RecipeArguments,
+    training: RewardModelConfig,
+    model: ModelConfig,
+    train: dict[str, Dataset],
+    evaluation: dict[str, Dataset],
+    *,
+    stage: str,
+) -> RewardModelTrainer:
+    """
+    Makes the trainer of a stage. Customized fine-tuning (`crft`) needs a base with a reward head.
+
+    Args:
+        recipe, training, model: From [`~rm_toolkit.arguments.parse_recipe`].
+        train, evaluation (`dict[str, Dataset]`): From [`load_stage_data`].
+        stage (`str`): `"grft"` or `"crft"`.
+    """
+    name = model.model_name_or_path
+    if not name:
+        raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
+    before = load_settings(name, model.model_revision)
+    settings = RewardModelSettings(
+        stage=stage,
+        domain=recipe.domain,
+        lineage=[*(before.lineage if before else []), _lineage_entry(stage, recipe, training, name, train)],
+    )
+    # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
+    init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
+    quantization = get_quantization_config(model)
+    if quantization is not None:
+        init["quantization_config"] = quantization
+    training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
+    training.trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
+    return RewardModelTrainer(
+        name,
+        training,
+        mix(train),
+        evaluation or None,
+        processing_class=load_tokenizer(
+            recipe.tokenizer_name_or_path or name, trust_remote_code=training.trust_remote_code
+        ),
+        peft_config=get_peft_config(model),
+        require_head=stage == "crft",
+        settings=settings,
+    )
+
+
+def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str | None) -> None:
+    """
+    Trains, saves, checks what was saved in a fresh process, writes the results and prints them.
+
+    Args:
+        trainer (`RewardModelTrainer`): From [`build_trainer`].
+        recipe (`RecipeArguments`): For what is printed at the end.
+        resume (`str`, *optional*): Checkpoint folder to go on from.
+    """
+    if resume:
+        trainer.args.eval_on_start = False  # the start of the run is in its log already
+    trainer.train(resume_from_checkpoint=resume)
+    if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
+        trainer.evaluate()
+    trainer.save_model()
+    checked = trainer.reload_check()
+    results = trainer.save_results()
+    if trainer.args.push_to_hub:
+        from .hub import push_model
+
+        push_model(
+            trainer.args.output_dir,
+            trainer.hub_model_id or trainer.args.hub_model_id,
+            private=trainer.args.hub_private_repo,
+        )
+    if not trainer.is_world_process_zero():
+        return
+    rows = [
+        [
+            name,
+            *(f"{results[when].get(name, {}).get('accuracy', float('nan')):.4f}" for when in ("start", "end")),
+            str(end["num_pairs"]),
+        ]
+        for name, end in results["end"].items()
+    ]
+    print_table(["test set", "accuracy before", "after", "pairs"], rows)
+    folder = trainer.args.output_dir
+    console.print(f"Saved to {folder}; {checked} texts give the same rewards in a fresh process.")
+    if recipe.next_command:
+        console.print(f"Next: {recipe.next_command}", highlight=False)
+
+
+def resolve_resume(training: RewardModelConfig) -> str | None:
+    """
+    Turns `--resume_from_checkpoint auto|true|PATH` into a folder.
+
+    Returns:
+        `str` or `None`: `None` for a fresh start; `auto` starts afresh where there is no checkpoint yet.
+
+    Raises:
+        `InputError`: if the checkpoint asked for is not there.
+    """
+    wanted = training.resume_from_checkpoint
+    if wanted in (None, False, "false", "False", ""):
+        return None
+    if wanted in (True, "true", "True", "auto"):
+        found = last_checkpoint(training.output_dir)
+        if found is None and wanted != "auto":
+            raise InputError(
+                f"{training.output_dir} has no checkpoint to resume from. Start without the flag, or use `auto`."
+            )
+        return found
+    if not os.path.isdir(wanted):
+        raise InputError(
+            f"`resume_from_checkpoint` is '{wanted}', which is no folder. Name a checkpoint-N folder, or `auto`."
+        )
+    return wanted
+
+
+def _lineage_entry(
+    stage: str, recipe: RecipeArguments, training: RewardModelConfig, base: str, train: dict[str, Dataset]
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "domain": recipe.domain,
+        "base": base,
+        "datasets": {
+            name: {"rows": len(dataset), "fingerprint": dataset._fingerprint, "spec": recipe.train_datasets.get(name)}
+            for name, dataset in train.items()
+        },
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.num_train_epochs,
+        "max_steps": training.max_steps,
+        "pairs_per_step": training.pairs_per_step,
+        "lm_loss_coef": training.lm_loss_coef,
+        "seed": training.seed,
+    }
+
+
+def _texts(datasets: dict[str, Dataset]) -> Iterator[str]:
+    for dataset in datasets.values():
+        for row in dataset:
+            responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
+            for response in responses:
+                if isinstance(response, str):
+                    yield (row.get("prompt") or "") + response
+                else:
+                    yield from (message["content"] for message in [*(row.get("prompt") or []), *response])
