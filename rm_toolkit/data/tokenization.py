@@ -148,7 +148,7 @@ def _rows(dataset: Dataset, name: str) -> Iterator[_Row]:
             if prompt is None:
                 prompt = [] if isinstance(completions[0], list) else ""
             scores = row["scores"] if ranked else _pair_scores(row)
-            key = row.get("prompt_id") or _key(prompt, "")
+            key = row.get("prompt_id") or (_key(prompt, "") if prompt else None)
             yield _Row(prompt, completions, scores, key, row.get("margin"))
 
 
@@ -183,7 +183,8 @@ class _PairColumns:
         order = sorted(range(len(members)), key=lambda k: scores[k])[::-1]
         best = max(scores)
         qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in scores]
-        prompt_number = self.prompts.setdefault(prompt, len(self.prompts))
+        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+        prompt_number = self.prompts.setdefault(number if prompt is None else prompt, len(self.prompts))
         if len(order) > 1 and scores[order[0]] != scores[order[1]]:
             self.first_two.append((members[order[0]], members[order[1]]))
         for position, i in enumerate(order):

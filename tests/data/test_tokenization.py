@@ -99,6 +99,18 @@ def test_rows_with_an_implicit_prompt_are_read_as_they_are(tokenizer_of):
     assert texts_of(data, tokenizer, data.better) == ["river stone"]
 
 
+def test_rows_without_a_prompt_are_no_group(tokenizer_of):
+    """Otherwise a data set without prompts would be one group, and never be shuffled."""
+    rows = [{"chosen": f"river {k}", "rejected": f"stone {k}"} for k in range(5)]
+    assert len(set(tokenized(rows, tokenizer_of()).prompt.tolist())) == 5
+    chat = [
+        {"chosen": [{"role": "user", "content": f"{k}"}], "rejected": [{"role": "user", "content": f"x {k}"}]}
+        for k in range(5)
+    ]
+    data = tokenized(chat, tokenizer_of("qwen3", data_format="chat"), data_format="chat")
+    assert len(set(data.prompt.tolist())) == 5
+
+
 def test_pairs_of_one_prompt_share_its_number(tokenizer_of):
     rows = [pair("a ", "x", "y"), pair("b ", "x", "y"), pair("a ", "z", "y")]
     assert tokenized(rows, tokenizer_of()).prompt.tolist() == [0, 1, 0]
