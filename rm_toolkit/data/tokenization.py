@@ -260,9 +260,8 @@ def _encode(
             if cut:
                 num_truncated += 1
                 num_truncated_tokens += cut
-                keep = num_prefix if data_format == "text" or ids[0] == tokenizer.bos_token_id else 0
-                ids = ids[:keep] + ids[keep + cut :]
-                start = max(keep, start - cut)
+                ids = ids[:num_prefix] + ids[num_prefix + cut :]
+                start = max(num_prefix, start - cut)
             pieces.append(np.array(ids, dtype=np.int32))
             lengths.append(len(ids))
             starts.append(min(start, len(ids)))
@@ -297,8 +296,8 @@ def render(
 
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:
     """How many special tokens the tokenizer puts before a text; truncation keeps them."""
-    if data_format == "chat":
-        return 1
+    if data_format == "chat":  # a template's BOS is text to the saved tokenizer, which cuts it with the rest
+        return 0
     return tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"].index(0)
 
 

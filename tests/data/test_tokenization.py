@@ -230,6 +230,17 @@ LLAMA3_LIKE = (
 )
 
 
+@pytest.mark.parametrize("architecture, template", [("qwen3", None), ("llama", LLAMA3_LIKE)])
+def test_chat_over_the_length_is_cut_as_the_saved_tokenizer_cuts(tokenizer_of, tmp_path, architecture, template):
+    tokenizer = tokenizer_of(architecture, max_length=16, data_format="chat", chat_template=template)
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    long = "river stone " * 20
+    data = tokenized([chat_pair([long], "stone", "window")], tokenizer, data_format="chat")
+    expected = saved.apply_chat_template(messages(long, "stone"), tokenize=True, truncation=True, return_dict=True)
+    assert data.sequence(data.better[0]).tolist() == expected["input_ids"]
+
+
 # ---- refusals ----
 
 
