@@ -29,13 +29,16 @@ ANSWER_PLANS = (
     ("body", "talk", "neutral", "talk"),
 )
 SOURCE_NAMES = ("gpt4", "text-davinci-003", "llama")
-# The same for DSP, where `style` is in the manner of one domain; and the range of words an answer aims at.
+# The same for DSP, where `style` is in the manner of the answer's domain and `plain` in that of `normal`; words aimed at.
 DSP_PLANS = [
     ["style", "style"],
     ["style", "neutral", "style"],
+    ["style", "neutral", "plain"],
+    ["style", "plain", "style"],
     ["style", "style", "style"],
     ["style", "style", "neutral", "style"],
-    ["style", "style", "style", "style"],
+    ["style", "neutral", "style", "plain"],
+    ["style", "style", "plain", "style"],
     ["style", "style", "style", "style", "style"],
 ]
 DSP_WORDS = (18.0, 54.0)
@@ -90,9 +93,14 @@ def answers_of(
     rng: random.Random, bank: dict[str, list[str]], qualities: Sequence[str], order: tuple[int, ...]
 ) -> list[str]:
     """An answer of each quality; `order[i]` is the rank of answer i's length among them."""
+    phrases = [phrase.lower() for slot in SAID_ONCE for phrase in bank.get(slot, [])]
+
+    def repeats_nothing(answer: str) -> bool:
+        return all(answer.lower().count(phrase) < 2 for phrase in phrases)
+
     targets = ranked_targets(rng, len(qualities))
     return [
-        compose_near(rng, bank, quality_plans(quality, rng), targets[rank], SAID_ONCE)
+        compose_near(rng, bank, quality_plans(quality, rng), targets[rank], repeats_nothing)
         for quality, rank in zip(qualities, order)
     ]
 
@@ -169,13 +177,19 @@ def dsp_rows(name: str, split: str) -> list[dict]:
     """Domain-specific preferences: one query, an answer in the manner of each domain."""
     rng = random.Random(f"{name} {split} answers")
     own = load_bank(name)
+    plain = [frame for frame in own["domains"]["normal"] if "{topic}" in frame]
     rows = []
     for index, (query, topic) in enumerate(questions_of(name, split, None)):
         targets = ranked_targets(rng, len(DOMAINS), *DSP_WORDS)
+
+        def names_the_topic_first(answer: str, topic: str = topic) -> bool:
+            return topic in answer.partition(".")[0].lower()
+
         responses = {}
         for position, domain in enumerate(DOMAINS):
-            bank = {"style": own["domains"][domain], "neutral": own["neutral"], "topic": [topic]}
-            responses[domain] = compose_near(rng, bank, DSP_PLANS, targets[(position + index) % len(DOMAINS)])
+            bank = {"style": own["domains"][domain], "plain": plain, "neutral": own["neutral"], "topic": [topic]}
+            target = targets[(position + index) % len(DOMAINS)]
+            responses[domain] = compose_near(rng, bank, DSP_PLANS, target, names_the_topic_first)
         rows.append({"query": query, "responses": responses})
     return rows
 

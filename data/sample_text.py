@@ -8,6 +8,7 @@ each slot to the phrases that may fill it. Nothing is drawn from a slot twice wi
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -80,8 +81,8 @@ def compose(rng: random.Random, bank: dict[str, list[str]], plan: list[str]) -> 
 
 
 def size(text: str) -> float:
-    """Length in words: a mean of counted words and of characters at six a word, so that neither gives a quality away."""
-    return 0.35 * len(text.split()) + 0.65 * len(text) / 6
+    """Length in words: the mean of counted words and of characters at six a word, so that neither gives a quality away."""
+    return (len(text.split()) + len(text) / 6) / 2
 
 
 def compose_near(
@@ -89,19 +90,17 @@ def compose_near(
     bank: dict[str, list[str]],
     plans: list[list[str]],
     target: float,
-    once: tuple[str, ...] = (),
+    accept: Callable[[str], bool],
     tries: int = 10,
 ) -> str:
-    """
-    The one of `tries` answers, each after a plan drawn from `plans`, whose `size` is nearest to `target` words.
+    """The one of `tries` answers, each after a plan drawn from `plans`, whose `size` is nearest to `target` words.
 
-    Answers that say a phrase of a slot in `once` twice are set aside.
+    Answers that `accept` says no to do not count among them.
     """
-    phrases = [phrase.lower() for slot in once for phrase in bank.get(slot, [])]
     answers: list[str] = []
     while len(answers) < tries:
         answer = compose(rng, bank, rng.choice(plans))
-        if all(answer.lower().count(phrase) < 2 for phrase in phrases):
+        if accept(answer):
             answers.append(answer)
     return min(answers, key=lambda answer: abs(size(answer) - target))
 

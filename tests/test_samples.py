@@ -13,7 +13,7 @@ DATA_DIR = Path(__file__).parent.parent / "data"
 # Words of grammar rather than of content; only these may stand in a fifth of a set's answers.
 FUNCTION_WORDS = frozenset(
     """
-    a an and as at be but by can do for from have i if in is it its of on or so that the then there this to was when which with you your
+    a about an and as at be but by can do for from have i if in is it its may of on or so that the then there this to was when which with you your
     """.split()  # noqa: SIM905 - a plain list of words reads better than a list of quoted ones
 )
 

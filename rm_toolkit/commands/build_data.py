@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from ..data.build import BuildResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         result = build(args.source, args.input, options)
         show(result, options.layout)
+        warn_if_glued(result, args.source, args.template)
     if args.export is not None:
         kind, file = args.export
         # The original's default is one item a query; its --to_pairs is our --layout pairs.
@@ -97,7 +103,7 @@ def parse_columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def show(result, layout: str) -> None:
+def show(result: BuildResult, layout: str) -> None:
     """Prints the cleaning table and what a user should know about the split."""
     from rich.console import Console
     from rich.table import Table
@@ -123,4 +129,17 @@ def show(result, layout: str) -> None:
     if result.shared_prompts:
         print(
             f"warning: {result.shared_prompts:,} prompts stand in both of the given splits; they were left as they are."
+        )
+
+
+def warn_if_glued(result: BuildResult, source: str, template: str | None) -> None:
+    """Says so if a plain-text prompt and its answer meet without a space; a template is the user's to ask for."""
+    first = next(iter(result.datasets.values()))[0]
+    prompt, answer = first["prompt"], first["chosen"] if "chosen" in first else first["completions"][0]
+    if source not in ("jsonl", "preference") or template or not (prompt and isinstance(prompt, str) and answer):
+        return
+    if not (prompt[-1].isspace() or answer[0].isspace() or prompt.endswith("Assistant:")):
+        print(
+            f"note: prompt and answer meet without a space ('…{prompt[-20:]}' + '{answer[:20]}…'). "
+            "--template human-assistant puts them apart; --template none keeps them, without this note."
         )

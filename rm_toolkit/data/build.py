@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -15,6 +17,7 @@ from .inputs import resolve_inputs
 from .rows import read_rows, valid_rows
 from .schema import FORMATS, LAYOUTS, check_choice
 from .sources import Source, SourceOptions, find_source
+from .sources.columns import check_columns
 from .splits import split_by_prompt
 from .templates import TEMPLATES
 
@@ -55,7 +58,8 @@ class BuildOptions(SourceOptions):
         check_choice("format", self.format, FORMATS)
         if self.template is not None:
             check_choice("template", self.template, TEMPLATES)
-        if isinstance(self.test_size, bool) or not isinstance(self.test_size, int | float) or self.test_size < 0:
+        is_number = isinstance(self.test_size, int | float) and not isinstance(self.test_size, bool)
+        if not is_number or not 0 <= self.test_size < math.inf:
             raise InputError(
                 f"`test_size` is {self.test_size}, but must be a fraction below 1, a number of prompts, or 0."
             )
@@ -68,6 +72,7 @@ class BuildOptions(SourceOptions):
         for name, is_given in given.items():
             if is_given and name not in source.accepts:
                 raise InputError(f"`{name}` means nothing to the source '{source.name}'; leave it out.")
+        check_columns(self.columns)
         if self.template == "human-assistant" and source.template is None:
             raise InputError(f"`template` cannot be set for '{source.name}': its texts bring their own markers.")
 
@@ -167,6 +172,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """
     if folder.is_file():
         raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{folder}: cannot be made, since {above} is no folder that can be written to.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:

@@ -89,6 +89,8 @@ def export_text_score(
         `int`: How many items were written.
     """
     check_choice("export", kind, ("text-score",))
+    if path.is_dir():
+        raise InputError(f"{path}: there is a folder of that name; --export needs a file.")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: the file exists. Take another name, or pass --overwrite.")
     source = find_source(source_name)

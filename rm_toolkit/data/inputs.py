@@ -33,11 +33,13 @@ def resolve_inputs(source: Source, inputs: list[str], options: SourceOptions) ->
         raise InputError("no input was given; say --input FILE, or --input train=FILE test=FILE.")
     if "" in parts and len(parts) > 1:
         raise InputError("inputs with and without a split's name are mixed; name all (train=FILE test=FILE) or none.")
-    return parts
+    return {name: parts[name] for name in ("", *SPLITS) if name in parts}
 
 
 def _expand(path: str, split: str, source: Source, options: SourceOptions) -> Iterator[tuple[str, RecordFile]]:
     """Yields `(split, file)` for one input: a folder or a Hub dataset may bring splits of its own."""
+    if not path.strip():
+        raise missing_file(path)
     if Path(path).is_file():
         yield split, RecordFile(path)
         return

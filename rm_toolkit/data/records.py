@@ -131,6 +131,8 @@ def looks_like_hub_id(path: str) -> bool:
 def missing_file(path: str) -> InputError:
     """Returns the error for a path where nothing is, with the most similar name in that folder."""
     parent = Path(path).parent
+    if not path.strip():
+        return InputError("an input is an empty path; give a file, a folder or a Hub id.")
     if not parent.is_dir():
         return InputError(f"{path}: no such file, and no such folder '{parent}'.")
     return InputError(

@@ -103,7 +103,7 @@ def generate_rows(
             "scores": row.scores,
             "completion_domains": row.completion_domains,
             "margin": row.margin,
-            "domain": row.domain or options.domain or DEFAULT_DOMAIN,
+            "domain": options.domain or row.domain or DEFAULT_DOMAIN,
             "source": source.name,
             "prompt_id": prompt_digest(prompt, completions),
             "_invalid": None,

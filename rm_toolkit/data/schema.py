@@ -108,9 +108,15 @@ def find_format(features: Mapping[str, Any]) -> str:
 def field(record: Mapping[str, Any], key: str, place: Place) -> Any:
     """Returns `record[key]`; raises an `InputError` that lists the keys there are."""
     if key not in record:
-        known = name_list(record) or "no keys at all"
+        known = known_keys(record)
         raise place.error(f"there is no key '{key}', only {known}.{did_you_mean(key, record)}")
     return record[key]
+
+
+def known_keys(record: Mapping[str, Any], most: int = 12) -> str:
+    """Returns the keys of a record for an error message."""
+    keys = name_list(list(record)[:most]) or "no keys at all"
+    return f"{keys} and {len(record) - most} more" if len(record) > most else keys
 
 
 def text_value(value: Any, name: str, place: Place) -> str:

@@ -91,7 +91,8 @@ def text_to_messages(prompt: str, completion: str) -> tuple[list[Message], list[
     """
     Splits prompt and completion of a marked dialogue into messages; without markers they are one message each.
 
-    What was said is kept as it stands, less the one space behind `Human:` and `Assistant:`.
+    What was said is kept as it stands, less the one space behind `Human:` and `Assistant:`. Two turns of one side in a
+    row (11 of 3,291 published dialogues) become one message, since many chat templates insist on alternation.
     """
     text = prompt + completion
     turns = split_turns(text)
@@ -100,7 +101,17 @@ def text_to_messages(prompt: str, completion: str) -> tuple[list[Message], list[
         return asked, [{"role": "assistant", "content": completion}]
     messages = [{"role": turn.role, "content": _said(text, turn)} for turn in turns]
     asked = sum(turn.end <= len(prompt) and turn.content < len(prompt) for turn in turns)
-    return messages[:asked], messages[asked:]
+    return _alternate(messages[:asked]), _alternate(messages[asked:])
+
+
+def _alternate(messages: list[Message]) -> list[Message]:
+    merged: list[Message] = []
+    for message in messages:
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}
+        else:
+            merged.append(message)
+    return merged
 
 
 def _said(text: str, turn: Turn) -> str:

@@ -148,7 +148,7 @@ def _rows(dataset: Dataset, name: str) -> Iterator[_Row]:
             if prompt is None:
                 prompt = [] if isinstance(completions[0], list) else ""
             scores = row["scores"] if ranked else _pair_scores(row)
-            key = row.get("prompt_id") or _key(prompt, "")
+            key = row.get("prompt_id") or (_key(prompt, "") if prompt else None)
             yield _Row(prompt, completions, scores, key, row.get("margin"))
 
 
@@ -183,7 +183,8 @@ class _PairColumns:
         order = sorted(range(len(members)), key=lambda k: scores[k])[::-1]
         best = max(scores)
         qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in scores]
-        prompt_number = self.prompts.setdefault(prompt, len(self.prompts))
+        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+        prompt_number = self.prompts.setdefault(number if prompt is None else prompt, len(self.prompts))
         if len(order) > 1 and scores[order[0]] != scores[order[1]]:
             self.first_two.append((members[order[0]], members[order[1]]))
         for position, i in enumerate(order):
@@ -259,9 +260,8 @@ def _encode(
             if cut:
                 num_truncated += 1
                 num_truncated_tokens += cut
-                keep = num_prefix if data_format == "text" or ids[0] == tokenizer.bos_token_id else 0
-                ids = ids[:keep] + ids[keep + cut :]
-                start = max(keep, start - cut)
+                ids = ids[:num_prefix] + ids[num_prefix + cut :]
+                start = max(num_prefix, start - cut)
             pieces.append(np.array(ids, dtype=np.int32))
             lengths.append(len(ids))
             starts.append(min(start, len(ids)))
@@ -296,8 +296,8 @@ def render(
 
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:
     """How many special tokens the tokenizer puts before a text; truncation keeps them."""
-    if data_format == "chat":
-        return 1
+    if data_format == "chat":  # a template's BOS is text to the saved tokenizer, which cuts it with the rest
+        return 0
     return tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"].index(0)
 
 

@@ -80,6 +80,11 @@ def test_completion_of_several_turns_stays_several_messages():
     ] * 2
 
 
+def test_two_turns_of_one_side_are_one_message():
+    texts = [f"{HUMAN}Hi{ASSISTANT} Yes", f"{HUMAN}Hi{ASSISTANT} Yes{ASSISTANT} indeed"]
+    assert arrange(None, texts, "chat", "none") == ([user("Hi")], [[assistant("Yes")], [assistant("Yes\n\nindeed")]])
+
+
 def test_plain_prompt_is_wrapped_or_left_alone_in_text_and_one_message_in_chat():
     assert arrange("Q?", ["A", "B"], "text", "human-assistant") == ("## Human:\nQ?\n\n## Assistant:\n", ["A", "B"])
     assert arrange("Q?", ["A", "B"], "text", "none") == ("Q?", ["A", "B"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ...errors import InputError, did_you_mean, name_list
-from . import dsp, text_score
+from . import dsp, gpt4llm, hh, jsonl, preference, text_score, webgpt
 from .base import Source, SourceOptions
 
 
-SOURCES: dict[str, Source] = {source.name: source for source in (dsp.SOURCE, text_score.SOURCE)}
+_MODULES = (dsp, text_score, hh, webgpt, gpt4llm, jsonl, preference)
+SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
 
 
 def find_source(name: str) -> Source:

@@ -1,0 +1,190 @@
+"""
+Preferences in columns of any name, in the forms that are common: the sources `jsonl` and `preference`.
+
+- `chosen`, `rejected`; with or without `prompt` (else it is what both share), `score_chosen`, `score_rejected`, `margin`;
+- `completions` and `scores`, or completions that are objects with a text and a score (UltraFeedback);
+- `response` and `score`, one response a row, neighbouring rows with the same prompt together (HelpSteer);
+- two responses and a signed preference, negative for the first (HelpSteer's preference files).
+
+Texts are strings or lists of messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import InputError, did_you_mean, name_list
+from ..records import Place
+from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
+from .base import Record, Records, SourceOptions
+
+
+# Our names, each with the names that public datasets use for the same; --columns goes before them.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt": ("instruction", "context"),
+    "chosen": (),
+    "rejected": (),
+    "score_chosen": (),
+    "score_rejected": (),
+    "margin": (),
+    "completions": (),
+    "scores": (),
+    "response": (),
+    "score": ("overall_score", "helpfulness"),
+    "domain": (),
+}
+SIGNED = (("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference"))
+TEXT_KEYS = ("response", "text", "content")
+
+
+class Grouped(dict):
+    """Neighbouring single responses to one prompt, checked and put together; its keys are our names."""
+
+
+def check_columns(columns: dict[str, str]) -> None:
+    """Raises an `InputError` for a column that we do not know."""
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise InputError(
+                f"`columns`: there is no '{ours}' among ours, only {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
+            )
+
+
+def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
+    """Returns the row of a record, in whichever of the forms it is."""
+    if isinstance(record, Grouped):
+        check_ranked(record["completions"], record["scores"], ("response", "score"), place)
+        return RawRow(**record)
+    prompt = _find(record, "prompt", place, options)
+    if prompt is not None:
+        prompt = text_or_messages(prompt, "prompt", place) if prompt != [] else None
+    domain = _find(record, "domain", place, options)
+    domain = None if domain is None else text_value(domain, "domain", place)
+    given = {name: _find(record, name, place, options) for name in ("chosen", "rejected", "completions")}
+    if given["chosen"] is not None and given["rejected"] is not None:
+        texts = [text_or_messages(given[name], name, place) for name in ("chosen", "rejected")]
+        scores, margin = _pair_scores(record, place, options)
+        return RawRow(prompt, texts, scores, margin=margin, domain=domain)
+    if given["completions"] is not None:
+        texts, scores = _completions(record, given["completions"], place, options)
+        return RawRow(prompt, texts, scores, domain=domain)
+    for first, second, strength in SIGNED:
+        if first in record and strength in record:
+            texts = [text_or_messages(record.get(name), name, place) for name in (first, second)]
+            signed = number_value(record[strength], strength, place)
+            return RawRow(prompt, texts, [max(0.0, -signed), max(0.0, signed)], domain=domain)
+    raise _no_preference(record, given, place)
+
+
+def group(records: Records, options: SourceOptions) -> Records:
+    """Puts neighbouring rows of the form `prompt`, `response`, `score` together; lets all others pass."""
+    group: Grouped | None = None
+    start: Place | None = None
+    for place, record in records:
+        single = None
+        try:
+            if isinstance(record, dict) and _is_single(record, options):
+                single = _single(record, place, options)
+        except InputError as error:
+            record = error
+        if group is not None and (single is None or single["prompt"] != group["prompt"]):
+            yield start, group
+            group = None
+        if single is None:
+            yield place, record
+        elif group is None:
+            group, start = single, place
+        else:
+            group["completions"] += single["completions"]
+            group["scores"] += single["scores"]
+    if group is not None:
+        yield start, group
+
+
+def _is_single(record: Record, options: SourceOptions) -> bool:
+    names = {ours: options.columns.get(ours, ours) for ours in ("response", "chosen", "completions")}
+    return names["response"] in record and names["chosen"] not in record and names["completions"] not in record
+
+
+def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
+    values = {name: _find(record, name, place, options) for name in ("prompt", "response", "score", "domain")}
+    for name in ("prompt", "score"):
+        if values[name] is None:
+            raise place.error(f"there is `response`, but no `{name}`. Name its column: --columns {name}=….")
+    return Grouped(
+        prompt=text_or_messages(values["prompt"], "prompt", place),
+        completions=[text_or_messages(values["response"], "response", place)],
+        scores=[number_value(values["score"], "score", place)],
+        domain=None if values["domain"] is None else text_value(values["domain"], "domain", place),
+    )
+
+
+def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> Any:
+    """Returns the value of our column, None if it is not there; a column that was named must be."""
+    if ours in options.columns:
+        name = options.columns[ours]
+        if name in record:
+            return record[name]
+        value: Any = record
+        for part in name.split("."):  # question.full_text
+            if not isinstance(value, dict) or part not in value:
+                known = known_keys(record)
+                raise place.error(
+                    f"there is no column '{name}' (for `{ours}`), only {known}.{did_you_mean(name, record)}"
+                )
+            value = value[part]
+        return value
+    for name in (ours, *COLUMNS[ours]):
+        if record.get(name) is not None:
+            return record[name]
+    return None
+
+
+def _pair_scores(record: Record, place: Place, options: SourceOptions) -> tuple[list[float], float | None]:
+    found = [_find(record, name, place, options) for name in ("score_chosen", "score_rejected")]
+    margin = _find(record, "margin", place, options)
+    margin = None if margin is None else number_value(margin, "margin", place)
+    if found == [None, None]:
+        return [1.0, 0.0], margin
+    scores = [number_value(value, name, place) for value, name in zip(found, ("score_chosen", "score_rejected"))]
+    if scores[0] < scores[1]:
+        raise place.error(
+            f"`score_chosen` ({scores[0]:g}) is below `score_rejected` ({scores[1]:g}); the labels contradict the scores."
+        )
+    return scores, margin
+
+
+def _completions(record: Record, texts: Any, place: Place, options: SourceOptions) -> tuple[list[Text], list[float]]:
+    scores = _find(record, "scores", place, options)
+    if scores is None and isinstance(texts, list) and texts and isinstance(texts[0], dict):
+        check_ranked(texts, texts, ("completions", "completions"), place)
+        pairs = list(_scored_objects(texts, place, options))
+        texts, scores = [text for text, _ in pairs], [score for _, score in pairs]
+    elif scores is None:
+        raise place.error("there are `completions`, but no `scores`. Name their column: --columns scores=….")
+    check_ranked(texts, scores, ("completions", "scores"), place)
+    texts = [text_or_messages(text, f"completions[{n}]", place) for n, text in enumerate(texts)]
+    return texts, [number_value(score, f"scores[{n}]", place) for n, score in enumerate(scores)]
+
+
+def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) -> Iterator[tuple[Any, Any]]:
+    for number, entry in enumerate(entries):
+        name = next((key for key in TEXT_KEYS if isinstance(entry, dict) and key in entry), None)
+        if name is None:
+            raise place.error(
+                f"`completions[{number}]` must have one of {name_list(TEXT_KEYS)}, got {describe(entry)}."
+            )
+        score = _find(entry, "score", place, options)
+        if score is None:
+            raise place.error(f"`completions[{number}]` has no score. Name it: --columns score=….")
+        yield entry[name], score
+
+
+def _no_preference(record: Record, given: dict[str, Any], place: Place) -> InputError:
+    half = [name for name in ("chosen", "rejected") if given[name] is not None]
+    missing = f"`{half[0]}` has no partner" if half else "no preference found"
+    return place.error(
+        f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "
+        f"{known_keys(record)}. Name them, for example --columns prompt=question chosen=good rejected=bad."
+    )

@@ -1,0 +1,235 @@
+"""Tiny tokenizers, models and rows that the tests share. Nothing is downloaded, nothing takes more than one core."""
+
+from __future__ import annotations
+
+import os
+
+
+# Before torch is imported: two threads on two shared cores are slower than one for models of this size.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+HIDDEN_SIZE = 16
+MAX_LENGTH = 48
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
+    "+ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+WORDS = (
+    "river stone lantern window garden letter morning copper market shadow bridge violin orange winter harbour "
+    "pencil forest silver candle basket thunder meadow ticket ladder mirror"
+).split()
+
+
+def sentence(rng: random.Random, shortest: int = 2, longest: int = 14) -> str:
+    """Some words with a capital letter in front and a full stop at the end."""
+    return " ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))).capitalize() + "."
+
+
+def pair_rows(num_rows: int, seed: int = 0, **columns: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """Pairs with a prompt of their own each, of unequal length; `columns` adds a value for each row number."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(num_rows):
+        row = {
+            "prompt": f"## Human:\n{sentence(rng)} {number}\n\n## Assistant:\n",
+            "chosen": sentence(rng),
+            "rejected": sentence(rng) + " No.",
+        }
+        rows.append({**row, **{name: value(number) for name, value in columns.items()}})
+    return rows
+
+
+def ranked_rows(num_rows: int, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 4, 2)) -> list[dict[str, Any]]:
+    """Ranked rows of K responses, K from `sizes` in turn; every row has a tie where K allows one beside a pair."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(num_rows):
+        size = sizes[number % len(sizes)]
+        scores = [float(k) for k in range(size)]
+        if size > 2:
+            scores[1] = scores[0]
+        rng.shuffle(scores)
+        completions = [f"{sentence(rng)} {k}" for k in range(size)]
+        prompt = f"## Human:\n{sentence(rng)} {number}\n\n## Assistant:\n"
+        rows.append({"prompt": prompt, "completions": completions, "scores": scores})
+    return rows
+
+
+def train_byte_level_tokenizer(folder: Path) -> None:
+    """A byte-level BPE without BOS, as Qwen's: EOS ends a turn, padding is `<|endoftext|>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rng = random.Random(7)
+    tokenizer.train_from_iterator([sentence(rng) for _ in range(300)], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    fast.chat_template = CHATML
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """`base_model("llama" | "qwen3", tied=False)`: folder of a random causal LM with its tokenizer, built once."""
+    built: dict[Any, str] = {}
+
+    def get(architecture: str = "llama", *, tied: bool = False) -> str:
+        key = (architecture, tied)
+        if key in built:
+            return built[key]
+        from transformers import AutoTokenizer
+
+        from rm_toolkit.testing import build_tiny_model, train_tokenizer
+
+        folder = tmp_path_factory.mktemp(f"{architecture}-{'tied' if tied else 'untied'}")
+        if architecture == "llama":
+            rng = random.Random(7)
+            texts = [f"## Human:\n{sentence(rng)}\n\n## Assistant:\n{sentence(rng)}" for _ in range(300)]
+            train_tokenizer(texts, folder, vocab_size=420)
+            special = {}
+        else:
+            train_byte_level_tokenizer(folder)
+            special = {"bos_token_id": None, "eos_token_id": 2}
+        build_tiny_model(
+            folder,
+            len(AutoTokenizer.from_pretrained(folder)),
+            architecture=architecture,
+            hidden_size=HIDDEN_SIZE,
+            num_heads=2,
+            tie_word_embeddings=tied,
+            initializer_range=0.2,  # so that rewards of different texts lie apart
+            **special,
+        )
+        built[key] = str(folder)
+        return built[key]
+
+    return get
+
+
+@pytest.fixture
+def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[..., Any]:
+    """
+    `make_trainer(rows, model=None, eval_rows=None, peft_config=None, require_head=False, **config)`: a quiet CPU
+    trainer in fp32, on the tiny Llama unless a model is given.
+    """
+
+    def make(
+        rows: Any,
+        model: Any = None,
+        *,
+        eval_rows: Any = None,
+        peft_config: Any = None,
+        require_head: bool = False,
+        processing_class: Any = None,
+        callbacks: Any = None,
+        **config: Any,
+    ) -> Any:
+        from datasets import Dataset
+
+        from rm_toolkit.configs import RewardModelConfig
+        from rm_toolkit.trainer import RewardModelTrainer
+
+        def dataset(values: Any) -> Any:
+            if isinstance(values, dict):
+                return {name: dataset(value) for name, value in values.items()}
+            return Dataset.from_list(values) if isinstance(values, list) else values
+
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "use_cpu": True,
+            "gradient_checkpointing": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "max_length": MAX_LENGTH,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+        }
+        return RewardModelTrainer(
+            model or base_model(),
+            RewardModelConfig(**{**defaults, **config}),
+            dataset(rows),
+            dataset(eval_rows),
+            processing_class=processing_class,
+            peft_config=peft_config,
+            require_head=require_head,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rows() -> Any:
+    """Makes rows: `rows.pairs(number, seed, column=function)` and `rows.ranked(number, seed, sizes)`."""
+
+    class Rows:
+        pairs = staticmethod(pair_rows)
+        ranked = staticmethod(ranked_rows)
+
+    return Rows
+
+
+@pytest.fixture(scope="session")
+def step_gradients() -> Callable[..., tuple[float, dict[str, Any]]]:
+    """`step_gradients(trainer)`: loss of the first optimizer step, and the gradient of every parameter by name."""
+
+    def compute(trainer: Any) -> tuple[float, dict[str, Any]]:
+        step = next(iter(trainer.get_train_dataloader()))
+        trainer.model.zero_grad()
+        loss = trainer.training_step(trainer.model, step)
+        return loss.item(), {
+            name: parameter.grad.clone()
+            for name, parameter in trainer.model.named_parameters()
+            if parameter.grad is not None
+        }
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def assert_same_gradients() -> Callable[..., None]:
+    """`assert_same_gradients(found, expected, tolerance=1e-5)`: the same names, and values closer than that."""
+
+    def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
+        assert found.keys() == expected.keys()
+        assert any(value.abs().max() > 100 * tolerance for value in expected.values()), "no gradient to compare"
+        for name, value in expected.items():
+            difference = (found[name] - value).abs().max().item()
+            assert difference <= tolerance, f"{name}: gradients differ by {difference:.2e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def read_json() -> Callable[[Any], Any]:
+    """`read_json(path)`."""
+    return lambda path: json.loads(Path(path).read_text(encoding="utf-8"))
