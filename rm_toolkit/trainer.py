@@ -144,12 +144,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
         args = self.args
-        collator = PreferenceCollator(
-            self.processing_class.pad_token_id,
-            padding_side=args.padding_side,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            lm_loss_on=args.lm_loss_on if self.model.lm_head is not None else None,
-        )
+        collator = self._collator(args.lm_loss_on if self.model.lm_head is not None else None)
         self.epoch_plan = EpochPlan(
             self.train_dataset,
             pairs_per_step=self.pairs_per_step,
@@ -167,6 +162,13 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
+        # `cls` reads the first position, which padding on the left would take.
+        side = "right" if self.args.pooling_type == "cls" else self.args.padding_side
+        return PreferenceCollator(
+            self.processing_class.pad_token_id, side, self.args.pad_to_multiple_of, lm_loss_on=lm_loss_on
         )
 
     def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
@@ -302,14 +304,11 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         model = self.model_wrapped if sharded else self.model
         was_training = model.training
         model.eval()
-        collator = PreferenceCollator(
-            self.processing_class.pad_token_id, self.args.padding_side, self.args.pad_to_multiple_of
-        )
         try:
             return compute_rewards(
                 model,
                 data,
-                collator,
+                self._collator(),
                 tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
                 device=self.args.device,
                 accelerator=self.accelerator,

@@ -209,3 +209,41 @@ def test_weights_load_in_fp32_whatever_they_were_saved_in(base_model, tmp_path):
     config.save_pretrained(tmp_path / "base")
     model = RewardModel.from_pretrained(str(tmp_path / "base"), with_lm_head=True)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+# ---- encoders ----
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_a_bert_reads_cls_as_the_stock_class_does(make_trainer, rows, tmp_path, padding_side):
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    base = tmp_path / "bert"
+    save_bert_tokenizer(base, PreTrainedTokenizerFast)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=200, **size, initializer_range=0.3)).save_pretrained(base)
+    pairs = rows.pairs(6)
+    trainer = make_trainer(pairs, str(base), pooling_type="cls", padding_side=padding_side, max_length=256)
+    trainer.train()
+    found = rewards_of(trainer, pairs)
+    trainer.save_model(str(tmp_path / "rm"))
+    expected = stock_rewards(tmp_path / "rm", [row["prompt"] + row["chosen"] for row in pairs])
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert np.ptp(found) > 1e-3
+
+
+def save_bert_tokenizer(folder, tokenizer_class):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz.#:\n0123456789"]
+    vocabulary += [f"##{letter}" for letter in vocabulary[4:]]
+    backend = Tokenizer(models.WordPiece({token: k for k, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer_class(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
