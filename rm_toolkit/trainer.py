@@ -144,7 +144,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
         args = self.args
-        collator = self._collator(args.lm_loss_on if self.model.lm_head is not None else None)
+        collator = self._collator(args.lm_loss_on if args.lm_loss_coef > 0 else None)
         self.epoch_plan = EpochPlan(
             self.train_dataset,
             pairs_per_step=self.pairs_per_step,
@@ -340,6 +340,11 @@ def _as_reward_model(
     reads = {"pooling_type": args.pooling_type, "data_format": args.data_format, "max_length": args.max_length}
     if isinstance(model, RewardModel):
         model.settings = dataclasses.replace(settings or model.settings, **reads)
+        if with_lm_head and model.lm_head is None:
+            embedding = model.get_input_embeddings()
+            model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
+        elif model.lm_head is not None and not model.lm_head.tied:
+            model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
         return model
     if isinstance(model, str):
         settings = settings or load_settings(model) or RewardModelSettings()

@@ -260,6 +260,24 @@ def test_coefficient_zero_computes_no_vocabulary_logits(make_trainer, rows, monk
         assert 1 in widths and (vocabulary in widths) == (coefficient > 0)
 
 
+def test_lm_loss_of_a_model_that_was_built_without_its_head_is_computed_all_the_same(
+    make_trainer, base_model, rows, step_gradients
+):
+    from rm_toolkit.modeling import RewardModel
+
+    built = RewardModel.from_pretrained(base_model())
+    assert built.lm_head is None
+    tokenizer = AutoTokenizer.from_pretrained(base_model())
+    options = {"lm_loss_coef": 0.5, "processing_class": tokenizer}
+    expected = step_gradients(make_trainer(rows.pairs(4), base_model(), **options))[0]
+    assert step_gradients(make_trainer(rows.pairs(4), built, **options))[0] == pytest.approx(expected, abs=1e-5)
+    # The other way round, a head that is there already is neither computed nor trained.
+    options["lm_loss_coef"] = 0.0
+    expected, gradients = step_gradients(make_trainer(rows.pairs(4), base_model(), **options))
+    found = step_gradients(make_trainer(rows.pairs(4), built, **options))
+    assert found[0] == pytest.approx(expected, abs=1e-5) and found[1].keys() == gradients.keys()
+
+
 def test_losses_are_logged_apart_and_add_up(make_trainer, rows):
     trainer = make_trainer(
         rows.ranked(6),
