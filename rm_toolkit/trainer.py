@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import speed_metrics
@@ -28,7 +29,7 @@ from .evaluation.rewards import compute_rewards
 from .lm_head import build_lm_head, find_lm_head
 from .losses import centering_loss, ranking_loss
 from .modeling import RewardModel
-from .progress import RunProgressCallback
+from .progress import RunProgressCallback, describe_truncation
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 
@@ -129,6 +130,8 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             name=dataset_name,
             show_progress=not args.disable_tqdm and args.should_log,
         )
+        if data.num_truncated and args.should_log:
+            tqdm.write(describe_truncation(data, args.max_length))
         if not len(data):
             raise InputError(
                 f"data set '{dataset_name}' has {len(dataset)} rows but not one pair with a preference "

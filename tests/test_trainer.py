@@ -338,3 +338,18 @@ def test_a_data_set_of_ties_alone_is_refused(make_trainer):
     ties = [{"prompt": "a ", "completions": ["x", "y"], "scores": [1.0, 1.0]}]
     with pytest.raises(ValueError, match=r"data set 'train' has 1 rows but not one pair with a preference \(1 ties\)"):
         make_trainer(ties)
+
+
+def test_cut_texts_are_reported_once_a_data_set(make_trainer, rows, capsys):
+    pairs = rows.pairs(4)
+    for number, row in enumerate(pairs[:2]):
+        row["chosen"] = f"river {number} " * 60
+    trainer = make_trainer(pairs, eval_rows={"short": rows.pairs(2, seed=1)}, max_length=128, eval_on_start=True)
+    trainer.train()
+    assert trainer.train_dataset.num_truncated == 2
+    cut = trainer.train_dataset.num_truncated_tokens
+    found = [line for line in capsys.readouterr().out.splitlines() if "cut" in line]
+    assert found == [
+        f"data set 'train': 2 of 8 texts are longer than `max_length` 128 and were cut; {cut} tokens at their beginning "
+        "are not read"
+    ]
