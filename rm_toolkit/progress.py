@@ -7,6 +7,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from .data.tokenization import TokenizedPreferences
+
 
 class RunProgressCallback(TrainerCallback):
     """
@@ -67,3 +69,17 @@ def describe(logs: dict[str, Any], step: int, max_steps: int) -> list[str]:
             f"loss {logs[prefix + 'loss']:.4f}  ({logs[prefix + 'num_pairs']} pairs{ties})"
         )
     return lines
+
+
+def describe_truncation(data: TokenizedPreferences, max_length: int) -> str:
+    """
+    One line that says how much of a data set is not read.
+
+    Args:
+        data (`TokenizedPreferences`): The data set.
+        max_length (`int`): Tokens a text may have.
+    """
+    return (
+        f"data set '{data.name}': {data.num_truncated:,} of {data.num_sequences:,} texts are longer than `max_length` "
+        f"{max_length} and were cut; {data.num_truncated_tokens:,} tokens at their beginning are not read"
+    )

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import speed_metrics
@@ -28,7 +29,7 @@ from .evaluation.rewards import compute_rewards
 from .lm_head import build_lm_head, find_lm_head
 from .losses import centering_loss, ranking_loss
 from .modeling import RewardModel
-from .progress import RunProgressCallback
+from .progress import RunProgressCallback, describe_truncation
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 
@@ -129,6 +130,8 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             name=dataset_name,
             show_progress=not args.disable_tqdm and args.should_log,
         )
+        if data.num_truncated and args.should_log:
+            tqdm.write(describe_truncation(data, args.max_length))
         if not len(data):
             raise InputError(
                 f"data set '{dataset_name}' has {len(dataset)} rows but not one pair with a preference "
@@ -144,12 +147,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
         args = self.args
-        collator = PreferenceCollator(
-            self.processing_class.pad_token_id,
-            padding_side=args.padding_side,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            lm_loss_on=args.lm_loss_on if self.model.lm_head is not None else None,
-        )
+        collator = self._collator(args.lm_loss_on if args.lm_loss_coef > 0 else None)
         self.epoch_plan = EpochPlan(
             self.train_dataset,
             pairs_per_step=self.pairs_per_step,
@@ -167,6 +165,13 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
+        # `cls` reads the first position, which padding on the left would take.
+        side = "right" if self.args.pooling_type == "cls" else self.args.padding_side
+        return PreferenceCollator(
+            self.processing_class.pad_token_id, side, self.args.pad_to_multiple_of, lm_loss_on=lm_loss_on
         )
 
     def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
@@ -302,14 +307,11 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         model = self.model_wrapped if sharded else self.model
         was_training = model.training
         model.eval()
-        collator = PreferenceCollator(
-            self.processing_class.pad_token_id, self.args.padding_side, self.args.pad_to_multiple_of
-        )
         try:
             return compute_rewards(
                 model,
                 data,
-                collator,
+                self._collator(),
                 tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
                 device=self.args.device,
                 accelerator=self.accelerator,
@@ -341,6 +343,11 @@ def _as_reward_model(
     reads = {"pooling_type": args.pooling_type, "data_format": args.data_format, "max_length": args.max_length}
     if isinstance(model, RewardModel):
         model.settings = dataclasses.replace(settings or model.settings, **reads)
+        if with_lm_head and model.lm_head is None:
+            embedding = model.get_input_embeddings()
+            model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
+        elif model.lm_head is not None and not model.lm_head.tied:
+            model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
         return model
     if isinstance(model, str):
         settings = settings or load_settings(model) or RewardModelSettings()

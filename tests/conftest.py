@@ -25,10 +25,20 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
     "+ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-WORDS = (
-    "river stone lantern window garden letter morning copper market shadow bridge violin orange winter harbour "
-    "pencil forest silver candle basket thunder meadow ticket ladder mirror"
-).split()
+WORDS = ["river", "stone", "lantern", "window", "garden", "letter", "morning", "copper", "market", "shadow", "bridge"]
+WORDS += [
+    "violin",
+    "orange",
+    "winter",
+    "harbour",
+    "pencil",
+    "forest",
+    "silver",
+    "candle",
+    "basket",
+    "thunder",
+    "ladder",
+]
 
 
 def sentence(rng: random.Random, shortest: int = 2, longest: int = 14) -> str:

@@ -180,5 +180,5 @@ def test_a_tokenizer_of_another_model_is_refused(base_model):
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(InputError, match="no tokenizer could be loaded from .*--tokenizer_name_or_path"):
+    with pytest.raises(InputError, match=r"no tokenizer could be loaded from .*--tokenizer_name_or_path"):
         load_tokenizer(str(tmp_path))
