@@ -130,7 +130,13 @@ def complete_columns(dataset: Dataset, features: Features) -> Dataset:
 
 
 def drop_empty_columns(dataset: Dataset) -> Dataset:
-    """Removes the optional columns that hold nothing but nulls."""
-    present = [name for name in OPTIONAL_COLUMNS if name in dataset.column_names]
+    """Removes the optional columns that hold nothing but nulls; a row without a margin among others has margin 0."""
     arrow = dataset.with_format("arrow")
-    return dataset.remove_columns([name for name in present if arrow[name].null_count == len(dataset)])
+    nulls = {name: arrow[name].null_count for name in OPTIONAL_COLUMNS if name in dataset.column_names}
+    if 0 < nulls.get("margin", 0) < len(dataset):
+        dataset = dataset.map(_fill_margin, batched=True, desc="Filling in margins of 0")
+    return dataset.remove_columns([name for name, number in nulls.items() if number == len(dataset)])
+
+
+def _fill_margin(batch: Batch) -> Batch:
+    return {"margin": [margin or 0.0 for margin in batch["margin"]]}

@@ -160,7 +160,9 @@ def _read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+        # Pre-buffering would hold every row group at once: as much memory as the file is long.
+        table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
+        for batch in table.iter_batches(batch_size=200, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
                 yield Place(path, "row", number), row
