@@ -124,8 +124,13 @@ def is_saved_dataset(path: str) -> bool:
 
 
 def looks_like_hub_id(path: str) -> bool:
-    """Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file."""
-    return bool(HUB_ID.fullmatch(path)) and not re.search(r"\.(jsonl?|gz|parquet|csv|txt)$", path)
+    """
+    Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file: it does not end like one, and
+    there is no local folder of the owner's name.
+    """
+    if not HUB_ID.fullmatch(path) or re.search(r"\.(jsonl?|gz|parquet|csv|txt)$", path):
+        return False
+    return "/" not in path or not Path(path).parent.is_dir()
 
 
 def missing_file(path: str) -> InputError:
