@@ -79,7 +79,7 @@ def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None =
 
 def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
     """
-    Quick check of an intermediate save: the names and shapes of all tensors are readable, the reward head is finite.
+    Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
 
     Raises:
         `InputError`: naming the file or tensor that is wrong.
@@ -102,7 +102,8 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
     if not model.is_peft:
-        expected = {key: list(value.shape) for key, value in model.classifier.state_dict().items()}
+        state = model.classifier.state_dict()
+        expected = {key: list(value.shape) for key, value in state.items()}
         wrong = sorted(
             key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
         )
@@ -110,6 +111,11 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
             raise InputError(
                 f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
             )
+        # Tensors that share their memory are saved once.
+        saved = {state[key].data_ptr() for key in shapes}
+        missing = sorted(key for key in state if key not in shapes and state[key].data_ptr() not in saved)
+        if missing:
+            raise InputError(f"{folder}: tensor '{missing[0]}' is missing, with {len(missing) - 1} others.")
 
 
 def write_legacy_rope_keys(path: Path) -> None:

@@ -185,6 +185,9 @@ def test_the_check_of_a_save_names_what_is_wrong(save):
     write(**{"model.norm.weight": torch.ones(3)})
     with pytest.raises(InputError, match=r"tensor 'model.norm.weight' was saved with shape \[3\]"):
         check_saved_weights(trainer.model, folder)
+    write(**{"model.norm.weight": None})
+    with pytest.raises(InputError, match=r"'model.norm.weight' is missing"):
+        check_saved_weights(trainer.model, folder)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"model.safetensors cannot be read back"):
         check_saved_weights(trainer.model, folder)
