@@ -47,12 +47,16 @@ def save_reward_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier_state, head_state = _split_state(state_dict)
+    # The embedding of an adapter is the base's; rows of added tokens come back the same when it is resized again.
+    adapter = {"state_dict": classifier_state, "save_embedding_layers": False}
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         target = Path(temporary)
         with quiet_loading():
             if model.is_peft and merge:
-                model.classifier.save_pretrained(target / ADAPTER_FOLDER, state_dict=classifier_state)
+                model.classifier.save_pretrained(target / ADAPTER_FOLDER, **adapter)
                 merged_classifier(model, classifier_state).save_pretrained(target)
+            elif model.is_peft:
+                model.classifier.save_pretrained(target, **adapter)
             else:
                 model.classifier.save_pretrained(target, state_dict=classifier_state)
         if (target / "config.json").exists():

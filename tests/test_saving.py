@@ -193,11 +193,27 @@ def test_the_check_of_a_save_names_what_is_wrong(save):
         check_saved_weights(trainer.model, folder)
 
 
+# ---- added tokens ----
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_added_tokens_do_not_depend_on_chance(make_trainer, base_model, rows, tied):
+    """They take part in the LM loss; and a LoRA checkpoint, which does not hold them, resumes with the same ones."""
+    found = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        base = base_model(tied=tied)
+        found.append(make_trainer(rows.pairs(2), base).model.get_input_embeddings().weight.detach().clone())
+    assert len(found[0]) == AutoConfig.from_pretrained(base).vocab_size + 1
+    assert torch.equal(*found)
+
+
 # ---- LoRA ----
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}  # an adapter that does something
 
 
+@pytest.mark.filterwarnings("error")
 def test_lora_is_saved_merged_with_the_same_rewards(save, rows):
     folder, trainer = save(peft_config=LoraConfig(**LORA))
     texts = [row["prompt"] + row["chosen"] for row in rows.pairs(4)]
@@ -211,6 +227,7 @@ def test_lora_is_saved_merged_with_the_same_rewards(save, rows):
     assert np.ptp(inside) > 1e-2
     assert stock_rewards(folder, texts) == pytest.approx(inside, abs=1e-5)
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert not [name for name in adapter if "embed" in name]  # half a gigabyte for a 7B model
     assert [name for name in adapter if "lora" in name] and [name for name in adapter if name.endswith("score.weight")]
     # The model in memory is still the adapted one.
     assert trainer.model.is_peft
@@ -228,6 +245,7 @@ def test_lora_trains_the_reward_head(make_trainer, rows):
     assert not [name for name in changed if "lora" not in name and "score" not in name]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
 def test_the_adapter_on_its_base_gives_the_merged_rewards(save, base_model, rows):
     from peft import PeftModel
 
