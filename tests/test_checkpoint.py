@@ -65,7 +65,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, base_model, row
     assert found.keys() == expected.keys()
     for step in expected:
         # A log that spans the interruption holds what came after it.
-        if step > 8:
+        if step > 8 or (step == 8 and whole.args.logging_steps == 1):
             for key in ("loss", "rank_loss", "accuracy", "margin", "learning_rate"):
                 assert found[step][key] == pytest.approx(expected[step][key], rel=1e-6), (step, key)
 
