@@ -152,16 +152,29 @@ def load_weights(model: RewardModel, folder: str) -> None:
         set_peft_model_state_dict(model.classifier, load_file(adapter))
     elif files:
         state = {key: value for path in files for key, value in load_file(path).items()}
-        result = model.base_classifier.load_state_dict(state, strict=False)
-        if result.unexpected_keys:
-            raise InputError(
-                f"{folder} is a checkpoint of another model: it has '{result.unexpected_keys[0]}', which this one lacks."
-            )
+        _check_same_model(folder, state, model.base_classifier.state_dict())
+        model.base_classifier.load_state_dict(state, strict=False)
     else:
         raise InputError(f"{folder} holds no weights (`*.safetensors`) to resume from.")
     head = Path(folder, LM_HEAD_FOLDER, SAFE_WEIGHTS)
     if model.lm_head is not None and head.exists():
         model.lm_head.load_state_dict(load_file(head), strict=False)
+
+
+def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    shared = {expected[key].data_ptr() for key in found if key in expected}  # saved once, under one of their names
+    for key in sorted(found.keys() | expected.keys()):
+        if key not in expected:
+            problem = f"it has '{key}', which this one lacks"
+        elif key not in found:
+            if expected[key].data_ptr() in shared:
+                continue
+            problem = f"it lacks '{key}'"
+        elif found[key].shape != expected[key].shape:
+            problem = f"its '{key}' has the shape {list(found[key].shape)}, this one's {list(expected[key].shape)}"
+        else:
+            continue
+        raise InputError(f"{folder} is a checkpoint of another model: {problem}. Resume from this run's own.")
 
 
 def last_checkpoint(output_dir: str) -> str | None:

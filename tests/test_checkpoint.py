@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+
 import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
-from rm_toolkit.checkpoint import last_checkpoint
+from rm_toolkit.checkpoint import last_checkpoint, load_weights
+from rm_toolkit.errors import InputError
 
 
 METRICS = {"accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties"}
@@ -88,6 +90,32 @@ def test_a_lora_checkpoint_holds_the_adapter_alone(make_trainer, rows, tmp_path)
     folder = tmp_path / "run" / "checkpoint-2"
     assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
     assert any(name.endswith("score.weight") for name in load_file(folder / "adapter_model.safetensors"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(make_trainer, base_model, rows, tmp_path):
+    make_trainer(rows.pairs(2), base_model("qwen3")).save_model(str(tmp_path / "qwen3"))
+    llama = make_trainer(rows.pairs(2)).model
+    with pytest.raises(InputError, match=r"is a checkpoint of another model: it has 'model.layers.0.self_attn.k_norm"):
+        load_weights(llama, str(tmp_path / "qwen3"))
+    make_trainer(rows.pairs(2), max_length=30).save_model(str(tmp_path / "llama"))
+    llama.resize_token_embeddings(500)
+    with pytest.raises(InputError, match=r"another model: its 'model.embed_tokens.weight' has the shape \[421, 16\]"):
+        load_weights(llama, str(tmp_path / "llama"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no weights .* to resume from"):
+        load_weights(llama, str(tmp_path / "empty"))
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(make_trainer, rows, tmp_path):
+    from safetensors.torch import save_file
+
+    trainer = make_trainer(rows.pairs(2))
+    trainer.save_model(str(tmp_path / "rm"))
+    state = load_file(tmp_path / "rm" / "model.safetensors")
+    del state["score.weight"]
+    save_file(state, tmp_path / "rm" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"another model: it lacks 'score.weight'"):
+        load_weights(trainer.model, str(tmp_path / "rm"))
 
 
 def test_the_last_checkpoint_is_the_one_with_the_highest_step(tmp_path):
