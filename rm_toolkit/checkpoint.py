@@ -65,8 +65,8 @@ class CheckpointMixin:
             step (`int`, *optional*): Optimizer step; the last evaluated one by default.
 
         Returns:
-            `dict[str, dict[str, float]]`: For each test set: accuracy, first_two_accuracy, margin, loss, num_pairs,
-            num_ties and num_label_ties. Empty if nothing was evaluated at that step.
+            `dict[str, dict[str, float]]`: For each test set (`"eval"` if it has no name): accuracy, first_two_accuracy,
+            margin, loss, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at that step.
         """
         logs = [log for log in self.state.log_history if any(key.endswith("_first_two_accuracy") for key in log)]
         if step is not None:
@@ -74,8 +74,12 @@ class CheckpointMixin:
         if not logs:
             return {}
         keys = ("accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties")
-        names = [key[5 : -len("_first_two_accuracy")] for key in logs[-1] if key.endswith("_first_two_accuracy")]
-        return {name: {key: logs[-1][f"eval_{name}_{key}"] for key in keys} for name in names}
+        marker = "first_two_accuracy"
+        prefixes = [key.removesuffix(marker) for key in logs[-1] if key.endswith(marker)]
+        return {
+            prefix.removeprefix("eval_").removesuffix("_") or "eval": {key: logs[-1][prefix + key] for key in keys}
+            for prefix in prefixes
+        }
 
     def evaluated_step(self) -> int | None:
         """Returns the optimizer step of the last evaluation, or `None`."""

@@ -215,6 +215,13 @@ def test_final_results_hold_every_set_at_start_and_end(make_trainer, rows, read_
     assert trainer.evaluated_step() == trainer.state.global_step == 4
 
 
+def test_results_of_a_set_without_a_name(make_trainer, rows):
+    trainer = make_trainer(rows.pairs(4), eval_rows=rows.pairs(3), eval_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    results = trainer.save_results()
+    assert results["start"] == {} and results["end"]["eval"].keys() >= METRICS
+
+
 def test_results_without_evaluation_are_empty(make_trainer, rows):
     trainer = make_trainer(rows.pairs(4), num_train_epochs=1)
     trainer.train()
