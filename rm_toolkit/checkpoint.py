@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class CheckpointMixin:
         if self.args.should_save:
             path = Path(self.args.output_dir, FINAL_RESULTS_NAME)
             temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(_nan_to_null(results), indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, path)
         return results
 
@@ -129,6 +130,13 @@ class CheckpointMixin:
             check_reload(folder or self.args.output_dir, raw, rewards, tolerance=TOLERANCE if exact else 2e-2)
         self.accelerator.wait_for_everyone()
         return len(texts)
+
+
+def _nan_to_null(value: Any) -> Any:
+    """JSON has no NaN: a metric with nothing to count is null."""
+    if isinstance(value, dict):
+        return {key: _nan_to_null(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:

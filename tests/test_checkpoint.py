@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 
 import pytest
 import torch
@@ -226,3 +228,14 @@ def test_results_without_evaluation_are_empty(make_trainer, rows):
     trainer = make_trainer(rows.pairs(4), num_train_epochs=1)
     trainer.train()
     assert trainer.save_results() == {"start": {}, "end": {}} and trainer.evaluated_step() is None
+
+
+def test_results_are_json_where_there_is_nothing_to_count(make_trainer, rows, tmp_path):
+    """Two tied responses ahead of a third: pairs to count, but no first two."""
+    tied = [{"prompt": "river ", "completions": ["a", "b", "c"], "scores": [1.0, 1.0, 0.0]}]
+    trainer = make_trainer(rows.pairs(4), eval_rows={"tied": tied}, eval_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    assert math.isnan(trainer.save_results()["end"]["tied"]["first_two_accuracy"])
+    text = (tmp_path / "run" / "final_eval_results.json").read_text()
+    results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert results["end"]["tied"]["first_two_accuracy"] is None and results["end"]["tied"]["num_pairs"] == 2
