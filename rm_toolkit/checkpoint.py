@@ -175,7 +175,7 @@ def load_weights(model: RewardModel, folder: str) -> None:
 
 def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     shared = {expected[key].data_ptr() for key in found if key in expected}  # saved once, under one of their names
-    for key in sorted(found.keys() | expected.keys()):
+    for key in sorted(found.keys() ^ expected.keys()) + sorted(found.keys() & expected.keys()):
         if key not in expected:
             problem = f"it has '{key}', which this one lacks"
         elif key not in found:
