@@ -14,6 +14,7 @@ _PUBLIC = {
     "RewardModelConfig": "rm_toolkit.configs",
     "RewardModelSettings": "rm_toolkit.settings",
     "RewardModelTrainer": "rm_toolkit.trainer",
+    "RewardScorer": "rm_toolkit.scoring",
     "load_datasets": "rm_toolkit.data.mixture",
 }
 __all__ = ["__version__", *_PUBLIC]

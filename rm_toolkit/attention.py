@@ -151,7 +151,9 @@ class _SegmentAttention(torch.autograd.Function):
             )
         for begin, end, prefix_begin, prefix_end in layout.continued().tolist():
             run, prefix = slice(begin, end), slice(prefix_begin, prefix_end)
-            part, part_sum = _FLASH(query[:, :, run], key[:, :, prefix], value[:, :, prefix], 0.0, False, scale=scaling)
+            part, part_sum = _FLASH(
+                query[:, :, run], key[:, :, prefix], value[:, :, prefix], 0.0, False, scale=scaling
+            )
             share = torch.sigmoid(part_sum - log_sum[:, :, run]).unsqueeze(-1).to(part.dtype)
             output[:, :, run].lerp_(part, share)
             log_sum[:, :, run] = torch.logaddexp(log_sum[:, :, run], part_sum)

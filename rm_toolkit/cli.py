@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
+    os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
     module = importlib.import_module(module_name)
     command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
     from .data.collator import MicroBatch
+
 
 class RewardModel(nn.Module):
     """
@@ -203,7 +205,9 @@ class RewardModel(nn.Module):
         from peft import TaskType, get_peft_model
 
         peft_config.task_type = TaskType.SEQ_CLS
-        self.classifier = get_peft_model(self.classifier, peft_config)
+        with warnings.catch_warnings():  # PEFT 0.21 asks the model under a name that transformers 5.23 deprecates
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            self.classifier = get_peft_model(self.classifier, peft_config)
         self._freeze_unused()
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
@@ -235,7 +239,9 @@ class RewardModel(nn.Module):
         missing = num_tokens - self.get_input_embeddings().num_embeddings
         if missing <= 0:
             return
-        with quiet_loading():
+        # transformers draws the new rows around the mean of the others; they must be the same in every run.
+        with quiet_loading(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(0)
             self.base_classifier.resize_token_embeddings(num_tokens)
         if self.lm_head is not None:
             embedding = self.get_input_embeddings()

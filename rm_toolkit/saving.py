@@ -47,12 +47,16 @@ def save_reward_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier_state, head_state = _split_state(state_dict)
+    # The embedding of an adapter is the base's; rows of added tokens come back the same when it is resized again.
+    adapter = {"state_dict": classifier_state, "save_embedding_layers": False}
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         target = Path(temporary)
         with quiet_loading():
             if model.is_peft and merge:
-                model.classifier.save_pretrained(target / ADAPTER_FOLDER, state_dict=classifier_state)
+                model.classifier.save_pretrained(target / ADAPTER_FOLDER, **adapter)
                 merged_classifier(model, classifier_state).save_pretrained(target)
+            elif model.is_peft:
+                model.classifier.save_pretrained(target, **adapter)
             else:
                 model.classifier.save_pretrained(target, state_dict=classifier_state)
         if (target / "config.json").exists():
@@ -79,7 +83,7 @@ def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None =
 
 def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
     """
-    Quick check of an intermediate save: the names and shapes of all tensors are readable, the reward head is finite.
+    Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
 
     Raises:
         `InputError`: naming the file or tensor that is wrong.
@@ -102,7 +106,8 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
     if not model.is_peft:
-        expected = {key: list(value.shape) for key, value in model.classifier.state_dict().items()}
+        state = model.classifier.state_dict()
+        expected = {key: list(value.shape) for key, value in state.items()}
         wrong = sorted(
             key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
         )
@@ -110,6 +115,11 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
             raise InputError(
                 f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
             )
+        # Tensors that share their memory are saved once.
+        saved = {state[key].data_ptr() for key in shapes}
+        missing = sorted(key for key in state if key not in shapes and state[key].data_ptr() not in saved)
+        if missing:
+            raise InputError(f"{folder}: tensor '{missing[0]}' is missing, with {len(missing) - 1} others.")
 
 
 def write_legacy_rope_keys(path: Path) -> None:

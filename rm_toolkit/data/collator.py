@@ -14,6 +14,7 @@ from torch import Tensor
 from .layout import SharedLayout, flat_row
 from .tokenization import TokenizedPreferences
 
+
 # (number of a sequence in the micro-batch, positions in it) -> their places in the flattened batch
 PositionIndex = Callable[[int, np.ndarray], np.ndarray]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,7 +168,7 @@ def common_prefixes(ordered: list[np.ndarray]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(num_sequences - 1,)`.
     """
-    return np.array([common_prefix(a, b) for a, b in zip(ordered, ordered[1:])], dtype=np.int64)
+    return np.array([common_prefix(a, b) for a, b in itertools.pairwise(ordered)], dtype=np.int64)
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -196,8 +197,9 @@ def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
         shared = int(inside.min())
         edges = [first, *(first + 1 + np.flatnonzero(inside == shared)).tolist(), last]
         saved, parts = 0, []
-        for part_saved, part in (best(*edge) for edge in zip(edges, edges[1:])):
-            saved, parts = saved + part_saved, parts + part
+        for part_saved, part in (best(*edge) for edge in itertools.pairwise(edges)):
+            saved += part_saved
+            parts.extend(part)
         together = (last - first - 1) * shared - SHARING_OVERHEAD
         return (together, [(first, last, shared)]) if together > max(saved, 0) else (saved, parts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -13,23 +12,30 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def seeded_order(prompt_id: str, seed: int) -> str:
-    """Returns the sort key of a prompt: a random order that depends on the seed and on nothing but this prompt."""
-    return hashlib.sha256(f"{seed}:{prompt_id}".encode()).hexdigest()
+# Rows whose ids are Python strings at one time.
+CHUNK = 100_000
 
 
-def choose_prompts(dataset: Dataset, size: float, seed: int) -> set[str]:
+def seeded_order(dataset: Dataset, seed: int) -> np.ndarray:
     """
-    Chooses prompts at random; the file order of the rows does not matter.
+    Returns a sort key for every row: a random order of the prompts that depends on the seed and on the prompt alone.
 
     Args:
         dataset (`datasets.Dataset`): Has the column `prompt_id`.
-        size (`float`): Below 1 a fraction of the prompts, else their number.
-        seed (`int`): Same seed and prompts, same choice.
+        seed (`int`): Same seed, same order, whatever else is in the data.
+
+    Returns:
+        `np.ndarray` of shape `(num_rows,)`: unsigned 64-bit numbers, equal for rows of one prompt.
     """
-    prompts = sorted(dataset.unique("prompt_id"), key=lambda prompt: seeded_order(prompt, seed))
-    number = round(size * len(prompts)) if size < 1 else int(size)
-    return set(prompts[: max(1, number)])
+    import numpy as np
+    from pandas.util import hash_array
+
+    key = f"{seed % 10**16:016d}"
+    column = dataset.with_format("arrow")["prompt_id"]
+    starts = range(0, len(dataset), CHUNK)
+    chunks = (column.slice(start, CHUNK).to_numpy(zero_copy_only=False) for start in starts)
+    keys = [hash_array(chunk.astype(object), hash_key=key, categorize=False) for chunk in chunks]
+    return np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
 
 
 def split_by_prompt(dataset: Dataset, test_size: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -38,36 +44,39 @@ def split_by_prompt(dataset: Dataset, test_size: float, seed: int) -> tuple[Data
 
     Args:
         dataset (`datasets.Dataset`): Has the column `prompt_id`.
-        test_size (`float`): Below 1 the fraction of the prompts that go to test, else their number.
+        test_size (`float`): Below 1 the fraction of the prompts that go to test, else their number; at least one goes.
         seed (`int`): Seed of the choice.
 
     Returns:
         `(train, test)`
 
     Raises:
-        `InputError`: if one side would be empty.
+        `InputError`: if nothing would be left to train on.
     """
-    chosen = choose_prompts(dataset, test_size, seed)
-    total = len(dataset.unique("prompt_id"))
-    if len(chosen) >= total:
+    import numpy as np
+
+    keys = seeded_order(dataset, seed)
+    prompts = np.unique(keys)
+    number = _count(test_size, len(prompts))
+    if number >= len(prompts):
         raise InputError(
-            f"`test_size` is {test_size:g}, but the input has {total} prompts; nothing would be left to train on. "
+            f"`test_size` is {test_size:g}, but the input has {len(prompts)} prompts; nothing would be left to train on. "
             "Take a smaller one, or 0 for no test split."
         )
-    in_test = _membership(dataset, chosen)
-    return dataset.select((~in_test).nonzero()[0]), dataset.select(in_test.nonzero()[0])
+    in_test = keys < prompts[number]
+    return dataset.select(np.flatnonzero(~in_test)), dataset.select(np.flatnonzero(in_test))
 
 
 def take_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
-    """Returns the rows of a random part of the prompts, in their order."""
+    """Returns the rows of a random part of the prompts (at least one), in their order; all of them for 1."""
+    import numpy as np
+
     if fraction == 1:
         return dataset
-    return dataset.select(_membership(dataset, choose_prompts(dataset, fraction, seed)).nonzero()[0])
+    keys = seeded_order(dataset, seed)
+    prompts = np.unique(keys)
+    return dataset.select(np.flatnonzero(keys <= prompts[_count(fraction, len(prompts)) - 1]))
 
 
-def _membership(dataset: Dataset, prompts: set[str]) -> np.ndarray:
-    import pyarrow
-    import pyarrow.compute
-
-    column = dataset.with_format("arrow")["prompt_id"]
-    return pyarrow.compute.is_in(column, value_set=pyarrow.array(sorted(prompts))).to_numpy()
+def _count(size: float, prompts: int) -> int:
+    return max(1, round(size * prompts) if size < 1 else int(size))

@@ -1,0 +1,184 @@
+"""Every recipe and launch config of the repository, parsed as strictly as a run parses them; and the README's claims."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from rm_toolkit.arguments import parse_recipe
+from rm_toolkit.errors import InputError
+
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+LAUNCH_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+
+
+def parse(path, *flags):
+    # What only a GPU can honour is turned off; all names, types and the batch arithmetic are checked as they stand.
+    return parse_recipe(path, ["--bf16", "false", "--use_cpu", "true", "--domain", "literature", *flags])
+
+
+@pytest.fixture(autouse=True)
+def _in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_recipes_of_the_readme_are_there():
+    assert {path.parent.name for path in RECIPES} == {"tiny", "llama-7b", "qwen3-0.6b"}
+    assert {path.stem for path in LAUNCH_CONFIGS} >= {"cpu", "single_gpu", "multi_gpu", "zero3_offload"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_recipe_parses_strictly(path):
+    recipe, training, model = parse(path)
+    assert recipe.train_datasets and recipe.eval_datasets
+    assert model.model_name_or_path
+    assert training.pairs_per_step % training.per_device_train_batch_size == 0
+    assert training.activation_checkpointing is training.gradient_checkpointing
+    assert path.read_text().startswith("# "), "the head of a recipe says hardware and batch arithmetic"
+
+
+def test_the_paper_recipes_have_the_paper_values():
+    _, grft, _ = parse(ROOT / "recipes/llama-7b/grft.yaml")
+    _, crft, _ = parse(ROOT / "recipes/llama-7b/crft.yaml")
+    assert (grft.learning_rate, grft.pairs_per_step, grft.warmup_steps, grft.eval_steps, grft.save_steps) == (
+        1e-6,
+        64,
+        100,
+        100,
+        300,
+    )
+    assert (crft.learning_rate, crft.pairs_per_step, crft.warmup_steps, crft.eval_steps, crft.save_steps) == (
+        1e-7,
+        256,
+        0,
+        1,
+        100,
+    )
+    for training in (grft, crft):
+        assert training.num_train_epochs == 1 and training.max_length == 512 and training.weight_decay == 0
+        assert training.pooling_type == "last" and not training.group_by_prompt and training.eval_on_start
+        assert training.per_device_train_batch_size == 1 and training.pair_weighting == "prompt"
+
+
+@pytest.mark.parametrize("path", LAUNCH_CONFIGS, ids=lambda path: path.name)
+def test_every_launch_config_loads(path):
+    config = load_config_from_file(str(path))
+    values = yaml.safe_load(path.read_text())
+    assert config.num_processes == values["num_processes"]
+    if values["distributed_type"] == "DEEPSPEED":
+        assert values["deepspeed_config"]["gradient_accumulation_steps"] == "auto"
+        assert values["deepspeed_config"]["zero_stage"] == 3
+
+
+def test_flags_override_the_recipe_and_the_domain_is_filled_in():
+    recipe, training, _ = parse(
+        ROOT / "recipes/tiny/crft.yaml", "--learning_rate", "2e-6", "--eval_datasets", "a=x.json", "b=y:0.5"
+    )
+    assert training.learning_rate == 2e-6
+    assert recipe.eval_datasets == {"a": "x.json", "b": "y:0.5"}
+    assert list(recipe.train_datasets) == ["dsp_literature"]
+    assert recipe.train_datasets["dsp_literature"]["domain"] == "literature"
+    assert training.output_dir == "outputs/crft-literature"
+
+
+def test_datasets_can_be_given_as_json():
+    recipe, _, _ = parse(ROOT / "recipes/tiny/grft.yaml", "--train_datasets", '{"a": {"path": "x", "fraction": 0.5}}')
+    assert recipe.train_datasets == {"a": {"path": "x", "fraction": 0.5}}
+
+
+MISTAKES = {
+    "a misspelt key": ("learning_rat: 1.0", [], r"there is no setting `learning_rat`. Did you mean 'learning_rate'\?"),
+    "a key that stands twice": ("seed: 1\nseed: 2", [], "the key 'seed' stands twice"),
+    "a number where a mapping belongs": ("train_datasets: 3", [], r"`train_datasets` is 3 \(int\), but must be dict"),
+    "a number where a list belongs": (
+        "lora_target_modules: 3",
+        [],
+        r"`lora_target_modules` is 3 \(int\), but must be list",
+    ),
+    "text where a number belongs": (
+        "learning_rate: fast",
+        [],
+        r'`learning_rate` is "fast" \(str\), but must be float',
+    ),
+    "a list where a name belongs": ("output_dir: [a, b]", [], r"`output_dir` is .* \(list\), but must be str"),
+    "a truth value where a number belongs": (
+        "max_length: true",
+        [],
+        r"`max_length` is true \(bool\), but must be int",
+    ),
+    "no mapping at all": ("- a\n- b", [], "holds list instead of `name: value` lines"),
+    "broken YAML": ("a: [1", [], "is not valid YAML"),
+    "an unknown flag": (
+        "seed: 1",
+        ["--learning_rte", "1"],
+        r"'--learning_rte' is no flag of this recipe. Did you mean '--learning_rate'\?",
+    ),
+    "an abbreviated flag": ("seed: 1", ["--learning", "1"], "'--learning' is no flag of this recipe"),
+    "an indivisible step": (
+        "pairs_per_step: 10\nper_device_train_batch_size: 4",
+        [],
+        "`pairs_per_step` is 10, which 1 process",
+    ),
+    "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it is one of 'last', 'eos'"),
+    "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is 0 or more"),
+    "a domain that is missing": ("output_dir: out/{domain}", [], "needs a domain: pass --domain NAME"),
+    "a dataset flag without a name": ("seed: 1", ["--train_datasets", "data/x"], r"'data/x' is not NAME=SPEC"),
+}
+
+
+@pytest.mark.parametrize("text, flags, message", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_in_a_recipe_stops_the_run_and_is_named(tmp_path, text, flags, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        parse_recipe(path, ["--use_cpu", "true", "--bf16", "false", *flags])
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"nowhere.yaml cannot be read"):
+        parse_recipe("nowhere.yaml", [])
+
+
+def test_every_path_that_the_readme_names_is_there():
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"(?:recipes|accelerate_configs|data|benchmarks|\.ci)/[\w./-]*\w", text))
+    built = {name for name in named if name.startswith(("data/built", "data/my"))}
+    missing = [name for name in sorted(named - built) if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_every_command_that_the_readme_shows_is_one():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    commands = [
+        part.strip()
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        for part in line.split("&&")
+    ]
+    seen = 0
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words[:2] == ["accelerate", "launch"]:
+            script = next(word for word in words if word.endswith(".py"))
+            default = ROOT / "recipes" / "tiny" / Path(script).with_suffix(".yaml").name
+            flags = words[words.index(script) + 1 :]
+            parse_recipe(
+                default,
+                ["--bf16", "false", "--use_cpu", "true", *flags, *([] if "--domain" in flags else ["--domain", "x"])],
+            )
+            seen += 1
+        elif words[:2] == ["pip", "install"]:
+            assert words[2:4] == ["-c", "constraints.txt"], "an install command without the tested versions"
+            seen += 1
+        elif words[:1] == ["rm-toolkit"]:
+            from rm_toolkit.cli import COMMANDS
+
+            assert words[1] in COMMANDS
+            seen += 1
+    assert seen >= 5
