@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+
 # Work of less than a second needs no bar; read by tqdm when it is imported.
 os.environ.setdefault("TQDM_DELAY", "1")
 
