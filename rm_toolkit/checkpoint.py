@@ -52,7 +52,10 @@ class CheckpointMixin:
             return
         load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
+    _logs_of_other_weights = 0
+
     def _load_best_model(self) -> None:
+        self._logs_of_other_weights = len(self.state.log_history)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
             return
@@ -83,8 +86,9 @@ class CheckpointMixin:
         }
 
     def evaluated_step(self) -> int | None:
-        """Returns the optimizer step of the last evaluation, or `None`."""
-        steps = [log["step"] for log in self.state.log_history if any("first_two_accuracy" in key for key in log)]
+        """Returns the optimizer step of the last evaluation, or `None`; none counts before the best model was loaded."""
+        logs = self.state.log_history[self._logs_of_other_weights :]
+        steps = [log["step"] for log in logs if any("first_two_accuracy" in key for key in log)]
         return steps[-1] if steps else None
 
     def save_results(self) -> dict[str, dict[str, dict[str, float]]]:
