@@ -136,6 +136,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
             lm_target_eos=args.lm_loss_coef > 0,
             name=dataset_name,
             show_progress=not args.disable_tqdm and args.should_log,
+            find_completions=args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         )
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))
