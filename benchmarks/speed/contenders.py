@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, LlamaConfig, TrainerCallback, set_seed
 from trl import RewardConfig, RewardTrainer
 
@@ -153,11 +154,12 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
     # Both prepare the tokenizer they are given, each in its own way.
     tokenizer = copy.deepcopy(setting.tokenizer)
     if side in (TRL, TRL_GROUPED):
-        sampling = {"train_sampling_strategy": "group_by_length"} if side == TRL_GROUPED else {}
+        grouped = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+        sampling = grouped if side == TRL_GROUPED else {}
         trainer = RewardTrainer(
             setting.model(),
             RewardConfig(**arguments, **sampling),
-            train_dataset=rows.pairs(),
+            train_dataset=_with_length(rows.pairs(), tokenizer) if sampling else rows.pairs(),
             eval_dataset=evaluation.pairs() if evaluation else None,
             processing_class=tokenizer,
         )
@@ -181,3 +183,9 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
             raise RuntimeError("the fast path is not in use: `auto` chose the plain layout")
     trainer.data_collator = trainer.counted = Counted(trainer.data_collator)
     return trainer
+
+
+def _with_length(pairs: Dataset, tokenizer: Any) -> Dataset:
+    """Length-grouped sampling sorts by a column `length`, which TRL does not make."""
+    both = [tokenizer(list(pairs[name]))["input_ids"] for name in ("chosen", "rejected")]
+    return pairs.add_column("length", [max(len(a), len(b)) for a, b in zip(*both)])
