@@ -148,6 +148,12 @@ def test_webgpt_scores_are_opposite_with_some_ties(samples):
     assert all(row["score_0"] == -row["score_1"] and row["score_0"] in (-1, -0.5, 0, 0.5, 1) for row in rows)
     assert all(row["question"]["full_text"] and "[1]" in row["answer_0"] and "[1]" in row["answer_1"] for row in rows)
     assert len({row["question"]["id"] for row in rows}) == len(rows)
+    for row in rows:
+        for side in (0, 1):
+            answer, quotes = row[f"answer_{side}"], row[f"quotes_{side}"]
+            assert len(quotes["title"]) == len(quotes["extract"]) == answer.count("[")
+            for number, extract in enumerate(quotes["extract"], start=1):
+                assert extract.lower() in answer.partition(f"[{number}]")[0].lower()
     better_first = sum(row["score_0"] > 0 for row in rows) / sum(row["score_0"] != 0 for row in rows)
     assert 0.45 <= better_first <= 0.55
     assert 0.1 <= sum(row["score_0"] == 0 for row in rows) / len(rows) <= 0.25
