@@ -106,6 +106,22 @@ def test_no_question_stands_twice_in_any_set_or_split(metrics, samples):
     assert [question for question, count in asked.items() if count > 1] == []
 
 
+def test_no_topic_stands_in_train_and_test_of_a_set(generator):
+    sets = sys.modules["sample_sets"]
+    for name, key in {
+        "dsp": None,
+        "helpful": "task",
+        "harmless": "act",
+        "webgpt": "clause",
+        "gpt4llm": "subject",
+    }.items():
+        topics = [
+            {topic[key] if key else topic for _, topic in sets.questions_of(name, split, key)}
+            for split in ("train", "test")
+        ]
+        assert topics[0] and topics[1] and not topics[0] & topics[1], name
+
+
 def test_no_two_answers_of_a_prompt_are_the_same_text(samples):
     for name, splits in samples.items():
         for row in splits["train"] + splits["test"]:
