@@ -126,6 +126,12 @@ def dialogue_rows(name: str, split: str) -> list[dict]:
     return rows
 
 
+def cited_facts(answer: str, facts: list[str]) -> list[str]:
+    """For each mark of `answer` in turn, `[1]`, `[2]`, …, the fact that stands last before it."""
+    befores = [answer.lower().partition(f"[{number}]")[0] for number in range(1, answer.count("[") + 1)]
+    return [max(facts, key=lambda fact: before.rfind(fact.lower())) for before in befores]
+
+
 def webgpt_rows(name: str, split: str) -> list[dict]:
     """WebGPT: a question, two cited answers, two opposite scores; about one row in six is a tie."""
     rng = random.Random(f"{SEED} {name} {split} answers")
@@ -147,7 +153,7 @@ def webgpt_rows(name: str, split: str) -> list[dict]:
         full_text = {"dataset": "rm_toolkit_samples", "id": f"{split}-{index:04d}", "full_text": question}
         row = {"question": full_text}
         for side, (answer, value) in enumerate(zip(answers, scores)):
-            cited = [fact for fact in topic["facts"] if fact.lower() in answer.lower()][: answer.count("[")]
+            cited = cited_facts(answer, topic["facts"])
             row[f"quotes_{side}"] = {"title": rng.sample(sources, len(cited)), "extract": cited}
             row[f"answer_{side}"] = answer
             row[f"score_{side}"] = value

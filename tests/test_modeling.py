@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from rm_toolkit.data.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
 from rm_toolkit.modeling import RewardModel, initialize_head
+from rm_toolkit.tokenizer import load_tokenizer
 
 
 MODELS = [("llama", False), ("llama", True), ("qwen3", False), ("qwen3", True)]
@@ -91,6 +92,18 @@ def test_average_and_max_never_let_padding_enter(make_trainer, rows, pooling_typ
         pooled = hidden.mean(0) if pooling_type == "average" else hidden.amax(0)
         by_hand = (pooled @ trainer.model.base_classifier.score.weight[0]).item()
         assert found[0, number] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_stock_classifier_as_trl_users_pass_it(make_trainer, base_model, rows, tmp_path):
+    trainer = make_trainer(rows.pairs(4))
+    expected = rewards_of(trainer, rows.pairs(4))
+    trainer.save_model(str(tmp_path / "rm"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm", dtype=torch.float32)
+    trainer = make_trainer(
+        rows.pairs(4), model, lm_loss_coef=0.1, processing_class=load_tokenizer(str(tmp_path / "rm"))
+    )
+    np.testing.assert_allclose(rewards_of(trainer, rows.pairs(4)), expected, atol=1e-6)
+    assert trainer.model.lm_head is not None
 
 
 # ---- what must not matter ----
@@ -214,8 +227,8 @@ def test_weights_load_in_fp32_whatever_they_were_saved_in(base_model, tmp_path):
 # ---- encoders ----
 
 
-@pytest.mark.parametrize("padding_side", ["right", "left"])
-def test_a_bert_reads_cls_as_the_stock_class_does(make_trainer, rows, tmp_path, padding_side):
+@pytest.fixture
+def bert(tmp_path):
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     base = tmp_path / "bert"
@@ -223,14 +236,28 @@ def test_a_bert_reads_cls_as_the_stock_class_does(make_trainer, rows, tmp_path, 
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=200, **size, initializer_range=0.3)).save_pretrained(base)
+    return str(base)
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_a_bert_reads_cls_as_the_stock_class_does(make_trainer, bert, rows, tmp_path, padding_side):
     pairs = rows.pairs(6)
-    trainer = make_trainer(pairs, str(base), pooling_type="cls", padding_side=padding_side, max_length=256)
+    trainer = make_trainer(pairs, bert, pooling_type="cls", padding_side=padding_side, max_length=256)
     trainer.train()
     found = rewards_of(trainer, pairs)
     trainer.save_model(str(tmp_path / "rm"))
     expected = stock_rewards(tmp_path / "rm", [row["prompt"] + row["chosen"] for row in pairs])
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
     assert np.ptp(found) > 1e-3
+
+
+def test_an_encoder_with_absolute_positions_counts_them_from_the_first_token(make_trainer, bert, rows):
+    pairs = rows.pairs(6)
+    right, left = (
+        rewards_of(make_trainer(pairs, bert, pooling_type="average", padding_side=side, max_length=256), pairs)
+        for side in ("right", "left")
+    )
+    np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def save_bert_tokenizer(folder, tokenizer_class):
