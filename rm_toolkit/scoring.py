@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
+from .batch_layout import layout_problem
 from .data.collator import PreferenceCollator
 from .data.tokenization import Text, tokenize_texts
 from .evaluation.rewards import compute_rewards
 from .modeling import RewardModel
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
+
+
+# Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
+WORTH_A_TRIAL = 16
 
 
 class RewardScorer:
@@ -49,6 +54,7 @@ class RewardScorer:
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch
+        self._shares: bool | None = None
 
     def score(
         self, prompts: Sequence[Text], completions: Sequence[Text], *, show_progress: bool = False
@@ -79,12 +85,20 @@ class RewardScorer:
         rewards = compute_rewards(
             self.model,
             data,
-            PreferenceCollator(self.tokenizer.pad_token_id or 0),
+            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(len(data.lengths))),
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             show_progress=show_progress,
         )
         return rewards[numbers].tolist()
+
+    def _layout(self, num_texts: int) -> str:
+        """Shares prompts where that is exact; a few texts are not worth the trial that shows it."""
+        if self._shares is None and num_texts >= WORTH_A_TRIAL:
+            self._shares = layout_problem(self.model, self.device) is None
+            if self._shares:
+                self.model.enable_shared_layout()
+        return "shared" if self._shares else "plain"
 
     def best_of_n(self, prompt: Text, completions: Sequence[Text]) -> tuple[int, list[float]]:
         """
