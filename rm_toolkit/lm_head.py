@@ -148,6 +148,8 @@ def _is_causal_lm(config: PreTrainedConfig) -> bool:
 
 
 def _file(name: str, filename: str, revision: str | None, subfolder: str = "") -> str | None:
+    if not name:  # a model made in code stands in no folder
+        return None
     return cached_file(
         name,
         filename,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from .attention import enable_shared_attention
 from .errors import InputError
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .loading import check_loaded, initialize_head, load_config, quiet_loading, reward_head
 from .settings import RewardModelSettings, load_settings
 
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
     from .data.collator import MicroBatch
-
-logger = logging.get_logger(__name__)
 
 
 class RewardModel(nn.Module):
@@ -120,7 +116,7 @@ class RewardModel(nn.Module):
             except (OSError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise InputError(f"'{model_name_or_path}' cannot be loaded as a reward model: {reason}") from error
-        fresh = _check_loaded(model_name_or_path, set(info["missing_keys"]), require_head)
+        fresh = check_loaded(model_name_or_path, set(info["missing_keys"]), require_head)
         if fresh:
             initialize_head(reward_head(classifier), seed)
         source = find_lm_head(model_name_or_path, config, revision=revision)
@@ -189,6 +185,16 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def enable_shared_layout(self) -> None:
+        """
+        Lets the backbone compute micro-batches that share prompts; all others are computed as before.
+
+        Raises:
+            `UnsupportedAttentionError`: if its attention implementation cannot be wrapped.
+        """
+        enable_shared_attention(self.config)
+        self.backbone.config._attn_implementation = self.config._attn_implementation
+
     def add_adapter(self, peft_config: PeftConfig) -> None:
         """
         Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
@@ -247,95 +253,3 @@ class RewardModel(nn.Module):
             unused = ".pooler." in f".{name}" or (name.startswith("head.") and self.settings.pooling_type != "cls")
             if unused or name == "classifier.bias":
                 parameter.requires_grad_(False)
-
-
-def reward_head(classifier: PreTrainedModel) -> nn.Module:
-    """
-    Returns the linear layer that gives the reward: `score` of decoders, `classifier` of encoders.
-
-    Raises:
-        `InputError`: if the architecture has neither.
-    """
-    for name in ("score", "classifier"):
-        head = getattr(classifier, name, None)
-        if isinstance(head, nn.Linear) or hasattr(head, "modules_to_save"):
-            return head
-    raise InputError(
-        f"{type(classifier).__name__} has no single linear layer `score` or `classifier` to read a reward from; take a "
-        "causal LM or a BERT-like encoder."
-    )
-
-
-def initialize_head(head: nn.Linear, seed: int) -> None:
-    """
-    Draws the head from N(0, 1 / (hidden_size + 1)), from `seed` alone; a bias is set to zero and frozen.
-
-    References:
-        - Initialisation: https://huggingface.co/papers/2009.01325, Appendix B.1
-    """
-    gather = contextlib.nullcontext()
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
-
-        gather = deepspeed.zero.GatheredParameters(list(head.parameters()), modifier_rank=0)
-    with gather, torch.no_grad():
-        if head.weight.numel() > 0:
-            generator = torch.Generator().manual_seed(seed)
-            values = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.weight.shape[1] + 1)
-            head.weight.copy_(values)
-            if head.bias is not None:
-                head.bias.zero_()
-    if head.bias is not None:
-        head.bias.requires_grad_(False)
-
-
-def load_config(
-    model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedConfig:
-    """
-    Loads a model's config, with the reason in words where there is none.
-
-    Raises:
-        `InputError`: if the folder or repository does not hold a transformers model.
-    """
-    try:
-        return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"'{model_name_or_path}' is no model that transformers can load: {reason} Give a folder with a "
-            "`config.json` and safetensors, or a Hub id."
-        ) from error
-
-
-def _check_loaded(name: str, missing: set[str], require_head: bool) -> bool:
-    """Returns whether the reward head is fresh; refuses what lacks more than the head."""
-    head = {key for key in missing if key.split(".")[0] in ("score", "classifier", "head") or ".pooler." in f".{key}"}
-    other = sorted(missing - head)
-    if other:
-        raise InputError(
-            f"'{name}' lacks {len(other)} weights of its own architecture (first: '{other[0]}'): it is no complete "
-            "language model. Check that the right folder was given and that all its safetensors files are there."
-        )
-    fresh = any(key.split(".")[0] in ("score", "classifier") for key in missing)
-    if fresh and require_head:
-        raise InputError(
-            f"'{name}' has no reward head (`score.weight`). This step continues a trained reward model; a fresh head "
-            "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model."
-        )
-    return fresh
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silences transformers while a checkpoint loads: a missing head and an unused LM head are handled by us."""
-    verbosity = logging.get_verbosity()
-    progress = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
