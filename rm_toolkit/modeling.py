@@ -8,12 +8,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from .adapters import attach_adapter, is_adapter, load_adapter, untie
 from .errors import InputError
+from .heads import (
+    check_loaded,
+    check_max_length,
+    check_pooling,
+    initialize_head,
+    max_positions,
+    reads_like_stock,
+    reward_head,
+    select_trainable,
+)
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .settings import RewardModelSettings, load_settings
 
@@ -60,8 +71,18 @@ class RewardModel(nn.Module):
         self.lm_head = lm_head
         self.lm_head_source = lm_head_source
         self.name_or_path = name_or_path
-        if settings.pooling_type != "cls":
-            self._freeze_unused()
+
+    @property
+    def settings(self) -> RewardModelSettings:
+        """How texts are read. Setting it checks that the model can, and freezes what takes no part."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: RewardModelSettings) -> None:
+        check_pooling(self.base_classifier, settings.pooling_type)
+        check_max_length(self.base_classifier, settings.max_length)
+        select_trainable(self.base_classifier, settings.pooling_type, adapted=self.is_peft)
+        self._settings = settings
 
     @classmethod
     def from_pretrained(
@@ -77,7 +98,7 @@ class RewardModel(nn.Module):
         **model_init_kwargs: Any,
     ) -> RewardModel:
         """
-        Loads a base model (a causal LM or an encoder) or a saved reward model.
+        Loads a base model (a causal LM or an encoder), a saved reward model, or an adapter (merged into its base).
 
         Args:
             model_name_or_path (`str`): Folder or Hub id.
@@ -92,10 +113,13 @@ class RewardModel(nn.Module):
 
         Raises:
             `InputError`: if the checkpoint is no language model, has more than one label, or has no reward head where
-                one is required.
+                one is required; or if an adapter's base is not there.
         """
+        if is_adapter(model_name_or_path, revision):
+            options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
+            return load_adapter(cls, model_name_or_path, settings, require_head=require_head, **options, **model_init_kwargs)
         config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-        settings = settings or load_settings(model_name_or_path, revision) or RewardModelSettings()
+        settings = settings or load_settings(model_name_or_path, revision)
         had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         if had_head and config.num_labels != 1:
             raise InputError(
@@ -105,7 +129,9 @@ class RewardModel(nn.Module):
         config.num_labels = 1
         config.problem_type = "regression"
         model_init_kwargs.setdefault("dtype", torch.float32)
-        with quiet_loading():
+        # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
+        with quiet_loading(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             try:
                 classifier, info = AutoModelForSequenceClassification.from_pretrained(
                     model_name_or_path,
@@ -116,12 +142,22 @@ class RewardModel(nn.Module):
                     use_safetensors=True,
                     **model_init_kwargs,
                 )
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise InputError(f"'{model_name_or_path}' cannot be loaded as a reward model: {reason}") from error
-        fresh = _check_loaded(model_name_or_path, set(info["missing_keys"]), require_head)
+        if settings is None:
+            settings = RewardModelSettings(max_length=min(512, max_positions(classifier) or 512))
+        fresh = check_loaded(
+            model_name_or_path,
+            classifier,
+            info["missing_keys"],
+            require_head=require_head,
+            pooling_type=settings.pooling_type,
+        )
         if fresh:
             initialize_head(reward_head(classifier), seed)
+            if settings.pooling_type == "cls" and hasattr(config, "classifier_pooling"):
+                classifier.config.classifier_pooling = "cls"  # ModernBERT could also pool the mean
         source = find_lm_head(model_name_or_path, config, revision=revision)
         head = None
         if with_lm_head:
@@ -180,6 +216,11 @@ class RewardModel(nn.Module):
         return self.base_classifier.config
 
     @property
+    def reads_like_stock(self) -> bool:
+        """Whether the architecture's stock class gives the same reward; if not, only rm_toolkit reads it."""
+        return reads_like_stock(self.base_classifier, self.settings.pooling_type)
+
+    @property
     def is_peft(self) -> bool:
         """Whether the classifier carries PEFT adapters."""
         return hasattr(self.classifier, "peft_config")
@@ -188,18 +229,21 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def add_adapter(self, peft_config: PeftConfig) -> None:
+    def add_adapter(self, peft_config: PeftConfig, seed: int = 42) -> None:
         """
         Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
 
         Args:
             peft_config (`PeftConfig`): Its task type is set to `SEQ_CLS`, which makes PEFT train and save the head.
-        """
-        from peft import TaskType, get_peft_model
+            seed (`int`): Seed of the adapter's weights.
 
-        peft_config.task_type = TaskType.SEQ_CLS
-        self.classifier = get_peft_model(self.classifier, peft_config)
-        self._freeze_unused()
+        Raises:
+            `InputError`: if the model has none of the modules that the adapter is for.
+        """
+        self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
+        select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
+        if self.lm_head is not None and self.lm_head.tied:
+            self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
         """Turns on activation checkpointing in the backbone."""
@@ -230,58 +274,13 @@ class RewardModel(nn.Module):
         missing = num_tokens - self.get_input_embeddings().num_embeddings
         if missing <= 0:
             return
-        with quiet_loading():
+        # The new rows are drawn around the old ones' mean; from one seed, so that an adapter finds them again.
+        with quiet_loading(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             self.base_classifier.resize_token_embeddings(num_tokens)
         if self.lm_head is not None:
             embedding = self.get_input_embeddings()
             self.lm_head = build_lm_head(self.lm_head_source, embedding, self.config, self.name_or_path)
-
-    def _freeze_unused(self) -> None:
-        """Freezes what the forward pass does not touch, so that no engine waits for its gradient."""
-        for name, parameter in self.base_classifier.named_parameters():
-            unused = ".pooler." in f".{name}" or (name.startswith("head.") and self.settings.pooling_type != "cls")
-            if unused or name == "classifier.bias":
-                parameter.requires_grad_(False)
-
-
-def reward_head(classifier: PreTrainedModel) -> nn.Module:
-    """
-    Returns the linear layer that gives the reward: `score` of decoders, `classifier` of encoders.
-
-    Raises:
-        `InputError`: if the architecture has neither.
-    """
-    for name in ("score", "classifier"):
-        head = getattr(classifier, name, None)
-        if isinstance(head, nn.Linear) or hasattr(head, "modules_to_save"):
-            return head
-    raise InputError(
-        f"{type(classifier).__name__} has no single linear layer `score` or `classifier` to read a reward from; take a "
-        "causal LM or a BERT-like encoder."
-    )
-
-
-def initialize_head(head: nn.Linear, seed: int) -> None:
-    """
-    Draws the head from N(0, 1 / (hidden_size + 1)), from `seed` alone; a bias is set to zero and frozen.
-
-    References:
-        - Initialisation: https://huggingface.co/papers/2009.01325, Appendix B.1
-    """
-    gather = contextlib.nullcontext()
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
-
-        gather = deepspeed.zero.GatheredParameters(list(head.parameters()), modifier_rank=0)
-    with gather, torch.no_grad():
-        if head.weight.numel() > 0:
-            generator = torch.Generator().manual_seed(seed)
-            values = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.weight.shape[1] + 1)
-            head.weight.copy_(values)
-            if head.bias is not None:
-                head.bias.zero_()
-    if head.bias is not None:
-        head.bias.requires_grad_(False)
 
 
 def load_config(
@@ -301,24 +300,6 @@ def load_config(
             f"'{model_name_or_path}' is no model that transformers can load: {reason} Give a folder with a "
             "`config.json` and safetensors, or a Hub id."
         ) from error
-
-
-def _check_loaded(name: str, missing: set[str], require_head: bool) -> bool:
-    """Returns whether the reward head is fresh; refuses what lacks more than the head."""
-    head = {key for key in missing if key.split(".")[0] in ("score", "classifier", "head") or ".pooler." in f".{key}"}
-    other = sorted(missing - head)
-    if other:
-        raise InputError(
-            f"'{name}' lacks {len(other)} weights of its own architecture (first: '{other[0]}'): it is no complete "
-            "language model. Check that the right folder was given and that all its safetensors files are there."
-        )
-    fresh = any(key.split(".")[0] in ("score", "classifier") for key in missing)
-    if fresh and require_head:
-        raise InputError(
-            f"'{name}' has no reward head (`score.weight`). This step continues a trained reward model; a fresh head "
-            "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model."
-        )
-    return fresh
 
 
 @contextlib.contextmanager

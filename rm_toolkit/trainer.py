@@ -86,7 +86,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         )
         model.resize_token_embeddings(len(processing_class))
         if peft_config is not None:
-            model.add_adapter(peft_config)
+            model.add_adapter(peft_config, seed=args.seed)
         self.pairs_per_step = args.pairs_per_step
         # One batch of our loader is a whole optimizer step, so that its denominators are known before it begins; to
         # the Trainer's loop there is nothing to accumulate.
