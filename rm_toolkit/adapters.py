@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ def attach_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(classifier, peft_config)
+            with warnings.catch_warnings():  # PEFT 0.21 asks the model under a name that transformers 5.23 deprecates
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                return get_peft_model(classifier, peft_config)
         except ValueError as error:
             if "arget modules" not in str(error):
                 raise

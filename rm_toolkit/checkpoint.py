@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ class CheckpointMixin:
             return
         load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
+    _logs_of_other_weights = 0
+
     def _load_best_model(self) -> None:
+        self._logs_of_other_weights = len(self.state.log_history)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
             return
@@ -65,8 +69,8 @@ class CheckpointMixin:
             step (`int`, *optional*): Optimizer step; the last evaluated one by default.
 
         Returns:
-            `dict[str, dict[str, float]]`: For each test set: accuracy, first_two_accuracy, margin, loss, num_pairs,
-            num_ties and num_label_ties. Empty if nothing was evaluated at that step.
+            `dict[str, dict[str, float]]`: For each test set (`"eval"` if it has no name): accuracy, first_two_accuracy,
+            margin, loss, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at that step.
         """
         logs = [log for log in self.state.log_history if any(key.endswith("_first_two_accuracy") for key in log)]
         if step is not None:
@@ -74,12 +78,17 @@ class CheckpointMixin:
         if not logs:
             return {}
         keys = ("accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties")
-        names = [key[5 : -len("_first_two_accuracy")] for key in logs[-1] if key.endswith("_first_two_accuracy")]
-        return {name: {key: logs[-1][f"eval_{name}_{key}"] for key in keys} for name in names}
+        marker = "first_two_accuracy"
+        prefixes = [key.removesuffix(marker) for key in logs[-1] if key.endswith(marker)]
+        return {
+            prefix.removeprefix("eval_").removesuffix("_") or "eval": {key: logs[-1][prefix + key] for key in keys}
+            for prefix in prefixes
+        }
 
     def evaluated_step(self) -> int | None:
-        """Returns the optimizer step of the last evaluation, or `None`."""
-        steps = [log["step"] for log in self.state.log_history if any("first_two_accuracy" in key for key in log)]
+        """Returns the optimizer step of the last evaluation, or `None`; none counts before the best model was loaded."""
+        logs = self.state.log_history[self._logs_of_other_weights :]
+        steps = [log["step"] for log in logs if any("first_two_accuracy" in key for key in log)]
         return steps[-1] if steps else None
 
     def save_results(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -88,7 +97,7 @@ class CheckpointMixin:
         if self.args.should_save:
             path = Path(self.args.output_dir, FINAL_RESULTS_NAME)
             temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(_nan_to_null(results), indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, path)
         return results
 
@@ -127,6 +136,13 @@ class CheckpointMixin:
         return len(texts)
 
 
+def _nan_to_null(value: Any) -> Any:
+    """JSON has no NaN: a metric with nothing to count is null."""
+    if isinstance(value, dict):
+        return {key: _nan_to_null(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:
     """Texts for the reload check: the samples, and one that is certainly longer than `max_length` tokens."""
     prompt, completion = samples[0]
@@ -152,16 +168,29 @@ def load_weights(model: RewardModel, folder: str) -> None:
         set_peft_model_state_dict(model.classifier, load_file(adapter))
     elif files:
         state = {key: value for path in files for key, value in load_file(path).items()}
-        result = model.base_classifier.load_state_dict(state, strict=False)
-        if result.unexpected_keys:
-            raise InputError(
-                f"{folder} is a checkpoint of another model: it has '{result.unexpected_keys[0]}', which this one lacks."
-            )
+        _check_same_model(folder, state, model.base_classifier.state_dict())
+        model.base_classifier.load_state_dict(state, strict=False)
     else:
         raise InputError(f"{folder} holds no weights (`*.safetensors`) to resume from.")
     head = Path(folder, LM_HEAD_FOLDER, SAFE_WEIGHTS)
     if model.lm_head is not None and head.exists():
         model.lm_head.load_state_dict(load_file(head), strict=False)
+
+
+def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    shared = {expected[key].data_ptr() for key in found if key in expected}  # saved once, under one of their names
+    for key in sorted(found.keys() ^ expected.keys()) + sorted(found.keys() & expected.keys()):
+        if key not in expected:
+            problem = f"it has '{key}', which this one lacks"
+        elif key not in found:
+            if expected[key].data_ptr() in shared:
+                continue
+            problem = f"it lacks '{key}'"
+        elif found[key].shape != expected[key].shape:
+            problem = f"its '{key}' has the shape {list(found[key].shape)}, this one's {list(expected[key].shape)}"
+        else:
+            continue
+        raise InputError(f"{folder} is a checkpoint of another model: {problem}. Resume from this run's own.")
 
 
 def last_checkpoint(output_dir: str) -> str | None:

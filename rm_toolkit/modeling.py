@@ -117,7 +117,9 @@ class RewardModel(nn.Module):
         """
         if is_adapter(model_name_or_path, revision):
             options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
-            return load_adapter(cls, model_name_or_path, settings, require_head=require_head, **options, **model_init_kwargs)
+            return load_adapter(
+                cls, model_name_or_path, settings, require_head=require_head, **options, **model_init_kwargs
+            )
         config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
         settings = settings or load_settings(model_name_or_path, revision)
         had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
@@ -274,8 +276,8 @@ class RewardModel(nn.Module):
         missing = num_tokens - self.get_input_embeddings().num_embeddings
         if missing <= 0:
             return
-        # The new rows are drawn around the old ones' mean; from one seed, so that an adapter finds them again.
-        with quiet_loading(), torch.random.fork_rng(devices=[]):
+        # transformers draws the new rows around the mean of the others; they must be the same in every run.
+        with quiet_loading(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(0)
             self.base_classifier.resize_token_embeddings(num_tokens)
         if self.lm_head is not None:

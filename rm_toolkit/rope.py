@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 
@@ -17,7 +19,14 @@ LAYERED_THETA_NAMES = {
 }
 
 
-def write_legacy_rope_keys(config: dict[str, Any]) -> None:
+def write_legacy_rope_keys(path: Path) -> None:
+    """Adds them to a saved `config.json`, see [`add_legacy_rope_keys`]."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    add_legacy_rope_keys(config)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def add_legacy_rope_keys(config: dict[str, Any]) -> None:
     """
     Adds `rope_theta` and `rope_scaling` beside `rope_parameters`, in place, also inside nested text configs.
 
@@ -29,7 +38,7 @@ def write_legacy_rope_keys(config: dict[str, Any]) -> None:
     """
     for value in config.values():
         if isinstance(value, dict) and "rope_parameters" in value:
-            write_legacy_rope_keys(value)
+            add_legacy_rope_keys(value)
     rope = config.get("rope_parameters")
     model_type = config.get("model_type", "")
     if not isinstance(rope, dict):

@@ -61,7 +61,9 @@ def save_reward_model(
             elif not model.is_peft:
                 model.classifier.save_pretrained(target, state_dict=classifier_state)
         if (target / "config.json").exists():
-            complete_config(target / "config.json", stock=model.reads_like_stock)
+            write_legacy_rope_keys(target / "config.json")
+            if not model.reads_like_stock:
+                disown_architecture(target / "config.json")
         lm_head = _save_lm_head(model, target, head_state)
         settings = dataclasses.replace(model.settings, lm_head=lm_head, stock=model.reads_like_stock)
         # An adapter folder can be taken away and loaded by itself: it says how it is to be read, too.
@@ -75,7 +77,7 @@ def save_reward_model(
 
 def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
     """
-    Quick check of an intermediate save: the names and shapes of all tensors are readable, the reward head is finite.
+    Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
 
     Raises:
         `InputError`: naming the file or tensor that is wrong.
@@ -98,7 +100,8 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
     if not model.is_peft:
-        expected = {key: list(value.shape) for key, value in model.classifier.state_dict().items()}
+        state = model.classifier.state_dict()
+        expected = {key: list(value.shape) for key, value in state.items()}
         wrong = sorted(
             key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
         )
@@ -106,21 +109,21 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
             raise InputError(
                 f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
             )
+        # Tensors that share their memory are saved once.
+        saved = {state[key].data_ptr() for key in shapes}
+        missing = sorted(key for key in state if key not in shapes and state[key].data_ptr() not in saved)
+        if missing:
+            raise InputError(f"{folder}: tensor '{missing[0]}' is missing, with {len(missing) - 1} others.")
 
 
-def complete_config(path: Path, *, stock: bool) -> None:
+def disown_architecture(path: Path) -> None:
     """
-    Writes into a saved `config.json` what older readers look for, and keeps it from claiming what does not hold.
+    Takes the stock class's name out of a `config.json` whose model that class would read otherwise.
 
-    Args:
-        path (`Path`): The file.
-        stock (`bool`): Whether the architecture's stock class reads the same reward. If not, `architectures` does not
-            name it, so that servers that go by it refuse the folder instead of giving other numbers.
+    Servers go by `architectures`: they refuse the folder instead of giving other numbers.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_legacy_rope_keys(config)
-    if not stock:
-        config["architectures"] = [NOT_STOCK_ARCHITECTURE]
+    config["architectures"] = [NOT_STOCK_ARCHITECTURE]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

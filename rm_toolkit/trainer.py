@@ -94,6 +94,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         args.gradient_accumulation_steps = 1
         args.model_init_kwargs = None
         self._sums: torch.Tensor | None = None
+        self._steps_counted = 0
         self.sample_texts: list[tuple[Any, Any]] = []
         super().__init__(
             model=model,
@@ -200,6 +201,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
                     loss = self.compute_loss(model, batch.to(self.args.device))
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
             total += loss.detach()
+        self._steps_counted += 1
         return total
 
     def compute_loss(
@@ -244,7 +246,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         if "loss" in logs and self._sums is not None:
             sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
             rank, lm, wins, margin, pairs, reward_sum, reward_square, rewards = sums
-            steps = max(self.state.global_step - self._steps_logged, 1)
+            steps = max(self._steps_counted, 1)
             mean = reward_sum / max(rewards, 1)
             logs["rank_loss"] = rank / steps
             if self.lm_loss_coef > 0:
@@ -253,10 +255,8 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             logs["margin"] = margin / max(pairs, 1)
             logs["reward_mean"] = mean
             logs["reward_std"] = max(reward_square / max(rewards, 1) - mean**2, 0.0) ** 0.5
-            self._sums, self._steps_logged = None, self.state.global_step
+            self._sums, self._steps_counted = None, 0
         super(RewardTrainer, self).log(logs, start_time)
-
-    _steps_logged = 0
 
     # ---- evaluation ----
 

@@ -105,8 +105,7 @@ def parse_columns(pairs: list[str]) -> dict[str, str]:
 
 def show(result: BuildResult, layout: str) -> None:
     """Prints the cleaning table and what a user should know about the split."""
-    from rich.console import Console
-    from rich.table import Table
+    from ..console import print_table
 
     steps = {
         "records read": "read",
@@ -120,12 +119,10 @@ def show(result: BuildResult, layout: str) -> None:
     }
     if layout == "ranked":
         steps |= {"  texts taken out of kept rows": "texts_dropped", "  kept rows whose scores all tie": "tied_rows"}
-    table = Table("step", box=None, pad_edge=False)
-    for name in result.counts:
-        table.add_column(name, justify="right")
-    for title, key in steps.items():
-        table.add_row(title, *(f"{getattr(counts, key):,}" for counts in result.counts.values()))
-    Console().print(table)
+    rows = [
+        [title, *(f"{getattr(counts, key):,}" for counts in result.counts.values())] for title, key in steps.items()
+    ]
+    print_table(["step", *result.counts], rows)
     if result.shared_prompts:
         print(
             f"warning: {result.shared_prompts:,} prompts stand in both of the given splits; they were left as they are."

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .fingerprints import derived
 from .pairs import Batch, drop_empty_columns, expand_batch
 from .schema import Text, extend_features, find_format, pair_features, ranked_features
 from .templates import normalise
@@ -91,6 +92,7 @@ def _map(dataset: Dataset, function: Any, features: Any, title: str, num_proc: i
         num_proc=processes if processes > 1 else None,
         remove_columns=dataset.column_names,
         features=features,
+        new_fingerprint=derived(dataset, function.__name__),
         desc=title,
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, name_list
 from .build import INFO_FILE, BuildOptions, clean, nothing_left
+from .fingerprints import derived
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
 from .pairs import complete_columns, drop_empty_columns, pairs_to_ranked, ranked_to_pairs
@@ -164,6 +165,7 @@ def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Datas
             features=make(spec.format),
             fn_kwargs={"names": names, "convert": messages_to_text if spec.format == "text" else text_to_messages},
             num_proc=num_proc,
+            new_fingerprint=derived(dataset, spec.format),
             desc=f"Converting to {spec.format}",
         )
         dataset = drop_empty_columns(dataset)

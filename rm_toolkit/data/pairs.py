@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from .fingerprints import derived
 from .schema import OPTIONAL_COLUMNS, find_format, pair_features, ranked_features
 
 
@@ -75,7 +76,12 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
 
     format = find_format(dataset.features)
     dataset = complete_columns(dataset, pair_features(format))
-    ranked = Dataset.from_generator(_merge, features=ranked_features(format), gen_kwargs={"pairs": dataset})
+    ranked = Dataset.from_generator(
+        _merge,
+        features=ranked_features(format),
+        gen_kwargs={"pairs": dataset},
+        fingerprint=derived(dataset, "pairs_to_ranked"),
+    )
     return drop_empty_columns(ranked)
 
 
@@ -134,7 +140,9 @@ def drop_empty_columns(dataset: Dataset) -> Dataset:
     arrow = dataset.with_format("arrow")
     nulls = {name: arrow[name].null_count for name in OPTIONAL_COLUMNS if name in dataset.column_names}
     if 0 < nulls.get("margin", 0) < len(dataset):
-        dataset = dataset.map(_fill_margin, batched=True, desc="Filling in margins of 0")
+        dataset = dataset.map(
+            _fill_margin, batched=True, new_fingerprint=derived(dataset, "margin"), desc="Filling in margins of 0"
+        )
     return dataset.remove_columns([name for name, number in nulls.items() if number == len(dataset)])
 
 

@@ -29,9 +29,17 @@ class Place:
     unit: str
     number: int
 
-    def error(self, problem: str) -> InputError:
-        """Returns (does not raise) the error that names this place."""
-        return InputError(f"{self.file}, {self.unit} {self.number}: {problem}")
+    def error(self, problem: str, remedy: str | None = None) -> InputError:
+        """
+        Returns (does not raise) the error that names this place.
+
+        Args:
+            problem (`str`): What is wrong, a sentence.
+            remedy (`str`, *optional*): What to do; default: mend or drop the record.
+        """
+        if remedy is None:
+            remedy = f"Mend or drop the {self.unit}, or pass --skip-invalid."
+        return InputError(f"{self.file}, {self.unit} {self.number}: {problem} {remedy.strip()}".strip())
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
             record = place.error(f"expected an object like {{…}}, got {_json_type(record)}.")
         yield place, record
     if empty:
-        raise InputError(f"{source.path}: the file holds no rows.")
+        raise InputError(f"{source.path}: the file holds no rows. Give one that does.")
 
 
 def open_dataset(path: str, split: str | None = None) -> Any:
@@ -124,8 +132,13 @@ def is_saved_dataset(path: str) -> bool:
 
 
 def looks_like_hub_id(path: str) -> bool:
-    """Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file."""
-    return bool(HUB_ID.fullmatch(path)) and not re.search(r"\.(jsonl?|gz|parquet|csv|txt)$", path)
+    """
+    Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file: it does not end like one, and
+    there is no local folder of the owner's name.
+    """
+    if not HUB_ID.fullmatch(path) or re.search(r"\.(jsonl?|gz|parquet|csv|txt)$", path):
+        return False
+    return "/" not in path or not Path(path).parent.is_dir()
 
 
 def missing_file(path: str) -> InputError:
@@ -211,7 +224,7 @@ def _read_array(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
         items = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: {_not_utf8(error)}") from error
+        raise InputError(f"{path}, line {line}: {' '.join(_not_utf8(error))}") from error
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}). Mend the file there."
@@ -229,14 +242,14 @@ def _read_lines(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
         try:
             yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
-            yield place, place.error(_not_utf8(error))
+            yield place, place.error(*_not_utf8(error))
         except json.JSONDecodeError as error:
             problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
             yield place, InputError(f"{path}, line {number}, column {error.colno}: {problem}")
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}). Save the file in UTF-8."
+def _not_utf8(error: UnicodeDecodeError) -> tuple[str, str]:
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}).", "Save the file in UTF-8."
 
 
 def _json_type(value: Any) -> str:

@@ -109,7 +109,7 @@ def field(record: Mapping[str, Any], key: str, place: Place) -> Any:
     """Returns `record[key]`; raises an `InputError` that lists the keys there are."""
     if key not in record:
         known = known_keys(record)
-        raise place.error(f"there is no key '{key}', only {known}.{did_you_mean(key, record)}")
+        raise place.error(f"there is no key '{key}', only {known}.", did_you_mean(key, record) or None)
     return record[key]
 
 
@@ -159,7 +159,7 @@ def number_value(value: Any, name: str, place: Place) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise place.error(f"`{name}` is {number}; scores must be finite. Mend or drop the row.")
+        raise place.error(f"`{name}` is {number}; scores must be finite.")
     return number
 
 

@@ -251,6 +251,10 @@ PATHS = {
         ["hh", "--input", "{tmp}/row.json", "--output", "{tmp}/out"],
         "row.json: no such file. Did you mean 'rows.json'?",
     ),
+    "no such folder in a local one": (
+        ["hh", "--input", "data/dps", "--output", "{tmp}/out"],
+        "no such file. Did you mean 'dsp'?",
+    ),
     "no such folder": (["hh", "--input", "{tmp}/no/rows.json", "--output", "{tmp}/out"], "no such folder"),
     "folder without a dataset": (
         ["preference", "--input", "{tmp}", "--output", "{tmp}/out"],
@@ -305,8 +309,10 @@ PATHS = {
 
 
 @pytest.mark.parametrize("case", PATHS)
-def test_mistake_in_a_path_is_named_and_nothing_is_written(case, write, tmp_path, capsys):
+def test_mistake_in_a_path_is_named_and_nothing_is_written(case, write, tmp_path, capsys, monkeypatch):
     arguments, message = PATHS[case]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "dsp").mkdir(parents=True)
     write("ok.json", json.dumps([GOOD]))
     write("ties.json", json.dumps([{**GOOD, "score": [1, 1]}]))
     rows = write(
@@ -320,7 +326,7 @@ def test_mistake_in_a_path_is_named_and_nothing_is_written(case, write, tmp_path
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert {entry.name for entry in tmp_path.iterdir()} == {"rows.json", "ok.json", "ties.json"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"data", "rows.json", "ok.json", "ties.json"}
 
 
 def test_damaged_parquet_and_half_copied_folder_are_named(write, tmp_path, capsys):

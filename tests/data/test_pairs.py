@@ -1,8 +1,10 @@
 import pytest
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rm_toolkit.data.build import BuildOptions, build
-from rm_toolkit.data.pairs import pairs_to_ranked, ranked_to_pairs
+from rm_toolkit.data.pairs import _merge, expand_batch, pairs_to_ranked, ranked_to_pairs
 
 
 def ranked(rows):
@@ -44,6 +46,21 @@ def test_every_two_texts_with_different_scores_are_a_pair_the_better_one_chosen(
 def test_ranked_to_pairs_to_ranked_is_exact(rows):
     before = ranked(rows)
     assert best_first(pairs_to_ranked(ranked_to_pairs(before))) == best_first(before)
+
+
+@given(st.lists(st.tuples(st.sampled_from("qr"), st.lists(st.integers(0, 3), min_size=2, max_size=5)), max_size=4))
+def test_any_rows_come_back_best_first_in_order(rows):
+    tags = {"margin": None, "completion_domains": None, "domain": "general", "source": "jsonl", "prompt_id": "x"}
+    before = [
+        {"prompt": prompt, "completions": [f"{n}.{k}" for k in range(len(scores))], "scores": scores, **tags}
+        for n, (prompt, scores) in enumerate(rows)
+        if len(set(scores)) > 1
+    ]
+    batch = {name: [row[name] for row in before] for name in ("prompt", "completions", "scores", *tags)}
+    expanded = expand_batch(batch)
+    pairs = [dict(zip(expanded, values)) for values in zip(*expanded.values())]
+    after = _merge([pair for pair in pairs if pair["score_chosen"] != pair["score_rejected"]])
+    assert [sorted(row) for row in best_first(after)] == [sorted(row) for row in best_first(before)]
 
 
 def test_rows_in_which_all_scores_tie_are_the_only_ones_lost():

@@ -111,7 +111,7 @@ def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
     values = {name: _find(record, name, place, options) for name in ("prompt", "response", "score", "domain")}
     for name in ("prompt", "score"):
         if values[name] is None:
-            raise place.error(f"there is `response`, but no `{name}`. Name its column: --columns {name}=….")
+            raise place.error(f"there is `response`, but no `{name}`.", f"Name its column: --columns {name}=….")
     return Grouped(
         prompt=text_or_messages(values["prompt"], "prompt", place),
         completions=[text_or_messages(values["response"], "response", place)],
@@ -130,9 +130,8 @@ def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> An
         for part in name.split("."):  # question.full_text
             if not isinstance(value, dict) or part not in value:
                 known = known_keys(record)
-                raise place.error(
-                    f"there is no column '{name}' (for `{ours}`), only {known}.{did_you_mean(name, record)}"
-                )
+                remedy = did_you_mean(name, record) or "Take one of these."
+                raise place.error(f"there is no column '{name}' (for `{ours}`), only {known}.", remedy)
             value = value[part]
         return value
     for name in (ours, *COLUMNS[ours]):
@@ -162,7 +161,7 @@ def _completions(record: Record, texts: Any, place: Place, options: SourceOption
         pairs = list(_scored_objects(texts, place, options))
         texts, scores = [text for text, _ in pairs], [score for _, score in pairs]
     elif scores is None:
-        raise place.error("there are `completions`, but no `scores`. Name their column: --columns scores=….")
+        raise place.error("there are `completions`, but no `scores`.", "Name their column: --columns scores=….")
     check_ranked(texts, scores, ("completions", "scores"), place)
     texts = [text_or_messages(text, f"completions[{n}]", place) for n, text in enumerate(texts)]
     return texts, [number_value(score, f"scores[{n}]", place) for n, score in enumerate(scores)]
@@ -177,7 +176,7 @@ def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) ->
             )
         score = _find(entry, "score", place, options)
         if score is None:
-            raise place.error(f"`completions[{number}]` has no score. Name it: --columns score=….")
+            raise place.error(f"`completions[{number}]` has no score.", "Name it: --columns score=….")
         yield entry[name], score
 
 
@@ -186,5 +185,6 @@ def _no_preference(record: Record, given: dict[str, Any], place: Place) -> Input
     missing = f"`{half[0]}` has no partner" if half else "no preference found"
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "
-        f"{known_keys(record)}. Name them, for example --columns prompt=question chosen=good rejected=bad."
+        f"{known_keys(record)}.",
+        "Name them, for example --columns prompt=question chosen=good rejected=bad.",
     )

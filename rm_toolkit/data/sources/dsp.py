@@ -24,14 +24,15 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     }
     domain = options.domain
     if domain is None:
-        raise place.error(f"`domain` is not set. Whose answers are preferred? Here answered {name_list(texts)}.")
+        problem = f"`domain` is not set. Whose answers are preferred? Here answered {name_list(texts)}."
+        raise place.error(problem, "Pass --domain NAME.")
     if domain not in texts and place.number == 1:
-        raise place.error(
-            f"`domain` is '{domain}', but this file has {name_list(texts)}.{did_you_mean(domain, texts)}"
-        )
+        remedy = did_you_mean(domain, texts) or "Take one of these."
+        raise place.error(f"`domain` is '{domain}', but this file has {name_list(texts)}.", remedy)
     if domain not in texts:
         raise place.error(
-            f"`responses` has no '{domain}'. Every item needs the domain asked for; drop the item or pass --skip-invalid."
+            f"`responses` has no '{domain}'.",
+            f"Every item needs the domain asked for; drop the {place.unit} or pass --skip-invalid.",
         )
     if len(texts) < 2:
         raise place.error(f"`responses` has only '{domain}'; a preference needs at least two answers.")
