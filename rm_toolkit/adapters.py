@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from pathlib import Path
@@ -55,16 +54,15 @@ def attach_adapter(
         model_type = classifier.config.get_text_config().model_type
         if model_type not in KNOWN_TARGETS and not getattr(peft_config, "target_parameters", None):
             peft_config.target_modules = "all-linear"
+    _check_targets(classifier, getattr(peft_config, "target_modules", None))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             with warnings.catch_warnings():  # PEFT 0.21 asks the model under a name that transformers 5.23 deprecates
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
                 return get_peft_model(classifier, peft_config)
-        except ValueError as error:
-            if "arget modules" not in str(error):
-                raise
-            raise InputError(_unknown_targets(classifier, peft_config)) from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the adapter cannot be put on {type(classifier).__name__}: {error}") from error
 
 
 def untie(head: LMHead, config: PreTrainedConfig) -> tuple[LMHead, LMHeadSource]:
@@ -222,19 +220,21 @@ def _hub_file(name: str, filename: str, revision: str | None) -> str | None:
         return None
 
 
-def _unknown_targets(classifier: PreTrainedModel, peft_config: PeftConfig) -> str:
-    head = head_name(classifier)
-    known = sorted(
-        {
+def _check_targets(classifier: PreTrainedModel, targets: Any) -> None:
+    """PEFT passes over names that no module has, as long as one of the others is found."""
+    if targets is None or isinstance(targets, str):  # a pattern, or 'all-linear'
+        return
+    names = [name for name, _ in classifier.named_modules()]
+    for target in sorted(targets):
+        if any(f".{name}".endswith(f".{target}") for name in names):
+            continue
+        head = head_name(classifier)
+        linear = {
             name.split(".")[-1]
             for name, module in classifier.named_modules()
             if isinstance(module, nn.Linear) and name != head and "pooler" not in name
         }
-    )
-    wanted = peft_config.target_modules
-    wanted = [wanted] if isinstance(wanted, str) else sorted(wanted or [])
-    wrong = next((name for name in wanted if name.split(".")[-1] not in known), "")
-    return (
-        f"`lora_target_modules` {json.dumps(wanted)} name no module of {type(classifier).__name__}."
-        f"{did_you_mean(wrong, known)} It has {name_list(known)}; 'all-linear' takes them all."
-    )
+        raise InputError(
+            f"`lora_target_modules` has '{target}', but {type(classifier).__name__} has no such module."
+            f"{did_you_mean(target, linear)} It has {name_list(sorted(linear))}; 'all-linear' takes them all."
+        )

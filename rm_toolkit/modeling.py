@@ -26,6 +26,7 @@ from .heads import (
     select_trainable,
 )
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .load_errors import config_error, weights_error
 from .settings import RewardModelSettings, load_settings
 
 
@@ -144,9 +145,8 @@ class RewardModel(nn.Module):
                     use_safetensors=True,
                     **model_init_kwargs,
                 )
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise InputError(f"'{model_name_or_path}' cannot be loaded as a reward model: {reason}") from error
+            except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+                raise InputError(weights_error(model_name_or_path, config, error)) from error
         if settings is None:
             settings = RewardModelSettings(max_length=min(512, max_positions(classifier) or 512))
         fresh = check_loaded(
@@ -297,11 +297,7 @@ def load_config(
     try:
         return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"'{model_name_or_path}' is no model that transformers can load: {reason} Give a folder with a "
-            "`config.json` and safetensors, or a Hub id."
-        ) from error
+        raise InputError(config_error(model_name_or_path, error)) from error
 
 
 @contextlib.contextmanager

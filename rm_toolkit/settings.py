@@ -77,14 +77,17 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     Raises:
         `InputError`: if the file is there but is not readable JSON.
     """
-    path = cached_file(
-        model_name_or_path,
-        SETTINGS_NAME,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        path = cached_file(
+            model_name_or_path,
+            SETTINGS_NAME,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # no folder and no possible Hub id: loading the model itself says so
+        return None
     if path is None:
         return None
     try:

@@ -198,6 +198,12 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
         raise InputError(
             f"`resume_from_checkpoint` is '{wanted}', which is no folder. Name a checkpoint-N folder, or `auto`."
         )
+    for pattern, what in (("*.safetensors", "no weights"), ("trainer_state.json", "no state of a run")):
+        if not any(Path(wanted).glob(pattern)):
+            raise InputError(
+                f"`resume_from_checkpoint` is '{wanted}', which holds {what} (`{pattern}`): it is no checkpoint of a "
+                "run. Name a checkpoint-N folder, or `auto`."
+            )
     return wanted
 
 
