@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from sample_text import compose_near, load_bank, ranked_targets, tidy, to_second_person
 
 
+# Chosen among ten (0 to 9) for the evenness of what chance decides in small test sets: their topics, whose answers are longer.
+SEED = 9
 SPLITS = ("train", "test")
 NUM_ROWS = {
     "dsp": {"train": 400, "test": 100},
@@ -59,13 +61,13 @@ def topics_of(bank: dict, split: str, rng: random.Random) -> list:
 def questions_of(name: str, split: str, key: str | None) -> Iterator[tuple[str, dict | str]]:
     """Every (question, topic) of a set's split, shuffled, as many as the split holds."""
     bank = load_bank(name)
-    topics = topics_of(bank, split, random.Random(f"{name} topics"))
+    topics = topics_of(bank, split, random.Random(f"{SEED} {name} topics"))
     slot = key or "topic"
     asked = [
         (tidy(form.replace("{" + slot + "}", topic[key] if key else topic)), topic)
         for topic, form in itertools.product(topics, bank["questions"])
     ]
-    random.Random(f"{name} {split} questions").shuffle(asked)
+    random.Random(f"{SEED} {name} {split} questions").shuffle(asked)
     yield from asked[: NUM_ROWS[name][split]]
 
 
@@ -99,17 +101,19 @@ def answers_of(
         return all(answer.lower().count(phrase) < 2 for phrase in phrases)
 
     targets = ranked_targets(rng, len(qualities))
-    return [
-        compose_near(rng, bank, quality_plans(quality, rng), targets[rank], repeats_nothing)
-        for quality, rank in zip(qualities, order)
-    ]
+    answers: list[str] = []
+    for quality, rank in zip(qualities, order):
+        plans = quality_plans(quality, rng)
+        like = answers[0] if answers else None
+        answers.append(compose_near(rng, bank, plans, targets[rank], repeats_nothing, like))
+    return answers
 
 
 def dialogue_rows(name: str, split: str) -> list[dict]:
     """Helpful or harmless: `{"chosen", "rejected"}`, two dialogues that differ in their last turn."""
     key = {"helpful": "task", "harmless": "act"}[name]
     turns = load_bank(name)["turns"]
-    rng = random.Random(f"{name} {split} answers")
+    rng = random.Random(f"{SEED} {name} {split} answers")
     rows = []
     for index, (question, topic) in enumerate(questions_of(name, split, key)):
         slots = {slot: [to_second_person(value)] if isinstance(value, str) else value for slot, value in topic.items()}
@@ -122,9 +126,15 @@ def dialogue_rows(name: str, split: str) -> list[dict]:
     return rows
 
 
+def cited_facts(answer: str, facts: list[str]) -> list[str]:
+    """For each mark of `answer` in turn, `[1]`, `[2]`, …, the fact that stands last before it."""
+    befores = [answer.lower().partition(f"[{number}]")[0] for number in range(1, answer.count("[") + 1)]
+    return [max(facts, key=lambda fact: before.rfind(fact.lower())) for before in befores]
+
+
 def webgpt_rows(name: str, split: str) -> list[dict]:
     """WebGPT: a question, two cited answers, two opposite scores; about one row in six is a tie."""
-    rng = random.Random(f"{name} {split} answers")
+    rng = random.Random(f"{SEED} {name} {split} answers")
     sources = load_bank(name)["source"]
     rows = []
     for index, (question, topic) in enumerate(questions_of(name, split, "clause")):
@@ -143,7 +153,7 @@ def webgpt_rows(name: str, split: str) -> list[dict]:
         full_text = {"dataset": "rm_toolkit_samples", "id": f"{split}-{index:04d}", "full_text": question}
         row = {"question": full_text}
         for side, (answer, value) in enumerate(zip(answers, scores)):
-            cited = [fact for fact in topic["facts"] if fact.lower() in answer.lower()][: answer.count("[")]
+            cited = cited_facts(answer, topic["facts"])
             row[f"quotes_{side}"] = {"title": rng.sample(sources, len(cited)), "extract": cited}
             row[f"answer_{side}"] = answer
             row[f"score_{side}"] = value
@@ -153,7 +163,7 @@ def webgpt_rows(name: str, split: str) -> list[dict]:
 
 def gpt4llm_rows(name: str, split: str) -> list[dict]:
     """GPT-4-LLM: three scored responses a prompt; in one row of six two of them share a score."""
-    rng = random.Random(f"{name} {split} answers")
+    rng = random.Random(f"{SEED} {name} {split} answers")
     orders = list(itertools.permutations(range(3)))
     rows = []
     for index, (question, topic) in enumerate(questions_of(name, split, "subject")):
@@ -175,9 +185,12 @@ def gpt4llm_rows(name: str, split: str) -> list[dict]:
 
 def dsp_rows(name: str, split: str) -> list[dict]:
     """Domain-specific preferences: one query, an answer in the manner of each domain."""
-    rng = random.Random(f"{name} {split} answers")
+    rng = random.Random(f"{SEED} {name} {split} answers")
     own = load_bank(name)
     plain = [frame for frame in own["domains"]["normal"] if "{topic}" in frame]
+    # A plain answer takes all of its frames from one pool, or it could say one twice.
+    plans = dict.fromkeys(DOMAINS, DSP_PLANS)
+    plans["normal"] = [[slot.replace("plain", "style") for slot in plan] for plan in DSP_PLANS]
     rows = []
     for index, (query, topic) in enumerate(questions_of(name, split, None)):
         targets = ranked_targets(rng, len(DOMAINS), *DSP_WORDS)
@@ -189,7 +202,8 @@ def dsp_rows(name: str, split: str) -> list[dict]:
         for position, domain in enumerate(DOMAINS):
             bank = {"style": own["domains"][domain], "plain": plain, "neutral": own["neutral"], "topic": [topic]}
             target = targets[(position + index) % len(DOMAINS)]
-            responses[domain] = compose_near(rng, bank, DSP_PLANS, target, names_the_topic_first)
+            like = responses.get(DOMAINS[0])
+            responses[domain] = compose_near(rng, bank, plans[domain], target, names_the_topic_first, like)
         rows.append({"query": query, "responses": responses})
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -106,6 +107,9 @@ class RewardModelConfig(RewardConfig):
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
         super().__post_init__()
+        if self.device.type == "cpu":
+            # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         choices = {
             "pooling_type": POOLING_TYPES,
             "data_format": DATA_FORMATS,

@@ -92,9 +92,11 @@ def find_lm_head(
         return LMHeadSource(tied=True, files={})
     if not is_causal_lm(config):
         return None
-    # The structure alone, on the meta device, tells what the head is called in this architecture.
+    # The structure alone, on the meta device, tells what the head is called in this architecture. The class is called
+    # itself: `from_config` would enter DeepSpeed's `zero.Init`, which wants real weights.
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = (model_class[0] if isinstance(model_class, tuple) else model_class)(config)
     head = skeleton.get_output_embeddings()
     prefix = next((name for name, module in skeleton.named_modules() if module is head), None)
     if prefix is None:

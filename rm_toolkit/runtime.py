@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+
 # Work of less than a second needs no bar; read by tqdm when it is imported.
 os.environ.setdefault("TQDM_DELAY", "1")
 
@@ -89,10 +90,9 @@ def use_all_cores(cpu_threads: int | None) -> None:
 
 
 def silence_launch_noise() -> None:
-    """Hides messages of libraries that nobody who runs a recipe can act on."""
-    # Gradients are averaged by hand-planned weights; DDP's hint about unused parameters is answered in the config.
-    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found.*")
-    warnings.filterwarnings("ignore", message=".*was passed to `accelerate launch`.*")
+    """Hides messages of libraries about other libraries, which nobody who runs a recipe can act on."""
+    # DeepSpeed 0.19 calls names that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", message=r".*`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 
 
 def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:

@@ -143,6 +143,8 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     """
     if resume:
         trainer.args.eval_on_start = False  # the start of the run is in its log already
+    if trainer.is_world_process_zero():
+        console.print(describe_engine(trainer), highlight=False)
     trainer.train(resume_from_checkpoint=resume)
     if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
         trainer.evaluate()
@@ -162,7 +164,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     rows = [
         [
             name,
-            *(f"{results[when].get(name, {}).get('accuracy', float('nan')):.4f}" for when in ("start", "end")),
+            *(f"{results[when][name]['accuracy']:.4f}" if name in results[when] else "-" for when in ("start", "end")),
             str(end["num_pairs"]),
         ]
         for name, end in results["end"].items()
@@ -172,6 +174,25 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     console.print(f"Saved to {folder}; {checked} texts give the same rewards in a fresh process.")
     if recipe.next_command:
         console.print(f"Next: {recipe.next_command}", highlight=False)
+
+
+def describe_engine(trainer: RewardModelTrainer) -> str:
+    """
+    Says what really runs, read from the accelerator: a launch config can silently turn into something else.
+
+    Args:
+        trainer (`RewardModelTrainer`): The trainer.
+    """
+    accelerator = trainer.accelerator
+    engine = str(accelerator.distributed_type).rsplit(".", 1)[-1]
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        engine += f" ZeRO-{plugin.zero_stage}"
+    return (
+        f"Engine {engine}, {accelerator.num_processes} process(es), {accelerator.device.type}, "
+        f"mixed precision {accelerator.mixed_precision}; {len(trainer.train_dataset):,} pairs, "
+        f"{trainer.pairs_per_step} a step."
+    )
 
 
 def resolve_resume(training: RewardModelConfig) -> str | None:
