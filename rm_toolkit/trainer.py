@@ -26,6 +26,7 @@ from .data.tokenization import TokenizedPreferences, tokenize_preferences
 from .errors import InputError
 from .evaluation.metrics import preference_metrics
 from .evaluation.rewards import compute_rewards
+from .heads import is_encoder
 from .lm_head import build_lm_head, find_lm_head
 from .losses import centering_loss, ranking_loss
 from .modeling import RewardModel
@@ -74,6 +75,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
     ):
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model = _as_reward_model(model, args, settings, require_head)
+        self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:
             processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
         check_fits_model(processing_class, model.config, name)
@@ -169,8 +171,8 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         )
 
     def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
-        # `cls` reads the first position, which padding on the left would take.
-        side = "right" if self.args.pooling_type == "cls" else self.args.padding_side
+        # Encoders count positions from the first token, each in its own way; `cls` reads there.
+        side = "right" if self.model_is_encoder else self.args.padding_side
         return PreferenceCollator(
             self.processing_class.pad_token_id, side, self.args.pad_to_multiple_of, lm_loss_on=lm_loss_on
         )
