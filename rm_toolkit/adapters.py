@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +60,7 @@ def attach_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            with warnings.catch_warnings():  # PEFT 0.21 asks the model under a name that transformers 5.23 deprecates
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            with _quiet_peft():
                 return get_peft_model(classifier, peft_config)
         except (ValueError, TypeError) as error:
             raise InputError(f"the adapter cannot be put on {type(classifier).__name__}: {error}") from error
@@ -90,16 +91,21 @@ def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None =
     # The engine's own copy is in parts; a whole one is built beside it on the CPU. The class is called itself:
     # `from_config` would have DeepSpeed take the copy apart as well.
     base = type(model.base_classifier)(copy.deepcopy(model.config)).float()
-    clone = get_peft_model(base, copy.deepcopy(model.classifier.peft_config["default"]))
+    with _quiet_peft():
+        clone = get_peft_model(base, copy.deepcopy(model.classifier.peft_config["default"]))
     clone.load_state_dict(state_dict)
     return clone.merge_and_unload()
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub repository holds an adapter and no model."""
+    return _has_file(name, ADAPTER_CONFIG, revision) and not _has_file(name, "config.json", revision)
+
+
+def _has_file(name: str, filename: str, revision: str | None = None) -> bool:
     if os.path.isdir(name):
-        return Path(name, ADAPTER_CONFIG).exists() and not Path(name, "config.json").exists()
-    return _hub_file(name, "config.json", revision) is None and _hub_file(name, ADAPTER_CONFIG, revision) is not None
+        return Path(name, filename).exists()
+    return _hub_file(name, filename, revision) is not None
 
 
 def load_adapter(
@@ -141,9 +147,10 @@ def load_adapter(
     except InputError as error:
         raise InputError(f"the adapter in '{folder}' cannot be put on its base: {error}") from error
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
-    model.resize_token_embeddings(len(load_tokenizer(folder if _has_tokenizer(folder) else base)))
+    model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
     try:
-        adapted = PeftModel.from_pretrained(model.classifier, folder)
+        with _quiet_peft():
+            adapted = PeftModel.from_pretrained(model.classifier, folder)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
@@ -157,6 +164,13 @@ def load_adapter(
         if model.lm_head is not None:
             model.lm_head = build_lm_head(own_head, model.get_input_embeddings(), model.config, folder)
     return model
+
+
+def tokenizer_source(name: str) -> str:
+    """Returns where the tokenizer of a model stands: with it, or, for an adapter saved without one, with its base."""
+    if not is_adapter(name) or _has_file(name, "tokenizer_config.json"):
+        return name
+    return _find_base(name, _read_adapter(name)[0])
 
 
 def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -202,8 +216,12 @@ def _find_base(folder: str, config: PeftConfig) -> str:
     )
 
 
-def _has_tokenizer(folder: str) -> bool:
-    return not os.path.isdir(folder) or Path(folder, "tokenizer_config.json").exists()
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 asks the model under a name that transformers 5.23 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _hub_file(name: str, filename: str, revision: str | None) -> str | None:

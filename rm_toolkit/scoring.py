@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .adapters import is_adapter
+from .adapters import is_adapter, tokenizer_source
 from .data.collator import PreferenceCollator
 from .data.tokenization import Text, tokenize_texts
 from .evaluation.rewards import compute_rewards
@@ -43,7 +43,7 @@ class RewardScorer:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(model, (str, os.PathLike)):
             model = str(model)
-            self.tokenizer = tokenizer or load_tokenizer(model, trust_remote_code=trust_remote_code)
+            self.tokenizer = tokenizer or load_tokenizer(tokenizer_source(model), trust_remote_code=trust_remote_code)
             settings = load_settings(model) or _guess_settings(model, self.tokenizer, trust_remote_code)
             model = RewardModel.from_pretrained(
                 model, settings, require_head=True, dtype=dtype, trust_remote_code=trust_remote_code
