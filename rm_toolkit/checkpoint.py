@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
@@ -165,7 +165,9 @@ def load_weights(model: RewardModel, folder: str) -> None:
     files = sorted(Path(folder).glob("model*.safetensors"))
     adapter = Path(folder, "adapter_model.safetensors")
     if model.is_peft and adapter.exists():
-        set_peft_model_state_dict(model.classifier, load_file(adapter))
+        _load_adapter_weights(model, folder, load_file(adapter))
+    elif adapter.exists():
+        raise InputError(f"{folder} is a checkpoint of a LoRA run. Resume with the same flags (--use_peft …) as it.")
     elif files:
         state = {key: value for path in files for key, value in load_file(path).items()}
         _check_same_model(folder, state, model.base_classifier.state_dict())
@@ -175,6 +177,12 @@ def load_weights(model: RewardModel, folder: str) -> None:
     head = Path(folder, LM_HEAD_FOLDER, SAFE_WEIGHTS)
     if model.lm_head is not None and head.exists():
         model.lm_head.load_state_dict(load_file(head), strict=False)
+
+
+def _load_adapter_weights(model: RewardModel, folder: str, found: dict[str, torch.Tensor]) -> None:
+    expected = get_peft_model_state_dict(model.classifier, save_embedding_layers=False)
+    _check_same_model(folder, found, expected)
+    set_peft_model_state_dict(model.classifier, found)
 
 
 def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

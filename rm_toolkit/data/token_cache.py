@@ -46,7 +46,10 @@ class TokenCache:
     def load(self) -> dict[str, Any] | None:
         """Reads the fields of `TokenizedPreferences`, or `None` where nothing readable is stored."""
         # A file that another version left half-written is no reason to stop: the texts are tokenised again.
-        with contextlib.suppress(OSError, ValueError, KeyError, BadZipFile), np.load(self.path, allow_pickle=False) as stored:
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, BadZipFile),
+            np.load(self.path, allow_pickle=False) as stored,
+        ):
             return {name: _restore(stored[name]) for name in stored.files}
         return None
 
