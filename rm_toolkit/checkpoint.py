@@ -110,7 +110,7 @@ class CheckpointMixin:
             `int`: Number of texts compared.
 
         Raises:
-            `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 on other devices).
+            `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 2e-2 under autocast or on other devices).
         """
         texts = check_texts(self.sample_texts, self.args.max_length)
         rows = {
