@@ -72,7 +72,7 @@ def save_reward_model(
             settings.save(part)
             tokenizer.save_pretrained(part)
         move_into(target, folder)
-    if not settings.stock:
+    if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")
 
 
