@@ -84,6 +84,7 @@ def parse_recipe(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.error = _refuse_flag
     before.add_argument("--config", default=str(default_config))
     chosen, rest = before.parse_known_args(argv)
     values = load_yaml(chosen.config)
@@ -91,6 +92,7 @@ def parse_recipe(
     parser.add_argument(
         "--config", default=str(default_config), help="The recipe: a YAML file with any of these names."
     )
+    parser.error = _refuse_flag
     known = {action.dest for action in parser._actions} - {"help", "config"}
     check_values(values, known, chosen.config)
     for action in parser._actions:
@@ -112,6 +114,11 @@ def parse_recipe(
         setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
     _fill_domain(recipe, training, model)
     return recipe, training, model
+
+
+def _refuse_flag(message: str) -> None:
+    """In place of argparse's own, which prints all of the several hundred flags first."""
+    raise InputError(f"{message}. `--help` lists every flag with its meaning, unit and range.")
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

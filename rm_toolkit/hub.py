@@ -9,11 +9,13 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
+from .adapters import is_adapter
 from .checkpoint import FINAL_RESULTS_NAME, check_texts
+from .console import console
 from .errors import InputError
 from .reload_check import check_reload
 from .scoring import RewardScorer
-from .settings import RewardModelSettings, load_settings
+from .settings import RewardModelSettings, load_settings, not_stock_notice
 
 
 # Training state stays at home: it is large, and optimizer and RNG files are pickles.
@@ -27,17 +29,28 @@ A reward model trained with [rm_toolkit](https://github.com/rm-toolkit/rm-toolki
 {results}
 ## Use
 
-```python
+{use}
+
+Input: {data_format} data, at most {max_length} tokens, cut on the left; the reward is read by `{pooling_type}` pooling.
+"""
+
+USE_STOCK = """```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
 model = AutoModelForSequenceClassification.from_pretrained("{repo_id}")
 inputs = tokenizer({example!r}, truncation=True, return_tensors="pt")
 reward = model(**inputs).logits[0, 0].item()
-```
+```"""
 
-Input: {data_format} data, at most {max_length} tokens, cut on the left; the reward is read by `{pooling_type}` pooling.
-"""
+USE_RM_TOOLKIT = """{notice}
+
+```python
+from rm_toolkit import RewardScorer
+
+scorer = RewardScorer("{repo_id}")
+rewards = scorer.score(["## Human:\\nName a colour.\\n\\n## Assistant:\\n"], ["Blue."])
+```"""
 
 
 def push_model(
@@ -64,6 +77,11 @@ def push_model(
     Raises:
         `InputError`: if the folder is no reward model, fails the reload check, or the Hub refuses.
     """
+    if Path(folder).is_dir() and is_adapter(folder):
+        raise InputError(
+            f"{folder} holds an adapter alone, which stock classes do not open as a reward model. Push the run's folder: "
+            "it holds the merged model, and the adapter in `adapter/`."
+        )
     settings = load_settings(folder) if Path(folder).is_dir() else None
     if settings is None or not Path(folder, "config.json").exists():
         raise InputError(
@@ -71,6 +89,9 @@ def push_model(
         )
     if not repo_id:
         raise InputError("no repository is named; give --repo-id NAMESPACE/NAME (`hub_model_id` in a recipe).")
+    if not settings.stock:
+        check_card_says_so(folder)
+        console.print(f"{folder}: {not_stock_notice(settings.pooling_type)} Its card says so.", highlight=False)
     verify_folder(folder, settings)
     api = HfApi(token=token)
     try:
@@ -119,6 +140,21 @@ def verify_folder(folder: str, settings: RewardModelSettings) -> int:
     return len(texts)
 
 
+def check_card_says_so(folder: str) -> None:
+    """
+    Refuses to publish a model that stock classes read wrongly under a card that does not say so.
+
+    Raises:
+        `InputError`: naming what to write into the card.
+    """
+    card = Path(folder, "README.md")
+    if card.exists() and "rm_toolkit only" not in card.read_text(encoding="utf-8"):
+        raise InputError(
+            f"{card} does not say that this model loads through rm_toolkit only; whoever opens it with stock classes "
+            "gets other numbers. Write 'loads through rm_toolkit only' into it, or remove it to have one written."
+        )
+
+
 def write_card(folder: str, repo_id: str, settings: RewardModelSettings) -> None:
     """
     Writes the model card (`README.md`) from what the run recorded.
@@ -137,17 +173,21 @@ def write_card(folder: str, repo_id: str, settings: RewardModelSettings) -> None
     )
     base = next((entry["base"] for entry in settings.lineage), None)
     data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-classification",
+        library_name="transformers" if settings.stock else "rm_toolkit",
+        pipeline_tag="text-classification" if settings.stock else None,
         tags=["rm-toolkit", "trl", "reward-model"],
         base_model=base if base and not Path(base).exists() else None,
     )
+    use = USE_STOCK if settings.stock else USE_RM_TOOLKIT
     content = CARD.format(
         title=repo_id.split("/")[-1],
         lineage=f": {stages}" if stages else "",
         results=table,
-        repo_id=repo_id,
-        example="## Human:\nName a colour.\n\n## Assistant:\nBlue.",
+        use=use.format(
+            repo_id=repo_id,
+            example="## Human:\nName a colour.\n\n## Assistant:\nBlue.",
+            notice=not_stock_notice(settings.pooling_type),
+        ),
         data_format=settings.data_format,
         max_length=settings.max_length,
         pooling_type=settings.pooling_type,

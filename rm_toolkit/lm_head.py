@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 
 from .errors import InputError
 from .losses import text_cross_entropy
+from .weight_names import shapes_in_files
 
 
 LM_HEAD_FOLDER = "lm_head"
@@ -84,13 +85,13 @@ def find_lm_head(
         `LMHeadSource`, or `None` where there is none (an encoder, or a classifier saved without it).
     """
     text_config = config.get_text_config()
-    if getattr(text_config, "tie_word_embeddings", False) and _is_causal_lm(config):
-        return LMHeadSource(tied=True, files={})
     own = _file(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
     if own is not None:
         with safe_open(own, framework="pt") as handle:
             return LMHeadSource(tied=False, files={key: (own, key) for key in handle.keys()})  # noqa: SIM118
-    if not _is_causal_lm(config):
+    if getattr(text_config, "tie_word_embeddings", False) and is_causal_lm(config):
+        return LMHeadSource(tied=True, files={})
+    if not is_causal_lm(config):
         return None
     # The structure alone, on the meta device, tells what the head is called in this architecture. The class is called
     # itself: `from_config` would enter DeepSpeed's `zero.Init`, which wants real weights.
@@ -102,10 +103,13 @@ def find_lm_head(
     if prefix is None:
         return None
     files = {}
-    for name, _ in head.named_parameters():
-        path = _file_of_tensor(model_name_or_path, f"{prefix}.{name}", revision)
-        if path is not None:
-            files[name] = (path, f"{prefix}.{name}")
+    for name, parameter in head.named_parameters():
+        own_name = f"{prefix}.{name}"
+        for key in [own_name, *shapes_in_files(skeleton, {own_name: parameter})]:
+            path = _file_of_tensor(model_name_or_path, key, revision)
+            if path is not None:
+                files[name] = (path, key)
+                break
     return LMHeadSource(tied=False, files=files) if "weight" in files else None
 
 
@@ -142,7 +146,8 @@ def save_lm_head(folder: str | os.PathLike, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, target / SAFE_WEIGHTS, metadata={"format": "pt"})
 
 
-def _is_causal_lm(config: PreTrainedConfig) -> bool:
+def is_causal_lm(config: PreTrainedConfig) -> bool:
+    """Whether the architecture predicts next tokens; an encoder that transformers could turn into such a one does not."""
     encoder_only = getattr(config, "is_decoder", None) is False and hasattr(config, "type_vocab_size")
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
 

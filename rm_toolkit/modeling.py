@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from .adapters import attach_adapter, is_adapter, load_adapter, untie
 from .attention import enable_shared_attention
 from .errors import InputError
+from .heads import (
+    check_loaded,
+    check_max_length,
+    check_pooling,
+    initialize_head,
+    max_positions,
+    reads_like_stock,
+    reward_head,
+    select_trainable,
+)
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
-from .loading import check_loaded, initialize_head, load_config, quiet_loading, reward_head
+from .load_errors import weights_error
+from .loading import load_config, quiet_loading
 from .settings import RewardModelSettings, load_settings
 
 
@@ -57,8 +69,18 @@ class RewardModel(nn.Module):
         self.lm_head = lm_head
         self.lm_head_source = lm_head_source
         self.name_or_path = name_or_path
-        if settings.pooling_type != "cls":
-            self._freeze_unused()
+
+    @property
+    def settings(self) -> RewardModelSettings:
+        """How texts are read. Setting it checks that the model can, and freezes what takes no part."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: RewardModelSettings) -> None:
+        check_pooling(self.base_classifier, settings.pooling_type)
+        check_max_length(self.base_classifier, settings.max_length)
+        select_trainable(self.base_classifier, settings.pooling_type, adapted=self.is_peft)
+        self._settings = settings
 
     @classmethod
     def from_pretrained(
@@ -74,7 +96,7 @@ class RewardModel(nn.Module):
         **model_init_kwargs: Any,
     ) -> RewardModel:
         """
-        Loads a base model (a causal LM or an encoder) or a saved reward model.
+        Loads a base model (a causal LM or an encoder), a saved reward model, or an adapter (merged into its base).
 
         Args:
             model_name_or_path (`str`): Folder or Hub id.
@@ -89,10 +111,15 @@ class RewardModel(nn.Module):
 
         Raises:
             `InputError`: if the checkpoint is no language model, has more than one label, or has no reward head where
-                one is required.
+                one is required; or if an adapter's base is not there.
         """
+        if is_adapter(model_name_or_path, revision):
+            options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
+            return load_adapter(
+                cls, model_name_or_path, settings, require_head=require_head, **options, **model_init_kwargs
+            )
         config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-        settings = settings or load_settings(model_name_or_path, revision) or RewardModelSettings()
+        settings = settings or load_settings(model_name_or_path, revision)
         had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         if had_head and config.num_labels != 1:
             raise InputError(
@@ -102,7 +129,9 @@ class RewardModel(nn.Module):
         config.num_labels = 1
         config.problem_type = "regression"
         model_init_kwargs.setdefault("dtype", torch.float32)
-        with quiet_loading():
+        # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
+        with quiet_loading(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             try:
                 classifier, info = AutoModelForSequenceClassification.from_pretrained(
                     model_name_or_path,
@@ -113,12 +142,21 @@ class RewardModel(nn.Module):
                     use_safetensors=True,
                     **model_init_kwargs,
                 )
-            except (OSError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise InputError(f"'{model_name_or_path}' cannot be loaded as a reward model: {reason}") from error
-        fresh = check_loaded(model_name_or_path, set(info["missing_keys"]), require_head)
+            except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+                raise InputError(weights_error(model_name_or_path, config, error)) from error
+        if settings is None:
+            settings = RewardModelSettings(max_length=min(512, max_positions(classifier) or 512))
+        fresh = check_loaded(
+            model_name_or_path,
+            classifier,
+            info["missing_keys"],
+            require_head=require_head,
+            pooling_type=settings.pooling_type,
+        )
         if fresh:
             initialize_head(reward_head(classifier), seed)
+            if settings.pooling_type == "cls" and hasattr(config, "classifier_pooling"):
+                classifier.config.classifier_pooling = "cls"  # ModernBERT could also pool the mean
         source = find_lm_head(model_name_or_path, config, revision=revision)
         head = None
         if with_lm_head:
@@ -177,6 +215,11 @@ class RewardModel(nn.Module):
         return self.base_classifier.config
 
     @property
+    def reads_like_stock(self) -> bool:
+        """Whether the architecture's stock class gives the same reward; if not, only rm_toolkit reads it."""
+        return reads_like_stock(self.base_classifier, self.settings.pooling_type)
+
+    @property
     def is_peft(self) -> bool:
         """Whether the classifier carries PEFT adapters."""
         return hasattr(self.classifier, "peft_config")
@@ -195,20 +238,21 @@ class RewardModel(nn.Module):
         enable_shared_attention(self.config)
         self.backbone.config._attn_implementation = self.config._attn_implementation
 
-    def add_adapter(self, peft_config: PeftConfig) -> None:
+    def add_adapter(self, peft_config: PeftConfig, seed: int = 42) -> None:
         """
         Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
 
         Args:
             peft_config (`PeftConfig`): Its task type is set to `SEQ_CLS`, which makes PEFT train and save the head.
-        """
-        from peft import TaskType, get_peft_model
+            seed (`int`): Seed of the adapter's weights.
 
-        peft_config.task_type = TaskType.SEQ_CLS
-        with warnings.catch_warnings():  # PEFT 0.21 asks the model under a name that transformers 5.23 deprecates
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            self.classifier = get_peft_model(self.classifier, peft_config)
-        self._freeze_unused()
+        Raises:
+            `InputError`: if the model has none of the modules that the adapter is for.
+        """
+        self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
+        select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
+        if self.lm_head is not None and self.lm_head.tied:
+            self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
         """Turns on activation checkpointing in the backbone."""
@@ -246,10 +290,3 @@ class RewardModel(nn.Module):
         if self.lm_head is not None:
             embedding = self.get_input_embeddings()
             self.lm_head = build_lm_head(self.lm_head_source, embedding, self.config, self.name_or_path)
-
-    def _freeze_unused(self) -> None:
-        """Freezes what the forward pass does not touch, so that no engine waits for its gradient."""
-        for name, parameter in self.base_classifier.named_parameters():
-            unused = ".pooler." in f".{name}" or (name.startswith("head.") and self.settings.pooling_type != "cls")
-            if unused or name == "classifier.bias":
-                parameter.requires_grad_(False)

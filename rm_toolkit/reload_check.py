@@ -86,7 +86,10 @@ def read_rewards(folder: str, texts: list[Any]) -> list[float]:
     if settings is None or settings.stock:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     else:
-        model = None
+        from .scoring import RewardScorer
+
+        scorer = RewardScorer(folder, device="cpu")
+        return scorer.score(["" if isinstance(text, str) else [] for text in texts], texts)
     rewards = []
     for text in texts:
         if isinstance(text, str):
@@ -96,14 +99,7 @@ def read_rewards(folder: str, texts: list[Any]) -> list[float]:
                 text, tokenize=True, truncation=True, return_dict=True, return_tensors="pt"
             )
         with torch.no_grad():
-            if model is not None:
-                rewards.append(model(**inputs).logits[0, 0].item())
-                continue
-            from .scoring import RewardScorer
-
-            scorer = RewardScorer(folder, device="cpu")
-            empty = "" if isinstance(text, str) else []
-            rewards.append(scorer.score([empty], [text])[0])
+            rewards.append(model(**inputs).logits[0, 0].item())
     return rewards
 
 

@@ -97,27 +97,39 @@ def silence_launch_noise() -> None:
 
 def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
     """
-    Refuses an output folder that is in use, or empties it of an earlier run if told to.
+    Refuses an output folder that is in use or cannot be written. Changes nothing: the run may still fail to start.
 
     Raises:
         `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`.
     """
     folder = Path(output_dir)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     problem = None
-    if folder.exists() and not folder.is_dir():
-        problem = f"`output_dir` {output_dir} is a file; name a folder."
+    if not existing.is_dir():
+        problem = f"`output_dir` {output_dir}: {existing} is a file; name a folder."
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"`output_dir` {output_dir}: {existing} may not be written; name a folder elsewhere."
     elif folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
         problem = (
             f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
             "--resume_from_checkpoint auto to go on from its last checkpoint."
         )
     # Every process looks before any of them writes.
-    state = PartialState()
-    state.wait_for_everyone()
+    PartialState().wait_for_everyone()
     if problem:
         raise InputError(problem)
-    if overwrite and not resume and state.is_main_process and folder.is_dir():
+
+
+def clear_output_dir(output_dir: str) -> None:
+    """
+    Removes what an earlier run left in its output folder, and nothing else. Called when the new run is ready to begin.
+
+    Args:
+        output_dir (`str`): The folder.
+    """
+    state = PartialState()
+    if state.is_main_process:
         for pattern in RUN_OUTPUTS:
-            for path in folder.glob(pattern):
+            for path in Path(output_dir).glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     state.wait_for_everyone()

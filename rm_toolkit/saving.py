@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -13,14 +12,20 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from .adapters import merged_classifier, save_adapter
 from .errors import InputError
 from .lm_head import save_lm_head
 from .modeling import RewardModel, quiet_loading
+from .rope import write_legacy_rope_keys
+from .settings import not_stock_notice
+from .weight_names import shapes_in_files
 
 
 ADAPTER_FOLDER = "adapter"
+NOT_STOCK_ARCHITECTURE = "RewardModel"
 
 
 def save_reward_model(
@@ -47,43 +52,40 @@ def save_reward_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier_state, head_state = _split_state(state_dict)
-    # The embedding of an adapter is the base's; rows of added tokens come back the same when it is resized again.
-    adapter = {"state_dict": classifier_state, "save_embedding_layers": False}
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         target = Path(temporary)
         with quiet_loading():
+            if model.is_peft:
+                save_adapter(model, target / ADAPTER_FOLDER if merge else target, classifier_state)
             if model.is_peft and merge:
-                model.classifier.save_pretrained(target / ADAPTER_FOLDER, **adapter)
                 merged_classifier(model, classifier_state).save_pretrained(target)
-            elif model.is_peft:
-                model.classifier.save_pretrained(target, **adapter)
-            else:
+            elif not model.is_peft:
                 model.classifier.save_pretrained(target, state_dict=classifier_state)
         if (target / "config.json").exists():
             write_legacy_rope_keys(target / "config.json")
-        settings = dataclasses.replace(model.settings, lm_head=_save_lm_head(model, target, head_state))
-        settings.save(target)
-        tokenizer.save_pretrained(target)
+            if not model.reads_like_stock:
+                disown_architecture(target / "config.json")
+        lm_head = _save_lm_head(model, target, head_state)
+        settings = dataclasses.replace(model.settings, lm_head=lm_head, stock=model.reads_like_stock)
+        # An adapter folder can be taken away and loaded by itself: it says how it is to be read, too.
+        for part in (target, target / ADAPTER_FOLDER) if model.is_peft and merge else (target,):
+            settings.save(part)
+            tokenizer.save_pretrained(part)
         move_into(target, folder)
+    if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
+        tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")
 
 
-def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None = None) -> torch.nn.Module:
-    """
-    Returns a copy of the stock classifier with its adapter merged into the weights; the model stays as it is.
-
-    Args:
-        model (`RewardModel`): A PEFT model.
-        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights, where the engine shards them.
-    """
-    clone = copy.deepcopy(model.classifier)
-    if state_dict is not None:
-        clone.load_state_dict(state_dict, strict=False)
-    return clone.merge_and_unload()
-
-
-def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
+def check_saved_weights(
+    model: RewardModel, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None
+) -> None:
     """
     Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
+
+    Args:
+        model (`RewardModel`): The model that was saved.
+        folder (`str` or `os.PathLike`): Where to.
+        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights of the wrapper, where the engine shards them.
 
     Raises:
         `InputError`: naming the file or tensor that is wrong.
@@ -96,7 +98,7 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
             with safe_open(path, framework="pt") as handle:
                 for key in handle.keys():  # noqa: SIM118
                     shapes[key] = handle.get_slice(key).get_shape()
-                    if key.split(".")[-2] in ("score", "classifier"):
+                    if {"score", "classifier"} & set(key.split(".")):
                         head[key] = handle.get_tensor(key)
         except Exception as error:
             raise InputError(f"{path} cannot be read back ({error}). Is the disk full?") from error
@@ -106,35 +108,30 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
     if not model.is_peft:
-        state = model.classifier.state_dict()
-        expected = {key: list(value.shape) for key, value in state.items()}
-        wrong = sorted(
-            key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
-        )
+        state = _split_state(state_dict)[0] or model.classifier.state_dict()
+        expected = shapes_in_files(model.classifier, state)
+        wrong = sorted(key for key in shapes if shapes[key] != expected.get(key))
         if wrong:
             raise InputError(
                 f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
             )
         # Tensors that share their memory are saved once.
-        saved = {state[key].data_ptr() for key in shapes}
-        missing = sorted(key for key in state if key not in shapes and state[key].data_ptr() not in saved)
+        saved = {state[key].data_ptr() for key in shapes if key in state}
+        missing = sorted(
+            key for key in expected if key not in shapes and not (key in state and state[key].data_ptr() in saved)
+        )
         if missing:
             raise InputError(f"{folder}: tensor '{missing[0]}' is missing, with {len(missing) - 1} others.")
 
 
-def write_legacy_rope_keys(path: Path) -> None:
+def disown_architecture(path: Path) -> None:
     """
-    Writes `rope_theta` and `rope_scaling` beside `rope_parameters` in a `config.json`.
+    Takes the stock class's name out of a `config.json` whose model that class would read otherwise.
 
-    transformers 5 writes `rope_parameters` alone, which version 4 ignores: it would silently use theta 10000.
+    Servers go by `architectures`: they refuse the folder instead of giving other numbers.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" not in rope:
-        return
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    config["rope_theta"] = rope["rope_theta"]
-    config["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    config["architectures"] = [NOT_STOCK_ARCHITECTURE]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 
+from .adapters import is_adapter, tokenizer_source
 from .batch_layout import layout_problem
 from .data.collator import PreferenceCollator
 from .data.tokenization import Text, tokenize_texts
 from .evaluation.rewards import compute_rewards
-from .modeling import RewardModel
+from .lm_head import is_causal_lm
+from .modeling import RewardModel, load_config
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
@@ -24,7 +27,7 @@ class RewardScorer:
     Scores responses with a reward model, exactly as it was trained to read them.
 
     Args:
-        model (`str` or `RewardModel`): Folder, Hub id, or a loaded model.
+        model (`str`, `os.PathLike` or `RewardModel`): Folder or Hub id of a model or an adapter, or a loaded model.
         tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
@@ -34,7 +37,7 @@ class RewardScorer:
 
     def __init__(
         self,
-        model: str | RewardModel,
+        model: str | os.PathLike | RewardModel,
         tokenizer=None,
         *,
         device: str | None = None,
@@ -43,9 +46,10 @@ class RewardScorer:
         trust_remote_code: bool = False,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if isinstance(model, str):
-            self.tokenizer = tokenizer or load_tokenizer(model, trust_remote_code=trust_remote_code)
-            settings = load_settings(model) or _guess_settings(self.tokenizer)
+        if isinstance(model, (str, os.PathLike)):
+            model = str(model)
+            self.tokenizer = tokenizer or load_tokenizer(tokenizer_source(model), trust_remote_code=trust_remote_code)
+            settings = load_settings(model) or _guess_settings(model, self.tokenizer, trust_remote_code)
             model = RewardModel.from_pretrained(
                 model, settings, require_head=True, dtype=dtype, trust_remote_code=trust_remote_code
             )
@@ -115,7 +119,17 @@ class RewardScorer:
         return max(range(len(rewards)), key=rewards.__getitem__), rewards
 
 
-def _guess_settings(tokenizer) -> RewardModelSettings:
-    """For reward models of other toolkits: the stock class reads the last token; a chat template means chat data."""
+def _guess_settings(model: str, tokenizer, trust_remote_code: bool) -> RewardModelSettings:
+    """
+    For reward models of other toolkits: read as the stock class does (a decoder's last token, an encoder's own
+    pooling); a chat template means chat data.
+    """
     length = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 4096
-    return RewardModelSettings(data_format="chat" if tokenizer.chat_template else "text", max_length=length)
+    pooling_type = "last"
+    if not is_adapter(model):
+        config = load_config(model, trust_remote_code=trust_remote_code)
+        length = min(length, getattr(config.get_text_config(), "max_position_embeddings", None) or length)
+        if not is_causal_lm(config) and type(config).__module__.startswith("transformers."):
+            pooling_type = "cls"
+    data_format = "chat" if tokenizer.chat_template else "text"
+    return RewardModelSettings(pooling_type=pooling_type, data_format=data_format, max_length=length)

@@ -18,8 +18,6 @@ from .errors import InputError, name_list
 SETTINGS_NAME = "rm_toolkit.json"
 
 POOLING_TYPES = ("last", "eos", "average", "max", "cls")
-# Pooling types that the stock class of the model computes by itself; the others load through rm_toolkit only.
-STOCK_POOLING_TYPES = ("last", "eos", "cls")
 DATA_FORMATS = ("text", "chat")
 
 
@@ -36,6 +34,8 @@ class RewardModelSettings:
         domain (`str`, *optional*): The domain that a customized reward model is for.
         lineage (`list[dict]`): One entry a stage, oldest first: stage, base, data sets, steps.
         lm_head (`str`): `"tied"` (to the embedding), `"saved"` (in the subfolder `lm_head/`) or `"none"`.
+        stock (`bool`): Whether stock transformers classes read the same reward from the folder; set when it is saved.
+            If not, it loads through rm_toolkit only.
     """
 
     pooling_type: str = "last"
@@ -45,6 +45,7 @@ class RewardModelSettings:
     domain: str | None = None
     lineage: list[dict[str, Any]] = field(default_factory=list)
     lm_head: str = "none"
+    stock: bool = True
     rm_toolkit_version: str = __version__
 
     def __post_init__(self):
@@ -55,15 +56,18 @@ class RewardModelSettings:
         if not self.max_length or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
 
-    @property
-    def stock(self) -> bool:
-        """Whether stock transformers classes read the same reward from the saved folder."""
-        return self.pooling_type in STOCK_POOLING_TYPES
-
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `rm_toolkit.json` into `folder`."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         Path(folder, SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def not_stock_notice(pooling_type: str) -> str:
+    """What everything that saves or publishes such a model says of it."""
+    return (
+        f"`{pooling_type}` pooling of this architecture loads through rm_toolkit only (`RewardScorer`, "
+        "`RewardModel.from_pretrained`); stock classes and servers would read another number."
+    )
 
 
 def load_settings(model_name_or_path: str, revision: str | None = None) -> RewardModelSettings | None:
@@ -73,14 +77,17 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     Raises:
         `InputError`: if the file is there but is not readable JSON.
     """
-    path = cached_file(
-        model_name_or_path,
-        SETTINGS_NAME,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        path = cached_file(
+            model_name_or_path,
+            SETTINGS_NAME,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # no folder and no possible Hub id: loading the model itself says so
+        return None
     if path is None:
         return None
     try:

@@ -19,6 +19,7 @@ from .data.leakage import check_overlap
 from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
 from .errors import InputError
+from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
@@ -141,6 +142,8 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
         recipe (`RecipeArguments`): For what is printed at the end.
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
+    if recipe.overwrite_output_dir and not resume:
+        clear_output_dir(trainer.args.output_dir)
     if resume:
         trainer.args.eval_on_start = False  # the start of the run is in its log already
     if trainer.is_world_process_zero():
@@ -219,6 +222,12 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
         raise InputError(
             f"`resume_from_checkpoint` is '{wanted}', which is no folder. Name a checkpoint-N folder, or `auto`."
         )
+    for pattern, what in (("*.safetensors", "no weights"), ("trainer_state.json", "no state of a run")):
+        if not any(Path(wanted).glob(pattern)):
+            raise InputError(
+                f"`resume_from_checkpoint` is '{wanted}', which holds {what} (`{pattern}`): it is no checkpoint of a "
+                "run. Name a checkpoint-N folder, or `auto`."
+            )
     return wanted
 
 

@@ -8,16 +8,19 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .errors import InputError
+from .lm_head import is_causal_lm
 
 
 PAD_TOKEN = "<|rm_pad|>"
 
 # Stated default for chat data with a tokenizer that has no chat template: ChatML, the most widely read one.
+# Encoders get their own first and last token around it.
 DEFAULT_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
+    "{{ cls_token if cls_token is defined and cls_token else '' }}{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% elif sep_token is defined and sep_token %}{{ sep_token }}{% endif %}"
 )
 
 
@@ -74,7 +77,8 @@ def prepare_tokenizer(
     Makes the tokenizer produce exactly the ids that the reward model reads, and save itself that way.
 
     Left truncation keeps BOS, the last tokens and EOS. With `pooling_type="eos"` and text data every text ends in EOS,
-    appended by the tokenizer itself; with `"last"` none is appended. Chat data keep the ids of the template as they are.
+    appended by the tokenizer itself; with `"last"` none is appended. Chat data keep the ids of the template as they are:
+    the tokenizer adds none of its own, so that a reader who tokenises the rendered string gets them too.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer, changed in place.
@@ -100,7 +104,9 @@ def prepare_tokenizer(
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     _set_pad_token(tokenizer, config)
-    if data_format == "text":
+    if data_format == "chat":
+        _add_nothing(tokenizer)
+    elif is_causal_lm(config):  # an encoder keeps what it was trained with, [CLS] and [SEP]
         _set_post_processor(tokenizer, append_eos=pooling_type == "eos")
     # Attributes alone are not written by `save_pretrained`; `init_kwargs` is what stands in tokenizer_config.json.
     settings = {"truncation_side": "left", "padding_side": "right", "model_max_length": int(max_length)}
@@ -142,6 +148,12 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig)
         tokenizer.init_kwargs["pad_token"] = PAD_TOKEN
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     config.pad_token_id = tokenizer.pad_token_id
+
+
+def _add_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets a chat template's text be tokenised as it is: a BOS of the tokenizer's own would stand there twice."""
+    if any(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1")
 
 
 def _set_post_processor(tokenizer: PreTrainedTokenizerBase, *, append_eos: bool) -> None:

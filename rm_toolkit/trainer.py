@@ -23,6 +23,7 @@ from .data.planning import EpochPlan, StepDataset, take_only
 from .data.tokenization import TokenizedPreferences, tokenize_preferences
 from .errors import InputError
 from .evaluation.loop import EvaluationMixin
+from .heads import is_encoder
 from .losses import centering_loss, ranking_loss
 from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
@@ -71,6 +72,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
     ):
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model = as_reward_model(model, args, settings, require_head)
+        self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:
             processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
         check_fits_model(processing_class, model.config, name)
@@ -83,7 +85,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         )
         model.resize_token_embeddings(len(processing_class))
         if peft_config is not None:
-            model.add_adapter(peft_config)
+            model.add_adapter(peft_config, seed=args.seed)
         self.pairs_per_step = args.pairs_per_step
         # One batch of our loader is a whole optimizer step, so that its denominators are known before it begins; to
         # the Trainer's loop there is nothing to accumulate.
@@ -178,8 +180,8 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         )
 
     def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
-        # `cls` reads the first position, which padding on the left would take.
-        side = "right" if self.args.pooling_type == "cls" else self.args.padding_side
+        # Encoders count positions from the first token, each in its own way; `cls` reads there.
+        side = "right" if self.model_is_encoder else self.args.padding_side
         return PreferenceCollator(
             self.processing_class.pad_token_id,
             side,

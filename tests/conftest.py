@@ -142,6 +142,64 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return get
 
 
+def save_word_piece_tokenizer(folder: Path) -> None:
+    """BERT's kind: [CLS] and [SEP] around a text, no BOS, no EOS, no chat template; whole words, else letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *"abcdefghijklmnopqrstuvwxyz.#:0123456789"]
+    vocabulary += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    backend = Tokenizer(models.WordPiece({token: k for k, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+
+
+def build_encoder(architecture: str, folder: Path) -> None:
+    """A random encoder without a head, wide enough apart in its weights for rewards of different texts to differ."""
+    import torch
+    import transformers
+
+    size = {"hidden_size": HIDDEN_SIZE, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    more = {
+        "bert": {"initializer_range": 0.3, "max_position_embeddings": 256},
+        "roberta": {"initializer_range": 0.3, "max_position_embeddings": 258, "pad_token_id": 0},
+        "modernbert": {
+            "num_hidden_layers": 3,
+            "initializer_range": 0.3,
+            "local_attention": 8,
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "classifier_pooling": "mean",  # as the published models have it
+        },
+    }[architecture]
+    name = {"bert": "Bert", "roberta": "Roberta", "modernbert": "ModernBert"}[architecture]
+    config = getattr(transformers, f"{name}Config")(vocab_size=128, **{**size, **more})
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    save_word_piece_tokenizer(folder)
+
+
+@pytest.fixture(scope="session")
+def base_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """`base_encoder("bert" | "roberta" | "modernbert")`: folder of a random encoder with its tokenizer, built once."""
+    built: dict[str, str] = {}
+
+    def get(architecture: str = "bert") -> str:
+        if architecture not in built:
+            folder = tmp_path_factory.mktemp(architecture)
+            build_encoder(architecture, folder)
+            built[architecture] = str(folder)
+        return built[architecture]
+
+    return get
+
+
 @pytest.fixture
 def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[..., Any]:
     """

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
 
 
 BATCH_SIZE = 1024
@@ -81,11 +84,17 @@ def render(
     """
     if data_format == "text":
         return [prompt + completion for prompt, completion in batch], [len(prompt) for prompt, _ in batch]
-    strings = tokenizer.apply_chat_template([prompt + completion for prompt, completion in batch], tokenize=False)
-    prompts = [
-        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if prompt else ""
-        for prompt, _ in batch
-    ]
+    try:
+        strings = tokenizer.apply_chat_template([prompt + completion for prompt, completion in batch], tokenize=False)
+        prompts = [
+            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if prompt else ""
+            for prompt, _ in batch
+        ]
+    except TemplateError as error:
+        raise InputError(
+            f"the tokenizer's chat template refuses some of the messages: {error} Change the data (its roles and their "
+            "order), give a tokenizer with another template, or build the data with --format text."
+        ) from error
     return strings, [len(p) if s.startswith(p) else 0 for s, p in zip(strings, prompts)]
 
 

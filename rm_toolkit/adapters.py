@@ -1,0 +1,258 @@
+"""PEFT adapters on a reward model: put on, merged, and loaded from a folder that holds nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TARGETS
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from .errors import InputError, did_you_mean, name_list
+from .heads import gathered, head_name, modules_before_head
+from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .settings import RewardModelSettings, load_settings
+from .tokenizer import load_tokenizer
+
+
+if TYPE_CHECKING:
+    from .modeling import RewardModel
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def attach_adapter(
+    classifier: PreTrainedModel, peft_config: PeftConfig, pooling_type: str, seed: int = 42
+) -> PeftModel:
+    """
+    Puts a fresh adapter on a stock classifier. The reward head is trained and saved with it, whatever the task type.
+
+    Args:
+        classifier (`PreTrainedModel`): The stock classifier.
+        peft_config (`PeftConfig`): Not changed; without target modules PEFT's own choice for the architecture is taken,
+            or all linear layers.
+        pooling_type (`str`): With `cls`, what stands before the head (BERT's pooler) is trained and saved too.
+        seed (`int`): Seed of the adapter's weights.
+
+    Raises:
+        `InputError`: if the target modules are not in the model.
+    """
+    peft_config = copy.deepcopy(peft_config)
+    peft_config.task_type = TaskType.SEQ_CLS
+    if pooling_type == "cls":
+        peft_config.modules_to_save = [*(peft_config.modules_to_save or []), *modules_before_head(classifier)]
+    if hasattr(peft_config, "target_modules") and not peft_config.target_modules:
+        model_type = classifier.config.get_text_config().model_type
+        if model_type not in KNOWN_TARGETS and not getattr(peft_config, "target_parameters", None):
+            peft_config.target_modules = "all-linear"
+    _check_targets(classifier, getattr(peft_config, "target_modules", None))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            with _quiet_peft():
+                return get_peft_model(classifier, peft_config)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the adapter cannot be put on {type(classifier).__name__}: {error}") from error
+
+
+def untie(head: LMHead, config: PreTrainedConfig) -> tuple[LMHead, LMHeadSource]:
+    """
+    Gives a tied LM head a trainable weight of its own: an adapter freezes the embedding, but the head is to be trained.
+
+    Returns:
+        `tuple`: The head, and a source that says that it is saved by itself.
+    """
+    with gathered([head.weight]):
+        weight = nn.Parameter(head.weight.detach().clone())
+    return LMHead(weight, head.bias, config, tied=False), LMHeadSource(tied=False, files={})
+
+
+def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None = None) -> PreTrainedModel:
+    """
+    Returns a copy of the stock classifier with its adapter merged into the weights; the model stays as it is.
+
+    Args:
+        model (`RewardModel`): A PEFT model.
+        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights, where the engine shards them.
+    """
+    if state_dict is None:
+        return copy.deepcopy(model.classifier).merge_and_unload()
+    # The engine's own copy is in parts; a whole one is built beside it on the CPU. The class is called itself:
+    # `from_config` would have DeepSpeed take the copy apart as well.
+    base = type(model.base_classifier)(copy.deepcopy(model.config)).float()
+    with _quiet_peft():
+        clone = get_peft_model(base, copy.deepcopy(model.classifier.peft_config["default"]))
+    clone.load_state_dict(state_dict)
+    return clone.merge_and_unload()
+
+
+def is_adapter(name: str, revision: str | None = None) -> bool:
+    """Whether a folder or Hub repository holds an adapter and no model."""
+    return _has_file(name, ADAPTER_CONFIG, revision) and not _has_file(name, "config.json", revision)
+
+
+def _has_file(name: str, filename: str, revision: str | None = None) -> bool:
+    if os.path.isdir(name):
+        return Path(name, filename).exists()
+    return _hub_file(name, filename, revision) is not None
+
+
+def load_adapter(
+    model_class: type[RewardModel],
+    folder: str,
+    settings: RewardModelSettings | None,
+    *,
+    require_head: bool,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> RewardModel:
+    """
+    Loads the base of an adapter and merges the adapter into it, in memory.
+
+    Args:
+        model_class (`type`): `RewardModel`.
+        folder (`str`): Folder or Hub id with `adapter_config.json` and `adapter_model.safetensors`.
+        settings (`RewardModelSettings`, *optional*): Defaults to those saved with the adapter, then with the base.
+        require_head (`bool`): Whether an adapter without a reward head on a base without one is an error.
+        trust_remote_code (`bool`): Whether code that comes with the base may run.
+        **options: As in `RewardModel.from_pretrained`.
+
+    Raises:
+        `InputError`: if the base is not there, or the adapter does not fit it.
+    """
+    settings = settings or load_settings(folder)
+    config, weights = _read_adapter(folder)
+    base = _find_base(folder, config)
+    has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
+    try:
+        model = model_class.from_pretrained(
+            base,
+            settings,
+            require_head=require_head and not has_head,
+            revision=getattr(config, "revision", None),
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except InputError as error:
+        raise InputError(f"the adapter in '{folder}' cannot be put on its base: {error}") from error
+    # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
+    model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
+    try:
+        with _quiet_peft():
+            adapted = PeftModel.from_pretrained(model.classifier, folder)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
+    model.classifier = adapted.merge_and_unload()
+    # A further adapter on the merged weights names this folder as its base.
+    model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
+    model.settings = model.settings
+    own_head = find_lm_head(folder, model.config)
+    if own_head is not None and own_head.files:
+        model.lm_head_source = own_head
+        if model.lm_head is not None:
+            model.lm_head = build_lm_head(own_head, model.get_input_embeddings(), model.config, folder)
+    return model
+
+
+def tokenizer_source(name: str) -> str:
+    """Returns where the tokenizer of a model stands: with it, or, for an adapter saved without one, with its base."""
+    if not is_adapter(name) or _has_file(name, "tokenizer_config.json"):
+        return name
+    return _find_base(name, _read_adapter(name)[0])
+
+
+def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Writes the adapter alone: its config and weights, head included, and no generic card."""
+    # The embedding is frozen, and rows that were added to it are drawn from a fixed seed: nothing to save.
+    model.classifier.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _read_adapter(folder: str) -> tuple[PeftConfig, list[str]]:
+    try:
+        config = PeftConfig.from_pretrained(folder)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {reason}") from error
+    path = Path(folder, ADAPTER_WEIGHTS) if os.path.isdir(folder) else _hub_file(folder, ADAPTER_WEIGHTS, None)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return config, list(handle.keys())
+    except (OSError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"'{folder}' has an `{ADAPTER_CONFIG}` but no readable `{ADAPTER_WEIGHTS}` ({error}). Restore the file."
+        ) from error
+
+
+def _find_base(folder: str, config: PeftConfig) -> str:
+    base = config.base_model_name_or_path
+    if not base:
+        raise InputError(
+            f"'{folder}': its `{ADAPTER_CONFIG}` names no base. Write the base's folder or Hub id into "
+            "`base_model_name_or_path`."
+        )
+    for candidate in (Path(base), Path(folder, base)):
+        if candidate.is_dir():
+            return str(candidate)
+    if _hub_file(base, "config.json", getattr(config, "revision", None)) is not None:
+        return base
+    merged = Path(folder).parent
+    hint = f" The merged model in '{merged}' needs no base." if (merged / "config.json").exists() else ""
+    raise InputError(
+        f"'{folder}' is an adapter for the base '{base}', which is neither a folder here nor within reach on the Hub. "
+        f"Put the base there, or write its place into `base_model_name_or_path` of {ADAPTER_CONFIG}.{hint}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 asks the model under a name that transformers 5.23 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def _hub_file(name: str, filename: str, revision: str | None) -> str | None:
+    try:
+        return cached_file(
+            name,
+            filename,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # a name that the Hub cannot have, such as a path with several parts
+        return None
+
+
+def _check_targets(classifier: PreTrainedModel, targets: Any) -> None:
+    """PEFT passes over names that no module has, as long as one of the others is found."""
+    if targets is None or isinstance(targets, str):  # a pattern, or 'all-linear'
+        return
+    names = [name for name, _ in classifier.named_modules()]
+    for target in sorted(targets):
+        if any(f".{name}".endswith(f".{target}") for name in names):
+            continue
+        head = head_name(classifier)
+        linear = {
+            name.split(".")[-1]
+            for name, module in classifier.named_modules()
+            if isinstance(module, nn.Linear) and name != head and "pooler" not in name
+        }
+        raise InputError(
+            f"`lora_target_modules` has '{target}', but {type(classifier).__name__} has no such module."
+            f"{did_you_mean(target, linear)} It has {name_list(sorted(linear))}; 'all-linear' takes them all."
+        )

@@ -1,0 +1,85 @@
+"""Why a model could not be loaded, in words that say what to do; the libraries' own often do not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+
+
+def config_error(name: str, error: Exception) -> str:
+    """
+    The message for a model whose `config.json` cannot be loaded.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        error (`Exception`): What transformers raised.
+    """
+    if os.path.isfile(name):
+        return f"'{name}' is a file; name the folder that holds `config.json` and the safetensors."
+    if os.path.isdir(name):
+        if not Path(name, "config.json").exists():
+            inside = sorted(path.parent.name for path in Path(name).glob("*/config.json"))
+            hint = f" Did you mean '{Path(name, inside[-1])}'?" if inside else ""
+            return (
+                f"'{name}' is no model that transformers can load: it has no `config.json`.{hint} Give a folder with a "
+                "`config.json` and safetensors, or a Hub id."
+            )
+    elif os.path.isabs(name) or name.startswith(".") or name.count("/") != 1:
+        return f"'{name}' is no folder here and no Hub id (NAMESPACE/NAME). Check the path."
+    return (
+        f"'{name}' is no model that transformers can load: {first_line(error)} Give a folder with a `config.json` and "
+        "safetensors, or a Hub id."
+    )
+
+
+def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
+    """
+    The message for a model whose config is there but whose weights cannot be loaded.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        config (`PreTrainedConfig`): Its config.
+        error (`Exception`): What transformers or safetensors raised.
+    """
+    text = str(error)
+    if "Unrecognized configuration class" in text:
+        return (
+            f"'{name}' is a '{config.model_type}' model, which transformers cannot make a text classifier of: it is no "
+            "language model. Start from a causal LM or a BERT-like encoder."
+        )
+    if isinstance(error, SafetensorError):
+        return (
+            f"'{name}': {_damaged_file(name) or 'a safetensors file'} is damaged ({first_line(error)}). Download or save "
+            "the model again."
+        )
+    if "no file named model.safetensors" in text:
+        old = " It has a `pytorch_model.bin`: load that and save it again with `save_pretrained`."
+        hint = old if Path(name, "pytorch_model.bin").exists() else " Download or save the model again."
+        return f"'{name}' has a `config.json` but no weights (`model.safetensors`).{hint}"
+    if "ignore_mismatched_sizes" in text:
+        return (
+            f"'{name}': the weights do not have the shapes that its `config.json` gives ('{config.model_type}'); the two "
+            "belong to different models. Restore the right files."
+        )
+    return f"'{name}' cannot be loaded as a reward model: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _damaged_file(name: str) -> str | None:
+    if not os.path.isdir(name):
+        return None
+    for path in sorted(Path(name).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return path.name
+    return None

@@ -1,0 +1,65 @@
+"""Rotary position settings under the names that transformers 4 and servers built on it read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+# Names of theta and of the rotated share that version 4 used, where they are not `rope_theta` and
+# `partial_rotary_factor`.
+THETA_NAMES = {"gpt_neox": "rotary_emb_base"}
+SHARE_NAMES = {"gpt_neox": "rotary_pct"}
+# Theta of the global and of the local layers, in models that have both.
+LAYERED_THETA_NAMES = {
+    "modernbert": ("global_rope_theta", "local_rope_theta"),
+    "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
+    "gemma3_text": ("rope_theta", "rope_local_base_freq"),
+}
+
+
+def write_legacy_rope_keys(path: Path) -> None:
+    """Adds them to a saved `config.json`, see [`add_legacy_rope_keys`]."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    add_legacy_rope_keys(config)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def add_legacy_rope_keys(config: dict[str, Any]) -> None:
+    """
+    Adds `rope_theta` and `rope_scaling` beside `rope_parameters`, in place, also inside nested text configs.
+
+    transformers 5 writes `rope_parameters` alone, which version 4 ignores: it would silently use theta 10000 without
+    scaling. Version 5 reads both forms to the same effect.
+
+    Args:
+        config (`dict`): Contents of a `config.json`.
+    """
+    for value in config.values():
+        if isinstance(value, dict) and "rope_parameters" in value:
+            add_legacy_rope_keys(value)
+    rope = config.get("rope_parameters")
+    model_type = config.get("model_type", "")
+    if not isinstance(rope, dict):
+        return
+    if model_type in LAYERED_THETA_NAMES and "full_attention" in rope:
+        names = dict(zip(("full_attention", "sliding_attention"), LAYERED_THETA_NAMES[model_type]))
+        for layers, name in names.items():
+            if "rope_theta" in (rope.get(layers) or {}):
+                config[name] = rope[layers]["rope_theta"]
+        if model_type == "gemma3_text":  # the global layers alone are scaled
+            config["rope_scaling"] = _scaling(rope["full_attention"])
+        return
+    if "rope_theta" not in rope:
+        return
+    config["rope_theta"] = rope["rope_theta"]
+    config[THETA_NAMES.get(model_type, "rope_theta")] = rope["rope_theta"]
+    if rope.get("partial_rotary_factor") is not None:
+        config[SHARE_NAMES.get(model_type, "partial_rotary_factor")] = rope["partial_rotary_factor"]
+    config["rope_scaling"] = _scaling(rope)
+
+
+def _scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    return None if scaling.get("rope_type", "default") == "default" else scaling
