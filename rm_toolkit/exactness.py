@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .attention import UnsupportedAttentionError, enable_shared_attention
 from .data.layout import flat_row
+from .last_layer import trim_last_layer
 
 
 # Largest relative difference of hidden states and of gradients; on a GPU products of fp32 may be rounded to TF32.
@@ -83,11 +84,14 @@ def _try(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: t
     ]
     texts.append(rng.integers(3, _VOCAB_SIZE, 14))
     row = flat_row(texts)
+    ends = [row.index(k, np.array([len(text) - 1])) for k, text in enumerate(texts)]
+    last = row.layout.needed = torch.from_numpy(np.concatenate(ends))
     direction = torch.randn(len(texts), config.get_text_config().hidden_size).to(device)
     model.eval()
     plain = torch.stack([_hidden(model, text)[-1] for text in texts])
     expected = _gradients(model, (plain * direction).sum())
     enable_shared_attention(model.config)
+    trim_last_layer(model)
     # In training mode first, for what only training does, such as dropout on attention weights.
     for mode in (True, False):
         model.train(mode)
@@ -98,8 +102,7 @@ def _try(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: t
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             shared_layout=row.layout,
         )
-    last = [row.index(k, np.array([len(text) - 1])) for k, text in enumerate(texts)]
-    shared = hidden[torch.from_numpy(np.concatenate(last)).to(device)]
+    shared = hidden[last.to(device)]
     found = _gradients(model, (shared * direction).sum())
     tolerance = TOLERANCE.get(device.type, TOLERANCE["cpu"])
     difference = _relative(shared.detach(), plain.detach())

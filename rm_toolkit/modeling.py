@@ -23,6 +23,7 @@ from .heads import (
     reward_head,
     select_trainable,
 )
+from .last_layer import trim_last_layer
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_config, quiet_loading
@@ -237,6 +238,7 @@ class RewardModel(nn.Module):
         """
         enable_shared_attention(self.config)
         self.backbone.config._attn_implementation = self.config._attn_implementation
+        trim_last_layer(self.backbone)
 
     def add_adapter(self, peft_config: PeftConfig, seed: int = 42) -> None:
         """

@@ -224,3 +224,66 @@ def test_attention_of_another_kind_is_refused(problem, arguments, match):
 def test_arguments_that_change_nothing_are_let_through(problem):
     layout = problem[0][3]
     check_supported({"dropout": 0.0, "sliding_window": layout.longest, "softcap": None, "use_cache": False}, layout)
+
+
+# ---- the last layer ----
+
+
+def test_the_last_layer_computes_only_the_tokens_that_are_read(make_trainer, base_model, preference_rows, monkeypatch):
+    trainer = make_trainer(preference_rows, base_model("llama"), batch_layout="shared", max_length=128)
+    batch = next(iter(trainer.get_train_dataloader()))[0]
+    widths = {"first": [], "last": []}
+    layers = trainer.model.backbone.layers
+    for name, layer in (("first", layers[0]), ("last", layers[-1])):
+        layer.mlp.up_proj.register_forward_hook(lambda m, args, out, name=name: widths[name].append(args[0].shape[1]))
+    trainer.model.train()
+    trainer.model(batch)
+    assert widths == {"first": [batch.num_tokens], "last": [len(batch.reward_index)]}
+
+
+def test_with_checkpointing_the_last_layer_computes_all_tokens(make_trainer, base_model, preference_rows):
+    trainer = make_trainer(
+        preference_rows, base_model("llama"), batch_layout="shared", max_length=128, gradient_checkpointing=True
+    )
+    trainer.model.activation_checkpointing_enable()
+    batch = next(iter(trainer.get_train_dataloader()))[0]
+    widths = []
+    trainer.model.backbone.layers[-1].mlp.up_proj.register_forward_hook(
+        lambda module, args, out: widths.append(args[0].shape[1])
+    )
+    trainer.model.train()
+    trainer.model(batch)
+    assert widths == [batch.num_tokens]
+
+
+def test_padded_rows_are_computed_whole_after_a_shared_one(make_trainer, base_model, preference_rows):
+    trainer = make_trainer(preference_rows, base_model("llama"), batch_layout="shared", max_length=128)
+    data = trainer.train_dataset
+    shared = trainer.compute_rewards(data)
+    trainer.batch_layout = "plain"
+    np.testing.assert_allclose(trainer.compute_rewards(data), shared, atol=1e-5)
+    hidden = trainer.model.backbone(torch.tensor([data.sequence(0).tolist()])).last_hidden_state
+    fresh = make_trainer(preference_rows, base_model("llama"), batch_layout="plain", max_length=128)
+    expected = fresh.model.backbone(torch.tensor([data.sequence(0).tolist()])).last_hidden_state
+    torch.testing.assert_close(hidden, expected)
+
+
+def test_a_token_that_is_read_but_not_listed_is_found_out(both, monkeypatch):
+    """The mutation: targets of the LM loss are forgotten."""
+    original = torch.unique
+    monkeypatch.setattr("rm_toolkit.data.collator.torch.unique", lambda tensor: original(tensor)[::2])
+    with pytest.raises(AssertionError):
+        assert_same_step(*both("llama", lm_loss_coef=0.3, lm_score_threshold=0.2))
+
+
+def test_an_empty_micro_batch_has_a_zero_gradient_for_every_parameter(make_trainer, base_model, preference_rows):
+    trainer = make_trainer(
+        preference_rows, base_model("llama"), batch_layout="shared", max_length=128, lm_loss_coef=0.1
+    )
+    none = np.zeros(0, dtype=np.int64)
+    batch = trainer._collator("text").pairs(trainer.train_dataset, none, np.zeros(0), none, 0.0)
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    loss.backward()
+    grads = [p.grad for p in trainer.model.parameters() if p.requires_grad]
+    assert loss.item() == 0
+    assert all(grad is not None and not grad.any() for grad in grads)

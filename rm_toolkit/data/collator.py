@@ -150,6 +150,9 @@ class PreferenceCollator:
             batch.num_tokens = 0
         if self.lm_loss_on is not None and lm_sequences is not None:
             self._add_lm_targets(batch, data, sequences, lm_sequences, index)
+        if batch.layout is not None:
+            read = [batch.reward_index] if batch.lm_index is None else [batch.reward_index, batch.lm_index]
+            batch.layout.needed = torch.unique(torch.cat(read))
         return batch
 
     def _flat(self, ids: list[np.ndarray]) -> tuple[MicroBatch, PositionIndex]:

@@ -24,10 +24,12 @@ class SharedLayout:
         segments (`np.ndarray` of shape `(num_segments, 4)`): Begin and end of each segment in the row, then begin and
             end of the segment that it continues (two zeros where it continues none). In the order of the row, without
             gaps; the segments that continue one prefix stand side by side, right after it.
+        needed (`torch.LongTensor`, *optional*): Tokens whose final hidden state is read, each once; all by default.
         block_mask (`BlockMask`, *optional*): What FlexAttention reads; made once, at the first layer that needs it.
     """
 
     segments: np.ndarray
+    needed: Tensor | None = None
     block_mask: Any = field(default=None, repr=False, compare=False)
     _bounds: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 

@@ -19,7 +19,7 @@ from .. import __version__
 
 
 # Fewer rows are tokenised in less time than it takes to look for a file.
-MIN_ROWS = 2000
+MIN_ROWS = 1000
 
 
 @dataclass
