@@ -106,6 +106,13 @@ class RewardModelConfig(RewardConfig):
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
+        # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
+        for name in ("pad_token", "eos_token", "chat_template_path"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
+                    "(`processing_class`, or --tokenizer_name_or_path DIR)."
+                )
         super().__post_init__()
         if self.device.type == "cpu":
             # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from rm_toolkit.data.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
 from rm_toolkit.modeling import RewardModel, initialize_head
+from rm_toolkit.tokenizer import load_tokenizer
 
 
 MODELS = [("llama", False), ("llama", True), ("qwen3", False), ("qwen3", True)]
@@ -91,6 +92,18 @@ def test_average_and_max_never_let_padding_enter(make_trainer, rows, pooling_typ
         pooled = hidden.mean(0) if pooling_type == "average" else hidden.amax(0)
         by_hand = (pooled @ trainer.model.base_classifier.score.weight[0]).item()
         assert found[0, number] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_stock_classifier_as_trl_users_pass_it(make_trainer, base_model, rows, tmp_path):
+    trainer = make_trainer(rows.pairs(4))
+    expected = rewards_of(trainer, rows.pairs(4))
+    trainer.save_model(str(tmp_path / "rm"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm", dtype=torch.float32)
+    trainer = make_trainer(
+        rows.pairs(4), model, lm_loss_coef=0.1, processing_class=load_tokenizer(str(tmp_path / "rm"))
+    )
+    np.testing.assert_allclose(rewards_of(trainer, rows.pairs(4)), expected, atol=1e-6)
+    assert trainer.model.lm_head is not None
 
 
 # ---- what must not matter ----

@@ -11,8 +11,10 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from rm_toolkit.checkpoint import load_weights
 from rm_toolkit.errors import InputError
 from rm_toolkit.lm_head import find_lm_head
+from rm_toolkit.modeling import RewardModel
 from rm_toolkit.saving import check_saved_weights, write_legacy_rope_keys
 from rm_toolkit.settings import load_settings
 
@@ -193,6 +195,34 @@ def test_the_check_of_a_save_names_what_is_wrong(save):
         check_saved_weights(trainer.model, folder)
 
 
+def test_a_head_is_found_in_a_sharded_base_and_shards_load_back(save, base_model, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    base = tmp_path / "sharded"
+    AutoTokenizer.from_pretrained(base_model()).save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(base_model()).save_pretrained(base, max_shard_size="20KB")
+    assert len(list(base.glob("model-*.safetensors"))) > 1
+    start = load_file(f"{base_model()}/model.safetensors")["lm_head.weight"]
+    folder, _ = save(str(base))
+    assert torch.equal(load_file(folder / "lm_head" / "model.safetensors")["weight"], start)
+    # The reward model itself in shards
+    saved = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "save_pretrained",
+        lambda self, *args, **kwargs: saved(self, *args, max_shard_size="20KB", **kwargs),
+    )
+    shards, trainer = save(str(base), "shards", lm_loss_coef=0.1)
+    assert len(list(shards.glob("model-*.safetensors"))) > 1
+    found = RewardModel.from_pretrained(str(shards), require_head=True, with_lm_head=True).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in trainer.model.state_dict().items())
+    load_weights(trainer.model, shards)
+    # A later save in one file leaves no shard behind.
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", saved)
+    trainer.save_model(str(shards))
+    assert [path.name for path in shards.glob("*.safetensors*")] == ["model.safetensors"]
+
+
 # ---- added tokens ----
 
 
@@ -248,8 +278,6 @@ def test_lora_trains_the_reward_head(make_trainer, rows):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
 def test_the_adapter_on_its_base_gives_the_merged_rewards(save, base_model, rows):
     from peft import PeftModel
-
-    from rm_toolkit.modeling import RewardModel
 
     folder, trainer = save(peft_config=LoraConfig(**LORA))
     base = RewardModel.from_pretrained(base_model())
