@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rm_toolkit.data.tokenization import tokenize_preferences
-from rm_toolkit.rope import add_legacy_rope_keys
+from rm_toolkit.legacy import add_legacy_rope_keys
 from rm_toolkit.scoring import RewardScorer
 from rm_toolkit.testing import build_tiny_model
 
@@ -271,6 +271,23 @@ def test_other_families_get_the_names_that_they_had(model_type):
     expected = written.pop("rope_parameters")
     written.pop("model_type")
     assert AutoConfig.for_model(model_type, **written).rope_parameters == expected
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
+    make_trainer, base_model, rows, tmp_path, architecture
+):
+    """4.57 ends in an error for version 5's `TokenizersBackend` and its list under `extra_special_tokens`."""
+    trainer = make_trainer(chat_rows(rows.pairs(2)), base_model(architecture), data_format="chat", max_length=256)
+    trainer.save_model(str(tmp_path / "rm"))
+    config = json.loads((tmp_path / "rm" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
+    assert "extra_special_tokens" not in config and "<|im_start|>" in config["additional_special_tokens"]
+    before, after = trainer.processing_class, AutoTokenizer.from_pretrained(tmp_path / "rm")
+    assert after.special_tokens_map == before.special_tokens_map and len(after) == len(before)
+    assert after.all_special_ids == before.all_special_ids and after.is_fast
+    text = "<|im_start|>user\nriver<|im_end|> stone"
+    assert after(text)["input_ids"] == before(text)["input_ids"]
 
 
 def test_the_weights_of_a_saved_folder_are_the_classifiers_alone(llama3_rope):
