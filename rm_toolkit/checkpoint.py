@@ -17,9 +17,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from .data.tokenization import tokenize_preferences
 from .errors import InputError
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
-from .modeling import RewardModel
+from .modeling import RewardModel, quiet_loading
 from .reload_check import TOLERANCE, check_reload
 from .saving import check_saved_weights, save_reward_model
+from .weight_names import shapes_in_files
 
 
 FINAL_RESULTS_NAME = "final_eval_results.json"
@@ -40,7 +41,7 @@ class CheckpointMixin:
         save_reward_model(
             model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
         )
-        check_saved_weights(model, output_dir)
+        check_saved_weights(model, output_dir, state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # TRL's own override writes a generic model card at every checkpoint; ours is written once, with the results.
@@ -109,7 +110,7 @@ class CheckpointMixin:
             `int`: Number of texts compared.
 
         Raises:
-            `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 on other devices).
+            `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 2e-2 under autocast or on other devices).
         """
         texts = check_texts(self.sample_texts, self.args.max_length)
         rows = {
@@ -170,7 +171,10 @@ def load_weights(model: RewardModel, folder: str) -> None:
         raise InputError(f"{folder} is a checkpoint of a LoRA run. Resume with the same flags (--use_peft …) as it.")
     elif files:
         state = {key: value for path in files for key, value in load_file(path).items()}
-        _check_same_model(folder, state, model.base_classifier.state_dict())
+        expected = model.base_classifier.state_dict()
+        if shapes_in_files(model.base_classifier, expected).keys() != expected.keys():
+            state = _translated_weights(model, folder)  # the files have other names than the model
+        _check_same_model(folder, state, expected)
         model.base_classifier.load_state_dict(state, strict=False)
     else:
         raise InputError(f"{folder} holds no weights (`*.safetensors`) to resume from.")
@@ -183,6 +187,14 @@ def _load_adapter_weights(model: RewardModel, folder: str, found: dict[str, torc
     expected = get_peft_model_state_dict(model.classifier, save_embedding_layers=False)
     _check_same_model(folder, found, expected)
     set_peft_model_state_dict(model.classifier, found)
+
+
+def _translated_weights(model: RewardModel, folder: str) -> dict[str, torch.Tensor]:
+    with quiet_loading():
+        loaded, info = type(model.base_classifier).from_pretrained(
+            folder, dtype=next(model.parameters()).dtype, output_loading_info=True
+        )
+    return {key: value for key, value in loaded.state_dict().items() if key not in info["missing_keys"]}
 
 
 def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

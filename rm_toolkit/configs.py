@@ -14,6 +14,7 @@ from .settings import DATA_FORMATS, POOLING_TYPES
 
 PAIR_WEIGHTINGS = ("pair", "prompt")
 LM_LOSS_ON = ("text", "completion")
+BATCH_LAYOUTS = ("auto", "plain", "shared")
 
 
 @dataclass
@@ -82,6 +83,20 @@ class RewardModelConfig(RewardConfig):
             "per_device_train_batch_size and the number of processes."
         },
     )
+    batch_layout: str = field(
+        default="auto",
+        metadata={
+            "help": "'plain': one padded row a text. 'shared': one row without padding, a shared prompt computed once, "
+            "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and pays."
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fill micro-batches up to this many tokens (padding included, a shared prompt once) instead of "
+            "per_device_train_batch_size pairs; at least 2 * max_length. Pairs of a step stay as they are."
+        },
+    )
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )
@@ -123,6 +138,7 @@ class RewardModelConfig(RewardConfig):
             "padding_side": ("right", "left"),
             "lm_loss_on": LM_LOSS_ON,
             "pair_weighting": PAIR_WEIGHTINGS,
+            "batch_layout": BATCH_LAYOUTS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -135,12 +151,20 @@ class RewardModelConfig(RewardConfig):
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":
             raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 2 * self.max_length:
+            raise InputError(
+                f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
+                f"{self.max_length} needs {2 * self.max_length}. Raise it, or lower `max_length`."
+            )
         self._derive_accumulation()
 
     def _derive_accumulation(self) -> None:
         at_once = self.per_device_train_batch_size * self.world_size
         if self.pairs_per_step is None:
             self.pairs_per_step = at_once * self.gradient_accumulation_steps
+            return
+        if self.max_tokens_per_batch is not None and self.pairs_per_step >= 1:
+            self.gradient_accumulation_steps = max(1, self.pairs_per_step // at_once)
             return
         if self.pairs_per_step < 1 or self.pairs_per_step % at_once:
             raise InputError(

@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 
 from .errors import InputError
 from .losses import text_cross_entropy
+from .weight_names import shapes_in_files
 
 
 LM_HEAD_FOLDER = "lm_head"
@@ -102,10 +103,13 @@ def find_lm_head(
     if prefix is None:
         return None
     files = {}
-    for name, _ in head.named_parameters():
-        path = _file_of_tensor(model_name_or_path, f"{prefix}.{name}", revision)
-        if path is not None:
-            files[name] = (path, f"{prefix}.{name}")
+    for name, parameter in head.named_parameters():
+        own_name = f"{prefix}.{name}"
+        for key in [own_name, *shapes_in_files(skeleton, {own_name: parameter})]:
+            path = _file_of_tensor(model_name_or_path, key, revision)
+            if path is not None:
+                files[name] = (path, key)
+                break
     return LMHeadSource(tied=False, files=files) if "weight" in files else None
 
 
@@ -149,6 +153,8 @@ def is_causal_lm(config: PreTrainedConfig) -> bool:
 
 
 def _file(name: str, filename: str, revision: str | None, subfolder: str = "") -> str | None:
+    if not name:  # a model made in code stands in no folder
+        return None
     return cached_file(
         name,
         filename,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from .adapters import attach_adapter, is_adapter, load_adapter, untie
+from .attention import enable_shared_attention
 from .errors import InputError
 from .heads import (
     check_loaded,
@@ -26,7 +24,8 @@ from .heads import (
     select_trainable,
 )
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
-from .load_errors import config_error, weights_error
+from .load_errors import weights_error
+from .loading import load_config, quiet_loading
 from .settings import RewardModelSettings, load_settings
 
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
     from .data.collator import MicroBatch
-
-logger = logging.get_logger(__name__)
 
 
 class RewardModel(nn.Module):
@@ -231,6 +228,16 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def enable_shared_layout(self) -> None:
+        """
+        Lets the backbone compute micro-batches that share prompts; all others are computed as before.
+
+        Raises:
+            `UnsupportedAttentionError`: if its attention implementation cannot be wrapped.
+        """
+        enable_shared_attention(self.config)
+        self.backbone.config._attn_implementation = self.config._attn_implementation
+
     def add_adapter(self, peft_config: PeftConfig, seed: int = 42) -> None:
         """
         Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
@@ -283,33 +290,3 @@ class RewardModel(nn.Module):
         if self.lm_head is not None:
             embedding = self.get_input_embeddings()
             self.lm_head = build_lm_head(self.lm_head_source, embedding, self.config, self.name_or_path)
-
-
-def load_config(
-    model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedConfig:
-    """
-    Loads a model's config, with the reason in words where there is none.
-
-    Raises:
-        `InputError`: if the folder or repository does not hold a transformers model.
-    """
-    try:
-        return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(config_error(model_name_or_path, error)) from error
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silences transformers while a checkpoint loads: a missing head and an unused LM head are handled by us."""
-    verbosity = logging.get_verbosity()
-    progress = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()

@@ -21,6 +21,7 @@ from .legacy import write_legacy_rope_keys, write_legacy_tokenizer_keys
 from .lm_head import save_lm_head
 from .modeling import RewardModel, quiet_loading
 from .settings import not_stock_notice
+from .weight_names import shapes_in_files
 
 
 ADAPTER_FOLDER = "adapter"
@@ -76,9 +77,16 @@ def save_reward_model(
         tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")
 
 
-def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
+def check_saved_weights(
+    model: RewardModel, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None
+) -> None:
     """
     Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
+
+    Args:
+        model (`RewardModel`): The model that was saved.
+        folder (`str` or `os.PathLike`): Where to.
+        state_dict (`dict[str, Tensor]`, *optional*): Gathered weights of the wrapper, where the engine shards them.
 
     Raises:
         `InputError`: naming the file or tensor that is wrong.
@@ -101,18 +109,18 @@ def check_saved_weights(model: RewardModel, folder: str | os.PathLike) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
     if not model.is_peft:
-        state = model.classifier.state_dict()
-        expected = {key: list(value.shape) for key, value in state.items()}
-        wrong = sorted(
-            key for key in shapes if key not in expected or (shapes[key] != expected[key] and expected[key] != [0])
-        )
+        state = _split_state(state_dict)[0] or model.classifier.state_dict()
+        expected = shapes_in_files(model.classifier, state)
+        wrong = sorted(key for key in shapes if shapes[key] != expected.get(key))
         if wrong:
             raise InputError(
                 f"{folder}: tensor '{wrong[0]}' was saved with shape {shapes[wrong[0]]}, which is not the model's."
             )
         # Tensors that share their memory are saved once.
-        saved = {state[key].data_ptr() for key in shapes}
-        missing = sorted(key for key in state if key not in shapes and state[key].data_ptr() not in saved)
+        saved = {state[key].data_ptr() for key in shapes if key in state}
+        missing = sorted(
+            key for key in expected if key not in shapes and not (key in state and state[key].data_ptr() in saved)
+        )
         if missing:
             raise InputError(f"{folder}: tensor '{missing[0]}' is missing, with {len(missing) - 1} others.")
 

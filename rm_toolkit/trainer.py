@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import time
 from typing import Any
 
 import torch
@@ -15,27 +13,26 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import speed_metrics
 from trl import RewardTrainer
 
+from .batch_layout import choose_layout
 from .checkpoint import CheckpointMixin
 from .configs import RewardModelConfig
 from .data.collator import MicroBatch, PreferenceCollator
 from .data.planning import EpochPlan, StepDataset, take_only
 from .data.tokenization import TokenizedPreferences, tokenize_preferences
 from .errors import InputError
-from .evaluation.metrics import preference_metrics
-from .evaluation.rewards import compute_rewards
+from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
-from .lm_head import build_lm_head, find_lm_head
 from .losses import centering_loss, ranking_loss
 from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
-from .settings import RewardModelSettings, load_settings
+from .settings import RewardModelSettings
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
+from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(CheckpointMixin, RewardTrainer):
+class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -74,7 +71,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         **kwargs: Any,
     ):
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
-        model = _as_reward_model(model, args, settings, require_head)
+        model = as_reward_model(model, args, settings, require_head)
         self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:
             processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
@@ -98,6 +95,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         self._sums: torch.Tensor | None = None
         self._steps_counted = 0
         self.sample_texts: list[tuple[Any, Any]] = []
+        self.batch_layout = "plain"
         super().__init__(
             model=model,
             args=args,
@@ -107,6 +105,14 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
             **kwargs,
+        )
+        self.batch_layout = choose_layout(
+            args.batch_layout,
+            model,
+            [data for data in (self.train_dataset, *_as_dict(self.eval_dataset).values()) if data is not None],
+            self._collator(),
+            pairs_per_batch=args.per_device_train_batch_size,
+            device=args.device,
         )
         self.add_callback(_SetEpoch(self))
         for default in (ProgressCallback, PrinterCallback):
@@ -132,6 +138,7 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             lm_target_eos=args.lm_loss_coef > 0,
             name=dataset_name,
             show_progress=not args.disable_tqdm and args.should_log,
+            find_completions=args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         )
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))
@@ -160,6 +167,8 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             group_by_prompt=args.group_by_prompt,
             pair_weighting=args.pair_weighting,
+            tokens_per_micro_batch=args.max_tokens_per_batch,
+            shared_layout=self.batch_layout == "shared",
         )
         return DataLoader(
             StepDataset(self.train_dataset, collator),
@@ -174,7 +183,11 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
         # Encoders count positions from the first token, each in its own way; `cls` reads there.
         side = "right" if self.model_is_encoder else self.args.padding_side
         return PreferenceCollator(
-            self.processing_class.pad_token_id, side, self.args.pad_to_multiple_of, lm_loss_on=lm_loss_on
+            self.processing_class.pad_token_id,
+            side,
+            self.args.pad_to_multiple_of,
+            lm_loss_on=lm_loss_on,
+            layout=self.batch_layout,
         )
 
     def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
@@ -260,68 +273,6 @@ class RewardModelTrainer(CheckpointMixin, RewardTrainer):
             self._sums, self._steps_counted = None, 0
         super(RewardTrainer, self).log(logs, start_time)
 
-    # ---- evaluation ----
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """
-        Scores every test set by itself and logs all metrics at once.
-
-        Args:
-            eval_dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): Defaults to the trainer's test sets; a
-                name chooses one of them.
-            ignore_keys: Not used.
-            metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
-
-        Returns:
-            `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `num_pairs`, `num_ties` and
-            `num_label_ties` of each set.
-        """
-        sets = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(sets, str):
-            sets = {sets: self.eval_dataset[sets]}
-        if not isinstance(sets, dict):
-            sets = {"": sets}
-        begin = time.time()
-        metrics: dict[str, float] = {}
-        num_sequences = 0
-        for name, dataset in sets.items():
-            data = self._prepare_dataset(dataset, self.processing_class, self.args, name or "eval")
-            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
-            values = dataclasses.asdict(preference_metrics(self.compute_rewards(data), data))
-            metrics.update({f"{prefix}_{key}": value for key, value in values.items()})
-            num_sequences += data.num_sequences
-        metrics.update(speed_metrics(metric_key_prefix, begin, num_samples=num_sequences))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def compute_rewards(self, data: TokenizedPreferences) -> Any:
-        """
-        Rewards of all sequences of a tokenised data set, on every process.
-
-        Returns:
-            `np.ndarray` of shape `(num_sequences,)`, in logits.
-        """
-        # DeepSpeed and FSDP shard the weights, so their wrapper must be called; DDP would only add synchronisation.
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        model = self.model_wrapped if sharded else self.model
-        was_training = model.training
-        model.eval()
-        try:
-            return compute_rewards(
-                model,
-                data,
-                self._collator(),
-                tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
-                device=self.args.device,
-                accelerator=self.accelerator,
-                show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
-            )
-        finally:
-            model.train(was_training)
-
 
 class _SetEpoch(TrainerCallback):
     """Tells the plan which epoch begins, on a fresh start and on resume alike."""
@@ -334,39 +285,5 @@ class _SetEpoch(TrainerCallback):
         plan.set_epoch(state.global_step // len(plan))
 
 
-def _as_reward_model(
-    model: str | PreTrainedModel | RewardModel,
-    args: RewardModelConfig,
-    settings: RewardModelSettings | None,
-    require_head: bool,
-) -> RewardModel:
-    """Wraps whatever TRL users pass; the configuration says how the result reads its texts."""
-    with_lm_head = args.lm_loss_coef > 0
-    reads = {"pooling_type": args.pooling_type, "data_format": args.data_format, "max_length": args.max_length}
-    if isinstance(model, RewardModel):
-        model.settings = dataclasses.replace(settings or model.settings, **reads)
-        if with_lm_head and model.lm_head is None:
-            embedding = model.get_input_embeddings()
-            model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
-        elif model.lm_head is not None and not model.lm_head.tied:
-            model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
-        return model
-    if isinstance(model, str):
-        settings = settings or load_settings(model) or RewardModelSettings()
-        return RewardModel.from_pretrained(
-            model,
-            dataclasses.replace(settings, **reads),
-            with_lm_head=with_lm_head,
-            require_head=require_head,
-            seed=args.seed,
-            trust_remote_code=args.trust_remote_code,
-            **(args.model_init_kwargs or {}),
-        )
-    if getattr(model.config, "num_labels", None) != 1:
-        raise InputError(f"the model has `num_labels` {model.config.num_labels}; a reward model has exactly 1.")
-    model.config.problem_type = "regression"
-    name = model.config._name_or_path
-    source = find_lm_head(name, model.config) if name or getattr(model.config, "tie_word_embeddings", False) else None
-    head = build_lm_head(source, model.get_input_embeddings(), model.config, name) if with_lm_head else None
-    settings = dataclasses.replace(settings or RewardModelSettings(), **reads)
-    return RewardModel(model, settings, lm_head=head, lm_head_source=source, name_or_path=name)
+def _as_dict(datasets: Any) -> dict[str, Any]:
+    return datasets if isinstance(datasets, dict) else {"": datasets}

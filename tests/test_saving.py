@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -221,6 +222,39 @@ def test_a_head_is_found_in_a_sharded_base_and_shards_load_back(save, base_model
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", saved)
     trainer.save_model(str(shards))
     assert [path.name for path in shards.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("architecture", ["GPTNeoX", "Mixtral"])
+def test_weights_that_have_other_names_in_files_than_in_the_model(save, base_model, rows, tmp_path, architecture):
+    """transformers 5 calls Pythia's `embed_out` `lm_head`, and stacks the experts that it stores one by one."""
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base_model())
+    tokenizer.save_pretrained(base)
+    experts = {"num_local_experts": 2, "num_key_value_heads": 2} if architecture == "Mixtral" else {}
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=len(tokenizer), **size, **experts, bos_token_id=1, eos_token_id=2, initializer_range=0.2
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    folder, trainer = save(str(base), lm_loss_coef=0.1)
+    check_saved_weights(trainer.model, folder)
+    texts = [row["prompt"] + row["chosen"] for row in rows.pairs(3)]
+    expected = stock_rewards(folder, texts)
+    with torch.no_grad():
+        trainer.model.base_classifier.score.weight.zero_()
+    load_weights(trainer.model, folder)
+    trainer.save_model(str(tmp_path / "again"))
+    assert stock_rewards(tmp_path / "again", texts) == pytest.approx(expected, abs=1e-6)
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in weights if "layers.1.input_layernorm" in name)]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"is missing"):
+        check_saved_weights(trainer.model, folder)
+    with pytest.raises(InputError, match=r"it lacks '.*layers.1"):
+        load_weights(trainer.model, folder)
 
 
 # ---- added tokens ----

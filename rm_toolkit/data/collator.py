@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .layout import SharedLayout, flat_row
 from .tokenization import TokenizedPreferences
+
+
+# (number of a sequence in the micro-batch, positions in it) -> their places in the flattened batch
+PositionIndex = Callable[[int, np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -20,7 +26,8 @@ class MicroBatch:
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`): Token ids, padded.
-        attention_mask (`torch.LongTensor` of shape `(batch_size, seq_length)`): 1 for tokens, 0 for padding.
+        attention_mask (`torch.LongTensor` of shape `(batch_size, seq_length)`): 1 for tokens, 0 for padding. With a
+            `layout`, a stand-in of shape `(1, 1, 1, 1)`: a 4-D mask keeps the model from building its own.
         position_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`, *optional*): Only where not 0, 1, 2, …
         reward_index (`torch.LongTensor` of shape `(num_sequences,)`): Position of the token that each reward is read
             at, in the flattened batch.
@@ -34,7 +41,8 @@ class MicroBatch:
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.
         rows (`list[int]`): Rows of the data set that the pairs come from.
-        num_tokens (`int`): Tokens without padding.
+        num_tokens (`int`): Tokens without padding, those of a shared prefix once.
+        layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
     """
 
     input_ids: Tensor
@@ -52,6 +60,7 @@ class MicroBatch:
     lm_weight: float = 0.0
     rows: list[int] = dataclasses.field(default_factory=list)
     num_tokens: int = 0
+    layout: SharedLayout | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
@@ -67,6 +76,8 @@ class MicroBatch:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "use_cache": False}
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
+        if self.layout is not None:
+            inputs["shared_layout"] = self.layout
         return inputs
 
 
@@ -80,12 +91,15 @@ class PreferenceCollator:
         padding_side (`str`): `"right"` or `"left"`; the rewards are the same.
         pad_to_multiple_of (`int`, *optional*): Padded length is a multiple of this.
         lm_loss_on (`str`, *optional*): `"text"` or `"completion"`; `None` builds no LM targets.
+        layout (`str`): `"plain"` (one padded row a sequence) or `"shared"` (one row without padding, in which common
+            beginnings stand once).
     """
 
     pad_token_id: int
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
     lm_loss_on: str | None = None
+    layout: str = "plain"
 
     def pairs(
         self,
@@ -129,6 +143,27 @@ class PreferenceCollator:
             lm_sequences (`np.ndarray`, *optional*): Those among them whose LM loss is wanted.
         """
         ids = [data.sequence(k) for k in sequences] or [np.array([self.pad_token_id], dtype=np.int32)]
+        batch, index = self._flat(ids) if self.layout == "shared" else self._padded(ids)
+        last = [index(k, np.array([len(piece) - 1])) for k, piece in enumerate(ids)]
+        batch.reward_index = torch.from_numpy(np.concatenate(last)[: len(sequences)])
+        if not len(sequences):
+            batch.num_tokens = 0
+        if self.lm_loss_on is not None and lm_sequences is not None:
+            self._add_lm_targets(batch, data, sequences, lm_sequences, index)
+        return batch
+
+    def _flat(self, ids: list[np.ndarray]) -> tuple[MicroBatch, PositionIndex]:
+        row = flat_row(ids)
+        batch = _without_pairs(
+            input_ids=torch.from_numpy(row.input_ids)[None],
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
+            position_ids=torch.from_numpy(row.position_ids)[None],
+            num_tokens=len(row.input_ids),
+            layout=row.layout,
+        )
+        return batch, row.index
+
+    def _padded(self, ids: list[np.ndarray]) -> tuple[MicroBatch, PositionIndex]:
         lengths = np.array([len(piece) for piece in ids])
         width = int(lengths.max())
         if self.pad_to_multiple_of:
@@ -140,21 +175,13 @@ class PreferenceCollator:
         input_ids[mask] = np.concatenate(ids)
         row_start = np.arange(len(ids)) * width + first
         positions = np.clip(np.cumsum(mask, axis=1) - 1, 0, None) if self.padding_side == "left" else None
-        empty = torch.zeros(0, dtype=torch.long)
-        batch = MicroBatch(
+        batch = _without_pairs(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             position_ids=None if positions is None else torch.from_numpy(positions),
-            reward_index=torch.from_numpy((row_start + lengths - 1)[: len(sequences)]),
-            better=empty,
-            worse=empty,
-            margin=None,
-            pair_weight=torch.zeros(0),
-            num_tokens=int(lengths.sum()) if len(sequences) else 0,
+            num_tokens=int(lengths.sum()),
         )
-        if self.lm_loss_on is not None and lm_sequences is not None:
-            self._add_lm_targets(batch, data, sequences, lm_sequences, row_start)
-        return batch
+        return batch, lambda sequence, position: row_start[sequence] + position
 
     def _add_lm_targets(
         self,
@@ -162,9 +189,9 @@ class PreferenceCollator:
         data: TokenizedPreferences,
         sequences: np.ndarray,
         lm_sequences: np.ndarray,
-        row_start: np.ndarray,
+        index: PositionIndex,
     ) -> None:
-        index, targets, texts = [], [], []
+        where, targets, texts = [], [], []
         for text, sequence in enumerate(lm_sequences):
             ids = data.sequence(sequence)
             begin = 1 if self.lm_loss_on == "text" else max(1, int(data.completion_start[sequence]))
@@ -173,12 +200,18 @@ class PreferenceCollator:
             if data.lm_target_eos is not None and ids[-1] != data.lm_target_eos:
                 target = np.append(target, data.lm_target_eos)
                 predicting = np.append(predicting, len(ids) - 1)
-            index.append(row_start[np.searchsorted(sequences, sequence)] + predicting)
+            where.append(index(int(np.flatnonzero(sequences == sequence)[0]), predicting))
             targets.append(target)
             texts.append(np.full(len(target), text))
-        if not index:  # one token that weighs nothing: the head takes part in every backward pass of every process
-            index, targets, texts = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)]
-        batch.lm_index = torch.from_numpy(np.concatenate(index)).long()
+        if not where:  # one token that weighs nothing: the head takes part in every backward pass of every process
+            where, targets, texts = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)]
+        batch.lm_index = torch.from_numpy(np.concatenate(where)).long()
         batch.lm_targets = torch.from_numpy(np.concatenate(targets)).long()
         batch.lm_text_index = torch.from_numpy(np.concatenate(texts)).long()
         batch.num_lm_texts = max(len(lm_sequences), 1)
+
+
+def _without_pairs(**fields: Any) -> MicroBatch:
+    empty = torch.zeros(0, dtype=torch.long)
+    pairs = {"better": empty, "worse": empty, "margin": None, "pair_weight": torch.zeros(0)}
+    return MicroBatch(reward_index=empty, **pairs, **fields)

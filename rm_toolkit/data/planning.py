@@ -10,6 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from .collator import MicroBatch, PreferenceCollator
+from .filling import Filler
 from .tokenization import TokenizedPreferences
 
 
@@ -53,6 +54,8 @@ class EpochPlan(Sampler):
         pair_weighting (`str`): `"pair"`: every pair of a step weighs the same. `"prompt"`: mean within a row, then
             over the rows.
         shuffle (`bool`): Whether the order is shuffled at all.
+        tokens_per_micro_batch (`int`, *optional*): Fills micro-batches by tokens instead of pairs.
+        shared_layout (`bool`): Whether those tokens are counted without padding, a shared prompt once.
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class EpochPlan(Sampler):
         group_by_prompt: bool = True,
         pair_weighting: str = "pair",
         shuffle: bool = True,
+        tokens_per_micro_batch: int | None = None,
+        shared_layout: bool = False,
     ):
         self.data = data
         self.pairs_per_step = pairs_per_step
-        self.pairs_per_micro_batch = pairs_per_micro_batch
+        self.filler = Filler(data, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout)
         self.num_processes = num_processes
         self.process_index = process_index
         self.seed = seed
@@ -98,13 +103,11 @@ class EpochPlan(Sampler):
         """
         Splits the pairs of one step over processes and micro-batches.
 
-        Pairs of one prompt stay side by side, prompts of like length are computed together: the sum over the step is
-        the same in any order, and padding is not.
+        Pairs of one prompt stay together, prompts of like length are computed together: the sum over the step is the
+        same in any order, and padding is not.
         """
         data = self.data
-        pairs = self._by_length(pairs)
-        size = self.pairs_per_micro_batch
-        chunks = [pairs[begin : begin + size] for begin in range(0, len(pairs), size)]
+        chunks = self.filler.fill(self._by_length(pairs))
         slots = -(-len(chunks) // self.num_processes)
         counted: set[int] = set()
         lm_sequences = []
@@ -125,14 +128,11 @@ class EpochPlan(Sampler):
             num_pairs=len(pairs),
         )
 
-    def _by_length(self, pairs: np.ndarray) -> np.ndarray:
+    def _by_length(self, pairs: np.ndarray) -> list[np.ndarray]:
         lengths = self.data.lengths
-        pair_length = np.maximum(lengths[self.data.better[pairs]], lengths[self.data.worse[pairs]])
-        prompt = self.data.prompt[pairs]
-        _, inverse = np.unique(prompt, return_inverse=True)
-        group_length = np.zeros(inverse.max() + 1, dtype=np.int64)
-        np.maximum.at(group_length, inverse, pair_length)
-        return pairs[np.lexsort((pairs, inverse, group_length[inverse]))]
+        groups = [np.sort(pairs[members]) for members in group_pairs(self.data.prompt[pairs])]
+        longest = [max(lengths[self.data.better[g]].max(), lengths[self.data.worse[g]].max()) for g in groups]
+        return [groups[k] for k in np.argsort(longest, kind="stable")]
 
     def _weights(self, pairs: np.ndarray) -> dict[int, float]:
         if self.pair_weighting == "pair":

@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..data.collator import MicroBatch, PreferenceCollator
+from ..data.layout import clusters, common_prefixes, lexicographic_order
 from ..data.tokenization import TokenizedPreferences
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def compute_rewards(
     forward: Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]],
     data: TokenizedPreferences,
@@ -29,7 +30,7 @@ def compute_rewards(
         forward (`Callable`): The (wrapped) reward model, in evaluation mode.
         data (`TokenizedPreferences`): The sequences.
         collator (`PreferenceCollator`): Builds the batches.
-        tokens_per_batch (`int`): Tokens that one process computes at once, padding included.
+        tokens_per_batch (`int`): Tokens that one process computes at once, padding included, a shared prompt once.
         device (`torch.device`): Where to compute.
         accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
@@ -39,7 +40,10 @@ def compute_rewards(
     """
     num_processes = accelerator.num_processes if accelerator else 1
     process_index = accelerator.process_index if accelerator else 0
-    batches = length_batches(data.lengths, tokens_per_batch)
+    if collator.layout == "shared":
+        batches = shared_batches(data, tokens_per_batch)
+    else:
+        batches = length_batches(data.lengths, tokens_per_batch)
     rewards = torch.zeros(data.num_sequences, dtype=torch.float32, device=device)
     # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
     turns = -(-len(batches) // num_processes)
@@ -69,3 +73,37 @@ def length_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarra
         batches.append(np.sort(order[begin : begin + count]))
         begin += count
     return batches
+
+
+def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np.ndarray]:
+    """
+    Groups sequences so that those with a long common beginning are computed together, longest first.
+
+    Args:
+        data (`TokenizedPreferences`): The sequences.
+        tokens_per_batch (`int`): Tokens of a batch at most, a shared beginning once; a single longer sequence still
+            makes one, and a cluster that does not fit is split.
+    """
+    lengths = data.lengths
+    sequences = [data.sequence(k) for k in range(data.num_sequences)]
+    order = np.array(lexicographic_order(sequences), dtype=np.int64)
+    pieces: list[tuple[int, int, np.ndarray]] = []  # (longest sequence, tokens, sequences)
+    for first, last, shared in clusters(common_prefixes([sequences[k] for k in order])) if len(order) else []:
+        size, begin = shared, first
+        for position in range(first, last):
+            rest = int(lengths[order[position]]) - shared
+            if position > begin and size + rest > tokens_per_batch:
+                members = order[begin:position]
+                pieces.append((int(lengths[members].max()), size, members))
+                size, begin = shared, position
+            size += rest
+        members = order[begin:last]
+        pieces.append((int(lengths[members].max()), size, members))
+    batches, current, used = [], [], 0
+    for _, size, members in sorted(pieces, key=lambda piece: -piece[0]):
+        if current and used + size > tokens_per_batch:
+            batches.append(np.concatenate(current))
+            current, used = [], 0
+        current.append(members)
+        used += size
+    return batches + ([np.concatenate(current)] if current else [])

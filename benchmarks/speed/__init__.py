@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/throughput.py`: data, contenders, measurements, report."""

@@ -1,0 +1,183 @@
+"""The four sides: TRL's RewardTrainer as it is and with length-grouped sampling, our plain path, our fast path."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, LlamaConfig, TrainerCallback, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from rm_toolkit.configs import RewardModelConfig
+from rm_toolkit.trainer import RewardModelTrainer
+
+from .data import VOCAB_SIZE, Rows
+
+
+TRL, TRL_GROUPED, PLAIN, FAST = "TRL", "TRL, by length", "plain", "fast"
+SIDES = (TRL, TRL_GROUPED, PLAIN, FAST)
+
+# hidden size, MLP size, layers, heads, key/value heads
+SHAPES = {
+    "12M": (320, 864, 8, 5, 5),
+    "28M": (512, 1376, 8, 8, 8),
+    "1B": (2048, 8192, 16, 32, 8),
+    "7B": (4096, 11008, 32, 32, 32),
+}
+
+
+@dataclass
+class Setting:
+    """
+    What both sides have in common.
+
+    Args:
+        tokenizer: The tokenizer.
+        shape (`str`): A key of `SHAPES`.
+        device (`str`): `"cpu"` or `"cuda"`.
+        max_length (`int`): Tokens of a text.
+        pairs_per_batch (`int`): Pairs of a micro-batch.
+        pairs_per_step (`int`): Pairs of an optimizer step.
+        lm_loss_coef (`float`): Weight of the LM loss; TRL has none.
+        output_dir (`str`): A folder that nothing is written to.
+    """
+
+    tokenizer: Any
+    shape: str
+    device: str
+    max_length: int
+    pairs_per_batch: int
+    pairs_per_step: int
+    output_dir: str
+    lm_loss_coef: float = 0.0
+
+    def config(self) -> LlamaConfig:
+        hidden, inner, layers, heads, kv_heads = SHAPES[self.shape]
+        return LlamaConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=max(1024, self.max_length),
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=self.tokenizer.pad_token_id,
+            num_labels=1,
+            tie_word_embeddings=self.lm_loss_coef > 0,
+        )
+
+    def model(self) -> torch.nn.Module:
+        """The same random weights on every call."""
+        set_seed(0)
+        return AutoModelForSequenceClassification.from_config(self.config(), dtype=torch.float32)
+
+    def arguments(self, seed: int) -> dict[str, Any]:
+        """Arguments that every side gets."""
+        return {
+            "output_dir": self.output_dir,
+            "per_device_train_batch_size": self.pairs_per_batch,
+            "per_device_eval_batch_size": self.pairs_per_batch,
+            "gradient_accumulation_steps": self.pairs_per_step // self.pairs_per_batch,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-5,
+            "max_length": self.max_length,
+            "bf16": self.device == "cuda",
+            "use_cpu": self.device == "cpu",
+            "gradient_checkpointing": False,
+            "logging_steps": 1000,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "seed": seed,
+        }
+
+
+class Clock(TrainerCallback):
+    """Wall and process CPU time from the first batch to the end of the last step."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.began = self.ended = (0.0, 0.0)
+
+    def _now(self) -> tuple[float, float]:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began = self._now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ended = self._now()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
+class Counted:
+    """Wraps what makes the batches and counts tokens and padding."""
+
+    def __init__(self, make: Any):
+        self.make = make
+        self.computed = self.useful = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        batch = self.make(*args, **kwargs)
+        for part in batch if isinstance(batch, list) else [batch]:
+            if hasattr(part, "num_tokens"):
+                self.computed += part.input_ids.numel()
+                self.useful += part.num_tokens
+            else:
+                self.computed += part["input_ids"].numel()
+                self.useful += int(part["attention_mask"].sum())
+        return batch
+
+
+def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | None = None, seed: int = 0) -> Any:
+    """
+    Builds one side's trainer, its rows tokenised; `trainer.counted` counts what it computes.
+
+    Args:
+        side (`str`): One of `SIDES`.
+        setting (`Setting`): What all have in common.
+        rows (`Rows`): To train on.
+        evaluation (`Rows`, *optional*): To evaluate on.
+        seed (`int`): Seed of the order of rows.
+    """
+    arguments = setting.arguments(seed)
+    # Both prepare the tokenizer they are given, each in its own way.
+    tokenizer = copy.deepcopy(setting.tokenizer)
+    if side in (TRL, TRL_GROUPED):
+        sampling = {"train_sampling_strategy": "group_by_length"} if side == TRL_GROUPED else {}
+        trainer = RewardTrainer(
+            setting.model(),
+            RewardConfig(**arguments, **sampling),
+            train_dataset=rows.pairs(),
+            eval_dataset=evaluation.pairs() if evaluation else None,
+            processing_class=tokenizer,
+        )
+    else:
+        budget = {"max_tokens_per_batch": 2 * setting.max_length} if setting.pairs_per_batch == 1 else {}
+        config = RewardModelConfig(
+            **arguments,
+            **(budget if side == FAST else {}),
+            batch_layout="auto" if side == FAST else "plain",
+            pooling_type="eos",  # the ids that TRL makes: BOS, text, EOS
+            lm_loss_coef=setting.lm_loss_coef,
+        )
+        trainer = RewardModelTrainer(
+            setting.model(),
+            config,
+            train_dataset=rows.ranked(),
+            eval_dataset=evaluation.ranked() if evaluation else None,
+            processing_class=tokenizer,
+        )
+        if side == FAST and trainer.batch_layout != "shared":
+            raise RuntimeError("the fast path is not in use: `auto` chose the plain layout")
+    trainer.data_collator = trainer.counted = Counted(trainer.data_collator)
+    return trainer

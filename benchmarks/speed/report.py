@@ -1,0 +1,81 @@
+"""The benchmark's tables, in Markdown."""
+
+from __future__ import annotations
+
+import platform
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from .contenders import TRL, TRL_GROUPED
+from .measure import Timing
+
+
+def machine(device: str) -> str:
+    """Processor or GPU, and the versions that matter."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = f"{models[0]}, {len(models)} cores" if models else name
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    import transformers
+    import trl
+
+    return f"{name}; torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}"
+
+
+def header(command: str, device: str, shape: str, threads: int, sources: str) -> str:
+    """What was run, where and when."""
+    return (
+        f"`{command}`, {date.today().isoformat()}  \n{machine(device)}; {threads} thread(s)  \n"
+        f"Llama {shape}, random weights; rows: {sources}. Ratios are medians over interleaved repeats (least to most); "
+        "CPU is process CPU time.\n"
+    )
+
+
+def timing_table(title: str, timings: dict[str, Timing], distinct: int | None = None) -> str:
+    """One line a side: rates, ratios against TRL's two batchings, tokens and padding."""
+    base, grouped = timings.get(TRL), timings.get(TRL_GROUPED)
+    lines = [
+        f"\n### {title}\n",
+        "| side | pairs/s, wall | pairs/s, CPU | x TRL, wall | x TRL, CPU | x TRL by length, CPU | tokens a pair | "
+        "padding | token ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for side, timing in timings.items():
+        cells = [side, f"{timing.rate('wall'):.2f}", f"{timing.rate('cpu'):.2f}"]
+        cells += [_ratio(timing, base, "wall"), _ratio(timing, base, "cpu"), _ratio(timing, grouped, "cpu")]
+        if timing.computed:
+            cells += [f"{timing.computed / timing.pairs:.0f}", f"{1 - timing.useful / timing.computed:.0%}"]
+            cells.append(f"{timing.computed / distinct:.2f}" if distinct else "")
+        else:
+            cells += ["", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(timing: Timing, base: Timing | None, clock: str) -> str:
+    if base is None or base is timing:
+        return "1" if base is timing else ""
+    middle, least, most = timing.ratio(base, clock)
+    return f"{middle:.2f} ({least:.2f} to {most:.2f})"
+
+
+def memory_table(title: str, mebibytes: dict[str, float]) -> str:
+    """Peak memory of each side, and against the first."""
+    first = next(iter(mebibytes.values()))
+    lines = [f"\n### {title}\n", "| side | MiB | x TRL |", "|---|---|---|"]
+    lines += [f"| {side} | {value:.0f} | {value / first:.2f} |" for side, value in mebibytes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def flops_table(rates: dict[str, float]) -> str:
+    """FLOP/s of the fast path against a stock unpadded batch and a matrix product."""
+    return (
+        "\n### FLOP/s, forward and backward\n\n| | GFLOP/s | fast against it |\n|---|---|---|\n"
+        + "\n".join(f"| {name} | {rate:.1f} | {rates['fast'] / rate:.2f} |" for name, rate in rates.items())
+        + "\n"
+    )

@@ -1,0 +1,207 @@
+"""
+Pairs a second of TRL's RewardTrainer and of this toolkit: same weights, rows, dtype, kernel, optimizer and threads.
+
+    python benchmarks/throughput.py                       # CPU, Llama of 12M parameters
+    python benchmarks/throughput.py --device cuda --shape 1B --pairs 512
+
+Where a micro-batch is one pair (the paper's), the fast path gets the memory that one pair may take instead:
+`max_tokens_per_batch` = 2 x `max_length`; pairs a step are the same on all sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda runs in bf16 autocast")
+    parser.add_argument("--shape", default=None, help="12M, 28M, 1B or 7B; default 12M on a CPU, 1B on a GPU")
+    parser.add_argument("--sets", nargs="+", default=["dsp", "helpful"], choices=["dsp", "helpful"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 1], help="pairs of a micro-batch")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs of one timed training run")
+    parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; more than the idle cores measures waiting"
+    )
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a text")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=["training", "lm", "evaluation", "tokenisation", "memory", "flops"],
+        help="which measurements to make",
+    )
+    parser.add_argument("--output", type=Path, default=None, help="also write the report to this file")
+    parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)  # one side, in a process of its own
+    args = parser.parse_args(argv)
+    args.shape = args.shape or ("12M" if args.device == "cpu" else "1B")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what was asked for and prints the report as it grows."""
+    args = parse(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore")
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import datasets
+    import torch
+    import transformers
+
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        if args.memory_of:
+            print(bench.own_memory(args.memory_of))
+            return
+        bench.run()
+
+
+class Bench:
+    """The run: holds rows, tokenizer and settings, and emits one table after another."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        from speed import data
+
+        self.args, self.folder = args, folder
+        sets = [data.load_rows(name) for name in args.sets]
+        self.tokenizer = data.make_tokenizer(sets, folder / "tokenizer")
+        self.rows = {rows.name: data.only_fitting(rows, self.tokenizer, args.max_length) for rows in sets}
+
+    def setting(self, pairs_per_batch: int, **options):
+        """Both sides' common setting; a step is 8 pairs, or 16 with one pair a micro-batch."""
+        from speed.contenders import Setting
+
+        return Setting(
+            tokenizer=self.tokenizer,
+            shape=self.args.shape,
+            device=self.args.device,
+            max_length=self.args.max_length,
+            pairs_per_batch=pairs_per_batch,
+            pairs_per_step=max(pairs_per_batch, 16 if pairs_per_batch == 1 else 8),
+            output_dir=str(self.folder / "out"),
+            **options,
+        )
+
+    def run(self) -> None:
+        """Makes every measurement that was asked for."""
+        from speed import report
+
+        args = self.args
+        sources = ", ".join(f"{rows.name} = {rows.origin}" for rows in self.rows.values())
+        command = " ".join(["python benchmarks/throughput.py", *sys.argv[1:]])
+        self.emit(report.header(command, args.device, args.shape, args.threads, sources), first=True)
+        for part in args.parts:
+            getattr(self, part)()
+
+    def emit(self, text: str, first: bool = False) -> None:
+        """Prints a part of the report, and writes it where a file is asked for."""
+        print(text, flush=True)
+        if self.args.output:
+            with self.args.output.open("w" if first else "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def say(self, text: str) -> None:
+        """Progress, beside the report."""
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+    def training(self) -> None:
+        """Training of each set at each micro-batch size, LM loss off."""
+        from speed import contenders, measure, report
+
+        for name, rows in self.rows.items():
+            part = rows.take(self.args.pairs)
+            for pairs in self.args.batches:
+                setting = self.setting(pairs)
+                timings = measure.training(setting, part, contenders.SIDES, self.args.repeats, self.say)
+                title = f"Training, {name}, {pairs} pair(s) a micro-batch, {setting.pairs_per_step} a step"
+                self.emit(report.timing_table(title, timings, measure.distinct_tokens(setting, part)))
+
+    def lm(self) -> None:
+        """Training with the LM loss, which TRL does not have: our two paths."""
+        from speed import contenders, measure, report
+
+        for name, rows in self.rows.items():
+            setting = self.setting(self.args.batches[0], lm_loss_coef=0.1)
+            part = rows.take(self.args.pairs)
+            sides = (contenders.PLAIN, contenders.FAST)
+            timings = measure.training(setting, part, sides, self.args.repeats, self.say)
+            title = f"Training with the LM loss, {name}, {self.args.batches[0]} pairs a micro-batch"
+            self.emit(report.timing_table(title, timings, measure.distinct_tokens(setting, part)))
+
+    def evaluation(self) -> None:
+        """Evaluation of each set."""
+        from speed import contenders, measure, report
+
+        for name, rows in self.rows.items():
+            setting = self.setting(self.args.batches[0])
+            part = rows.take(self.args.pairs)
+            sides = (contenders.TRL, contenders.PLAIN, contenders.FAST)
+            timings = measure.evaluation(setting, part, sides, self.args.repeats, self.say)
+            self.emit(report.timing_table(f"Evaluation, {name}", timings))
+
+    def tokenisation(self) -> None:
+        """Tokenisation of all pairs of each set."""
+        from speed import contenders, measure, report
+
+        for name, rows in self.rows.items():
+            sides = (contenders.TRL, contenders.FAST)
+            timings = measure.tokenisation(self.setting(8), rows, sides, self.args.repeats)
+            self.emit(report.timing_table(f"Tokenisation, {name} pairs ({rows.num_pairs} rows)", timings))
+
+    def memory(self) -> None:
+        """Peak memory of a few training steps, each side in a process of its own."""
+        from speed import contenders, report
+
+        for name in self.rows:
+            found = {}
+            for side in (contenders.TRL, contenders.PLAIN, contenders.FAST):
+                options = [
+                    "--memory-of",
+                    side,
+                    "--sets",
+                    name,
+                    "--shape",
+                    self.args.shape,
+                    "--device",
+                    self.args.device,
+                ]
+                options += ["--batches", str(self.args.batches[0]), "--max-length", str(self.args.max_length)]
+                options += ["--threads", str(self.args.threads)]
+                child = subprocess.run(
+                    [sys.executable, __file__, *options], capture_output=True, text=True, check=True
+                )
+                found[side] = float(child.stdout.split()[-1])
+                self.say(f"memory {name}, {side}: {found[side]:.0f} MiB")
+            self.emit(
+                report.memory_table(f"Peak memory, training, {name}, {self.args.batches[0]} pairs a step", found)
+            )
+
+    def own_memory(self, side: str) -> float:
+        """Peak memory of one side, in this process."""
+        from speed import measure
+
+        rows = self.rows[self.args.sets[0]]
+        return measure.peak_memory(side, self.setting(self.args.batches[0]), rows.take(24))
+
+    def flops(self) -> None:
+        """FLOP/s of the fast path."""
+        from speed import measure, report
+
+        rows = next(iter(self.rows.values()))
+        self.emit(report.flops_table(measure.flops(self.setting(8), rows.take(16), self.args.repeats)))
+
+
+if __name__ == "__main__":
+    main()

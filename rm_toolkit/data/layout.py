@@ -1,0 +1,206 @@
+"""How sequences stand in one flat row without padding: a shared beginning once, then what follows it in each."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+# What one more cluster of sequences costs in attention calls, in tokens of computation saved: below it nothing is shared.
+SHARING_OVERHEAD = 16
+
+
+@dataclass
+class SharedLayout:
+    """
+    Which tokens of a flat row see which: a segment sees itself causally, and the whole of its prefix segment.
+
+    Args:
+        segments (`np.ndarray` of shape `(num_segments, 4)`): Begin and end of each segment in the row, then begin and
+            end of the segment that it continues (two zeros where it continues none). In the order of the row, without
+            gaps; the segments that continue one prefix stand side by side, right after it.
+        block_mask (`BlockMask`, *optional*): What FlexAttention reads; made once, at the first layer that needs it.
+    """
+
+    segments: np.ndarray
+    block_mask: Any = field(default=None, repr=False, compare=False)
+    _bounds: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the row."""
+        return int(self.segments[-1, 1])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, prefix included."""
+        table = self.segments
+        return int((table[:, 1] - table[:, 0] + table[:, 3] - table[:, 2]).max())
+
+    def continued(self) -> np.ndarray:
+        """
+        Lists each run of segments that continue one prefix.
+
+        Returns:
+            `np.ndarray` of shape `(num_prefixes, 4)`: Begin and end of the run, begin and end of its prefix.
+        """
+        table = self.segments[self.segments[:, 3] > self.segments[:, 2]]
+        if not len(table):
+            return table
+        first = np.flatnonzero(np.diff(table[:, 2], prepend=-1))
+        last = np.append(first[1:], len(table)) - 1
+        return np.stack([table[first, 0], table[last, 1], table[first, 2], table[first, 3]], axis=1)
+
+    def attention_pairs(self) -> int:
+        """How many (query, key) pairs of tokens are computed: a measure of what attention costs."""
+        own = self.segments[:, 1] - self.segments[:, 0]
+        prefix = self.segments[:, 3] - self.segments[:, 2]
+        return int((own * (own + 1) // 2 + own * prefix).sum())
+
+    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        For each token of the row: where its segment begins, and where the prefix of that segment begins and ends.
+
+        Returns:
+            Three `torch.IntTensor` of shape `(num_tokens,)`; a token `q` sees `k <= q` with `k >= own` or
+            `begin <= k < end`.
+        """
+        key = str(device)
+        if key not in self._bounds:
+            table = np.repeat(self.segments, self.segments[:, 1] - self.segments[:, 0], axis=0)
+            self._bounds[key] = torch.from_numpy(table[:, [0, 2, 3]].T.astype(np.int32).copy()).to(device)
+        own, begin, end = self._bounds[key]
+        return own, begin, end
+
+    def dense_mask(self) -> Tensor:
+        """The mask as `torch.BoolTensor` of shape `(num_tokens, num_tokens)`: for tests and for small rows only."""
+        own, begin, end = self.bounds(torch.device("cpu"))
+        key = torch.arange(self.num_tokens)
+        query = key[:, None]
+        prefix = (key >= begin[:, None]) & (key < end[:, None])
+        return (key <= query) & ((key >= own[:, None]) | prefix)
+
+
+@dataclass
+class FlatRow:
+    """
+    Sequences laid out in one row.
+
+    Args:
+        input_ids (`np.ndarray` of shape `(num_tokens,)`): Token ids; a shared prefix stands once.
+        position_ids (`np.ndarray` of shape `(num_tokens,)`): Position of each token within its sequence.
+        prefix_start (`np.ndarray` of shape `(num_sequences,)`): Where the beginning of each sequence stands.
+        prefix_length (`np.ndarray` of shape `(num_sequences,)`): How many of its tokens stand there.
+        rest_start (`np.ndarray` of shape `(num_sequences,)`): Where the tokens after those stand.
+        layout (`SharedLayout`): Which tokens see which.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    prefix_start: np.ndarray
+    prefix_length: np.ndarray
+    rest_start: np.ndarray
+    layout: SharedLayout
+
+    def index(self, sequence: int, positions: np.ndarray) -> np.ndarray:
+        """Where the tokens at `positions` of a sequence stand in the row."""
+        inside = positions < self.prefix_length[sequence]
+        after = self.rest_start[sequence] - self.prefix_length[sequence] + positions
+        return np.where(inside, self.prefix_start[sequence] + positions, after)
+
+
+def flat_row(sequences: list[np.ndarray]) -> FlatRow:
+    """
+    Lays sequences out in one row; those with a long common beginning share it.
+
+    Args:
+        sequences (`list[np.ndarray]`): Token ids of each; none is empty.
+
+    Returns:
+        `FlatRow`: Every token id of every sequence, those of a shared prefix once.
+    """
+    count = len(sequences)
+    prefix_start, prefix_length, rest_start = (np.zeros(count, dtype=np.int64) for _ in range(3))
+    pieces, positions, segments = [], [], []
+    end = 0
+
+    def place(ids: np.ndarray, first_position: int, prefix: tuple[int, int]) -> int:
+        nonlocal end
+        begin, end = end, end + len(ids)
+        if len(ids):
+            pieces.append(ids)
+            positions.append(np.arange(first_position, first_position + len(ids)))
+            segments.append((begin, end, *prefix))
+        return begin
+
+    order = lexicographic_order(sequences)
+    for first, last, shared in clusters(common_prefixes([sequences[k] for k in order])):
+        members = order[first:last]
+        begin = place(sequences[members[0]][:shared], 0, (0, 0))
+        for k in members:
+            prefix_start[k], prefix_length[k] = begin, shared
+            rest_start[k] = place(sequences[k][shared:], shared, (begin, begin + shared) if shared else (0, 0))
+    return FlatRow(
+        np.concatenate(pieces).astype(np.int64),
+        np.concatenate(positions),
+        prefix_start,
+        prefix_length,
+        rest_start,
+        SharedLayout(np.array(segments, dtype=np.int64)),
+    )
+
+
+def lexicographic_order(sequences: list[np.ndarray]) -> list[int]:
+    """Numbers of the sequences in the order of their token ids, so that those with a common beginning are neighbours."""
+    keys = [ids.astype(">u4").tobytes() for ids in sequences]  # big-endian bytes compare as the numbers do
+    return sorted(range(len(sequences)), key=keys.__getitem__)
+
+
+def common_prefixes(ordered: list[np.ndarray]) -> np.ndarray:
+    """
+    Tokens that each sequence has in common with the next one.
+
+    Returns:
+        `np.ndarray` of shape `(num_sequences - 1,)`.
+    """
+    return np.array([common_prefix(a, b) for a, b in itertools.pairwise(ordered)], dtype=np.int64)
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """Length of the longest common beginning of two sequences."""
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length
+
+
+def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
+    """
+    Splits sequences in lexicographic order into clusters so that the most tokens are saved.
+
+    Args:
+        common (`np.ndarray` of shape `(num_sequences - 1,)`): From [`common_prefixes`].
+
+    Returns:
+        `list[tuple[int, int, int]]`: First and last (exclusive) sequence of each cluster and the tokens they share.
+    """
+
+    def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
+        if last - first == 1:
+            return 0, [(first, last, 0)]
+        inside = common[first : last - 1]
+        shared = int(inside.min())
+        edges = [first, *(first + 1 + np.flatnonzero(inside == shared)).tolist(), last]
+        saved, parts = 0, []
+        for part_saved, part in (best(*edge) for edge in itertools.pairwise(edges)):
+            saved += part_saved
+            parts.extend(part)
+        together = (last - first - 1) * shared - SHARING_OVERHEAD
+        return (together, [(first, last, shared)]) if together > max(saved, 0) else (saved, parts)
+
+    return best(0, len(common) + 1)[1]

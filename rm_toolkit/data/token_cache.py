@@ -1,0 +1,68 @@
+"""Token ids of a data set, kept beside the `datasets` cache: the next run with the same rows tokenises nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import datasets
+import numpy as np
+from datasets.fingerprint import Hasher
+from transformers import PreTrainedTokenizerBase
+
+from .. import __version__
+
+
+# Fewer rows are tokenised in less time than it takes to look for a file.
+MIN_ROWS = 2000
+
+
+@dataclass
+class TokenCache:
+    """
+    The file that holds the token ids of one data set, tokenizer and set of options.
+
+    Args:
+        path (`Path`): An `.npz` file, named by the fingerprint of all three.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, dataset: Any, tokenizer: PreTrainedTokenizerBase, options: tuple) -> TokenCache | None:
+        """Returns the cache of a data set, or `None` where it is small, has no fingerprint, or caching is off."""
+        fingerprint = getattr(dataset, "_fingerprint", None)
+        if fingerprint is None or len(dataset) < MIN_ROWS or not datasets.is_caching_enabled():
+            return None
+        made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
+        name = Hasher.hash((__version__, fingerprint, made_by, options))
+        return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-{name}.npz"))
+
+    def load(self) -> dict[str, Any] | None:
+        """Reads the fields of `TokenizedPreferences`, or `None` where nothing readable is stored."""
+        # A file that another version left half-written is no reason to stop: the texts are tokenised again.
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, BadZipFile),
+            np.load(self.path, allow_pickle=False) as stored,
+        ):
+            return {name: _restore(stored[name]) for name in stored.files}
+        return None
+
+    def save(self, fields: dict[str, Any]) -> None:
+        """Stores the fields; a folder that cannot be written is left alone."""
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".npz", delete=False) as file:
+                np.savez(file, **{name: np.zeros(0) if value is None else value for name, value in fields.items()})
+            os.replace(file.name, self.path)
+
+
+def _restore(value: np.ndarray) -> Any:
+    if value.ndim == 0:
+        return value.item()
+    return None if value.dtype == np.float64 else value  # no field is of that type: it stands for `None`

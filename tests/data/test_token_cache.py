@@ -1,0 +1,92 @@
+"""Token ids are kept between runs, and never mistaken for those of other rows, tokenizers or options."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import AutoConfig
+
+import rm_toolkit.data.encoding
+from rm_toolkit.data import token_cache
+from rm_toolkit.data.tokenization import tokenize_preferences
+from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+
+
+@pytest.fixture
+def tokenize(base_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+
+    def run(rows, pooling_type="last", **options):
+        tokenizer = load_tokenizer(base_model())
+        config = AutoConfig.from_pretrained(base_model())
+        prepare_tokenizer(tokenizer, config, max_length=64, pooling_type=pooling_type)
+        return tokenize_preferences(
+            Dataset.from_list(rows), tokenizer, **{"max_length": 64, "show_progress": False, **options}
+        )
+
+    return run
+
+
+def files(tmp_path):
+    return sorted((tmp_path / "rm_toolkit").glob("*"))
+
+
+def test_the_second_run_reads_what_the_first_one_kept(tokenize, rows, tmp_path, monkeypatch):
+    first = tokenize(rows.ranked(5), lm_target_eos=True)
+    assert len(files(tmp_path)) == 1
+    monkeypatch.setattr("rm_toolkit.data.tokenization.encode", None)
+    second = tokenize(rows.ranked(5), lm_target_eos=True, name="again")
+    assert second.name == "again"
+    for field in dataclasses.fields(first):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(one, np.ndarray):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        elif field.name != "name":
+            assert one == other
+
+
+@pytest.mark.parametrize("change", [{"max_length": 20}, {"pooling_type": "eos"}, {"lm_score_threshold": 0.1}])
+def test_other_options_are_another_file(tokenize, rows, tmp_path, change):
+    tokenize(rows.ranked(5))
+    tokenize(rows.ranked(5), **change)
+    assert len(files(tmp_path)) == 2
+
+
+def test_other_rows_are_another_file(tokenize, rows, tmp_path):
+    tokenize(rows.ranked(5))
+    tokenize(rows.ranked(5, seed=1))
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_broken_file_is_made_again(tokenize, rows, tmp_path):
+    expected = tokenize(rows.ranked(5))
+    files(tmp_path)[0].write_bytes(b"PK no zip")
+    assert tokenize(rows.ranked(5)).ids.tolist() == expected.ids.tolist()
+
+
+def test_small_sets_and_disabled_caching_keep_nothing(tokenize, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 100)
+    tokenize(rows.ranked(5))
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 1)
+    monkeypatch.setattr(datasets, "is_caching_enabled", lambda: False)
+    tokenize(rows.ranked(5))
+    assert files(tmp_path) == []
+
+
+def test_each_distinct_text_is_encoded_once_and_without_offsets(tokenize, rows, monkeypatch):
+    seen = []
+    original = rm_toolkit.data.encoding.render
+    monkeypatch.setattr(
+        rm_toolkit.data.encoding, "render", lambda batch, *rest: seen.extend(batch) or original(batch, *rest)
+    )
+    pairs = rows.pairs(3)
+    fast = tokenize(pairs * 2, find_completions=False)
+    assert len(seen) == 6
+    assert fast.ids.tolist() == tokenize(pairs, find_completions=True).ids.tolist()
+    assert not fast.completion_start.any()
