@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,9 @@ def attach_adapter(
         model_type = classifier.config.get_text_config().model_type
         if model_type not in KNOWN_TARGETS and not getattr(peft_config, "target_parameters", None):
             peft_config.target_modules = "all-linear"
+    targets = getattr(peft_config, "target_modules", None)
+    if isinstance(targets, str) and targets != "all-linear" and re.fullmatch(r"[\w.]+", targets):
+        peft_config.target_modules = {targets}  # one name; PEFT would take it as a pattern of whole paths
     _check_targets(classifier, getattr(peft_config, "target_modules", None))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

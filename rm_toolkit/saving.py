@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from .adapters import merged_classifier, save_adapter
 from .errors import InputError
+from .legacy import write_legacy_rope_keys, write_legacy_tokenizer_keys
 from .lm_head import save_lm_head
 from .modeling import RewardModel, quiet_loading
-from .rope import write_legacy_rope_keys
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
 
@@ -71,6 +71,7 @@ def save_reward_model(
         for part in (target, target / ADAPTER_FOLDER) if model.is_peft and merge else (target,):
             settings.save(part)
             tokenizer.save_pretrained(part)
+            write_legacy_tokenizer_keys(part / "tokenizer_config.json")
         move_into(target, folder)
     if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from .adapters import is_adapter
 from .arguments import RecipeArguments
 from .checkpoint import last_checkpoint
 from .configs import RewardModelConfig
@@ -19,6 +20,7 @@ from .data.leakage import check_overlap
 from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
 from .errors import InputError
+from .modeling import load_config
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
 from .testing import build_tiny_model, train_tokenizer
@@ -106,6 +108,9 @@ def build_trainer(
     name = model.model_name_or_path
     if not name:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
+    trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
+    if not is_adapter(name, model.model_revision):  # first of all, so that it is the model that a wrong path is about
+        load_config(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
     before = load_settings(name, model.model_revision)
     settings = RewardModelSettings(
         stage=stage,
@@ -118,7 +123,7 @@ def build_trainer(
     if quantization is not None:
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
-    training.trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
+    training.trust_remote_code = trust_remote_code
     return RewardModelTrainer(
         name,
         training,

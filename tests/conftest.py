@@ -175,6 +175,8 @@ def build_encoder(architecture: str, folder: Path) -> None:
             "pad_token_id": 0,
             "cls_token_id": 2,
             "sep_token_id": 3,
+            "bos_token_id": None,
+            "eos_token_id": None,
             "classifier_pooling": "mean",  # as the published models have it
         },
     }[architecture]

