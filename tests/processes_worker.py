@@ -14,6 +14,8 @@ RUNS = {
     "prompt": {"pair_weighting": "prompt", "group_by_prompt": False, "padding_side": "left"},
     # The last step has two pairs, one micro-batch: the second process has nothing to compute
     "empty": {"lm_loss_coef": 0.3, "pairs_per_step": 26, "per_device_train_batch_size": 13},
+    # Filled by tokens: the processes get unlike numbers of pairs, and one may get none
+    "shared": {"batch_layout": "shared", "max_tokens_per_batch": 128, "lm_loss_coef": 0.3, "pairs_per_step": 10},
     "average": {"pooling_type": "average", "per_device_eval_batch_size": 1},
 }
 
