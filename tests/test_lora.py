@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rm_toolkit import stages
+from rm_toolkit.adapters import merged_classifier
 from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
@@ -21,6 +22,7 @@ from rm_toolkit.modeling import RewardModel
 from rm_toolkit.reload_check import read_rewards
 from rm_toolkit.scoring import RewardScorer
 from rm_toolkit.settings import load_settings
+from rm_toolkit.trainer import RewardModelTrainer
 
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +133,8 @@ def test_both_stages_by_flags(run, base_model):
     assert [entry["stage"] for entry in load_settings(str(crft)).lineage] == ["grft", "crft"]
 
 
-def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model):
+def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monkeypatch):
+    monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)  # takes a process of its own each time
     grft, whole = run(
         "grft", base_model(), *LORA, "--save_steps", "3", "--save_strategy", "steps", "--save_total_limit", "5"
     )
@@ -178,6 +181,17 @@ def test_adapters_of_encoders(make_trainer, base_encoder, rows, tmp_path, archit
         if name.endswith("classifier.bias")
     ]
     assert all(value.item() == 0 for value in biases)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_gathered_from_an_engine_merge_to_the_same_model(make_trainer, base_model, rows, tied):
+    """DeepSpeed keeps the model in parts and hands over a whole state: a whole copy is built from that."""
+    trainer = make_trainer(rows.pairs(8), base_model("qwen3", tied=tied), peft_config=LoraConfig(r=2))
+    trainer.train()
+    expected = merged_classifier(trainer.model).state_dict()
+    found = merged_classifier(trainer.model, trainer.model.classifier.state_dict()).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_adapter_starts_from_the_seed_alone(make_trainer, rows):
@@ -228,6 +242,7 @@ def test_an_adapter_without_its_weights_is_refused(adapter):
         RewardScorer(adapter)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
 def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
     """What `LoraConfig()` without a task type leaves behind, in other toolkits."""
     model = RewardModel.from_pretrained(base_model())
