@@ -124,9 +124,12 @@ class Bench:
             part = rows.take(self.args.pairs)
             for pairs in self.args.batches:
                 setting = self.setting(pairs)
-                timings = measure.training(setting, part, contenders.SIDES, self.args.repeats, self.say)
+                # With one pair a micro-batch there is nothing to group by length.
+                sides = tuple(side for side in contenders.SIDES if pairs > 1 or side != contenders.TRL_GROUPED)
+                timings = measure.training(setting, part, sides, self.args.repeats, self.say)
                 title = f"Training, {name}, {pairs} pair(s) a micro-batch, {setting.pairs_per_step} a step"
                 self.emit(report.timing_table(title, timings, measure.distinct_tokens(setting, part)))
+            self.emit(report.planned_table(name, measure.planned_tokens(self.setting(self.args.batches[0]), rows)))
 
     def lm(self) -> None:
         """Training with the LM loss, which TRL does not have: our two paths."""

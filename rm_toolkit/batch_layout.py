@@ -67,7 +67,9 @@ def choose_layout(
         raise InputError(
             f"`batch_layout` is 'shared', but that is not exact for this model: {problem}. Set `batch_layout: auto`."
         )
-    logger.warning(f"batch_layout: plain, because the shared layout is not exact for this model: {problem}")
+    # That another pooling rules it out is known beforehand; that a trial of exactness failed is news.
+    log = logger.warning if model.settings.pooling_type in ("last", "eos") else logger.info
+    log(f"batch_layout: plain, because the shared layout is not exact for this model: {problem}")
     return "plain"
 
 

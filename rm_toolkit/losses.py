@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from .cross_entropy import ChunkedCrossEntropy, default_chunk_size
 
 
 def ranking_loss(rewards: Tensor, better: Tensor, worse: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -64,12 +65,12 @@ def text_cross_entropy(
     bias: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
-    chunk_size: int = 1024,
+    chunk_size: int | None = None,
 ) -> Tensor:
     r"""
     Mean next-token cross-entropy of each text, in nats a token, without ever holding the logits of all tokens.
 
-    The vocabulary logits of `chunk_size` tokens exist at a time; the backward pass computes them again.
+    The vocabulary logits of `chunk_size` tokens exist at a time, and their gradient is taken while they are there.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(num_tokens, hidden_size)`): Final hidden state at each predicting token.
@@ -80,7 +81,7 @@ def text_cross_entropy(
         bias (`torch.Tensor` of shape `(vocab_size,)`, *optional*): Bias of the head.
         softcap (`float`, *optional*): Logits are `softcap * tanh(logits / softcap)` (Gemma 2).
         logit_scale (`float`): Factor on the logits (Cohere, Granite).
-        chunk_size (`int`): Tokens whose logits are held at a time.
+        chunk_size (`int`, *optional*): Tokens whose logits are held at a time; by default 16 MB of logits on a CPU.
 
     Returns:
         `torch.Tensor` of shape `(num_texts,)`, fp32. A text without tokens gives 0.
@@ -89,25 +90,11 @@ def text_cross_entropy(
         - Language modelling term of a preference model: https://huggingface.co/papers/2309.03126
     """
 
-    def chunk_loss(hidden: Tensor, target: Tensor, head: Tensor, head_bias: Tensor | None) -> Tensor:
-        logits = F.linear(hidden.to(head.dtype), head, head_bias).float()
-        if logit_scale != 1.0:
-            logits = logits * logit_scale
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        return F.cross_entropy(logits, target, reduction="none")
-
-    pieces = []
-    for start in range(0, targets.numel(), chunk_size):
-        part = slice(start, start + chunk_size)
-        args = (hidden_states[part], targets[part], weight, bias)
-        if torch.is_grad_enabled():
-            pieces.append(checkpoint(chunk_loss, *args, use_reentrant=False))
-        else:
-            pieces.append(chunk_loss(*args))
-    sums = torch.zeros(num_texts, dtype=torch.float32, device=hidden_states.device)
-    if not pieces:
-        return sums
-    sums = sums.index_add(0, text_index, torch.cat(pieces))
+    if not targets.numel():
+        return torch.zeros(num_texts, dtype=torch.float32, device=hidden_states.device)
     counts = torch.bincount(text_index, minlength=num_texts).clamp(min=1)
-    return sums / counts
+    options = (softcap, logit_scale, chunk_size or default_chunk_size(weight.shape[0], weight.device))
+    needs_grad = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
+    return ChunkedCrossEntropy.apply(
+        hidden_states, weight, bias, targets, text_index, 1.0 / counts[text_index], num_texts, options, needs_grad
+    )

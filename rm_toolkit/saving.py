@@ -73,7 +73,7 @@ def save_reward_model(
             tokenizer.save_pretrained(part)
             write_legacy_tokenizer_keys(part / "tokenizer_config.json")
         move_into(target, folder)
-    if not settings.stock:
+    if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .adapters import is_adapter, tokenizer_source
+from .batch_layout import layout_problem
 from .data.collator import PreferenceCollator
 from .data.tokenization import Text, tokenize_texts
 from .evaluation.rewards import compute_rewards
@@ -15,6 +16,10 @@ from .lm_head import is_causal_lm
 from .modeling import RewardModel, load_config
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
+
+
+# Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
+WORTH_A_TRIAL = 16
 
 
 class RewardScorer:
@@ -53,6 +58,7 @@ class RewardScorer:
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch
+        self._shares: bool | None = None
 
     def score(
         self, prompts: Sequence[Text], completions: Sequence[Text], *, show_progress: bool = False
@@ -83,12 +89,20 @@ class RewardScorer:
         rewards = compute_rewards(
             self.model,
             data,
-            PreferenceCollator(self.tokenizer.pad_token_id or 0),
+            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(len(data.lengths))),
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             show_progress=show_progress,
         )
         return rewards[numbers].tolist()
+
+    def _layout(self, num_texts: int) -> str:
+        """Shares prompts where that is exact; a few texts are not worth the trial that shows it."""
+        if self._shares is None and num_texts >= WORTH_A_TRIAL:
+            self._shares = layout_problem(self.model, self.device) is None
+            if self._shares:
+                self.model.enable_shared_layout()
+        return "shared" if self._shares else "plain"
 
     def best_of_n(self, prompt: Text, completions: Sequence[Text]) -> tuple[int, list[float]]:
         """

@@ -173,7 +173,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         return DataLoader(
             StepDataset(self.train_dataset, collator),
             batch_sampler=self.epoch_plan,
-            collate_fn=take_only,
+            collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,

@@ -162,7 +162,61 @@ def test_text_cross_entropy_never_holds_the_logits_of_all_tokens(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         loss = text_cross_entropy(hidden, weight, targets, text_index, num_texts, chunk_size=16).sum()
     assert sizes == [16, 16, 8]
-    # Between the two passes no logits are kept: they are computed again, a chunk at a time.
+    # Between the two passes no logits are kept, and none are computed again.
     assert not [shape for shape in saved if len(shape) == 2 and shape[1] == weight.shape[0] and shape[0] > 1]
     loss.backward()
-    assert max(sizes) == 16 and sum(sizes) == 80
+    assert sizes == [16, 16, 8]
+
+
+def test_text_cross_entropy_computes_logits_again_only_where_texts_weigh_differently(monkeypatch):
+    hidden, weight, targets, text_index, num_texts = lm_case(num_tokens=40)
+    sizes = []
+    linear = F.linear
+    monkeypatch.setattr(losses.F, "linear", lambda *args: sizes.append(len(args[0])) or linear(*args))
+    hidden.requires_grad_(True)
+    found = text_cross_entropy(hidden, weight, targets, text_index, num_texts, chunk_size=16)
+    (found * torch.tensor([1.0, 2.0, 1.0, 1.0])).sum().backward()
+    assert sum(sizes) == 80
+
+
+def test_text_cross_entropy_gradients_with_bias_scale_and_softcap():
+    hidden, weight, targets, text_index, num_texts = lm_case()
+    bias = torch.linspace(-1, 1, weight.shape[0])
+    leaves = [tensor.requires_grad_(True) for tensor in (hidden, weight, bias)]
+    options = {"softcap": 3.0, "chunk_size": 5}
+    found = text_cross_entropy(
+        hidden, weight, targets, text_index, num_texts, bias=bias, logit_scale=0.5, **options
+    ).sum()
+    expected = plain_cross_entropy(hidden, weight, targets, text_index, num_texts, bias, softcap=3.0, scale=0.5).sum()
+    for one, other in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves)):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_text_cross_entropy_without_gradients_takes_none(monkeypatch):
+    hidden, weight, targets, text_index, num_texts = lm_case()
+    weight.requires_grad_(True)
+    with torch.no_grad():
+        found = text_cross_entropy(hidden, weight, targets, text_index, num_texts)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("num_tokens", [64, 512])
+def test_text_cross_entropy_memory_does_not_grow_with_the_number_of_tokens(num_tokens):
+    """The largest tensor that exists is a chunk of logits or a gradient of the head, never all logits."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for one in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(one, torch.Tensor):
+                    self.found = max(self.found, one.numel())
+            return result
+
+    hidden, weight, targets, text_index, num_texts = lm_case(num_tokens, hidden_size=8, vocab_size=300)
+    hidden.requires_grad_(True), weight.requires_grad_(True)
+    with Largest() as largest:
+        text_cross_entropy(hidden, weight, targets, text_index, num_texts, chunk_size=16).sum().backward()
+    assert largest.found <= max(16 * 300, weight.numel(), hidden.numel())

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import RewardConfig, RewardTrainer
 
 from rm_toolkit.configs import RewardModelConfig
@@ -22,6 +24,7 @@ SIDES = (TRL, TRL_GROUPED, PLAIN, FAST)
 
 # hidden size, MLP size, layers, heads, key/value heads
 SHAPES = {
+    "tiny": (16, 32, 1, 2, 2),
     "12M": (320, 864, 8, 5, 5),
     "28M": (512, 1376, 8, 8, 8),
     "1B": (2048, 8192, 16, 32, 8),
@@ -153,10 +156,10 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
     # Both prepare the tokenizer they are given, each in its own way.
     tokenizer = copy.deepcopy(setting.tokenizer)
     if side in (TRL, TRL_GROUPED):
-        sampling = {"train_sampling_strategy": "group_by_length"} if side == TRL_GROUPED else {}
-        trainer = RewardTrainer(
+        trainer_class = GroupedRewardTrainer if side == TRL_GROUPED else RewardTrainer
+        trainer = trainer_class(
             setting.model(),
-            RewardConfig(**arguments, **sampling),
+            RewardConfig(**arguments),
             train_dataset=rows.pairs(),
             eval_dataset=evaluation.pairs() if evaluation else None,
             processing_class=tokenizer,
@@ -179,5 +182,23 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
         )
         if side == FAST and trainer.batch_layout != "shared":
             raise RuntimeError("the fast path is not in use: `auto` chose the plain layout")
+    trainer.remove_callback(PrinterCallback)
     trainer.data_collator = trainer.counted = Counted(trainer.data_collator)
     return trainer
+
+
+class GroupedRewardTrainer(RewardTrainer):
+    """
+    TRL with length-grouped sampling as it works on a large data set.
+
+    The stock sampler sorts within 50 batches, but within fewer where there are few rows: on a short timed run it would
+    group nothing. Here it sorts within 50 batches or all that there are.
+    """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        tokens = [
+            max(len(a), len(b)) for a, b in zip(self.train_dataset["chosen_ids"], self.train_dataset["rejected_ids"])
+        ]
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return get_length_grouped_indices(tokens, batch_size, min(50, -(-len(tokens) // batch_size)), generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ from rm_toolkit.data.layout import flat_row
 from rm_toolkit.data.tokenization import TokenizedPreferences
 from rm_toolkit.losses import ranking_loss
 
-from .contenders import FAST, Clock, Setting, make_trainer
+from .contenders import FAST, SIDES, Clock, Setting, make_trainer
 from .data import Rows
 
 
@@ -128,6 +128,18 @@ def distinct_tokens(setting: Setting, rows: Rows) -> int:
         + len(completions)  # EOS
         for p, completions in rows.groups
     )
+
+
+def planned_tokens(setting: Setting, rows: Rows) -> dict[str, float]:
+    """Tokens a pair over all rows of the set, without computing them: what each side's batching amounts to."""
+    small = replace(setting, shape="tiny")
+    tokens = {"each distinct token once": distinct_tokens(setting, rows) / rows.num_pairs}
+    for side in SIDES:
+        trainer = make_trainer(side, small, rows)
+        for _ in trainer.get_train_dataloader():
+            pass
+        tokens[side] = trainer.counted.computed / rows.num_pairs
+    return tokens
 
 
 def peak_memory(side: str, setting: Setting, rows: Rows) -> float:

@@ -64,6 +64,14 @@ def _ratio(timing: Timing, base: Timing | None, clock: str) -> str:
     return f"{middle:.2f} ({least:.2f} to {most:.2f})"
 
 
+def planned_table(name: str, tokens: dict[str, float]) -> str:
+    """Tokens a pair of each side over the whole set, and against each distinct token once: the bound of its ratio."""
+    least = next(iter(tokens.values()))
+    lines = [f"\n### Tokens over all of {name}\n", "| batching | tokens a pair | token ratio |", "|---|---|---|"]
+    lines += [f"| {side} | {value:.0f} | {value / least:.2f} |" for side, value in tokens.items()]
+    return "\n".join(lines) + "\n"
+
+
 def memory_table(title: str, mebibytes: dict[str, float]) -> str:
     """Peak memory of each side, and against the first."""
     first = next(iter(mebibytes.values()))
