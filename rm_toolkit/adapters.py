@@ -17,6 +17,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed
 from transformers.utils import cached_file
 
 from .errors import InputError, did_you_mean, name_list
@@ -92,13 +93,22 @@ def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None =
     """
     if state_dict is None:
         return copy.deepcopy(model.classifier).merge_and_unload()
-    # The engine's own copy is in parts; a whole one is built beside it on the CPU. The class is called itself:
-    # `from_config` would have DeepSpeed take the copy apart as well.
-    base = type(model.base_classifier)(copy.deepcopy(model.config)).float()
-    with _quiet_peft():
+    # The engine's own copy is in parts; a whole one is built beside it, on the CPU and by this process alone.
+    with _without_zero3(), _quiet_peft():
+        base = type(model.base_classifier)(copy.deepcopy(model.config)).float()
         clone = get_peft_model(base, copy.deepcopy(model.classifier.peft_config["default"]))
-    clone.load_state_dict(state_dict)
-    return clone.merge_and_unload()
+        clone.load_state_dict(state_dict)
+        return clone.merge_and_unload()
+
+
+@contextlib.contextmanager
+def _without_zero3() -> Iterator[None]:
+    """Lets a model be built whole: under ZeRO-3 transformers would take it apart too, and wait for all processes."""
+    engine, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = engine
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:

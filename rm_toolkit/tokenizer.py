@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from .errors import InputError
 from .lm_head import is_causal_lm
+from .load_errors import first_line
 
 
 PAD_TOKEN = "<|rm_pad|>"
@@ -38,7 +39,9 @@ def load_tokenizer(
             model_name_or_path, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
+        if "instantiate the backend tokenizer" in reason:  # the line ends in a colon
+            reason = "there is no `tokenizer.json` and no `tokenizer.model` that can be read."
         raise InputError(
             f"no tokenizer could be loaded from '{model_name_or_path}': {reason} Save one into it "
             "(`tokenizer.save_pretrained(DIR)`), or name a folder or Hub id that has one with --tokenizer_name_or_path."

@@ -70,6 +70,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
+        _refuse_unused(kwargs)
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model = as_reward_model(model, args, settings, require_head)
         self.model_is_encoder = is_encoder(model.base_classifier)
@@ -272,6 +273,16 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
             logs["reward_std"] = max(reward_square / max(rewards, 1) - mean**2, 0.0) ** 0.5
             self._sums, self._steps_counted = None, 0
         super(RewardTrainer, self).log(logs, start_time)
+
+
+def _refuse_unused(options: dict[str, Any]) -> None:
+    """What TRL's trainer takes and this one would silently leave aside."""
+    for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+        if options.get(name) is not None:
+            raise InputError(
+                f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
+                "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
+            )
 
 
 class _SetEpoch(TrainerCallback):

@@ -159,7 +159,7 @@ CASES = {
     ),
     "no tokenizer": (
         lambda place: {"model_name_or_path": place.base(tokenizer__model=None, tokenizer_config__json=None)},
-        r"no tokenizer could be loaded from '.*base': .* --tokenizer_name_or_path",
+        r"no tokenizer could be loaded from '.*base': there is no `tokenizer.json` .* --tokenizer_name_or_path",
     ),
     "a tokenizer of a larger model": (
         lambda place: {"model_name_or_path": place.encoder, "tokenizer_name_or_path": place.base(), "max_length": 48},
@@ -203,7 +203,7 @@ CASES = {
             "model_name_or_path": place.base(chat_template__jinja=b"{{ raise_exception('no user turns') }}"),
             "data_format": "chat",
         },
-        r"the tokenizer's chat template refuses some of the messages: no user turns .* --format text",
+        r"the tokenizer's chat template refuses some of the messages: no user turns\. Change .* --format text",
     ),
     "only ties": (
         lambda place: {"train_datasets": "toy=" + place.data([{"text": ["a b", "a c"], "score": [1.0, 1.0]}])},

@@ -297,6 +297,7 @@ def test_the_card_and_the_push_say_what_reads_the_model(
     card = (folder / "README.md").read_text()
     assert "loads through rm_toolkit only" in card and "RewardScorer" in card
     assert "AutoModelForSequenceClassification" not in card and "pipeline_tag" not in card
+    monkeypatch.setattr(hub, "verify_folder", lambda *_: 0)  # once is enough
     hub.push_model(str(folder), "me/rm")  # with the card that was written
     assert len(pushed) == 2
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rm_toolkit import stages
+from rm_toolkit.adapters import merged_classifier
 from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
@@ -21,6 +26,7 @@ from rm_toolkit.modeling import RewardModel
 from rm_toolkit.reload_check import read_rewards
 from rm_toolkit.scoring import RewardScorer
 from rm_toolkit.settings import load_settings
+from rm_toolkit.trainer import RewardModelTrainer
 
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +137,8 @@ def test_both_stages_by_flags(run, base_model):
     assert [entry["stage"] for entry in load_settings(str(crft)).lineage] == ["grft", "crft"]
 
 
-def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model):
+def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monkeypatch):
+    monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)  # takes a process of its own each time
     grft, whole = run(
         "grft", base_model(), *LORA, "--save_steps", "3", "--save_strategy", "steps", "--save_total_limit", "5"
     )
@@ -178,6 +185,17 @@ def test_adapters_of_encoders(make_trainer, base_encoder, rows, tmp_path, archit
         if name.endswith("classifier.bias")
     ]
     assert all(value.item() == 0 for value in biases)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_gathered_from_an_engine_merge_to_the_same_model(make_trainer, base_model, rows, tied):
+    """DeepSpeed keeps the model in parts and hands over a whole state: a whole copy is built from that."""
+    trainer = make_trainer(rows.pairs(8), base_model("qwen3", tied=tied), peft_config=LoraConfig(r=2))
+    trainer.train()
+    expected = merged_classifier(trainer.model).state_dict()
+    found = merged_classifier(trainer.model, trainer.model.classifier.state_dict()).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_adapter_starts_from_the_seed_alone(make_trainer, rows):
@@ -228,6 +246,7 @@ def test_an_adapter_without_its_weights_is_refused(adapter):
         RewardScorer(adapter)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
 def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
     """What `LoraConfig()` without a task type leaves behind, in other toolkits."""
     model = RewardModel.from_pretrained(base_model())
@@ -251,3 +270,43 @@ def test_one_target_module_is_a_name_and_not_a_pattern(make_trainer, rows):
         for model in [make_trainer(rows.pairs(2), peft_config=LoraConfig(target_modules=targets)).model]
     ]
     assert names[0] == {"q_proj"} and names[1] >= {"q_proj", "down_proj"} and "score" not in names[1]
+
+
+# ---- under an engine ----
+
+
+@pytest.mark.launch
+def test_an_adapter_is_merged_under_zero3(base_model, rows, tmp_path):
+    """Each process holds parts of the weights; the first alone builds the merged model, and must wait for nobody."""
+    config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
+    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump({**config, "use_cpu": True, "num_processes": 2}))
+    items = [
+        {"text": [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]], "score": [1.0, 0.0]}
+        for row in rows.pairs(12)
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(items))
+    flags = {
+        "model_name_or_path": base_model("qwen3", tied=True),
+        "train_datasets": f"toy={tmp_path / 'data.json'}",
+        "eval_datasets": f"toy={tmp_path / 'data.json'}",
+        "allow_overlap": "true",
+        "use_cpu": "true",
+        "use_peft": "true",
+        "lora_r": 4,
+        "lm_loss_coef": 0.1,
+        "max_length": 48,
+        "pairs_per_step": 4,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 1,
+        "output_dir": tmp_path / "run",
+    }
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "zero3.yaml"]
+    command += [str(ROOT / "recipes" / "grft.py"), *(str(word) for k, v in flags.items() for word in (f"--{k}", v))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "Engine DEEPSPEED ZeRO-3, 2 process(es)" in result.stdout + result.stderr
+    expected = stock_rewards(tmp_path / "run")
+    assert np.ptp(expected) > 0.01
+    assert rewards_from(tmp_path / "run" / "adapter") == pytest.approx(expected, abs=1e-5)
+    assert load_settings(str(tmp_path / "run")).lm_head == "saved"

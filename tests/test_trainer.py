@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
+from rm_toolkit.configs import RewardModelConfig
+from rm_toolkit.errors import InputError
 from rm_toolkit.tokenizer import PAD_TOKEN
+from rm_toolkit.trainer import RewardModelTrainer
 
 
 def classifier_gradients(gradients):
@@ -353,3 +356,10 @@ def test_cut_texts_are_reported_once_a_data_set(make_trainer, rows, capsys):
         f"data set 'train': 2 of 8 texts are longer than `max_length` 128 and were cut; {cut} tokens at their beginning "
         "are not read"
     ]
+
+
+def test_metrics_of_batches_are_refused_because_they_would_never_be_called(base_model, rows, tmp_path):
+    args = RewardModelConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    data = Dataset.from_list(rows.pairs(2))
+    with pytest.raises(InputError, match="`compute_metrics` is not used"):
+        RewardModelTrainer(base_model(), args, data, compute_metrics=lambda prediction: {})

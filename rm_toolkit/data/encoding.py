@@ -92,7 +92,7 @@ def render(
         ]
     except TemplateError as error:
         raise InputError(
-            f"the tokenizer's chat template refuses some of the messages: {error} Change the data (its roles and their "
+            f"the tokenizer's chat template refuses some of the messages: {str(error).rstrip('.')}. Change the data (its roles and their "
             "order), give a tokenizer with another template, or build the data with --format text."
         ) from error
     return strings, [len(p) if s.startswith(p) else 0 for s, p in zip(strings, prompts)]
