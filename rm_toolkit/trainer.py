@@ -107,18 +107,23 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
             callbacks=callbacks,
             **kwargs,
         )
-        self.batch_layout = choose_layout(
-            args.batch_layout,
-            model,
-            [data for data in (self.train_dataset, *_as_dict(self.eval_dataset).values()) if data is not None],
-            self._collator(),
-            pairs_per_batch=args.per_device_train_batch_size,
-            device=args.device,
-        )
+        self._choose_layout()
         self.add_callback(_SetEpoch(self))
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         self.add_callback(RunProgressCallback(show_bar=not args.disable_tqdm))
+
+    def _choose_layout(self) -> None:
+        evaluation = self.eval_dataset
+        datasets = [self.train_dataset, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])]
+        self.batch_layout = choose_layout(
+            self.args.batch_layout,
+            self.model,
+            [data for data in datasets if data is not None],
+            self._collator(),
+            pairs_per_batch=self.args.per_device_train_batch_size,
+            device=self.args.device,
+        )
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: PreTrainedTokenizerBase, args: RewardModelConfig, dataset_name: str
@@ -294,7 +299,3 @@ class _SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         plan = self.trainer.epoch_plan
         plan.set_epoch(state.global_step // len(plan))
-
-
-def _as_dict(datasets: Any) -> dict[str, Any]:
-    return datasets if isinstance(datasets, dict) else {"": datasets}
