@@ -114,12 +114,11 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         self.add_callback(RunProgressCallback(show_bar=not args.disable_tqdm))
 
     def _choose_layout(self) -> None:
-        evaluation = self.eval_dataset
-        datasets = [self.train_dataset, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])]
+        tests = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         self.batch_layout = choose_layout(
             self.args.batch_layout,
             self.model,
-            [data for data in datasets if data is not None],
+            [data for data in (self.train_dataset, *tests) if data is not None],
             self._collator(),
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
@@ -157,8 +156,6 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
 
     def _send_telemetry(self) -> None:
         """Nothing is reported to anybody."""
-
-    # ---- training ----
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
