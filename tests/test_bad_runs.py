@@ -271,7 +271,7 @@ def run_in_process(stage, argv):
     resume = stages.resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
     train, evaluation = stages.load_stage_data(recipe, training)
-    stages.build_trainer(recipe, training, model, train, evaluation, stage=stage)
+    return stages.build_trainer(recipe, training, model, train, evaluation, stage=stage)
 
 
 def contents(folder):
@@ -296,7 +296,8 @@ def test_a_mistake_is_named_with_its_remedy(place, case):
 
 
 def test_the_run_without_a_mistake_begins(place):
-    run_in_process("grft", command_line(place, {}))
+    trainer = run_in_process("grft", command_line(place, {}))
+    assert len(trainer.train_dataset) > 0
 
 
 # ---- as a user sees it ----

@@ -61,7 +61,7 @@ def test_one_run_prints_its_tables(throughput, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")
-def test_the_cuda_mode_runs(throughput, tmp_path):
+def test_the_cuda_mode_runs(throughput, capsys):
     import torch
 
     if not torch.cuda.is_available():
@@ -69,3 +69,4 @@ def test_the_cuda_mode_runs(throughput, tmp_path):
     throughput.main(
         ["--device", "cuda", "--shape", "12M", "--pairs", "32", "--repeats", "1", "--sets", "dsp", "--batches", "8"]
     )
+    assert "| fast |" in capsys.readouterr().out
