@@ -130,27 +130,14 @@ class RewardModel(nn.Module):
         config.num_labels = 1
         config.problem_type = "regression"
         model_init_kwargs.setdefault("dtype", torch.float32)
-        # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
-        with quiet_loading(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
-                classifier, info = AutoModelForSequenceClassification.from_pretrained(
-                    model_name_or_path,
-                    config=config,
-                    revision=revision,
-                    trust_remote_code=trust_remote_code,
-                    output_loading_info=True,
-                    use_safetensors=True,
-                    **model_init_kwargs,
-                )
-            except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-                raise InputError(weights_error(model_name_or_path, config, error)) from error
+        options = {"revision": revision, "trust_remote_code": trust_remote_code, **model_init_kwargs}
+        classifier, missing = _load_classifier(model_name_or_path, config, seed, options)
         if settings is None:
             settings = RewardModelSettings(max_length=min(512, max_positions(classifier) or 512))
         fresh = check_loaded(
             model_name_or_path,
             classifier,
-            info["missing_keys"],
+            missing,
             require_head=require_head,
             pooling_type=settings.pooling_type,
         )
@@ -292,3 +279,19 @@ class RewardModel(nn.Module):
         if self.lm_head is not None:
             embedding = self.get_input_embeddings()
             self.lm_head = build_lm_head(self.lm_head_source, embedding, self.config, self.name_or_path)
+
+
+def _load_classifier(
+    name: str, config: PreTrainedConfig, seed: int, options: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """Loads the stock classifier; returns it with the names of the weights that the checkpoint lacks."""
+    # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
+    with quiet_loading(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            classifier, info = AutoModelForSequenceClassification.from_pretrained(
+                name, config=config, output_loading_info=True, use_safetensors=True, **options
+            )
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            raise InputError(weights_error(name, config, error)) from error
+    return classifier, info["missing_keys"]
