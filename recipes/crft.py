@@ -33,8 +33,8 @@ def main() -> None:
     resume = stages.resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
 
-    train, evaluation = stages.load_stage_data(recipe, training)
-    trainer = stages.build_trainer(recipe, training, model, train, evaluation, stage="crft")
+    train, evaluation, replay = stages.load_stage_data(recipe, training)
+    trainer = stages.build_trainer(recipe, training, model, train, evaluation, replay, stage="crft")
     stages.run_stage(trainer, recipe, resume)
 
 

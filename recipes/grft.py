@@ -27,9 +27,9 @@ def main() -> None:
     resume = stages.resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
 
-    train, evaluation = stages.load_stage_data(recipe, training)
+    train, evaluation, replay = stages.load_stage_data(recipe, training)
     stages.ensure_tiny_base(recipe, model, train, training.seed)
-    trainer = stages.build_trainer(recipe, training, model, train, evaluation, stage="grft")
+    trainer = stages.build_trainer(recipe, training, model, train, evaluation, replay, stage="grft")
     stages.run_stage(trainer, recipe, resume)
 
 

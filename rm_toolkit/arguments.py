@@ -36,6 +36,13 @@ class RecipeArguments:
         default=None,
         metadata={"help": "Named test sets, each evaluated by itself: `{name: SPEC, …}`.", "nargs": "+"},
     )
+    replay_datasets: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Named general preferences for `general_replay_fraction`: `{name: SPEC, …}`. Not read if that is 0.",
+            "nargs": "+",
+        },
+    )
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "Tokenizer, where it does not stand with the model."}
     )
@@ -64,7 +71,7 @@ class RecipeArguments:
 
 
 GROUPS = (RecipeArguments, RewardModelConfig, ModelConfig)
-DICT_FIELDS = ("train_datasets", "eval_datasets", "tiny_base")
+DICT_FIELDS = ("train_datasets", "eval_datasets", "replay_datasets", "tiny_base")
 
 
 def parse_recipe(

@@ -64,6 +64,20 @@ class RewardModelConfig(RewardConfig):
         default="text",
         metadata={"help": "'text' (the whole text, as the paper) or 'completion' (the response alone)."},
     )
+    general_replay_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of each step's pairs that is general preferences (`replay_datasets`), 0 to below 1: keeps "
+            "general ability in customized fine-tuning. The customized pairs of an epoch stay as many. 0 loads none."
+        },
+    )
+    anchor_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the cross-entropy of sigmoid(margin) against the starting model's on the replayed "
+            "general pairs, 0 or more. Its rewards are computed once, before the first step. 0 computes none."
+        },
+    )
     pair_weighting: str = field(
         default="pair",
         metadata={
@@ -145,6 +159,17 @@ class RewardModelConfig(RewardConfig):
                 raise InputError(f"`{name}` is '{getattr(self, name)}'; it is one of {name_list(known)}.")
         if self.lm_loss_coef < 0:
             raise InputError(f"`lm_loss_coef` is {self.lm_loss_coef}; it is 0 or more.")
+        if not 0 <= self.general_replay_fraction < 1:
+            raise InputError(
+                f"`general_replay_fraction` is {self.general_replay_fraction}; it is 0 or more and below 1."
+            )
+        if self.anchor_coef < 0:
+            raise InputError(f"`anchor_coef` is {self.anchor_coef}; it is 0 or more.")
+        if self.anchor_coef > 0 and not self.general_replay_fraction:
+            raise InputError(
+                f"`anchor_coef` is {self.anchor_coef} with `general_replay_fraction` 0: the anchor is computed on replayed "
+                "general pairs. Set a fraction, such as 0.25, and `replay_datasets`."
+            )
         if not 0 <= self.lm_score_threshold <= 1:
             raise InputError(f"`lm_score_threshold` is {self.lm_score_threshold}; it lies between 0 and 1.")
         if self.max_length is None or self.max_length < 4:

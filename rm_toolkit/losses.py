@@ -55,6 +55,34 @@ def centering_loss(rewards: Tensor, better: Tensor, worse: Tensor) -> Tensor:
     return (rewards[better] + rewards[worse]) ** 2
 
 
+def anchor_loss(rewards: Tensor, better: Tensor, worse: Tensor, anchor_margin: Tensor) -> Tensor:
+    r"""
+    Cross-entropy of each pair's win probability against that of another reward model, in nats. Not reduced.
+
+    A Bradley-Terry reward model says that the first text wins with probability sigmoid(margin). The loss is least where
+    both models say the same, also where they are unsure, and does not follow the label.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(num_sequences,)`): Reward of each distinct sequence, in logits.
+        better (`torch.LongTensor` of shape `(num_pairs,)`): Index of the preferred sequence of each pair.
+        worse (`torch.LongTensor` of shape `(num_pairs,)`): Index of the other one.
+        anchor_margin (`torch.Tensor` of shape `(num_pairs,)`): The other model's margin, in logits; NaN for pairs that
+            it has not judged.
+
+    Returns:
+        `torch.Tensor` of shape `(num_pairs,)`: 0 where `anchor_margin` is NaN.
+
+    References:
+        - Distillation with soft targets: https://huggingface.co/papers/1503.02531, section 2
+    """
+    judged = ~torch.isnan(anchor_margin)
+    margin = rewards[better[judged]] - rewards[worse[judged]]
+    loss = torch.zeros_like(anchor_margin, dtype=rewards.dtype)
+    target = torch.sigmoid(anchor_margin[judged].to(margin.dtype))
+    loss[judged] = F.binary_cross_entropy_with_logits(margin, target, reduction="none")
+    return loss
+
+
 def text_cross_entropy(
     hidden_states: Tensor,
     weight: Tensor,

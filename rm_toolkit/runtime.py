@@ -34,6 +34,7 @@ RUN_OUTPUTS = (
     "*.safetensors*",
     "lm_head",
     "adapter",
+    "anchor_rewards",
     "config.json",
     "rm_toolkit.json",
     "final_eval_results.json",

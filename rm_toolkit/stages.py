@@ -19,6 +19,7 @@ from .console import console, print_table
 from .data.leakage import check_overlap
 from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
+from .data.replay import replayed_per_step
 from .errors import InputError
 from .modeling import load_config
 from .runtime import clear_output_dir
@@ -30,12 +31,12 @@ from .trainer import RewardModelTrainer
 
 def load_stage_data(
     recipe: RecipeArguments, training: RewardModelConfig
-) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+) -> tuple[dict[str, Dataset], dict[str, Dataset], dict[str, Dataset]]:
     """
-    Loads the named training sets and test sets of a recipe and checks that no prompt stands in both.
+    Loads the named training sets, test sets and sets to replay, and checks that no prompt is trained and tested on.
 
     Returns:
-        `tuple`: Training sets and test sets by name.
+        `tuple`: Training sets, test sets, and sets to replay (none if `general_replay_fraction` is 0), by name.
 
     Raises:
         `InputError`: if there is nothing to train on, a set cannot be loaded, or a prompt is trained and tested on.
@@ -46,10 +47,17 @@ def load_stage_data(
     options = {"seed": training.seed, "cache_dir": recipe.dataset_cache_dir, "format": training.data_format}
     # The main process fills the cache of datasets, the others read it.
     with PartialState().main_process_first():
-        for specs, split in ((recipe.train_datasets, "train"), (recipe.eval_datasets or {}, "test")):
+        replayed = (recipe.replay_datasets or {}) if training.general_replay_fraction else {}
+        for specs, split in (
+            (recipe.train_datasets, "train"),
+            (recipe.eval_datasets or {}, "test"),
+            (replayed, "train"),
+        ):
             loaded.append(load_datasets(specs, split, num_proc=training.dataset_num_proc, **options))
-    check_overlap(*loaded, allow_overlap=recipe.allow_overlap)
-    return loaded[0], loaded[1]
+    train, evaluation, replay = loaded
+    seen = {**train, **{f"{name} (replayed)": dataset for name, dataset in replay.items()}}
+    check_overlap(seen, evaluation, allow_overlap=recipe.allow_overlap)
+    return train, evaluation, replay
 
 
 def mix(datasets: dict[str, Dataset]) -> Dataset:
@@ -94,6 +102,7 @@ def build_trainer(
     model: ModelConfig,
     train: dict[str, Dataset],
     evaluation: dict[str, Dataset],
+    replay: dict[str, Dataset] | None = None,
     *,
     stage: str,
 ) -> RewardModelTrainer:
@@ -102,7 +111,7 @@ def build_trainer(
 
     Args:
         recipe, training, model: From [`~rm_toolkit.arguments.parse_recipe`].
-        train, evaluation (`dict[str, Dataset]`): From [`load_stage_data`].
+        train, evaluation, replay (`dict[str, Dataset]`): From [`load_stage_data`].
         stage (`str`): `"grft"` or `"crft"`.
     """
     name = model.model_name_or_path
@@ -115,7 +124,10 @@ def build_trainer(
     settings = RewardModelSettings(
         stage=stage,
         domain=recipe.domain,
-        lineage=[*(before.lineage if before else []), _lineage_entry(stage, recipe, training, name, train)],
+        lineage=[
+            *(before.lineage if before else []),
+            _lineage_entry(stage, recipe, training, name, train, replay or {}),
+        ],
     )
     # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
     init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
@@ -133,6 +145,7 @@ def build_trainer(
             recipe.tokenizer_name_or_path or name, trust_remote_code=training.trust_remote_code
         ),
         peft_config=get_peft_config(model),
+        replay_dataset=mix(replay) if replay else None,
         require_head=stage == "crft",
         settings=settings,
     )
@@ -199,8 +212,15 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     return (
         f"Engine {engine}, {accelerator.num_processes} process(es), {accelerator.device.type}, "
         f"mixed precision {accelerator.mixed_precision}; {len(trainer.train_dataset):,} pairs, "
-        f"{trainer.pairs_per_step} a step."
+        f"{trainer.pairs_per_step} a step{_replay_note(trainer)}."
     )
+
+
+def _replay_note(trainer: RewardModelTrainer) -> str:
+    if trainer.replay_data is None:
+        return ""
+    count = replayed_per_step(trainer.pairs_per_step, trainer.args.general_replay_fraction)
+    return f", {count} of them replayed from {len(trainer.replay_data):,} general pairs"
 
 
 def resolve_resume(training: RewardModelConfig) -> str | None:
@@ -237,22 +257,39 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
 
 
 def _lineage_entry(
-    stage: str, recipe: RecipeArguments, training: RewardModelConfig, base: str, train: dict[str, Dataset]
+    stage: str,
+    recipe: RecipeArguments,
+    training: RewardModelConfig,
+    base: str,
+    train: dict[str, Dataset],
+    replay: dict[str, Dataset],
 ) -> dict[str, Any]:
+    keeping = {}
+    if replay:
+        keeping = {
+            "replay_datasets": _describe_datasets(replay, recipe.replay_datasets),
+            "general_replay_fraction": training.general_replay_fraction,
+            "anchor_coef": training.anchor_coef,
+        }
     return {
         "stage": stage,
         "domain": recipe.domain,
         "base": base,
-        "datasets": {
-            name: {"rows": len(dataset), "fingerprint": dataset._fingerprint, "spec": recipe.train_datasets.get(name)}
-            for name, dataset in train.items()
-        },
+        "datasets": _describe_datasets(train, recipe.train_datasets),
         "learning_rate": training.learning_rate,
         "num_train_epochs": training.num_train_epochs,
         "max_steps": training.max_steps,
         "pairs_per_step": training.pairs_per_step,
         "lm_loss_coef": training.lm_loss_coef,
         "seed": training.seed,
+        **keeping,
+    }
+
+
+def _describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {"rows": len(dataset), "fingerprint": dataset._fingerprint, "spec": specs.get(name)}
+        for name, dataset in datasets.items()
     }
 
 

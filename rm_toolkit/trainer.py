@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,24 +16,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import RewardTrainer
 
+from .anchor import AnchorCallback
 from .batch_layout import choose_layout
 from .checkpoint import CheckpointMixin
 from .configs import RewardModelConfig
 from .data.collator import MicroBatch, PreferenceCollator
 from .data.planning import EpochPlan, StepDataset, take_only
+from .data.replay import ReplayPlan, join
 from .data.tokenization import TokenizedPreferences, tokenize_preferences
 from .errors import InputError
 from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
-from .losses import centering_loss, ranking_loss
+from .losses import anchor_loss, centering_loss, ranking_loss
 from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
 from .settings import RewardModelSettings
+from .step_log import StepLogMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
+class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -47,6 +51,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is counted by itself.
         processing_class (`PreTrainedTokenizerBase`, *optional*): Defaults to the tokenizer saved with the model.
         peft_config (`PeftConfig`, *optional*): Trains an adapter; the reward head is trained and saved with it.
+        replay_dataset (`datasets.Dataset`, *optional*): General preferences, of which `general_replay_fraction` takes.
         require_head (`bool`): Whether a checkpoint without a reward head is an error, as in customized fine-tuning.
         settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
         callbacks, optimizers: As in `transformers.Trainer`.
@@ -65,6 +70,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any | None = None,
         *,
+        replay_dataset: Dataset | None = None,
         require_head: bool = False,
         settings: RewardModelSettings | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -93,8 +99,6 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         args = copy.copy(args)
         args.gradient_accumulation_steps = 1
         args.model_init_kwargs = None
-        self._sums: torch.Tensor | None = None
-        self._steps_counted = 0
         self.sample_texts: list[tuple[Any, Any]] = []
         self.batch_layout = "plain"
         super().__init__(
@@ -107,8 +111,19 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
             callbacks=callbacks,
             **kwargs,
         )
+        self.train_data, self.replay_data = self.train_dataset, None
+        if args.general_replay_fraction:
+            if replay_dataset is None:
+                raise InputError(
+                    f"`general_replay_fraction` is {args.general_replay_fraction:g}, but there is nothing to replay. "
+                    "Name general preferences: --replay_datasets NAME=SPEC (in Python, `replay_dataset`)."
+                )
+            self.replay_data = self._prepare_dataset(replay_dataset, processing_class, args, "replay")
+            self.train_data = join(self.train_dataset, self.replay_data)
         self._choose_layout()
         self.add_callback(_SetEpoch(self))
+        if args.anchor_coef:
+            self.add_callback(AnchorCallback(self))
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         self.add_callback(RunProgressCallback(show_bar=not args.disable_tqdm))
@@ -118,7 +133,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         self.batch_layout = choose_layout(
             self.args.batch_layout,
             self.model,
-            [data for data in (self.train_dataset, *tests) if data is not None],
+            [data for data in (self.train_data, *tests) if data is not None],
             self._collator(),
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
@@ -161,8 +176,13 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
         args = self.args
         collator = self._collator(args.lm_loss_on if args.lm_loss_coef > 0 else None)
-        self.epoch_plan = EpochPlan(
-            self.train_dataset,
+        make_plan = EpochPlan
+        if self.replay_data is not None:
+            make_plan = partial(
+                ReplayPlan, num_customized=len(self.train_dataset), fraction=args.general_replay_fraction
+            )
+        self.epoch_plan = make_plan(
+            self.train_data,
             pairs_per_step=self.pairs_per_step,
             pairs_per_micro_batch=args.per_device_train_batch_size,
             num_processes=self.accelerator.num_processes,
@@ -174,7 +194,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
             shared_layout=self.batch_layout == "shared",
         )
         return DataLoader(
-            StepDataset(self.train_dataset, collator),
+            StepDataset(self.train_data, collator),
             batch_sampler=self.epoch_plan,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -237,11 +257,17 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
         if args.center_rewards_coefficient is not None:
             centering = (inputs.pair_weight * centering_loss(rewards, inputs.better, inputs.worse)).sum()
             loss = loss + args.center_rewards_coefficient * centering
+        anchor = torch.zeros((), device=rewards.device)
+        if inputs.anchor_margin is not None:
+            anchor = (
+                anchor_loss(rewards, inputs.better, inputs.worse, inputs.anchor_margin).sum() * inputs.anchor_weight
+            )
+            loss = loss + args.anchor_coef * anchor
         lm = inputs.lm_weight * lm_losses.sum()
         if self.lm_loss_coef > 0:
             loss = loss + self.lm_loss_coef * lm
         if model.training:
-            self._count(inputs, rewards.detach(), rank.detach(), lm.detach())
+            self._count(inputs, rewards.detach(), rank.detach(), lm.detach(), anchor.detach())
         loss = loss * self.accelerator.num_processes
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
@@ -249,32 +275,6 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, RewardTrainer):
     def lm_loss_coef(self) -> float:
         """Weight of the LM loss."""
         return self.args.lm_loss_coef
-
-    @torch.no_grad()
-    def _count(self, batch: MicroBatch, rewards: torch.Tensor, rank: torch.Tensor, lm: torch.Tensor) -> None:
-        difference = rewards[batch.better] - rewards[batch.worse]
-        wins = (difference > 0).sum() + 0.5 * (difference == 0).sum()
-        read = rewards if len(batch.better) else rewards[:0]
-        values = [rank, lm, wins, difference.sum(), difference.numel(), read.sum(), (read**2).sum(), read.numel()]
-        values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=rewards.device) for v in values])
-        self._sums = values if self._sums is None else self._sums + values
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was counted since the last log: losses apart, accuracy and margin over pairs, reward statistics."""
-        if "loss" in logs and self._sums is not None:
-            sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
-            rank, lm, wins, margin, pairs, reward_sum, reward_square, rewards = sums
-            steps = max(self._steps_counted, 1)
-            mean = reward_sum / max(rewards, 1)
-            logs["rank_loss"] = rank / steps
-            if self.lm_loss_coef > 0:
-                logs["lm_loss"] = lm / steps
-            logs["accuracy"] = wins / max(pairs, 1)
-            logs["margin"] = margin / max(pairs, 1)
-            logs["reward_mean"] = mean
-            logs["reward_std"] = max(reward_square / max(rewards, 1) - mean**2, 0.0) ** 0.5
-            self._sums, self._steps_counted = None, 0
-        super(RewardTrainer, self).log(logs, start_time)
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:

@@ -218,6 +218,7 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
         require_head: bool = False,
         processing_class: Any = None,
         callbacks: Any = None,
+        replay_dataset: Any = None,
         **config: Any,
     ) -> Any:
         from datasets import Dataset
@@ -252,6 +253,7 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
             peft_config=peft_config,
             require_head=require_head,
             callbacks=callbacks,
+            replay_dataset=replay_dataset,
         )
 
     return make

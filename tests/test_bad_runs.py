@@ -270,7 +270,7 @@ def run_in_process(stage, argv):
     recipe, training, model = parse_recipe(ROOT / "recipes" / "tiny" / f"{stage}.yaml", argv)
     resume = stages.resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
-    train, evaluation = stages.load_stage_data(recipe, training)
+    train, evaluation, _ = stages.load_stage_data(recipe, training)
     return stages.build_trainer(recipe, training, model, train, evaluation, stage=stage)
 
 

@@ -88,7 +88,7 @@ def run(tmp_path, rows):
                 *flags,
             ],
         )
-        train, evaluation = stages.load_stage_data(recipe, training)
+        train, evaluation, _ = stages.load_stage_data(recipe, training)
         trainer = stages.build_trainer(recipe, training, model, train, evaluation, stage=stage)
         stages.run_stage(trainer, recipe, resume)
         return Path(output), trainer

@@ -40,6 +40,9 @@ class MicroBatch:
         lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text that each belongs to.
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.
+        anchor_margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
+            rewards, NaN for pairs that have none.
+        anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
         rows (`list[int]`): Rows of the data set that the pairs come from.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
         layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
@@ -58,6 +61,8 @@ class MicroBatch:
     lm_text_index: Tensor | None = None
     num_lm_texts: int = 0
     lm_weight: float = 0.0
+    anchor_margin: Tensor | None = None
+    anchor_weight: float = 0.0
     rows: list[int] = dataclasses.field(default_factory=list)
     num_tokens: int = 0
     layout: SharedLayout | None = None
@@ -108,6 +113,7 @@ class PreferenceCollator:
         pair_weight: np.ndarray,
         lm_sequences: np.ndarray,
         lm_weight: float,
+        anchor_weight: float = 0.0,
     ) -> MicroBatch:
         """
         The micro-batch of some pairs; an empty selection gives one token that weighs nothing.
@@ -118,6 +124,7 @@ class PreferenceCollator:
             pair_weight (`np.ndarray` of shape `(num_pairs,)`): Their shares in the step's mean.
             lm_sequences (`np.ndarray`): Sequences of these pairs whose LM loss is counted here.
             lm_weight (`float`): Share of each of them in the step's mean.
+            anchor_weight (`float`): Share of each pair with an anchor in the step's mean of anchor losses.
         """
         better, worse = data.better[pairs], data.worse[pairs]
         sequences, inverse = np.unique(np.concatenate([better, worse]), return_inverse=True)
@@ -127,6 +134,9 @@ class PreferenceCollator:
         batch.pair_weight = torch.from_numpy(pair_weight).float()
         if data.margin is not None:
             batch.margin = torch.from_numpy(data.margin[pairs])
+        if data.anchor_margin is not None:
+            batch.anchor_margin = torch.from_numpy(data.anchor_margin[pairs])
+            batch.anchor_weight = anchor_weight
         batch.lm_weight = lm_weight if len(lm_sequences) else 0.0
         batch.rows = data.row[pairs].tolist()
         return batch

@@ -26,6 +26,8 @@ class StepPlan:
             stands in one of them only.
         pair_weight (`np.ndarray` of shape `(num_pairs_of_data,)`): View on the weights of the step, by pair number.
         lm_weight (`float`): 1 / number of texts of the step's LM loss.
+        num_pairs (`int`): Pairs of the step, over all processes.
+        anchor_weight (`float`): 1 / number of replayed general pairs of the step.
     """
 
     micro_batches: list[np.ndarray]
@@ -33,6 +35,7 @@ class StepPlan:
     pair_weight: dict[int, float]
     lm_weight: float
     num_pairs: int
+    anchor_weight: float = 0.0
 
 
 class EpochPlan(Sampler):
@@ -165,6 +168,7 @@ class StepDataset(TorchDataset):
                 np.array([plan.pair_weight[k] for k in pairs.tolist()]),
                 lm_sequences,
                 plan.lm_weight,
+                plan.anchor_weight,
             )
             for pairs, lm_sequences in zip(plan.micro_batches, plan.lm_sequences)
         ]

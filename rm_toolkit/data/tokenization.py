@@ -38,6 +38,9 @@ class TokenizedPreferences:
         num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
         num_truncated (`int`): Sequences that were cut.
         num_truncated_tokens (`int`): Tokens that were cut off, in all.
+        lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
+        anchor_margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
+            rewards of each pair; NaN where there is none.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TokenizedPreferences:
     num_truncated: int = 0
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
+    anchor_margin: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.better)
