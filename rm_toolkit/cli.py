@@ -17,6 +17,7 @@ from .errors import InputError, did_you_mean, name_list
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
     "evaluate": ("rm_toolkit.commands.evaluate", "reward models x test sets -> metrics, a report, figures"),
+    "inspect": ("rm_toolkit.commands.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 
