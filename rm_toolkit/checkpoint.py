@@ -24,6 +24,7 @@ from .weight_names import shapes_in_files
 
 
 FINAL_RESULTS_NAME = "final_eval_results.json"
+TRAINING_LOG_NAME = "training_log.json"
 
 
 class CheckpointMixin:
@@ -93,13 +94,15 @@ class CheckpointMixin:
         return steps[-1] if steps else None
 
     def save_results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Writes `final_eval_results.json`: every test set at the start and at the end of training."""
+        """
+        Writes `final_eval_results.json`: every test set at the start and at the end of training; and
+        `training_log.json`: everything that was logged, for learning curves.
+        """
         results = {"start": self.results(step=0), "end": self.results()}
         if self.args.should_save:
-            path = Path(self.args.output_dir, FINAL_RESULTS_NAME)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(_nan_to_null(results), indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            log = {"pairs_per_step": self.pairs_per_step, "log_history": self.state.log_history}
+            _write_json(results, Path(self.args.output_dir, FINAL_RESULTS_NAME))
+            _write_json(log, Path(self.args.output_dir, TRAINING_LOG_NAME))
         return results
 
     def reload_check(self, folder: str | None = None) -> int:
@@ -140,10 +143,18 @@ class CheckpointMixin:
         return len(texts)
 
 
+def _write_json(values: Any, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(_nan_to_null(values), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def _nan_to_null(value: Any) -> Any:
     """JSON has no NaN: a metric with nothing to count is null."""
     if isinstance(value, dict):
         return {key: _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_to_null(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -16,6 +16,8 @@ from .errors import InputError, did_you_mean, name_list
 # `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
+    "evaluate": ("rm_toolkit.commands.evaluate", "reward models x test sets -> metrics, a report, figures"),
+    "inspect": ("rm_toolkit.commands.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 
@@ -47,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
     try:
-        module.run(command.parse_args(rest))
+        args = command.parse_args(rest)
+        args.command_line = ["rm-toolkit", *argv]
+        module.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -38,6 +38,7 @@ RUN_OUTPUTS = (
     "config.json",
     "rm_toolkit.json",
     "final_eval_results.json",
+    "training_log.json",
     "tokenizer*",
     "special_tokens_map.json",
     "chat_template.jinja",

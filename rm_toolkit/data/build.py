@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import output_folder
 from ..errors import InputError
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
@@ -167,22 +165,8 @@ def _file_name(text: str) -> str:
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """
-    Raises an `InputError` if `folder` cannot be written: in use without `overwrite`, or with it, not ours to replace.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"{folder}: cannot be made, since {above} is no folder that can be written to.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise InputError(f"{folder}: the output folder is in use. Take another one, or pass --overwrite.")
-    if not (folder / INFO_FILE).is_file():
-        raise InputError(
-            f"{folder}: not a folder that build-data wrote, so --overwrite leaves it alone. Remove it yourself."
-        )
+    """Raises an `InputError` if `folder` cannot be written, see [`~rm_toolkit.output_folder.check_output`]."""
+    output_folder.check_output(folder, overwrite, marker=INFO_FILE, command="build-data")
 
 
 def save(result: BuildResult, folder: Path, overwrite: bool = False, license: str | None = None) -> None:
@@ -196,17 +180,10 @@ def save(result: BuildResult, folder: Path, overwrite: bool = False, license: st
         license (`str`, *optional*): Licence of the data, as the user states it.
     """
     check_output(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        result.datasets.save_to_disk(unfinished / "new")
+    with output_folder.written_whole(folder) as new:
+        result.datasets.save_to_disk(new)
         counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
         info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}
         info["license"] = license
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
-        (unfinished / "new" / INFO_FILE).write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rename(unfinished / "old")
-        (unfinished / "new").rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (new / INFO_FILE).write_text(text, encoding="utf-8")

@@ -75,6 +75,41 @@ def load_datasets(
 
 
 def _load(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+    opened = _open(spec)
+    if isinstance(opened, DatasetSpec):
+        return _load_raw(opened, seed, cache_dir, num_proc)
+    dataset = take_fraction(_convert(opened, spec, num_proc), spec.fraction, seed)
+    return mark_origin(dataset, spec.path, spec.split, _built_split(spec.path))
+
+
+def read_uncleaned(
+    spec: DatasetSpec, split: str, *, seed: int = 0, cache_dir: str | None = None, num_proc: int | None = None
+) -> Dataset:
+    """
+    Reads one dataset as it stands, nothing cleaned, to look at what is in it.
+
+    Args:
+        spec (`DatasetSpec`): Its `fraction` and `layout` are not used.
+        split (`str`): Taken where the spec names none and the input has splits.
+        seed (`int`): Seed of a split made here (`test_size`).
+        cache_dir (`str`, *optional*): Cache for raw files.
+        num_proc (`int`, *optional*): Processes for the work on rows.
+
+    Returns:
+        `datasets.Dataset`: Ranked rows of a raw file; of a built folder pairs or ranked rows, as it has them.
+
+    Raises:
+        `InputError`: for whatever cannot be read.
+    """
+    spec = replace(spec, split=spec.split or split)
+    opened = _open(spec)
+    if not isinstance(opened, DatasetSpec):
+        return opened
+    return _read_raw(replace(opened, format=opened.format or "text"), seed, cache_dir, num_proc)[0]
+
+
+def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
+    """Returns a built dataset, or the spec of a raw one with its source."""
     source = spec.source
     if Path(spec.path).is_file():
         source = source or _recognise(spec.path)
@@ -83,14 +118,15 @@ def _load(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | N
             raise missing_file(spec.path)
         dataset = open_dataset(spec.path, spec.split)
         if find_layout(dataset.column_names) is not None:
-            dataset = _convert(dataset, spec, num_proc)
-            dataset = take_fraction(dataset, spec.fraction, seed)
-            return mark_origin(dataset, spec.path, spec.split, _built_split(spec.path))
+            return dataset
         source = "preference"
-    return _load_raw(replace(spec, source=source), seed, cache_dir, num_proc)
+    return replace(spec, source=source)
 
 
-def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+def _read_raw(
+    spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None
+) -> tuple[Dataset, BuildOptions, str]:
+    """Returns the ranked rows of a raw input before cleaning, how they were read, and who drew their split."""
     options = BuildOptions(
         domain=spec.domain,
         columns=dict(spec.columns or {}),
@@ -115,6 +151,11 @@ def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int
         origin = "made"
         train, test = split_by_prompt(rows, spec.test_size, seed)
         rows = test if spec.split == "test" else train
+    return rows, options, origin
+
+
+def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+    rows, options, origin = _read_raw(spec, seed, cache_dir, num_proc)
     dataset, counts = clean(rows, options)
     counts.read = counts.rows if options.layout == "ranked" else len(rows)
     if not counts.kept:

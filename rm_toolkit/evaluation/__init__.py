@@ -1,1 +1,16 @@
-"""Judging a reward model: counts, metrics, and the rewards they are made of."""
+"""Judging a reward model: counts, metrics, the rewards they are made of, and the report that shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+__all__ = ["evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "evaluate":
+        raise AttributeError(f"module 'rm_toolkit.evaluation' has no attribute '{name}'")
+    from .evaluator import evaluate
+
+    return evaluate

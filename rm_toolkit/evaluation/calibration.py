@@ -1,0 +1,84 @@
+"""
+Whether a reward difference means what Bradley-Terry says it does: p = sigmoid(r_chosen - r_rejected).
+
+A pair has no order of its own: "chosen beats rejected, with probability p" and "rejected beats chosen, with 1 - p" are
+one statement. Both measures treat the two alike, so that neither depends on which response is named first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+
+NUM_BINS = 10
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """
+    Pairs grouped by how sure the model is of its own verdict, max(p, 1 - p).
+
+    Args:
+        edges (`np.ndarray` of shape `(num_bins + 1,)`): From 0.5 to 1, equally wide bins, closed on the left.
+        counts (`np.ndarray` of shape `(num_bins,)`): Pairs of each bin.
+        confidence (`np.ndarray` of shape `(num_bins,)`): Mean max(p, 1 - p) of each bin, NaN where it is empty.
+        accuracy (`np.ndarray` of shape `(num_bins,)`): Share of its pairs ranked rightly; equal rewards count half.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean distance of accuracy and confidence over pairs."""
+        filled = self.counts > 0
+        distance = np.abs(self.accuracy[filled] - self.confidence[filled])
+        return float((distance * self.counts[filled]).sum() / self.counts.sum())
+
+
+def reliability(margins: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
+    """
+    Groups pairs by confidence, for the expected calibration error and the reliability diagram.
+
+    It is the usual error of a binary classifier with `2 * num_bins` bins on [0, 1], to which every pair is shown in both
+    orders: the bins of p and of 1 - p then hold the same pairs, and one half of them says everything.
+
+    Args:
+        margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response, in
+            logits.
+        num_bins (`int`): Number of bins on [0.5, 1].
+
+    References:
+        - Expected calibration error: https://huggingface.co/papers/1706.04599, Eq. 3
+    """
+    confidence = expit(np.abs(np.asarray(margins, dtype=np.float64)))
+    bins = np.minimum(((confidence - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(bins, weights=values, minlength=num_bins)
+        return np.divide(sums, counts, out=np.full(num_bins, np.nan), where=counts > 0)
+
+    return Reliability(np.linspace(0.5, 1.0, num_bins + 1), counts, mean(confidence), mean(wins_of(margins)))
+
+
+def brier_score(margins: np.ndarray) -> float:
+    """
+    Mean of (1 - p)^2 over pairs: 0 is perfect, 0.25 is what p = 0.5 for every pair gives, 1 is sure and wrong. The other
+    order gives the same: (0 - (1 - p))^2.
+
+    Args:
+        margins (`np.ndarray` of shape `(num_pairs,)`): In logits.
+    """
+    return float((expit(-np.asarray(margins, dtype=np.float64)) ** 2).mean())
+
+
+def wins_of(margins: np.ndarray) -> np.ndarray:
+    """1 for each pair ranked rightly, 0.5 for equal rewards, 0 else."""
+    margins = np.asarray(margins)
+    return (margins > 0) + 0.5 * (margins == 0)

@@ -1,0 +1,266 @@
+"""Reward models x test sets -> metrics, and a folder that shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..checkpoint import FINAL_RESULTS_NAME
+from ..data.tokenization import tokenize_texts
+from ..errors import InputError, name_list
+from ..output_folder import check_output, written_whole
+from ..scoring import RewardScorer
+from ..settings import RewardModelSettings
+from .intervals import Bootstrap
+from .learning_curves import LearningCurves, read_learning_curves
+from .preferences import PreferencePairs
+from .sets import Spec, TestSets
+from .summary import compare, summarize
+
+
+METRICS_NAME = "metrics.json"
+LIBRARIES = ("torch", "transformers", "datasets", "numpy", "scipy", "peft")
+
+
+@dataclass
+class Evaluation:
+    """
+    What [`evaluate`] found.
+
+    Args:
+        metrics (`dict`): Contents of `metrics.json`; see the README.
+        pairs (`dict[str, PreferencePairs]`): The test sets.
+        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
+        curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder keeps a log.
+    """
+
+    metrics: dict[str, Any]
+    pairs: dict[str, PreferencePairs] = field(default_factory=dict)
+    rewards: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    curves: dict[str, LearningCurves] = field(default_factory=dict)
+
+    def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """
+        Writes `metrics.json`, `report.md` and `figures/`; the folder appears when it is whole.
+
+        Args:
+            folder (`str` or `os.PathLike`): Where to.
+            overwrite (`bool`): Whether to replace an earlier report.
+
+        Raises:
+            `InputError`: if the folder is in use.
+        """
+        from .figures import draw_figures
+        from .report import write_report
+
+        check_report_folder(Path(folder), overwrite)
+        with written_whole(Path(folder)) as new:
+            text = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
+            (new / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
+            write_report(self.metrics, draw_figures(self, new / "figures"), new / "report.md")
+
+
+def check_report_folder(folder: Path, overwrite: bool) -> None:
+    """Raises an `InputError` if a report cannot be written to `folder`."""
+    check_output(folder, overwrite, marker=METRICS_NAME, command="evaluate")
+
+
+def evaluate(
+    models: Sequence[str] | Mapping[str, str | os.PathLike | RewardScorer],
+    datasets: Mapping[str, Spec],
+    *,
+    split: str = "test",
+    seed: int = 0,
+    resamples: int = 2000,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    tokens_per_batch: int = 16384,
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    show_progress: bool = True,
+) -> Evaluation:
+    """
+    Judges reward models on test sets: each set by itself and by tag, and the models against the first one.
+
+    Args:
+        models (`list[str]` or `dict`): Folders or Hub ids of models or adapters, or name -> model; a loaded
+            [`RewardScorer`] is taken as it is.
+        datasets (`dict`): Name -> SPEC as in a recipe, or a loaded preference data set.
+        split (`str`): Split to take where a SPEC names none.
+        seed (`int`): Seed of the bootstrap, and of fractions and splits of the data.
+        resamples (`int`): Resamples of the bootstrap.
+        device (`str`, *optional*): Defaults to a GPU where there is one.
+        dtype (`torch.dtype`): Precision of the weights.
+        tokens_per_batch (`int`): Padded tokens computed at once; the figures do not depend on it.
+        trust_remote_code (`bool`): Whether code that comes with a model may run.
+        cache_dir (`str`, *optional*): Cache for raw files.
+        show_progress (`bool`): Whether to draw progress bars.
+
+    Raises:
+        `InputError`: if a model has no trained reward head, or a test set cannot be read.
+    """
+    if not models or not datasets:
+        raise InputError("nothing to evaluate: name at least one model and one test set.")
+    named = name_models(models) if not isinstance(models, Mapping) else dict(models)
+    bootstrap = Bootstrap(resamples=resamples, seed=seed)
+    tests = TestSets(datasets, split, seed, cache_dir)
+    found = Evaluation(_head(device, bootstrap))
+    with tqdm(total=len(named) * len(datasets), unit="set", disable=not show_progress, dynamic_ncols=True) as bar:
+        for name, model in named.items():
+            scorer = model
+            if not isinstance(model, RewardScorer):
+                options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch}
+                scorer = RewardScorer(model, trust_remote_code=trust_remote_code, **options)
+            found.metrics["models"][name] = _describe(scorer, model)
+            _judge(name, scorer, tests, bootstrap, found, bar)
+            if not isinstance(model, RewardScorer) and Path(model).is_dir():
+                _read_run(Path(model), scorer.settings, name, found)
+            del scorer
+    metrics = found.metrics
+    metrics["datasets"] = {name: tests.describe(name, table) for name, table in found.pairs.items()}
+    metrics["differences"] = _differences(found, tests, bootstrap)
+    metrics["accuracy_matrix"] = {
+        name: {test: values["accuracy"]["value"] for test, values in own.items()}
+        for name, own in metrics["results"].items()
+    }
+    return found
+
+
+def _head(device: str | None, bootstrap: Bootstrap) -> dict[str, Any]:
+    """How the figures were made; what was found comes into the empty parts."""
+    return {
+        "rm_toolkit": __version__,
+        "command": None,
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "seed": bootstrap.seed,
+        "bootstrap": {
+            "resamples": bootstrap.resamples,
+            "level": bootstrap.level,
+            "clusters": "prompts",
+            "method": "percentile",
+        },
+        "models": {},
+        "datasets": {},
+        "results": {},
+    }
+
+
+def _judge(
+    name: str, scorer: RewardScorer, tests: TestSets, bootstrap: Bootstrap, found: Evaluation, bar: tqdm
+) -> None:
+    """Scores every test set with one model, and judges it."""
+    bar.set_description(name)
+    pairs = tests.load(scorer.settings.data_format)
+    found.pairs = found.pairs or pairs
+    found.rewards[name], results = {}, {}
+    for test, table in pairs.items():
+        bar.set_postfix_str(test)
+        rewards = np.array(scorer.score(table.prompts, table.completions, show_progress=not bar.disable))
+        found.rewards[name][test] = rewards
+        results[test] = {**summarize(table, rewards, bootstrap), "num_truncated": _num_truncated(scorer, table)}
+        bar.update()
+    found.metrics["results"][name] = results
+
+
+def name_models(models: Sequence[str]) -> dict[str, str]:
+    """
+    Names models after the last part of their path, or as much of it as tells them apart; `NAME=PATH` names one itself.
+
+    Raises:
+        `InputError`: if a model is given twice.
+    """
+    if len(set(map(str, models))) < len(models):
+        raise InputError(f"a model is named twice ({name_list(map(str, models))}); give each of them once.")
+    given = [_split_name(str(text)) for text in models]
+    names = []
+    for name, path in given:
+        parts = path.rstrip("/").split("/")
+        others = [other.rstrip("/").split("/") for own, other in given if other != path and own is None]
+        depth = 1
+        while depth < len(parts) and any(other[-depth:] == parts[-depth:] for other in others):
+            depth += 1
+        names.append(name or "/".join(parts[-depth:]))
+    if len(set(names)) < len(names):
+        raise InputError(f"two models have the same name ({name_list(names)}); name them yourself: NAME=DIR.")
+    return {name: path for name, (_, path) in zip(names, given)}
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and name and path and not Path(text).exists() else (None, text)
+
+
+def _num_truncated(scorer: RewardScorer, table: PreferencePairs) -> int:
+    """Texts that lose their beginning. The scorer keeps no count; tokenising again takes little of what scoring does."""
+    data, _ = tokenize_texts(
+        list(zip(table.prompts, table.completions)),
+        scorer.tokenizer,
+        max_length=scorer.settings.max_length,
+        data_format=scorer.settings.data_format,
+    )
+    return data.num_truncated
+
+
+def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:
+    settings = scorer.settings
+    return {
+        "path": None if isinstance(model, RewardScorer) else str(model),
+        "architecture": type(scorer.model.base_classifier).__name__,
+        "num_parameters": sum(parameter.numel() for parameter in scorer.model.base_classifier.parameters()),
+        "revision": getattr(scorer.model.config, "_commit_hash", None),
+        "pooling_type": settings.pooling_type,
+        "data_format": settings.data_format,
+        "max_length": settings.max_length,
+        "stage": settings.stage,
+        "domain": settings.domain,
+    }
+
+
+def _read_run(folder: Path, settings: RewardModelSettings, name: str, found: Evaluation) -> None:
+    """What the run that trained the model left beside it: its log, and its results before and after."""
+    described = found.metrics["models"][name]
+    curves = read_learning_curves(folder, settings)
+    if curves is not None:
+        found.curves[name] = curves
+        described["learning_curves"] = curves.as_dict()
+    path = folder / FINAL_RESULTS_NAME
+    if path.is_file():
+        try:
+            described["final_eval_results"] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is not valid JSON ({error}). Restore or remove the file.") from error
+
+
+def _differences(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    """Every other model against the first one, on every test set."""
+    first, *others = found.rewards
+    described = found.metrics["models"]
+    rows = []
+    for other in others:
+        tables = [tests.load(described[name]["data_format"]) for name in (first, other)]
+        for test, table in tables[0].items():
+            if not np.array_equal(table.prompt, tables[1][test].prompt):
+                raise InputError(
+                    f"test set '{test}' does not give the same pairs as {described[first]['data_format']} for '{first}' "
+                    f"and as {described[other]['data_format']} for '{other}'. Evaluate them in two calls."
+                )
+            # Texts may be numbered otherwise in another format; the pairs are not.
+            margins = [
+                found.rewards[name][test][own[test].better] - found.rewards[name][test][own[test].worse]
+                for name, own in zip((first, other), tables)
+            ]
+            difference = compare(*margins, table.prompt, bootstrap)
+            rows.append({"first": first, "second": other, "dataset": test, **difference})
+    return rows

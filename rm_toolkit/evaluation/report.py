@@ -1,0 +1,152 @@
+"""`report.md`: the tables of an evaluation in words and numbers, with its figures."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..markdown import image, number, table, with_interval
+
+
+READING = """## How to read this
+
+- **Accuracy**: share of pairs whose chosen response has the higher reward; equal rewards (ties) count half. Brackets hold
+  the {level:.0%} interval: {resamples:,} bootstrap resamples of the prompts, each with all of its pairs (percentiles). Where
+  every pair is right, or none, it is the Wilson interval with each prompt as one trial.
+- **Longer wins**: what the rule "the completion with more characters is the better one" reaches on the same pairs.
+- **Margin**: mean reward of the chosen minus the rejected response, in logits. **Loss**: mean −ln p, in nats, with
+  p = sigmoid(margin); 0.693 is chance.
+- **Brier**: mean (1 − p)²; 0.25 is chance. **ECE**: how far accuracy lies from the stated probability max(p, 1 − p), over
+  ten equally wide bins from 0.5 to 1. Both are the same whichever of the two responses is named first.
+- **Length**: correlation of the reward of each distinct text with the characters of its completion.
+- **Cut**: texts longer than the model reads; they lost their beginning.
+"""
+
+
+def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str]]], path: Path) -> None:
+    """
+    Writes the report.
+
+    Args:
+        metrics (`dict`): Contents of `metrics.json`.
+        figures (`dict[str, list[tuple[str, str]]]`): From [`~rm_toolkit.evaluation.figures.draw_figures`].
+        path (`Path`): The file; the figures stand beside it in `figures/`.
+    """
+    names = list(metrics["results"])
+    parts = [f"# Evaluation of {', '.join(names)}", overview(metrics)]
+    if len(names) > 1:
+        parts += ["## Differences", differences(metrics)]
+    parts += [image(f"figures/{file}", caption) for file, caption in figures[""]]
+    for name in names:
+        parts += [f"## {name}", model_section(metrics["results"][name])]
+        parts += [image(f"figures/{file}", caption) for file, caption in figures[name]]
+    parts += [READING.format(**metrics["bootstrap"]), "## How this was made", provenance(metrics)]
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+
+
+def overview(metrics: dict[str, Any]) -> str:
+    """Accuracy of every model on every test set, beside the rule that only counts characters."""
+    results = metrics["results"]
+    first = next(iter(results.values()))
+    rows = [
+        [
+            test,
+            *(with_interval(own[test]["accuracy"]) for own in results.values()),
+            number(first[test]["longer_wins"]),
+            f"{values['num_pairs']:,}",
+            f"{values['num_prompts']:,}",
+        ]
+        for test, values in metrics["datasets"].items()
+    ]
+    accuracy = ["accuracy"] if len(results) == 1 else list(results)
+    return table(["test set", *accuracy, "longer wins", "pairs", "prompts"], rows)
+
+
+def differences(metrics: dict[str, Any]) -> str:
+    """Paired differences; an interval without zero is marked."""
+    rows = []
+    for row in metrics["differences"]:
+        clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+        models = f"{row['second']} − {row['first']}"
+        rows.append([f"{row['dataset']}: {models}", with_interval(row, sign=True), "yes" if clear else "no"])
+    note = "Difference in accuracy on the same pairs, with its interval over the same resampled prompts."
+    return f"{note}\n\n" + table(["test set", "difference", "beyond chance"], rows)
+
+
+def model_section(results: dict[str, Any]) -> str:
+    """Everything else about one model: margins and calibration, length, and accuracy by tag."""
+    rows = [
+        [
+            test,
+            number(values["margin"], sign=True),
+            number(values["loss"]),
+            number(values["brier"]),
+            number(values["ece"]),
+            f"{values['num_ties']:,}",
+            f"{values['num_label_ties']:,}",
+            number(values["length"]["pearson"], 2, sign=True),
+            number(values["length"]["spearman"], 2, sign=True),
+            f"{values['num_truncated']:,}",
+            f"{number(values['reward']['mean'], 2)} ± {number(values['reward']['std'], 2)}",
+        ]
+        for test, values in results.items()
+    ]
+    columns = ["test set", "margin", "loss", "Brier", "ECE", "ties", "equal scores"]
+    columns += ["length, Pearson", "length, Spearman", "cut", "reward"]
+    parts = [table(columns, rows)]
+    tagged = [
+        [
+            f"{test}, {tag.replace('_', ' ')} {value}",
+            with_interval(own["accuracy"]),
+            number(own["longer_wins"]),
+            number(own["margin"], sign=True),
+            number(own["brier"]),
+            number(own["ece"]),
+            f"{own['num_ties']:,}",
+            f"{own['num_pairs']:,}",
+        ]
+        for test, values in results.items()
+        for tag, entries in values["by_tag"].items()
+        if len(entries) > 1  # a single value says again what the whole set says
+        for value, own in entries.items()
+    ]
+    if tagged:
+        parts.append(table(["part", "accuracy", "longer wins", "margin", "Brier", "ECE", "ties", "pairs"], tagged))
+    lengths = [
+        [test, *(f"{number(row['accuracy'])} ({row['num_pairs']:,})" for row in values["length"]["by_ratio"])]
+        for test, values in results.items()
+    ]
+    ratios = [row["ratio"] for row in next(iter(results.values()))["length"]["by_ratio"]]
+    parts.append("Accuracy (and pairs) by the length of the chosen over that of the rejected response:")
+    parts.append(table(["test set", *ratios], lengths))
+    return "\n\n".join(parts)
+
+
+def provenance(metrics: dict[str, Any]) -> str:
+    """Models, data, versions and command, so that the figures can be made again."""
+    models = [
+        [
+            name,
+            own["architecture"],
+            f"{own['num_parameters']:,}",
+            own["pooling_type"],
+            own["data_format"],
+            str(own["max_length"]),
+            " ".join(part for part in (own["stage"], own["domain"]) if part) or "–",
+        ]
+        for name, own in metrics["models"].items()
+    ]
+    data = [
+        [name, own["fingerprint"], f"{own['num_rows']:,}", f"{own['num_texts']:,}", f"{own['num_label_ties']:,}"]
+        for name, own in metrics["datasets"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
+    parts = [
+        table(["model", "architecture", "parameters", "pooling", "format", "max length", "stage"], models),
+        table(["test set", "fingerprint", "rows", "texts", "pairs with equal scores"], data),
+        f"rm_toolkit {metrics['rm_toolkit']}, {versions}; {metrics['device']}; seed {metrics['seed']}.",
+    ]
+    if metrics["command"]:
+        parts.append(f"```bash\n{shlex.join(metrics['command'])}\n```")
+    return "\n\n".join(parts)

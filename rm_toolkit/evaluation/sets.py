@@ -1,0 +1,83 @@
+"""The test sets of an evaluation: loaded by SPEC, each in the format that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.mixture import load_datasets
+from ..data.schema import find_format
+from ..data.specs import DatasetSpec
+from ..errors import InputError
+from .preferences import PreferencePairs, read_preferences
+
+
+Spec = str | Mapping[str, Any] | DatasetSpec | Dataset
+
+
+class TestSets:
+    """
+    The test sets of an evaluation, in the format that each model reads; each loaded once.
+
+    Args:
+        specs (`dict`): Name -> SPEC as in a recipe, or a loaded data set.
+        split (`str`): Split to take where a SPEC names none.
+        seed (`int`): Seed of fractions and splits made here.
+        cache_dir (`str`, *optional*): Cache for raw files.
+    """
+
+    __test__ = False  # pytest takes the name for a class of tests
+
+    def __init__(self, specs: Mapping[str, Spec], split: str, seed: int, cache_dir: str | None):
+        self.specs, self.split = specs, split
+        self.options = {"seed": seed, "cache_dir": cache_dir}
+        self.loaded: dict[str, dict[str, PreferencePairs]] = {}
+
+    def load(self, data_format: str) -> dict[str, PreferencePairs]:
+        """
+        Returns the pairs of every set.
+
+        Args:
+            data_format (`str`): `text` or `chat`.
+
+        Raises:
+            `InputError`: if a set cannot be read, or holds the other format and is no SPEC to convert.
+        """
+        if data_format not in self.loaded:
+            tables = {}
+            for name, spec in self.specs.items():
+                dataset = spec
+                if not isinstance(spec, Dataset):
+                    dataset = load_datasets({name: spec}, self.split, format=data_format, **self.options)[name]
+                _check_format(dataset, data_format, name)
+                tables[name] = read_preferences(dataset, name)
+            self.loaded[data_format] = tables
+        return self.loaded[data_format]
+
+    def describe(self, name: str, table: PreferencePairs) -> dict[str, Any]:
+        """Returns what `metrics.json` says of a set: its SPEC, fingerprint and counts."""
+        spec = self.specs[name]
+        return {
+            "spec": None if isinstance(spec, Dataset) else asdict(spec) if isinstance(spec, DatasetSpec) else spec,
+            "fingerprint": table.fingerprint(),
+            "num_rows": table.num_rows,
+            "num_pairs": len(table),
+            "num_prompts": len(np.unique(table.prompt)),
+            "num_texts": len(table.completions),
+            "num_label_ties": table.num_label_ties,
+            "domains": sorted({value for value in table.tags.get("domain", []) if value}),
+        }
+
+
+def _check_format(dataset: Dataset, data_format: str, name: str) -> None:
+    column = "chosen" if "chosen" in dataset.column_names else "completions"
+    found = "prompt" in dataset.column_names and find_format(dataset.features)
+    if found and column in dataset.column_names and found != data_format:
+        raise InputError(
+            f"test set '{name}' is in {found} format, but a model reads {data_format}. Give it by a SPEC that leaves out "
+            "`format`, then it is converted for each model."
+        )

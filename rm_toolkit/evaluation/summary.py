@@ -1,0 +1,109 @@
+"""Rewards of a test set -> everything that is said of it: pure functions of arrays, results ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .calibration import brier_score, reliability, wins_of
+from .intervals import Bootstrap
+from .lengths import accuracy_by_length, length_correlation, longer_wins
+from .preferences import PreferencePairs, tag_values
+
+
+def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+    """
+    Judges one model on one test set.
+
+    Args:
+        pairs (`PreferencePairs`): The test set.
+        rewards (`np.ndarray` of shape `(num_texts,)`): Reward of each distinct text, in logits.
+        bootstrap (`Bootstrap`): How intervals are computed.
+
+    Returns:
+        `dict`: counts, `accuracy` (`value`, `low`, `high`), `margin` and `margin_interval`, `loss`, `brier`, `ece`,
+        `confidence`, `reward` statistics, `length`, `reliability`, and under `by_tag` the main ones for each value of
+        each tag.
+
+    Raises:
+        `ValueError`: if there is not one reward for each text.
+    """
+    if rewards.shape != (len(pairs.completions),):
+        raise ValueError(
+            f"`rewards` has shape {rewards.shape}, but '{pairs.name}' has {len(pairs.completions)} texts."
+        )
+    rewards = rewards.astype(np.float64)
+    lengths = pairs.lengths
+    chosen, rejected = rewards[pairs.better], rewards[pairs.worse]
+    margins, wins = chosen - rejected, wins_of(chosen - rejected)
+    curve = reliability(margins)
+    by_tag: dict[str, dict[str, Any]] = {tag: {} for tag in pairs.tags}
+    for tag, value, members in tag_values(pairs):
+        by_tag[tag][value] = _counts(pairs, members, margins, lengths, bootstrap)
+    return {
+        **_counts(pairs, np.arange(len(pairs)), margins, lengths, bootstrap),
+        "margin_interval": bootstrap.interval(margins, pairs.prompt),
+        "loss": float(np.logaddexp(0.0, -margins).mean()),
+        "confidence": float((curve.confidence * curve.counts)[curve.counts > 0].sum() / len(margins)),
+        "num_label_ties": pairs.num_label_ties,
+        "reward": {
+            "mean": float(rewards.mean()),
+            "std": float(rewards.std()),
+            "chosen_mean": float(chosen.mean()),
+            "rejected_mean": float(rejected.mean()),
+        },
+        "length": {
+            **length_correlation(rewards, lengths),
+            "by_ratio": accuracy_by_length(wins, lengths[pairs.better], lengths[pairs.worse]),
+        },
+        "reliability": {
+            "edges": curve.edges.tolist(),
+            "counts": curve.counts.tolist(),
+            "confidence": _nan_to_none(curve.confidence),
+            "accuracy": _nan_to_none(curve.accuracy),
+        },
+        "by_tag": by_tag,
+    }
+
+
+def compare(first: np.ndarray, second: np.ndarray, prompt: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+    """
+    Difference in accuracy of two models on the same pairs, both seen on the same resampled prompts.
+
+    Args:
+        first, second (`np.ndarray` of shape `(num_pairs,)`): Margins of the two models, in logits.
+        prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt of each pair.
+        bootstrap (`Bootstrap`): How the interval is computed.
+
+    Returns:
+        `dict`: `value` (second minus first), `low` and `high`.
+    """
+    difference = wins_of(second) - wins_of(first)
+    low, high = bootstrap.interval(difference, prompt) or (None, None)
+    return {"value": float(difference.mean()), "low": low, "high": high}
+
+
+def _counts(
+    pairs: PreferencePairs, members: np.ndarray, margins: np.ndarray, lengths: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """What is said of every part of a test set, too."""
+    own, prompt = margins[members], pairs.prompt[members]
+    wins = wins_of(own)
+    low, high = bootstrap.accuracy_interval(wins, prompt) or (None, None)
+    rule = longer_wins(lengths[pairs.better[members]], lengths[pairs.worse[members]])
+    return {
+        "num_pairs": len(members),
+        "num_prompts": len(np.unique(prompt)),
+        "num_ties": int((own == 0).sum()),
+        "accuracy": {"value": float(wins.mean()), "low": low, "high": high},
+        "longer_wins": float(rule.mean()),
+        "margin": float(own.mean()),
+        "brier": brier_score(own),
+        "ece": reliability(own).error,
+    }
+
+
+def _nan_to_none(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else float(value) for value in values]

@@ -1,0 +1,112 @@
+"""The pictures of an inspection: how long the texts are, and the words that tell groups apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from ..plotting import BLUE, GREY, VERMILLION, label_outer, panels
+
+
+if TYPE_CHECKING:
+    from .inspector import Inspection
+    from .words import DistinctiveWord
+
+
+HISTOGRAM_BINS = 40
+CLOUD_SIZE = (760, 420)  # pixels
+INSTALL_WORDCLOUD = "pip install wordcloud"
+# The colours of Okabe and Ito that are pale on white are darkened: here they are text.
+CLOUD_COLORS = (BLUE, VERMILLION, "#00795A", "#A8517F", "#8F6000", "#404040")
+
+
+def draw_figures(inspection: Inspection, folder: Path, word_clouds: bool) -> list[tuple[str, str]]:
+    """
+    Draws everything that there is data for.
+
+    Returns:
+        `list[tuple[str, str]]`: File names and what they show.
+    """
+    drawn = [("lengths.png", f"Lengths in {inspection.result['lengths']['unit']}")]
+    cut = inspection.result["cut"]
+    draw_lengths(
+        inspection.lengths, inspection.result["lengths"]["unit"], cut and cut["max_length"], folder / drawn[0][0]
+    )
+    words = {name: own for name, own in inspection.words.items() if own}
+    if word_clouds and words:
+        drawn.append(("words.png", "The most distinctive words of each group; the larger, the more distinctive"))
+        draw_words(words, folder / drawn[-1][0])
+    return drawn
+
+
+def draw_lengths(lengths: dict[str, np.ndarray], unit: str, max_length: int | None, path: Path) -> None:
+    """One histogram a group; where it is known, what a model does not read lies right of a line."""
+    groups = {name: values for name, values in lengths.items() if len(values)}
+    # The few longest would press all others into one bar.
+    end = max(float(np.quantile(values, 0.995)) for values in groups.values())
+    end = max(end, 1.0)
+    edges = np.linspace(0, end, min(HISTOGRAM_BINS, int(end)) + 1)
+    limit = f"; solid: max_length {max_length}" if max_length and max_length <= end else ""
+    title = f"Lengths in {unit} (dashed: median{limit}; last bar: the longest 0.5%)"
+    with panels(path, list(groups), title, panel_height=2.5, sharex=True) as axes:
+        for axis, (name, values) in zip(axes, groups.items()):
+            weights = np.full(len(values), 100 / len(values))
+            axis.hist(np.minimum(values, end), edges, weights=weights, color=BLUE, alpha=0.85)
+            axis.axvline(np.median(values), color="black", linestyle="--", linewidth=1.5)
+            note = f"median {np.median(values):,.0f}, longest {values.max():,}"
+            if name == "whole texts" and max_length is not None:
+                note = f"longest {values.max():,}, {(values > max_length).mean():.1%} over {max_length}"
+                if max_length <= end:
+                    axis.axvline(max_length, color=VERMILLION, linewidth=2.5)
+            axis.set_title(f"{name}\n{note}", fontsize=10)
+            axis.set_xlim(0, end)
+        label_outer(axes, f"{unit} of a text", "share of texts (%)")
+
+
+def draw_words(words: dict[str, list[DistinctiveWord]], path: Path) -> None:
+    """
+    One word cloud a group, its words sized by their score.
+
+    Raises:
+        `InputError`: if `wordcloud` is not installed.
+    """
+    require_wordcloud()
+    from wordcloud import WordCloud
+
+    with panels(path, list(words), "The most distinctive words of each group", panel_height=2.45, columns=2) as axes:
+        for number, (axis, own) in enumerate(zip(axes, words.values())):
+            color = CLOUD_COLORS[number % len(CLOUD_COLORS)]
+            cloud = WordCloud(
+                width=CLOUD_SIZE[0],
+                height=CLOUD_SIZE[1],
+                background_color="white",
+                color_func=lambda *args, color=color, **kwargs: color,
+                prefer_horizontal=1.0,
+                margin=8,
+                min_font_size=26,
+                max_font_size=110,
+                random_state=0,
+            ).generate_from_frequencies({word.word: word.score for word in own})
+            axis.imshow(cloud.to_array(), interpolation="bilinear")
+            axis.grid(False)
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(True)
+                spine.set_color(GREY)
+
+
+def require_wordcloud() -> None:
+    """
+    Raises:
+        `InputError`: with the command that installs it, if `wordcloud` is not there.
+    """
+    try:
+        import wordcloud  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"the word clouds need the package `wordcloud`: {INSTALL_WORDCLOUD}; or pass --no-word-clouds, the table of "
+            "words needs none."
+        ) from error

@@ -1,0 +1,210 @@
+"""One preference data set -> what a person should know of it before training on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..data.encoding import BATCH_SIZE, Text, render
+from ..data.mixture import read_uncleaned
+from ..data.records import RecordFile, read_records
+from ..data.schema import find_format
+from ..data.specs import DatasetSpec
+from ..evaluation.lengths import longer_wins
+from ..evaluation.preferences import PreferencePairs, read_preferences
+from ..output_folder import check_output, written_whole
+from ..settings import load_settings
+from ..tokenizer import DEFAULT_CHAT_TEMPLATE, load_tokenizer
+from .counts import as_ranked, completion_groups, count_rows, describe_lengths, length_groups, measure, shared_with
+from .words import DistinctiveWord, distinctive_words
+
+
+RESULT_NAME = "inspection.json"
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass
+class Inspection:
+    """
+    What [`inspect_dataset`] found.
+
+    Args:
+        result (`dict`): Contents of `inspection.json`.
+        lengths (`dict[str, np.ndarray]`): Length of each text of each group, in the unit that `result` names.
+        words (`dict[str, list[DistinctiveWord]]`): Distinctive words of each group, best first.
+    """
+
+    result: dict[str, Any]
+    lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    words: dict[str, list[DistinctiveWord]] = field(default_factory=dict)
+
+    def save(self, folder: str | os.PathLike, *, overwrite: bool = False, word_clouds: bool = True) -> None:
+        """
+        Writes `inspection.json`, `report.md` and `figures/`; the folder appears when it is whole.
+
+        Args:
+            folder (`str` or `os.PathLike`): Where to.
+            overwrite (`bool`): Whether to replace an earlier report.
+            word_clouds (`bool`): Whether to draw the words too; needs the package `wordcloud`.
+
+        Raises:
+            `InputError`: if the folder is in use.
+        """
+        from .figures import draw_figures
+        from .report import write_report
+
+        check_inspection_folder(Path(folder), overwrite)
+        with written_whole(Path(folder)) as new:
+            text = json.dumps(self.result, indent=2, ensure_ascii=False, allow_nan=False)
+            (new / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
+            write_report(self.result, draw_figures(self, new / "figures", word_clouds), new / "report.md")
+
+
+def check_inspection_folder(folder: Path, overwrite: bool) -> None:
+    """Raises an `InputError` if a report cannot be written to `folder`."""
+    check_output(folder, overwrite, marker=RESULT_NAME, command="inspect")
+
+
+def inspect_dataset(
+    spec: str | Mapping[str, Any] | DatasetSpec,
+    *,
+    against: Mapping[str, str | Mapping[str, Any] | DatasetSpec] | None = None,
+    tokenizer: str | None = None,
+    max_length: int | None = None,
+    split: str = "train",
+    seed: int = 0,
+    cache_dir: str | None = None,
+    show_progress: bool = True,
+) -> Inspection:
+    """
+    Counts what is in a preference data set as it stands, before cleaning.
+
+    Args:
+        spec (`str` or `dict`): SPEC as in a recipe. A DSP file without a `domain` is seen from each of its domains.
+        against (`dict`, *optional*): Name -> SPEC of other sets, to find what this one shares with them.
+        tokenizer (`str`, *optional*): Folder or Hub id of a tokenizer or model. Without it lengths are in words.
+        max_length (`int`, *optional*): Tokens a model reads; default: as the model's settings say, else 512.
+        split (`str`): Split to take where a SPEC names none.
+        seed (`int`): Seed of splits made here.
+        cache_dir (`str`, *optional*): Cache for raw files.
+        show_progress (`bool`): Whether to draw progress bars.
+
+    Raises:
+        `InputError`: if the data or the tokenizer cannot be read.
+    """
+    read = {"split": split, "seed": seed, "cache_dir": cache_dir}
+    views = {name: as_ranked(dataset) for name, dataset in _views(DatasetSpec.parse(spec, "dataset"), read).items()}
+    first = next(iter(views.values()))
+    pairs = read_preferences(first, "dataset")
+    counter = LengthCounter(tokenizer, find_format(first.features), show_progress)
+    lengths = measure(length_groups(pairs), counter)
+    groups = {name: [_content(pairs.completions[k]) for k in own] for name, own in completion_groups(pairs).items()}
+    words = distinctive_words(groups)
+    limit = max_length or counter.max_length
+    result: dict[str, Any] = {
+        "rm_toolkit": __version__,
+        "command": None,
+        "dataset": spec if isinstance(spec, str) else asdict(DatasetSpec.parse(spec, "dataset")),
+        "fingerprint": pairs.fingerprint(),
+        "counts": {name: count_rows(view) for name, view in views.items()},
+        "texts": len(pairs.completions),
+        "longer_wins": {name: _longer_wins(read_preferences(view, name)) for name, view in views.items()},
+        "lengths": {
+            "unit": counter.unit,
+            "tokenizer": tokenizer,
+            **{name: describe_lengths(values) for name, values in lengths.items() if len(values)},
+        },
+        "cut": None,
+        "overlap": _overlaps(first, pairs, against or {}, read),
+        "words": {name: [asdict(word) for word in own] for name, own in words.items()},
+    }
+    if tokenizer is not None:
+        over = int((lengths["whole texts"] > limit).sum())
+        result["cut"] = {"max_length": limit, "texts": over, "share": over / len(lengths["whole texts"])}
+    return Inspection(result, lengths, words)
+
+
+class LengthCounter:
+    """
+    Lengths of texts in tokens, or in words where no tokenizer is given.
+
+    Args:
+        tokenizer (`str`, *optional*): Folder or Hub id.
+        data_format (`str`): `text` or `chat`.
+        show_progress (`bool`): Whether to draw a progress bar.
+    """
+
+    def __init__(self, tokenizer: str | None, data_format: str, show_progress: bool = True):
+        self.unit = "words" if tokenizer is None else "tokens"
+        self.data_format, self.show_progress = data_format, show_progress
+        self.tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+        settings = None if tokenizer is None else load_settings(tokenizer)
+        self.max_length = settings.max_length if settings else DEFAULT_MAX_LENGTH
+        if self.tokenizer is not None and not self.tokenizer.chat_template:
+            self.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE  # as training gives it to such a tokenizer
+
+    def __call__(self, texts: Sequence[tuple[Text, Text]], whole: bool) -> np.ndarray:
+        """
+        Counts.
+
+        Args:
+            texts (`Sequence[tuple]`): (prompt, completion).
+            whole (`bool`): Whether a model reads them as they are, special tokens and chat template included.
+
+        Returns:
+            `np.ndarray` of shape `(num_texts,)`.
+        """
+        if self.tokenizer is None:
+            return np.array([len((_content(p) + " " + _content(c)).split()) for p, c in texts], dtype=np.int64)
+        counts = []
+        for begin in tqdm(
+            range(0, len(texts), BATCH_SIZE), desc="Tokenizing", disable=not self.show_progress, leave=False, delay=2
+        ):
+            batch = list(texts[begin : begin + BATCH_SIZE])
+            strings = (
+                render(batch, self.tokenizer, self.data_format)[0] if whole else [_content(p or c) for p, c in batch]
+            )
+            special = whole and self.data_format == "text"
+            encoded = self.tokenizer(strings, add_special_tokens=special, truncation=False, verbose=False)
+            counts += [len(ids) for ids in encoded["input_ids"]]
+        return np.array(counts, dtype=np.int64)
+
+
+def _views(spec: DatasetSpec, read: dict[str, Any]) -> dict[str, Dataset]:
+    """The data set; a DSP file once for each domain whose answers may be the preferred ones."""
+    if spec.source == "dsp" and spec.domain is None and Path(spec.path).is_file():
+        _, record = next(read_records(RecordFile(spec.path)))
+        responses = record.get("responses") if isinstance(record, dict) else None
+        if isinstance(responses, dict) and responses:
+            return {domain: read_uncleaned(replace(spec, domain=domain), **read) for domain in responses}
+    return {spec.domain or "all": read_uncleaned(spec, **read)}
+
+
+def _overlaps(
+    dataset: Dataset, pairs: PreferencePairs, against: Mapping[str, Any], read: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    ids = set(dataset.unique("prompt_id"))
+    found = {}
+    for name, spec in against.items():
+        other = next(iter(_views(DatasetSpec.parse(spec, name), read).values()))
+        found[name] = shared_with(pairs, ids, read_preferences(other, name), set(other.unique("prompt_id")))
+    return found
+
+
+def _longer_wins(pairs: PreferencePairs) -> float:
+    lengths = pairs.lengths
+    return float(longer_wins(lengths[pairs.better], lengths[pairs.worse]).mean())
+
+
+def _content(text: Text) -> str:
+    """A string as it is, of messages their contents."""
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)

@@ -1,0 +1,122 @@
+"""`report.md` of an inspection."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..markdown import image, number, table
+from .counts import QUANTILES
+
+
+STEPS = {
+    "rows": "rows",
+    "prompts": "distinct prompts",
+    "repeated_prompts": "rows with a repeated prompt",
+    "pairs": "pairs",
+    "empty": "- empty texts",
+    "identical": "- identical texts",
+    "ties": "- ties",
+    "duplicates": "- exact duplicates",
+    "clean_pairs": "clean pairs",
+}
+WORDS_SHOWN = 15
+
+
+def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: Path) -> None:
+    """
+    Writes the report.
+
+    Args:
+        result (`dict`): Contents of `inspection.json`.
+        figures (`list[tuple[str, str]]`): From [`~rm_toolkit.inspection.figures.draw_figures`].
+        path (`Path`): The file; the figures stand beside it in `figures/`.
+    """
+    pictures = {file: image(f"figures/{file}", caption) for file, caption in figures}
+    dataset = result["dataset"]
+    name = dataset if isinstance(dataset, str) else dataset["path"]
+    parts = [f"# Inspection of {Path(name).name}", counts_section(result), "## Lengths", lengths_section(result)]
+    parts.append(pictures["lengths.png"])
+    if result["overlap"]:
+        parts += ["## Overlap", overlap_section(result)]
+    parts += ["## Distinctive words", words_section(result)]
+    if "words.png" in pictures:
+        parts.append(pictures["words.png"])
+    parts.append(f"rm_toolkit {result['rm_toolkit']}; fingerprint {result['fingerprint']}.")
+    if result["command"]:
+        parts.append(f"```bash\n{shlex.join(result['command'])}\n```")
+    path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+
+
+def counts_section(result: dict[str, Any]) -> str:
+    """Rows, pairs and what cleaning takes out, a column for each domain that may be the preferred one."""
+    views = list(result["counts"])
+    rows = [[title, *(f"{result['counts'][view][key]:,}" for view in views)] for key, title in STEPS.items()]
+    rows.append(["accuracy of 'the longer response wins'", *(number(result["longer_wins"][view]) for view in views)])
+    note = ""
+    if len(views) > 1:
+        note = "Each column: the answers of that domain are preferred over all the others.\n\n"
+    reading = (
+        "Ties are pairs of equal scores; identical texts are the same response twice; a duplicate is, up to white space, "
+        "an earlier pair. Training uses the clean pairs."
+    )
+    return f"{note}{table(['', *views], rows)}\n\n{reading}"
+
+
+def lengths_section(result: dict[str, Any]) -> str:
+    """Quantiles, and how many texts a model would not read whole."""
+    lengths = result["lengths"]
+    quantiles = [f"{100 * q:g}%" for q in QUANTILES]
+    rows = [
+        [name, f"{own['texts']:,}", number(own["mean"], 1), *(f"{own[q]:,}" for q in quantiles)]
+        for name, own in lengths.items()
+        if name not in ("unit", "tokenizer")
+    ]
+    titles = ["shortest" if q == "0%" else "longest" if q == "100%" else q for q in quantiles]
+    parts = [table([lengths["unit"], "texts", "mean", *titles], rows)]
+    if result["cut"]:
+        cut = result["cut"]
+        parts.append(
+            f"{cut['texts']:,} of {result['texts']:,} texts ({cut['share']:.1%}) are longer than `max_length` "
+            f"{cut['max_length']}; they lose their beginning."
+        )
+    else:
+        parts.append("No tokenizer was given (`--tokenizer`): these are words between white space.")
+    return "\n\n".join(parts)
+
+
+def overlap_section(result: dict[str, Any]) -> str:
+    """Prompts and whole texts that stand in other sets as well."""
+    rows = [
+        [
+            name,
+            f"{own['prompts']:,} ({own['prompts_share']:.1%})",
+            f"{own['texts']:,} ({own['texts_share']:.1%})",
+            f"{own['other_prompts']:,}",
+            f"{own['other_texts']:,}",
+        ]
+        for name, own in result["overlap"].items()
+    ]
+    columns = ["other set", "shared prompts", "shared texts", "its prompts", "its texts"]
+    return table(columns, rows) + "\n\nUp to white space; shares are of this data set."
+
+
+def words_section(result: dict[str, Any]) -> str:
+    """The measure in words, and the best words of each group."""
+    groups = result["words"]
+    lines = [
+        [str(place + 1), *(_word(words[place]) if place < len(words) else "" for words in groups.values())]
+        for place in range(min(WORDS_SHOWN, max(map(len, groups.values()))))
+    ]
+    measure = (
+        "z-score of the weighted log-odds-ratio of a word in a group against all others (Monroe, Colaresi and Quinn "
+        "2008), the prior shaped like the whole corpus and as large as the average group; in brackets how many texts of the "
+        "group say it. Counted once a text; words of two letters or more in at least three texts, without English stop "
+        "words, with a score above 1.96."
+    )
+    return f"{measure}\n\n" + table(["", *groups], lines)
+
+
+def _word(entry: dict[str, Any]) -> str:
+    return f"{entry['word']} {entry['score']:.1f} ({entry['texts']:,})"

@@ -1,0 +1,69 @@
+"""Intervals over prompts: known widths, the same draws whatever the memory, and the cases that resampling cannot see."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rm_toolkit.evaluation import intervals
+from rm_toolkit.evaluation.intervals import Bootstrap, per_prompt
+from rm_toolkit.evaluation.summary import compare
+
+
+def test_values_are_summed_by_prompt():
+    totals, counts = per_prompt(np.array([1.0, 0.0, 0.5, 1.0]), np.array([7, 3, 7, 7]))
+    assert (totals.tolist(), counts.tolist()) == ([0.0, 2.5], [1.0, 3.0])
+
+
+def test_pairs_of_one_prompt_are_no_new_evidence():
+    wins = np.tile([1.0, 0.0], 100)
+    alone = Bootstrap().accuracy_interval(wins, np.arange(200))
+    in_fours = Bootstrap().accuracy_interval(np.repeat(wins[:50], 4), np.repeat(np.arange(50), 4))
+    for (low, high), prompts in ((alone, 200), (in_fours, 50)):
+        half = 1.96 * math.sqrt(0.25 / prompts)  # the normal approximation
+        assert low == pytest.approx(0.5 - half, abs=0.02)
+        assert high == pytest.approx(0.5 + half, abs=0.02)
+
+
+def test_uneven_prompts_weigh_by_their_pairs():
+    # One prompt of 30 right pairs and nine of one wrong pair: now and then the large one is not drawn, or twice.
+    wins, prompt = np.repeat([1.0, 0.0], [30, 9]), np.concatenate([np.zeros(30, int), np.arange(1, 10)])
+    low, high = Bootstrap().accuracy_interval(wins, prompt)
+    assert low == 0.0
+    assert high == pytest.approx(30 * 3 / (30 * 3 + 7))
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_memory(monkeypatch):
+    wins, prompt = np.random.default_rng(1).integers(0, 2, 300).astype(float), np.arange(300) // 2
+    first = Bootstrap(resamples=500).interval(wins, prompt)
+    monkeypatch.setattr(intervals, "NUMBERS_AT_ONCE", 1000)
+    assert Bootstrap(resamples=500).interval(wins, prompt) == first
+    assert Bootstrap(resamples=500, seed=1).interval(wins, prompt) != first
+
+
+def test_all_right_or_all_wrong_gets_the_wilson_interval():
+    z = 1.959964
+    low, high = Bootstrap().accuracy_interval(np.ones(20), np.arange(20) // 2)
+    assert (low, high) == (pytest.approx(10 / (10 + z**2), abs=1e-4), 1.0)
+    low, high = Bootstrap().accuracy_interval(np.zeros(10), np.arange(10))
+    assert (low, high) == (0.0, pytest.approx(z**2 / (10 + z**2), abs=1e-4))
+    assert Bootstrap().accuracy_interval(np.full(10, 0.5), np.arange(10)) == [0.5, 0.5]
+
+
+def test_one_prompt_has_no_interval():
+    assert Bootstrap().interval(np.array([1.0, 0.0]), np.zeros(2, int)) is None
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals():
+    rng = np.random.default_rng(0)
+    first = rng.normal(0.5, 1, 400)
+    second = first + 0.1 * rng.normal(2, 1, 400)  # better on nearly the same pairs
+    prompt = np.arange(400)
+    found = compare(first, second, prompt, Bootstrap())
+    assert found["value"] == pytest.approx((second > 0).mean() - (first > 0).mean())
+    assert 0 < found["low"] < found["value"] < found["high"]
+    low, high = Bootstrap().accuracy_interval((first > 0) * 1.0, prompt)
+    assert found["high"] - found["low"] < 0.6 * (high - low)  # of two independent ones it would be 1.4
+    assert compare(first, first, prompt, Bootstrap()) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    swapped = compare(second, first, prompt, Bootstrap())
+    assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]))
