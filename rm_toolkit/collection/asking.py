@@ -128,33 +128,33 @@ class _Run:
             try:
                 answer = await self.endpoint.ask(question.key, question.domain, question.system_prompt, question.query)
             except Unanswered as error:
-                self.failed(error)
+                self._failed(error)
             else:
-                self.succeeded(answer)
+                self._succeeded(answer)
                 # In a thread: the answers that come in meanwhile are written, not kept waiting for the disk.
                 await asyncio.to_thread(self.journal.sync)
 
-    def succeeded(self, answer: Answer) -> None:
+    def _succeeded(self, answer: Answer) -> None:
         self.journal.add(answer)
         self.outcome.answered += 1
         self.failed_in_a_row = 0
         self.tokens += answer.prompt_tokens + answer.completion_tokens
         self.bar.update()
-        self.show()
+        self._show()
 
-    def failed(self, error: Unanswered) -> None:
+    def _failed(self, error: Unanswered) -> None:
         self.outcome.failures[error.kind] += 1
         self.outcome.examples[error.kind] = str(error)
         self.failed_in_a_row += 1
         self.num_refused += error.refused
-        self.show()
+        self._show()
         if not self.outcome.answered and self.num_refused >= REFUSALS_THAT_STOP:
             raise InputError(
                 f"{self.endpoint.base_url} refuses every request ({error.kind}): {error} Change the sampling settings "
                 "(--temperature, --max-tokens, --extra-body; 'none' leaves one out)."
             ) from error
 
-    def show(self) -> None:
+    def _show(self) -> None:
         rate = self.tokens / max(time.monotonic() - self.begin, 1e-9)
         failed = f", {self.outcome.num_failed} failed" if self.outcome.num_failed else ""
         self.bar.set_postfix_str(f"{self.tokens:,} tokens, {rate:,.0f} tokens/s{failed}", refresh=False)

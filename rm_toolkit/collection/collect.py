@@ -119,32 +119,36 @@ def collect(
         for entry in selection.instructions
         for domain in domains
     ]
-    settings = dataclasses.asdict(endpoint.sampling)
-    with Journal(files["journal"], settings, replace=overwrite) as journal:
+    with Journal(files["journal"], dataclasses.asdict(endpoint.sampling), replace=overwrite) as journal:
         outcome = asyncio.run(_ask(questions, endpoint, journal, concurrency, show_progress))
         answers = {question.key: journal.answers.get(question.key) for question in questions}
         torn = journal.torn
-    rows = _rows(selection.instructions, domains, answers)
-    complete = [(entry, row) for entry, row in zip(selection.instructions, rows) if len(row) == len(domains)]
-    kept, counts = filter_rows([row for _, row in complete], [entry.answer for entry, _ in complete], filters, NORMAL)
+    rows = zip(selection.instructions, _rows(selection.instructions, domains, answers))
+    complete = [(entry, row) for entry, row in rows if len(row) == len(domains)]
+    own_answers = [entry.answer for entry, _ in complete]
+    kept, counts = filter_rows([row for _, row in complete], own_answers, filters, NORMAL)
+    found = _summary(outcome, answers, len(complete), counts)
+    found.torn = torn
+    found.files = {name: str(path) for name, path in files.items()}
+    _write(files["output"], [_dsp_item(entry, row) for (entry, row), good in zip(complete, kept) if good])
+    _write(files["report"], _report(found, selection, domains, endpoint, filters))
+    return found
+
+
+def _summary(outcome: Outcome, answers: dict[str, Answer | None], complete: int, counts: FilterCounts) -> Collected:
     given = [answer for answer in answers.values() if answer]
-    found = Collected(
+    return Collected(
         outcome,
-        num_questions=len(questions),
+        num_questions=len(answers),
         num_answers=len(given),
-        complete=len(complete),
+        complete=complete,
         counts=counts,
         tokens={
             "prompt": sum(answer.prompt_tokens for answer in given),
             "completion": sum(answer.completion_tokens for answer in given),
         },
         finish_reasons=Counter(str(answer.finish_reason) for answer in given),
-        torn=torn,
-        files={name: str(path) for name, path in files.items()},
     )
-    _write(files["output"], [_dsp_item(entry, row) for (entry, row), good in zip(complete, kept) if good])
-    _write(files["report"], _report(found, selection, domains, endpoint, filters))
-    return found
 
 
 async def _ask(

@@ -60,6 +60,11 @@ def load_domains(path: str | Path) -> list[Domain]:
         domain = _read_domain(entry, f"{path}, domain {number}")
         if domain.name in [other.name for other in found]:
             raise InputError(f"{path}: the name '{domain.name}' stands twice; give each domain its own.")
+        twin = next((other.name for other in found if other.system_prompt == domain.system_prompt), None)
+        if twin is not None:
+            raise InputError(
+                f"{path}: '{twin}' and '{domain.name}' have the same system prompt; nothing tells them apart."
+            )
         found.append(domain)
     return found
 

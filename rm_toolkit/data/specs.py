@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..errors import InputError, did_you_mean, name_list
 from .schema import FORMATS, LAYOUTS, check_choice, describe
@@ -87,6 +89,51 @@ class DatasetSpec:
             raise InputError(
                 f"dataset '{name}': `columns` must map our names to the file's, got {describe(self.columns)}."
             )
+
+
+def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[str, Any]]:
+    """
+    Reads `NAME=SPEC …` of a command line; a SPEC in braces is a mapping as in a recipe: `'{path: FILE, source: dsp}'`.
+
+    Args:
+        items (`Sequence[str]`): The arguments.
+        flag (`str`): Their flag, for the errors.
+
+    Raises:
+        `InputError`: for an argument without a name, a name that stands twice, or braces that hold no mapping.
+    """
+    specs: dict[str, str | dict[str, Any]] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not (name.strip() and equals and text.strip()) or name.lstrip().startswith("{"):
+            raise InputError(f"{flag}: '{item}' is not NAME=SPEC. Example: {flag} helpful=outputs/data/helpful")
+        if name in specs:
+            raise InputError(f"{flag}: the name '{name}' stands twice; give each dataset its own.")
+        specs[name] = parse_spec(text, f"{flag} {name}")
+    return specs
+
+
+def parse_spec(text: str, where: str) -> str | dict[str, Any]:
+    """
+    Reads one SPEC of a command line: a path, `PATH:FRACTION`, or a mapping in braces.
+
+    Args:
+        text (`str`): The SPEC.
+        where (`str`): What it belongs to, for the error.
+
+    Raises:
+        `InputError`: for braces that hold no mapping.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: '{text}' is no mapping ({' '.join(str(error).split())}).") from error
+    if None in value.values():
+        key = next(key for key, content in value.items() if content is None)
+        raise InputError(f"{where}: '{text}': '{key}' has no value; write 'KEY: VALUE' with a space after the colon.")
+    return value
 
 
 def _parse_shorthand(text: str) -> dict[str, Any]:
