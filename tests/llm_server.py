@@ -73,7 +73,9 @@ class LLMHandler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self):
-        if self.authorized():
+        if not self.path.startswith("/v1/"):
+            self.fail(404, "Not found.", "not_found")
+        elif self.authorized():
             self.send(
                 200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "x"}]}
             )

@@ -151,7 +151,7 @@ class _Run:
         if not self.outcome.answered and self.num_refused >= REFUSALS_THAT_STOP:
             raise InputError(
                 f"{self.endpoint.base_url} refuses every request ({error.kind}): {error} Change the sampling settings "
-                "(--temperature, --max-tokens, --extra-body; 'none' leaves one out)."
+                "(--temperature, --max-tokens, --sampling-seed, --extra-body; 'none' leaves one out)."
             ) from error
 
     def _show(self) -> None:

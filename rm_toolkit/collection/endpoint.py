@@ -184,6 +184,8 @@ class Endpoint:
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):
             known = []
         hint = did_you_mean(self.sampling.model, known)
+        if not known and not self.base_url.endswith("/v1"):
+            hint = " Most addresses end in `/v1`."
         if known:
             hint += " It has " + ", ".join(f"'{name}'" for name in sorted(known)[:12]) + "."
         return InputError(

@@ -100,7 +100,8 @@ def _frontier(args: argparse.Namespace) -> None:
         tokens_per_batch=args.tokens_per_batch,
         cache_dir=args.cache_dir,
     )
-    print_table(*frontier_rows(found))
+    columns, rows = frontier_rows(found)
+    print_table(columns[:3], [row[:3] for row in rows])  # each set by itself stands in the report
     console.print(describe_choice(found), highlight=False, markup=False)
 
     def add_report(folder: Path) -> None:

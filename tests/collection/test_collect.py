@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -163,6 +164,12 @@ def test_settings_that_the_endpoint_refuses_stop_the_run(arguments, capsys):
     assert len(state.asked) < 12
 
 
+def test_an_address_without_v1_is_a_clear_error(arguments, capsys):
+    with llm_server() as (address, _):
+        assert main(arguments(address.removesuffix("/v1"))) == 2
+    assert "Most addresses end in `/v1`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -196,6 +203,23 @@ def test_a_file_of_somebody_else_is_left_alone(arguments, tmp_path, capsys):
     (tmp_path / "dsp.json").write_text("mine")
     assert main(arguments("http://127.0.0.1:9/v1")) == 2
     assert "Pass --overwrite" in capsys.readouterr().err and (tmp_path / "dsp.json").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_stopped_by_hand_it_says_how_to_go_on(arguments, tmp_path):
+    journal = tmp_path / "dsp.journal.jsonl"
+    with llm_server(delay=lambda: 0.3) as (address, state):
+        command = [sys.executable, "-m", "rm_toolkit.cli", *arguments(address, 60, "--concurrency", "4")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(lines_of(journal)) < 4:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from there" in out
+    assert "Traceback" not in err and not (tmp_path / "dsp.json").exists()
+    assert {line["query"] for line in lines_of(journal)} <= {query for _, query in state.answered}
 
 
 def test_killed_three_times_nothing_is_lost_and_nothing_in_the_journal_asked_again(arguments, collected, tmp_path):
