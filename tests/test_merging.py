@@ -54,7 +54,7 @@ def customized(save_rm):
 
 @pytest.fixture
 def no_fresh_process(monkeypatch):
-    """The reload check's other half takes seconds; one test of each kind of folder has it."""
+    """The reload check's other half takes seconds; one test here has it, and every folder is opened in this one."""
     monkeypatch.setattr("rm_toolkit.hub.check_reload", lambda *args, **kwargs: None)
 
 
@@ -94,7 +94,7 @@ def test_weights_0_and_1_give_the_files_of_the_sources(general, customized, tmp_
         assert (tmp_path / "merged" / part).read_bytes() == (source / part).read_bytes()
 
 
-def test_several_customized_models_and_their_shards(general, customized, save_rm, tmp_path):
+def test_several_customized_models_and_their_shards(general, customized, save_rm, tmp_path, no_fresh_process):
     from transformers import AutoModelForSequenceClassification
 
     art = save_rm("art", 0.2)

@@ -117,7 +117,7 @@ def draw_frontier(frontier: Frontier, path: Path) -> None:
     axis.margins(0.12)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, markerscale=0.7, labelspacing=0.8)
     figure.savefig(path, dpi=150)
 
 
@@ -129,4 +129,4 @@ def _label_points(axis: Any, frontier: Frontier) -> None:
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
     for spot, weights in spots.items():
         text = ", ".join(f"{weight:g}" for weight in weights)
-        axis.annotate(text, spot, textcoords="offset points", xytext=(12, 6), fontsize=9, bbox=ground)
+        axis.annotate(text, spot, textcoords="offset points", xytext=(12, 6), fontsize=9, bbox=ground, zorder=5)
