@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from .configs import RewardModelConfig
 from .errors import InputError, did_you_mean
+from .strict_yaml import StrictLoader
 
 
 @dataclass
@@ -142,7 +143,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             f"the recipe {path} cannot be read: {error.strerror}. Give a YAML file with --config."
         ) from error
     try:
-        values = yaml.load(text, Loader=_StrictLoader)
+        values = yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -224,16 +225,3 @@ def _fill_domain(recipe: RecipeArguments, training: RewardModelConfig, model: Mo
     for group in (recipe, training, model):
         for item in dataclasses.fields(group):
             setattr(group, item.name, fill(getattr(group, item.name)))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key stands once; the plain loader keeps the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.YAMLError(f"the key '{key}' stands twice (line {key_node.start_mark.line + 1}).")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)

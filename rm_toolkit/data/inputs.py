@@ -49,7 +49,7 @@ def _expand(path: str, split: str, source: Source, options: SourceOptions) -> It
             if split in ("", own):
                 yield own, RecordFile(file)
         return
-    path, chosen = _split_suffix(path)
+    path, chosen = split_suffix(path)
     if not Path(path).exists() and not looks_like_hub_id(path):
         raise missing_file(path)
     dataset = open_dataset(path, chosen)
@@ -65,7 +65,7 @@ def _expand(path: str, split: str, source: Source, options: SourceOptions) -> It
         yield own, RecordFile(path, own)
 
 
-def _split_suffix(path: str) -> tuple[str, str | None]:
+def split_suffix(path: str) -> tuple[str, str | None]:
     """Parts `PATH:SPLIT`; a path that exists with its colon stays whole."""
     head, colon, tail = path.rpartition(":")
     if not colon or Path(path).exists() or not tail.replace("_", "").isalnum():

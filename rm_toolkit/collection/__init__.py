@@ -1,0 +1,1 @@
+"""Domain-specific responses from a language model: instructions x domains -> the DSP format."""

@@ -1,0 +1,132 @@
+"""What a frontier shows: a table, the picture, and the choice in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from .frontier import Frontier
+
+
+def save_frontier(frontier: Frontier, folder: Path) -> None:
+    """Writes `frontier.json`, `frontier.md` and `frontier.png` into a folder that is there."""
+    values = {
+        "allowed_loss": frontier.allowed_loss,
+        "lowest_general_accuracy": frontier.limit,
+        "chosen_weight": frontier.chosen.weight,
+        "general_sets": frontier.general_sets,
+        "customized_sets": frontier.customized_sets,
+        "points": [dataclasses.asdict(point) for point in frontier.points],
+    }
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "frontier.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "frontier.md").write_text(frontier_markdown(frontier), encoding="utf-8")
+    draw_frontier(frontier, folder / "frontier.png")
+
+
+def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and rows of the table: a row for each weight, the chosen one with a star."""
+    names = [*frontier.general_sets, *frontier.customized_sets]
+    rows = [
+        [
+            f"{point.weight:g}{' *' if point is frontier.chosen else ''}",
+            f"{point.general:.4f}",
+            f"{point.customized:.4f}",
+            *(f"{point.sets[name].accuracy:.4f}" for name in names),
+        ]
+        for point in frontier.points
+    ]
+    return ["weight", "general", "customized", *names], rows
+
+
+def frontier_markdown(frontier: Frontier) -> str:
+    """Returns the table, what was chosen, and how far to trust it."""
+    columns, rows = frontier_rows(frontier)
+    pairs = ", ".join(f"{name} {found.num_pairs:,}" for name, found in frontier.chosen.sets.items())
+    lines = [
+        "# Between the general and the customized reward model",
+        "",
+        "![general against customized accuracy](frontier.png)",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        describe_choice(frontier),
+        "",
+        f"Accuracy; `general` and `customized` are means over their sets. Pairs: {pairs}. The weight was chosen on these "
+        "sets, so that its accuracy on them flatters it a little: judge the model on others.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe_choice(frontier: Frontier) -> str:
+    """Says in a sentence which weight was chosen, and what it gains and loses."""
+    first, last, chosen = frontier.points[0], frontier.points[-1], frontier.chosen
+    if chosen.weight == 0:
+        return (
+            f"No weight above 0 gains customized accuracy and loses at most {frontier.allowed_loss:g} of general "
+            "accuracy: the chosen model is the general one."
+        )
+    gain = chosen.customized - first.customized
+    share = (
+        f" ({gain / (last.customized - first.customized):.0%} of the gain)"
+        if last.customized > first.customized
+        else ""
+    )
+    return (
+        f"Chosen: weight {chosen.weight:g}, customized {first.customized:.4f} -> {chosen.customized:.4f}{share}, general "
+        f"{first.general:.4f} -> {chosen.general:.4f} (allowed down to {frontier.limit:.4f}; weight 1 has {last.general:.4f})."
+    )
+
+
+def draw_frontier(frontier: Frontier, path: Path) -> None:
+    """
+    Draws general (across) against customized accuracy (up), a point for each weight.
+
+    Args:
+        frontier (`Frontier`): What to draw.
+        path (`Path`): PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Okabe and Ito's colours, told apart by colour-blind readers; marks differ in shape too.
+    blue, vermillion, grey = "#0072B2", "#D55E00", "#6E6E6E"
+    figure = Figure(figsize=(8.0, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    across = [point.general for point in frontier.points]
+    up = [point.customized for point in frontier.points]
+    axis.plot(across, up, "-o", color=blue, markersize=5, linewidth=1.2, label="weights between")
+    axis.plot(across[0], up[0], "s", color=grey, markersize=9, label="general model (weight 0)")
+    axis.plot(across[-1], up[-1], "^", color=grey, markersize=9, label="customized model (weight 1)")
+    chosen = frontier.chosen
+    ring = {"markersize": 19, "markerfacecolor": "none", "markeredgecolor": vermillion, "markeredgewidth": 2.2}
+    axis.plot(chosen.general, chosen.customized, "o", label=f"chosen (weight {chosen.weight:g})", **ring)
+    axis.axvline(
+        frontier.limit, color=vermillion, linestyle="--", linewidth=1, label=f"allowed loss {frontier.allowed_loss:g}"
+    )
+    _label_points(axis, frontier)
+    axis.set_xlabel(f"general accuracy ({', '.join(frontier.general_sets)})")
+    axis.set_ylabel(f"customized accuracy ({', '.join(frontier.customized_sets)})")
+    axis.grid(color="#E3E3E3")
+    axis.set_axisbelow(True)
+    axis.margins(0.12)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, markerscale=0.7, labelspacing=0.8)
+    figure.savefig(path, dpi=150)
+
+
+def _label_points(axis: Any, frontier: Frontier) -> None:
+    """Writes each weight beside its point; points on one spot share a label."""
+    spots: dict[tuple[float, float], list[float]] = {}
+    for point in frontier.points:
+        spots.setdefault((round(point.general, 4), round(point.customized, 4)), []).append(point.weight)
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    for spot, weights in spots.items():
+        text = ", ".join(f"{weight:g}" for weight in weights)
+        axis.annotate(text, spot, textcoords="offset points", xytext=(12, 6), fontsize=9, bbox=ground, zorder=5)
