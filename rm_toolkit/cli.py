@@ -16,6 +16,7 @@ from .errors import InputError, did_you_mean, name_list
 # `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
+    "plan": ("rm_toolkit.commands.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 
@@ -46,8 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(module_name)
     command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
+    args, unknown = command.parse_known_args(rest)
+    if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args.recipe_flags = unknown
     try:
-        module.run(command.parse_args(rest))
+        module.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
