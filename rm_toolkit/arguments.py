@@ -59,6 +59,13 @@ class RecipeArguments:
             "nargs": "+",
         },
     )
+    dataset_streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training data row by row while training, never whole; needs max_steps. `streaming: true` "
+            "in one of train_datasets says the same."
+        },
+    )
     allow_overlap: bool = field(
         default=False, metadata={"help": "Go on although prompts of a test set are also trained on."}
     )

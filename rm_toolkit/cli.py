@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("rm_toolkit.commands.evaluate", "reward models x test sets -> metrics, a report, figures"),
     "inspect": ("rm_toolkit.commands.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "merge": ("rm_toolkit.commands.merge", "general + customized reward model -> one between them"),
+    "plan": ("rm_toolkit.commands.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 
@@ -50,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(module_name)
     command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
+    args, unknown = command.parse_known_args(rest)
+    if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args.recipe_flags = unknown
     try:
-        args = command.parse_args(rest)
         args.command_line = ["rm-toolkit", *argv]
         module.run(args)
     except InputError as error:

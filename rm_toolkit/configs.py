@@ -111,6 +111,13 @@ class RewardModelConfig(RewardConfig):
             "per_device_train_batch_size pairs; at least 2 * max_length. Pairs of a step stay as they are."
         },
     )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Streamed training data: rows that each process holds at a time, 1 or more. They are shuffled, and "
+            "pairs of one prompt found, within these; all of them are in memory."
+        },
+    )
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )
@@ -181,6 +188,8 @@ class RewardModelConfig(RewardConfig):
                 f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
                 f"{self.max_length} needs {2 * self.max_length}. Raise it, or lower `max_length`."
             )
+        if self.shuffle_buffer_size < 1:
+            raise InputError(f"`shuffle_buffer_size` is {self.shuffle_buffer_size}; it is 1 row or more.")
         self._derive_accumulation()
 
     def _derive_accumulation(self) -> None:

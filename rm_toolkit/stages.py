@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from .adapters import is_adapter
@@ -20,10 +19,12 @@ from .data.leakage import check_overlap
 from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
 from .data.replay import replayed_per_step
+from .data.streams import mix_streams
 from .errors import InputError
 from .modeling import load_config
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
+from .stage_streams import amount_of_data, are_streams, identity, report_overlap, sample_texts, watch_overlap
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
 from .trainer import RewardModelTrainer
@@ -48,26 +49,32 @@ def load_stage_data(
     # The main process fills the cache of datasets, the others read it.
     with PartialState().main_process_first():
         replayed = (recipe.replay_datasets or {}) if training.general_replay_fraction else {}
-        for specs, split in (
-            (recipe.train_datasets, "train"),
-            (recipe.eval_datasets or {}, "test"),
-            (replayed, "train"),
+        for specs, split, streaming in (
+            (recipe.train_datasets, "train", recipe.dataset_streaming),
+            (recipe.eval_datasets or {}, "test", False),
+            (replayed, "train", False),
         ):
-            loaded.append(load_datasets(specs, split, num_proc=training.dataset_num_proc, **options))
+            loaded.append(
+                load_datasets(specs, split, num_proc=training.dataset_num_proc, streaming=streaming, **options)
+            )
     train, evaluation, replay = loaded
-    seen = {**train, **{f"{name} (replayed)": dataset for name, dataset in replay.items()}}
-    check_overlap(seen, evaluation, allow_overlap=recipe.allow_overlap)
+    if not are_streams(train):
+        seen = {**train, **{f"{name} (replayed)": dataset for name, dataset in replay.items()}}
+        check_overlap(seen, evaluation, allow_overlap=recipe.allow_overlap)
     return train, evaluation, replay
 
 
-def mix(datasets: dict[str, Dataset]) -> Dataset:
+def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDataset:
     """
     Puts training sets together. Pairs and ranked rows may be mixed: then all become pairs.
 
     Args:
         datasets (`dict[str, Dataset]`): From [`load_stage_data`].
+        seed (`int`): Seed of the mixture of streams.
     """
     parts = list(datasets.values())
+    if are_streams(datasets):
+        return mix_streams(datasets, seed)
     ranked = ["completions" in part.column_names for part in parts]
     if any(ranked) and not all(ranked):
         parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]
@@ -92,7 +99,7 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
             return
         size = dict(recipe.tiny_base)
         console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
-        tokenizer = train_tokenizer(_texts(train), folder, vocab_size=size.pop("vocab_size", 4096))
+        tokenizer = train_tokenizer(sample_texts(train), folder, vocab_size=size.pop("vocab_size", 4096))
         build_tiny_model(folder, len(tokenizer), seed=seed, **size)
 
 
@@ -136,10 +143,10 @@ def build_trainer(
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
-    return RewardModelTrainer(
+    trainer = RewardModelTrainer(
         name,
         training,
-        mix(train),
+        mix(train, training.seed),
         evaluation or None,
         processing_class=load_tokenizer(
             recipe.tokenizer_name_or_path or name, trust_remote_code=training.trust_remote_code
@@ -149,6 +156,9 @@ def build_trainer(
         require_head=stage == "crft",
         settings=settings,
     )
+    if are_streams(train):
+        watch_overlap(trainer, train, evaluation, recipe.allow_overlap)
+    return trainer
 
 
 def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str | None) -> None:
@@ -167,6 +177,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     if trainer.is_world_process_zero():
         console.print(describe_engine(trainer), highlight=False)
     trainer.train(resume_from_checkpoint=resume)
+    report_overlap(trainer)
     if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model()
@@ -209,11 +220,9 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         engine += f" ZeRO-{plugin.zero_stage}"
-    return (
-        f"Engine {engine}, {accelerator.num_processes} process(es), {accelerator.device.type}, "
-        f"mixed precision {accelerator.mixed_precision}; {len(trainer.train_dataset):,} pairs, "
-        f"{trainer.pairs_per_step} a step{_replay_note(trainer)}."
-    )
+    where = f"{engine}, {accelerator.num_processes} process(es), {accelerator.device.type}"
+    amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
+    return f"Engine {where}, mixed precision {accelerator.mixed_precision}; {amount}."
 
 
 def _replay_note(trainer: RewardModelTrainer) -> str:
@@ -287,18 +296,4 @@ def _lineage_entry(
 
 
 def _describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {"rows": len(dataset), "fingerprint": dataset._fingerprint, "spec": specs.get(name)}
-        for name, dataset in datasets.items()
-    }
-
-
-def _texts(datasets: dict[str, Dataset]) -> Iterator[str]:
-    for dataset in datasets.values():
-        for row in dataset:
-            responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
-            for response in responses:
-                if isinstance(response, str):
-                    yield (row.get("prompt") or "") + response
-                else:
-                    yield from (message["content"] for message in [*(row.get("prompt") or []), *response])
+    return {name: {**identity(dataset), "spec": specs.get(name)} for name, dataset in datasets.items()}

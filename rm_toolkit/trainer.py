@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from datasets import Dataset, DatasetDict
-from torch.utils.data import DataLoader
+from datasets import Dataset, DatasetDict, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -21,9 +21,10 @@ from .batch_layout import choose_layout
 from .checkpoint import CheckpointMixin
 from .configs import RewardModelConfig
 from .data.collator import MicroBatch, PreferenceCollator
-from .data.planning import EpochPlan, StepDataset, take_only
-from .data.replay import ReplayPlan, join
-from .data.tokenization import TokenizedPreferences, tokenize_preferences
+from .data.planning import take_only
+from .data.replay import join
+from .data.stream import PreferenceStream
+from .data.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
 from .errors import InputError
 from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
@@ -31,12 +32,13 @@ from .losses import anchor_loss, centering_loss, ranking_loss
 from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
 from .settings import RewardModelSettings
+from .step_loader import EpochCallback, StepLoaderMixin
 from .step_log import StepLogMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
+class RewardModelTrainer(StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -46,8 +48,8 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): Base model, reward model, or a stock sequence classifier.
         args (`RewardModelConfig`): Configuration.
-        train_dataset (`datasets.Dataset`): Preference rows: pairs (`chosen`, `rejected`) or ranked (`completions`,
-            `scores`), with or without `prompt`, strings or messages.
+        train_dataset (`datasets.Dataset` or `IterableDataset`): Preference rows: pairs (`chosen`, `rejected`) or ranked
+            (`completions`, `scores`), with or without `prompt`, strings or messages. A stream needs `max_steps`.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is counted by itself.
         processing_class (`PreTrainedTokenizerBase`, *optional*): Defaults to the tokenizer saved with the model.
         peft_config (`PeftConfig`, *optional*): Trains an adapter; the reward head is trained and saved with it.
@@ -65,7 +67,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
         self,
         model: str | PreTrainedModel | RewardModel,
         args: RewardModelConfig,
-        train_dataset: Dataset,
+        train_dataset: Dataset | IterableDataset,
         eval_dataset: Dataset | DatasetDict | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any | None = None,
@@ -99,6 +101,8 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
         args = copy.copy(args)
         args.gradient_accumulation_steps = 1
         args.model_init_kwargs = None
+        if isinstance(train_dataset, IterableDataset):
+            args.ignore_data_skip = True  # the position in a stream is restored, not counted off
         self.sample_texts: list[tuple[Any, Any]] = []
         self.batch_layout = "plain"
         super().__init__(
@@ -121,7 +125,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
             self.replay_data = self._prepare_dataset(replay_dataset, processing_class, args, "replay")
             self.train_data = join(self.train_dataset, self.replay_data)
         self._choose_layout()
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(EpochCallback(self))
         if args.anchor_coef:
             self.add_callback(AnchorCallback(self))
         for default in (ProgressCallback, PrinterCallback):
@@ -133,7 +137,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
         self.batch_layout = choose_layout(
             self.args.batch_layout,
             self.model,
-            [data for data in (self.train_data, *tests) if data is not None],
+            [data for data in (getattr(self, "stream_sample", self.train_data), *tests) if data is not None],
             self._collator(),
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
@@ -141,25 +145,23 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: PreTrainedTokenizerBase, args: RewardModelConfig, dataset_name: str
-    ) -> TokenizedPreferences:
-        if isinstance(dataset, TokenizedPreferences):
+    ) -> TokenizedPreferences | PreferenceStream:
+        if isinstance(dataset, TokenizedPreferences | PreferenceStream):
             return dataset
-        if not self.sample_texts and len(dataset):
-            row = dataset[0]
-            responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
-            prompt = row.get("prompt")
-            self.sample_texts = [(type(text)() if prompt is None else prompt, text) for text in responses]
-        data = tokenize_preferences(
-            dataset,
-            processing_class,
-            max_length=args.max_length,
-            data_format=args.data_format,
-            lm_score_threshold=args.lm_score_threshold,
-            lm_target_eos=args.lm_loss_coef > 0,
-            name=dataset_name,
-            show_progress=not args.disable_tqdm and args.should_log,
-            find_completions=args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
-        )
+        options = {
+            "max_length": args.max_length,
+            "data_format": args.data_format,
+            "lm_score_threshold": args.lm_score_threshold,
+            "lm_target_eos": args.lm_loss_coef > 0,
+            "name": dataset_name,
+            "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
+        }
+        if isinstance(dataset, IterableDataset):
+            return self._prepare_stream(dataset, partial(tokenize_rows, tokenizer=processing_class, **options), args)
+        if len(dataset):
+            self._keep_samples(dataset[0])
+        show_progress = not args.disable_tqdm and args.should_log
+        data = tokenize_preferences(dataset, processing_class, show_progress=show_progress, **options)
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))
         if not len(data):
@@ -169,38 +171,16 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
             )
         return data
 
+    def _keep_samples(self, row: Mapping[str, Any]) -> None:
+        """Keeps the texts of the first row that is prepared, for the reload check."""
+        if self.sample_texts:
+            return
+        responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
+        prompt = row.get("prompt")
+        self.sample_texts = [(type(text)() if prompt is None else prompt, text) for text in responses]
+
     def _send_telemetry(self) -> None:
         """Nothing is reported to anybody."""
-
-    def get_train_dataloader(self) -> DataLoader:
-        """One batch is this process's share of one optimizer step: a list of micro-batches."""
-        args = self.args
-        collator = self._collator(args.lm_loss_on if args.lm_loss_coef > 0 else None)
-        make_plan = EpochPlan
-        if self.replay_data is not None:
-            make_plan = partial(
-                ReplayPlan, num_customized=len(self.train_dataset), fraction=args.general_replay_fraction
-            )
-        self.epoch_plan = make_plan(
-            self.train_data,
-            pairs_per_step=self.pairs_per_step,
-            pairs_per_micro_batch=args.per_device_train_batch_size,
-            num_processes=self.accelerator.num_processes,
-            process_index=self.accelerator.process_index,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            group_by_prompt=args.group_by_prompt,
-            pair_weighting=args.pair_weighting,
-            tokens_per_micro_batch=args.max_tokens_per_batch,
-            shared_layout=self.batch_layout == "shared",
-        )
-        return DataLoader(
-            StepDataset(self.train_data, collator),
-            batch_sampler=self.epoch_plan,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
 
     def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
         # Encoders count positions from the first token, each in its own way; `cls` reads there.
@@ -285,14 +265,3 @@ def _refuse_unused(options: dict[str, Any]) -> None:
                 f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
                 "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
             )
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the plan which epoch begins, on a fresh start and on resume alike."""
-
-    def __init__(self, trainer: RewardModelTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        plan = self.trainer.epoch_plan
-        plan.set_epoch(state.global_step // len(plan))

@@ -16,6 +16,8 @@ RUNS = {
     "empty": {"lm_loss_coef": 0.3, "pairs_per_step": 26, "per_device_train_batch_size": 13},
     # Filled by tokens: the processes get unlike numbers of pairs, and one may get none
     "shared": {"batch_layout": "shared", "max_tokens_per_batch": 128, "lm_loss_coef": 0.3, "pairs_per_step": 10},
+    # A stream in two shards, a step as long as a pass: in whatever order, all of it
+    "stream": {"max_steps": 3, "pairs_per_step": 28, "per_device_train_batch_size": 14, "lm_loss_coef": 0.3},
     "average": {"pooling_type": "average", "per_device_eval_batch_size": 1},
 }
 
@@ -46,7 +48,10 @@ def train(base: str, rows: Path, output: Path, name: str) -> dict:
         **options,
     )
     evaluation = {key: Dataset.from_list(data[key]) for key in ("pairs", "ranked")}
-    trainer = RewardModelTrainer(base, args, Dataset.from_list(data["train"]), evaluation)
+    training = Dataset.from_list(data["train"])
+    if name == "stream":
+        training = training.to_iterable_dataset(num_shards=2)
+    trainer = RewardModelTrainer(base, args, training, evaluation)
     trainer.train()
     weights = {key: value.flatten()[:50].tolist() for key, value in trainer.model.state_dict().items()}
     logs = [log for log in trainer.state.log_history if "loss" in log or "eval_pairs_loss" in log]

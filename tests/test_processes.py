@@ -72,12 +72,20 @@ def test_the_losses_are_learned_from(both):
     assert losses[-1] < losses[0] and len(losses) == 8
 
 
+def test_each_process_saves_its_place_in_the_stream(both):
+    places = [json.loads((both[2] / "two/stream/checkpoint-3" / f"stream_state_{k}.json").read_text()) for k in (0, 1)]
+    assert [place["num_processes"] for place in places] == [2, 2]
+    assert sum(place["row"] for place in places) == 6 and {place["pass"] for place in places} == {2}
+
+
 def test_one_process_prints_and_saves(both):
     _, printed, folder = both
     lines = [line for line in printed.splitlines() if line.startswith("step 0/")]
     assert len(lines) == 2 * len(RUNS)  # two test sets, once each
     # No warning that a user could not act on, from none of the libraries: all lines are the run's own.
-    assert not [line for line in printed.splitlines() if line and not line.startswith(("step ", "data set "))]
+    assert not [
+        line for line in printed.splitlines() if line and not line.startswith(("step ", "data set ", "stream: "))
+    ]
     assert {path.name for path in (folder / "two" / "lm" / "checkpoint-8").iterdir()} >= {
         "model.safetensors",
         "lm_head",

@@ -81,6 +81,36 @@ def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset,
     return _keep(flagged)
 
 
+def clean_row(row: dict[str, Any], layout: str) -> list[dict[str, Any]]:
+    """
+    Cleans one ranked row of a stream as far as it shows by itself: duplicates of other rows stay.
+
+    Args:
+        row (`dict`): All columns of `ranked_features`.
+        layout (`str`): `pairs` gives each of its pairs as a ranked row of two.
+
+    Returns:
+        `list[dict]`: Ranked rows; none where nothing is left.
+    """
+    batch = {name: [value] for name, value in row.items()}
+    if layout == "ranked":
+        flagged = _flag_ranked(batch)
+        return [{name: flagged[name][0] for name in row}] if flagged[DROP][0] == KEEP else []
+    flagged = _flag_pairs(batch)
+    pairs = [
+        dict(zip(flagged, values)) for values in zip(*flagged.values()) if values[list(flagged).index(DROP)] == KEEP
+    ]
+    return [
+        {
+            **{name: pair.get(name) for name in row},
+            "completions": [pair["chosen"], pair["rejected"]],
+            "scores": [pair["score_chosen"], pair["score_rejected"]],
+            "completion_domains": None,
+        }
+        for pair in pairs
+    ]
+
+
 def _map(dataset: Dataset, function: Any, features: Any, title: str, num_proc: int | None) -> Dataset:
     processes = min(num_proc or 1, max(1, len(dataset)))
     return dataset.map(

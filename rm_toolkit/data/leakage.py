@@ -76,25 +76,26 @@ def check_overlap(
         shared = set().union(*shared_with.values())
         found[name] = len(shared)
         first = next(row for row in dataset if row["prompt_id"] in shared)
-        text = _shorten(first)
+        text = shorten_prompt(first)
         problem = (
             f"{len(shared):,} prompts of eval set '{name}' also stand in the training mixture "
             f"({name_list(shared_with)}; first: '{text}')."
         )
-        fixed = all(_authors_split(dataset, train[other]) for other in shared_with)
+        fixed = all(authors_split(dataset, train[other]) for other in shared_with)
         if not fixed and not allow_overlap:
             raise InputError(f"{problem} Drop them from one side, or pass --allow-overlap.")
         logger.warning("%s%s", problem, " Their split is the data authors' own." if fixed else "")
     return found
 
 
-def _authors_split(evaluation: Dataset, train: Dataset) -> bool:
+def authors_split(evaluation: Dataset, train: Dataset) -> bool:
     """Whether the authors of the data drew the line between the two (and both are not simply the same rows)."""
     (split, origin), (train_split, train_origin) = split_origin(evaluation), split_origin(train)
     return {split, train_split} <= {"given", "whole"} and origin != train_origin
 
 
-def _shorten(row: dict[str, Any], width: int = 60) -> str:
+def shorten_prompt(row: Mapping[str, Any], width: int = 60) -> str:
+    """Returns the beginning of a row's prompt (or else of its first text), for a message."""
     prompt = row["prompt"]
     text = prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
     text = " ".join((text or str(row.get("chosen") or row.get("completions"))).split())

@@ -21,11 +21,12 @@ from .schema import describe, find_format, find_layout, pair_features, ranked_fe
 from .sources import find_source
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
+from .streams import open_stream
 from .templates import messages_to_text, text_to_messages
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def load_datasets(
     format: str = "text",
     layout: str | None = None,
     num_proc: int | None = None,
-) -> dict[str, Dataset]:
+    streaming: bool = False,
+) -> dict[str, Dataset | IterableDataset]:
     """
     Loads the named datasets of a run.
 
@@ -54,21 +56,29 @@ def load_datasets(
         format (`str`): `text` or `chat`; datasets built in the other one are converted.
         layout (`str`, *optional*): `pairs` or `ranked`. Default: built folders as they are, raw files as ranked rows.
         num_proc (`int`, *optional*): Processes for the work on rows.
+        streaming (`bool`): Open all of them as streams; so they are, too, if one spec says `streaming`.
 
     Returns:
-        `dict[str, datasets.Dataset]`: Pairs or ranked rows, see `schema`.
+        `dict[str, datasets.Dataset]`: Pairs or ranked rows, see `schema`; streams are `IterableDataset`, ranked rows.
 
     Raises:
         `InputError`: naming the dataset, for whatever cannot be loaded.
     """
     if not isinstance(specs, Mapping):
         raise InputError(f"datasets must be given by name (NAME: PATH), got {describe(specs)}.")
-    loaded = {}
-    for name, value in specs.items():
-        spec = DatasetSpec.parse(value, name)
+    loaded: dict[str, Dataset | IterableDataset] = {}
+    parsed = {name: DatasetSpec.parse(value, name) for name, value in specs.items()}
+    streamed = [name for name, spec in parsed.items() if spec.streaming]
+    if streamed and split == "test":
+        raise InputError(f"dataset '{streamed[0]}': test sets are counted whole; leave out `streaming`.")
+    streaming = bool(streamed) or streaming
+    for name, spec in parsed.items():
         spec = replace(spec, format=spec.format or format, layout=spec.layout or layout, split=spec.split or split)
         try:
-            loaded[name] = _load(spec, seed, cache_dir, num_proc)
+            if streaming:
+                loaded[name] = open_stream(spec, spec.source, _recognise, seed)
+            else:
+                loaded[name] = _load(spec, seed, cache_dir, num_proc)
         except InputError as error:
             raise InputError(f"dataset '{name}': {error}") from error
     return loaded

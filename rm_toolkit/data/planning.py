@@ -109,39 +109,58 @@ class EpochPlan(Sampler):
         Pairs of one prompt stay together, prompts of like length are computed together: the sum over the step is the
         same in any order, and padding is not.
         """
-        data = self.data
-        chunks = self.filler.fill(self._by_length(pairs))
+        chunks, lm_sequences = split_pairs(self.data, self.filler, pairs)
         slots = -(-len(chunks) // self.num_processes)
-        counted: set[int] = set()
-        lm_sequences = []
-        for chunk in chunks:  # in the same order on every process, so that all agree where a text is counted
-            candidates = np.concatenate(
-                [data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]]
-            )
-            new = sorted(set(candidates.tolist()) - counted)
-            counted.update(new)
-            lm_sequences.append(np.array(new, dtype=np.int64))
         empty = np.zeros(0, dtype=np.int64)
         mine = [slot * self.num_processes + self.process_index for slot in range(slots)]
         return StepPlan(
             micro_batches=[chunks[k] if k < len(chunks) else empty for k in mine],
             lm_sequences=[lm_sequences[k] if k < len(chunks) else empty for k in mine],
             pair_weight=self._weights(pairs),
-            lm_weight=1.0 / max(len(counted), 1),
+            lm_weight=1.0 / max(sum(map(len, lm_sequences)), 1),
             num_pairs=len(pairs),
         )
-
-    def _by_length(self, pairs: np.ndarray) -> list[np.ndarray]:
-        lengths = self.data.lengths
-        groups = [np.sort(pairs[members]) for members in group_pairs(self.data.prompt[pairs])]
-        longest = [max(lengths[self.data.better[g]].max(), lengths[self.data.worse[g]].max()) for g in groups]
-        return [groups[k] for k in np.argsort(longest, kind="stable")]
 
     def _weights(self, pairs: np.ndarray) -> dict[int, float]:
         if self.pair_weighting == "pair":
             return dict.fromkeys(pairs.tolist(), 1.0 / len(pairs))
         rows, inverse, counts = np.unique(self.data.row[pairs], return_inverse=True, return_counts=True)
         return dict(zip(pairs.tolist(), (1.0 / (counts[inverse] * len(rows))).tolist()))
+
+
+def split_pairs(
+    data: TokenizedPreferences, filler: Filler, pairs: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """
+    Splits the pairs of one step into micro-batches: those of a prompt together, prompts of like length together.
+
+    Args:
+        data (`TokenizedPreferences`): Where they come from.
+        filler (`Filler`): Fills micro-batches of that data.
+        pairs (`np.ndarray`): Numbers of the pairs.
+
+    Returns:
+        `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
+            text of the step stands in one of them only.
+    """
+    chunks = filler.fill(_by_length(data, pairs))
+    counted: set[int] = set()
+    lm_sequences = []
+    for chunk in chunks:  # in the same order on every process, so that all agree where a text is counted
+        candidates = np.concatenate(
+            [data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]]
+        )
+        new = sorted(set(candidates.tolist()) - counted)
+        counted.update(new)
+        lm_sequences.append(np.array(new, dtype=np.int64))
+    return chunks, lm_sequences
+
+
+def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> list[np.ndarray]:
+    lengths = data.lengths
+    groups = [np.sort(pairs[members]) for members in group_pairs(data.prompt[pairs])]
+    longest = [max(lengths[data.better[g]].max(), lengths[data.worse[g]].max()) for g in groups]
+    return [groups[k] for k in np.argsort(longest, kind="stable")]
 
 
 class StepDataset(TorchDataset):

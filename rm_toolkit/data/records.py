@@ -55,6 +55,10 @@ class RecordFile:
     path: str
     split: str | None = None
 
+    def records(self) -> Iterator[tuple[Place, dict[str, Any] | InputError]]:
+        """Yields the records, see [`read_records`]."""
+        return read_records(self)
+
     def fingerprint(self) -> str:
         """Returns a text that changes when the content does: path, size and time of a file; datasets' own otherwise."""
         path = Path(self.path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .fingerprints import fingerprint
-from .records import RecordFile, read_records
+from .records import RecordFile
 from .schema import RawRow, extend_features, ranked_features
 from .sources import Source, SourceOptions, find_source
 from .sources.base import DEFAULT_DOMAIN
@@ -111,7 +111,7 @@ def iterate_raw_rows(
 ) -> Iterator[RawRow | InputError]:
     """Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used."""
     for file in files:
-        records = read_records(file)
+        records = file.records()
         for place, record in source.group(records, options) if source.group else records:
             try:
                 if isinstance(record, InputError):

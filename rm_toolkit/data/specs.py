@@ -32,6 +32,8 @@ class DatasetSpec:
         template (`str`, *optional*): `human-assistant` or `none`, around plain-text prompts.
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]`.
         skip_invalid (`bool`): Leave out records that cannot be used.
+        streaming (`bool`): Training data only: read row by row while training, never whole; needs `max_steps`. `path`
+            may then be a folder of shards or a pattern like `DIR/*.jsonl`.
     """
 
     path: str
@@ -46,6 +48,7 @@ class DatasetSpec:
     template: str | None = None
     strip_citations: bool = False
     skip_invalid: bool = False
+    streaming: bool = False
 
     @classmethod
     def parse(cls, value: str | Mapping[str, Any] | DatasetSpec, name: str) -> DatasetSpec:
@@ -82,6 +85,10 @@ class DatasetSpec:
     def _check(self, name: str) -> None:
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
             raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
+        if not isinstance(self.streaming, bool):
+            raise InputError(
+                f"dataset '{name}': `streaming` is {describe(self.streaming)}, but must be true or false."
+            )
         for key, known in (("layout", LAYOUTS), ("format", FORMATS)):
             if getattr(self, key) is not None:
                 check_choice(f"{name}.{key}", getattr(self, key), known)

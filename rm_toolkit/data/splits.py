@@ -30,7 +30,7 @@ def seeded_order(dataset: Dataset, seed: int) -> np.ndarray:
     import numpy as np
     from pandas.util import hash_array
 
-    key = f"{seed % 10**16:016d}"
+    key = _hash_key(seed)
     column = dataset.with_format("arrow")["prompt_id"]
     starts = range(0, len(dataset), CHUNK)
     chunks = (column.slice(start, CHUNK).to_numpy(zero_copy_only=False) for start in starts)
@@ -76,6 +76,19 @@ def take_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     keys = seeded_order(dataset, seed)
     prompts = np.unique(keys)
     return dataset.select(np.flatnonzero(keys <= prompts[_count(fraction, len(prompts)) - 1]))
+
+
+def in_fraction(prompt_id: str, fraction: float, seed: int) -> bool:
+    """Whether a prompt belongs to a random part of all prompts, judged by itself: right on average, for streams."""
+    import numpy as np
+    from pandas.util import hash_array
+
+    key = hash_array(np.array([prompt_id], dtype=object), hash_key=_hash_key(seed), categorize=False)[0]
+    return int(key) < fraction * 2**64
+
+
+def _hash_key(seed: int) -> str:
+    return f"{seed % 10**16:016d}"
 
 
 def _count(size: float, prompts: int) -> int:

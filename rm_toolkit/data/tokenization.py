@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from .encoding import BATCH_SIZE, Text, encode
+from .preference_rows import PreferenceRow, as_row, check_columns, text_key
 from .token_cache import TokenCache
 
 
@@ -113,64 +115,71 @@ def tokenize_preferences(
     stored = cache.load() if cache else None
     if stored is not None:
         return TokenizedPreferences(name=name, **stored)
+    data = tokenize_rows(
+        _rows(dataset, name),
+        tokenizer,
+        max_length=max_length,
+        data_format=data_format,
+        lm_score_threshold=lm_score_threshold,
+        lm_target_eos=lm_target_eos,
+        name=name,
+        show_progress=show_progress,
+        find_completions=find_completions,
+    )
+    if cache:
+        fields = dataclasses.fields(data)
+        cache.save({field.name: getattr(data, field.name) for field in fields if field.name != "name"})
+    return data
+
+
+def tokenize_rows(
+    rows: Iterable[PreferenceRow],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    lm_score_threshold: float = 0.85,
+    lm_target_eos: bool = False,
+    name: str = "train",
+    show_progress: bool = False,
+    find_completions: bool = True,
+) -> TokenizedPreferences:
+    """
+    Turns rows into token ids; nothing is read from or kept in a cache.
+
+    Args:
+        rows (`Iterable[PreferenceRow]`): From [`as_row`].
+        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions: As
+            in [`tokenize_preferences`].
+
+    Raises:
+        `InputError`: if the format does not fit the rows.
+    """
     index: dict[Any, int] = {}
     texts: list[tuple[Text, Text]] = []
 
     def sequence_of(prompt: Text, completion: Text) -> int:
-        key = _key(prompt, completion)
+        key = text_key(prompt, completion)
         if key not in index:
             index[key] = len(texts)
             texts.append((prompt, completion))
         return index[key]
 
     columns = _PairColumns()
-    for number, row in enumerate(_rows(dataset, name)):
+    for number, row in enumerate(rows):
         members = [sequence_of(row.prompt, completion) for completion in row.completions]
         columns.add_row(number, members, row.scores, row.prompt_key, row.margin, lm_score_threshold)
     _check_format(texts, data_format, name)
     encoded = encode(texts, tokenizer, max_length, data_format, name, show_progress, find_completions=find_completions)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
-    fields = {"lm_target_eos": eos, **encoded, **columns.arrays()}
-    if cache:
-        cache.save(fields)
-    return TokenizedPreferences(name=name, **fields)
+    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **columns.arrays())
 
 
-@dataclass
-class _Row:
-    prompt: Text
-    completions: list[Text]
-    scores: list[float]
-    prompt_key: Any
-    margin: float | None
-
-
-def _rows(dataset: Dataset, name: str) -> Iterator[_Row]:
-    names = set(dataset.column_names)
-    ranked = {"completions", "scores"} <= names
-    if not ranked and not {"chosen", "rejected"} <= names:
-        raise InputError(
-            f"data set '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
-            "`completions` and `scores`. Build one with `rm-toolkit build-data`."
-        )
+def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
+    ranked = check_columns(dataset.column_names, name)
     for batch in dataset.iter(batch_size=BATCH_SIZE):
-        rows = (dict(zip(batch, values)) for values in zip(*batch.values()))
-        for row in rows:
-            completions = row["completions"] if ranked else [row["chosen"], row["rejected"]]
-            prompt = row.get("prompt")
-            if prompt is None:
-                prompt = [] if isinstance(completions[0], list) else ""
-            scores = row["scores"] if ranked else _pair_scores(row)
-            key = row.get("prompt_id") or (_key(prompt, "") if prompt else None)
-            yield _Row(prompt, completions, scores, key, row.get("margin"))
-
-
-def _pair_scores(row: dict) -> list[float]:
-    """Scores of (chosen, rejected); 1 and 0 where the row has none or they contradict the columns' names."""
-    chosen, rejected = row.get("score_chosen"), row.get("score_rejected")
-    if chosen is None or rejected is None or not chosen > rejected:
-        return [1.0, 0.0]
-    return [chosen, rejected]
+        for values in zip(*batch.values()):
+            yield as_row(dict(zip(batch, values)), ranked)
 
 
 class _PairColumns:
@@ -224,13 +233,6 @@ class _PairColumns:
         }
 
 
-def _key(prompt: Text, completion: Text) -> Any:
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt + completion
-    messages = (prompt if isinstance(prompt, list) else []) + (completion if isinstance(completion, list) else [])
-    return tuple((message["role"], message["content"]) for message in messages)
-
-
 def _check_format(texts: list[tuple[Text, Text]], data_format: str, name: str) -> None:
     if not texts:
         return
@@ -263,7 +265,7 @@ def tokenize_texts(
         `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
     """
     index: dict[Any, int] = {}
-    numbers = [index.setdefault(_key(prompt, completion), len(index)) for prompt, completion in texts]
+    numbers = [index.setdefault(text_key(prompt, completion), len(index)) for prompt, completion in texts]
     distinct: list[Any] = [None] * len(index)
     for number, text in zip(numbers, texts):
         distinct[number] = text

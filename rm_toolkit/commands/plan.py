@@ -1,0 +1,61 @@
+"""`rm-toolkit plan`: what a run needs, from its recipe and its launch config; nothing is loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+
+# What the parser does not know is a setting of the recipe.
+TAKES_RECIPE_FLAGS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.epilog = "Any setting of the recipe can be given as a flag too, as at `accelerate launch`: --max_length 256"
+    parser.allow_abbrev = False
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="the recipe")
+    add("--accelerate-config", required=True, metavar="FILE", help="the launch config, of accelerate_configs/")
+    add("--gpu-memory", metavar="SIZE", help="memory of each GPU, like 80GiB (default: of the GPU here)")
+    add("--host-memory", metavar="SIZE", help="memory of each machine, like 512GiB (default: of this one)")
+    add("--text-length", type=int, help="tokens of each text (default: the largest, max_length)")
+    add("--pairs", type=int, help="training pairs of an epoch, for steps and hours")
+    add("--tokens-per-pair", type=float, help="tokens computed for a pair (default: two texts of the length above)")
+    add("--tflops", type=float, help="peak of one GPU in the run's precision, in 1e12 operations a second, for hours")
+    add("--utilisation", type=float, default=0.4, help="part of that peak that is reached (default 0.4)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the plan. That a run does not fit is an answer, not an error: the exit code is 0."""
+    from ..arguments import load_yaml, parse_recipe
+    from ..console import console
+    from ..memory.engine import read_engine
+    from ..memory.plan import make_plan
+    from ..memory.report import found_memory, parse_size, print_plan, run_length
+
+    engine = read_engine(args.accelerate_config)
+    # Only a GPU honours bf16, and there may be none here: what the recipe says of it is read apart.
+    flags = ["--use_cpu", "true", "--bf16", "false"]
+    recipe, training, model = parse_recipe(args.config, [*args.recipe_flags, *flags])
+    given = load_yaml(args.config).get("bf16")
+    if "--bf16" in args.recipe_flags:
+        after = args.recipe_flags[args.recipe_flags.index("--bf16") + 1 :]
+        given = not after or after[0].lower() not in ("false", "no", "0")
+    bf16 = not engine.on_cpu if given is None else bool(given)
+    plan = make_plan(recipe, training, model, engine, bf16=bf16, text_length=args.text_length)
+    gpu, host = found_memory(engine.on_cpu)
+    gpu = parse_size(args.gpu_memory, "--gpu-memory") if args.gpu_memory else gpu
+    host = parse_size(args.host_memory, "--host-memory") if args.host_memory else host
+    print_plan(plan, gpu, host)
+    tokens = args.tokens_per_pair or 2.0 * min(args.text_length or training.max_length, training.max_length)
+    lines = run_length(
+        plan,
+        pairs=args.pairs,
+        steps=training.max_steps,
+        epochs=training.num_train_epochs,
+        tokens_per_pair=tokens,
+        tflops=args.tflops,
+        utilisation=args.utilisation,
+    )
+    for line in lines:
+        console.print(line, highlight=False)

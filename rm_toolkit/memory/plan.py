@@ -1,0 +1,198 @@
+"""The plan of a run: memory, whether it fits, steps and hours, from a recipe and a launch config alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import calculate_maximum_sizes
+from torch._subclasses import FakeTensorMode
+
+from ..data.collator import MicroBatch
+from ..errors import InputError
+from ..modeling import RewardModel
+from .engine import Engine, Memory, Weights, deepspeed_estimate, model_states
+from .skeleton import adapter_and_bits, base_config, build_skeleton, materialise, quantised_modules
+from .step import StepMemory, largest_batch, simulate
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from ..arguments import RecipeArguments
+    from ..configs import RewardModelConfig
+
+
+@dataclass
+class RunPlan:
+    """
+    What a run needs.
+
+    Args:
+        engine (`Engine`): What is launched.
+        weights (`Weights`): Sizes of the model.
+        states (`Memory`): Parameters, gradients, optimizer, buffers.
+        step (`StepMemory`): Activations of one micro-batch.
+        layout (`str`): Batch layout that was counted.
+        batch (`str`): The micro-batch that was counted, in words.
+        micro_batches (`int`): Micro-batches of each process in a step.
+        pairs_per_step (`int`): Pairs of an optimizer step over all processes.
+        deepspeed (`tuple`, *optional*): DeepSpeed's own estimate, see [`deepspeed_estimate`].
+        matrix_parameters (`int`): Parameters that every token is multiplied with.
+        recomputes (`bool`): Whether the forward pass is computed twice.
+    """
+
+    engine: Engine
+    weights: Weights
+    states: Memory
+    step: StepMemory
+    layout: str
+    batch: str
+    micro_batches: int
+    pairs_per_step: int
+    deepspeed: tuple[int, int] | None = None
+    matrix_parameters: int = 0
+    recomputes: bool = False
+
+    @property
+    def device_rows(self) -> dict[str, int]:
+        """Bytes of each GPU, or of each process on a CPU, by what takes them, at the moment when most is taken."""
+        rows = dict(self.states.device)
+        activations = self.step.peak
+        in_step = self.states.step_extra + max(self.step.gradients, 0)
+        if in_step > activations:
+            rows["the optimizer's step"] = in_step
+        else:
+            kept = min(self.step.kept, activations)
+            rows["activations kept for the backward pass"] = kept
+            rows["the rest of the backward pass"] = activations - kept
+        return {name: size for name, size in rows.items() if size}
+
+    @property
+    def device_total(self) -> int:
+        return sum(self.device_rows.values())
+
+    @property
+    def host_total(self) -> int:
+        on_host = sum(self.states.host.values())
+        return on_host + (self.device_total * self.engine.per_machine if self.engine.on_cpu else 0)
+
+    def flops(self, tokens: float) -> float:
+        """Operations of training on so many tokens: 2 a parameter forward, 4 backward, 2 more where it recomputes."""
+        return (8 if self.recomputes else 6) * self.matrix_parameters * tokens
+
+
+def make_plan(
+    recipe: RecipeArguments,
+    training: RewardModelConfig,
+    model: ModelConfig,
+    engine: Engine,
+    *,
+    bf16: bool | None = None,
+    text_length: int | None = None,
+) -> RunPlan:
+    """
+    Works out what a run needs.
+
+    Args:
+        recipe, training, model: From [`~rm_toolkit.arguments.parse_recipe`].
+        engine (`Engine`): From [`~rm_toolkit.memory.engine.read_engine`].
+        bf16 (`bool`, *optional*): Whether the run uses bf16; by default what the recipe says.
+        text_length (`int`, *optional*): Tokens of each text; by default the largest, `max_length`.
+
+    Raises:
+        `InputError`: if the recipe's batch does not divide over the processes, or its base is not there.
+    """
+    bf16 = bool(training.bf16) if bf16 is None else bf16
+    config = base_config(recipe, model)
+    peft_config, bytes_quantised = adapter_and_bits(model)
+    sixteen_bit = bf16 and engine.kind.startswith("zero")
+    skeleton = build_skeleton(
+        config, training, peft_config=peft_config, compute_dtype=torch.bfloat16 if bytes_quantised else None
+    )
+    weights = _weights(skeleton, bytes_quantised, sixteen_bit)
+    if sixteen_bit:
+        skeleton.to(torch.bfloat16)
+    micro_batches = _micro_batches(training, engine)
+    layout = _layout(skeleton, training)
+    if layout == "shared":
+        skeleton.enable_shared_layout()
+    length = min(text_length or training.max_length, skeleton.settings.max_length)
+    batch = _largest_batch(training, config.get_text_config().vocab_size, length, layout)
+    accumulates = micro_batches > 1 or engine.kind not in ("none", "ddp")
+    mode = FakeTensorMode()
+    materialise(skeleton, mode)
+    autocast = bf16 and not sixteen_bit
+    step = simulate(skeleton, batch, mode, bf16=autocast, gpu=not engine.on_cpu, accumulated=accumulates)
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    return RunPlan(
+        engine,
+        weights,
+        model_states(engine, weights, optimizer, accumulates=accumulates),
+        step,
+        layout,
+        f"{len(batch.better)} pair(s) of two texts of {length} tokens",
+        micro_batches,
+        training.pairs_per_step,
+        deepspeed_estimate(engine, weights),
+        matrix_parameters=_matrix_parameters(skeleton),
+        recomputes=bool(training.gradient_checkpointing),
+    )
+
+
+def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, layout: str) -> MicroBatch:
+    return largest_batch(
+        pairs=training.per_device_train_batch_size,
+        text_length=length,
+        layout=layout,
+        vocab_size=vocab_size,
+        lm_loss_on=training.lm_loss_on if training.lm_loss_coef > 0 else None,
+        tokens=training.max_tokens_per_batch,
+    )
+
+
+def _weights(model: RewardModel, bytes_quantised: float | None, sixteen_bit: bool) -> Weights:
+    parameters = {id(p): p for p in model.parameters()}.values()
+    quantised = {id(p) for m in quantised_modules(model) for p in m.parameters()} if bytes_quantised else set()
+    if quantised:  # LoRA's own layers are linear too, but trained
+        quantised -= {id(p) for p in parameters if p.requires_grad}
+    stored = sum(int(p.numel() * bytes_quantised) if id(p) in quantised else 4 * p.numel() for p in parameters)
+    _, (largest, _) = calculate_maximum_sizes(model)
+    return Weights(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        stored=stored,
+        largest=int(largest) // (4 if not quantised else 2),
+        sixteen_bit=sixteen_bit,
+    )
+
+
+def _matrix_parameters(model: RewardModel) -> int:
+    embeddings = {id(p) for m in model.backbone.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    head = {id(model.lm_head.weight)} if model.lm_head is not None else set()
+    return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values() if id(p) not in embeddings - head)
+
+
+def _micro_batches(training: RewardModelConfig, engine: Engine) -> int:
+    at_once = training.per_device_train_batch_size * engine.num_processes
+    if training.max_tokens_per_batch is not None:
+        pairs = max(1, training.max_tokens_per_batch // (2 * training.max_length))
+        return max(1, math.ceil(training.pairs_per_step / (engine.num_processes * pairs)))
+    if training.pairs_per_step % at_once:
+        raise InputError(
+            f"`pairs_per_step` is {training.pairs_per_step}, which {engine.num_processes} process(es) of "
+            f"{training.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+            f"multiple of {at_once}, or change the batch size."
+        )
+    return training.pairs_per_step // at_once
+
+
+def _layout(model: RewardModel, training: RewardModelConfig) -> str:
+    """The layout of the run; `auto` takes `shared` where last tokens are read, which a trial confirms at its start."""
+    if training.batch_layout != "auto":
+        return training.batch_layout
+    wrapped = model.config._attn_implementation == "sdpa" and training.pooling_type in ("last", "eos")
+    encoder = model.config.architectures is None and not getattr(model.config, "is_decoder", True)
+    return "shared" if wrapped and not encoder else "plain"
