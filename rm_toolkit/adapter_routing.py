@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,9 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.utils import logging
 
 from .adapters import is_adapter, quiet_peft, read_adapter
@@ -34,13 +36,32 @@ class _OtherTokensError(RuntimeError):
     """A layer was not given the tokens of the batch."""
 
 
+@dataclass
+class _Layer:
+    """What an adapter adds to a linear layer: `scaling * up(down(x))`."""
+
+    down: nn.Module
+    up: nn.Module
+    scaling: float
+
+
+@dataclass
+class _Adapter:
+    """An adapter that is nothing but LoRA of linear layers and a reward head."""
+
+    layers: dict[str, _Layer]
+    head: nn.Linear | None
+
+
 class AdapterRouting:
     """
     Reads each sequence of a batch with the adapter of its group; group 0 is the base itself.
 
     PEFT's own mixed batches (`adapter_names`) take one padded row a sequence. Here the tokens of a group stand in one
-    piece, whatever the layout, and each LoRA layer adds to that piece alone: the same sums, and prompts are shared
-    within a group. What is no plain LoRA of linear layers is read by one adapter at a time (`mixes` is false).
+    piece, whatever the layout, and its adapter is added to that piece alone: the same sums, and prompts are shared
+    within a group. PEFT loads the adapters, one at a time, since with many on one model its loading takes quadratic
+    time. What is no plain LoRA of linear layers stays on the model and is read by one adapter at a time (`mixes` is
+    false).
 
     Args:
         model (`RewardModel`): The base, in evaluation mode; changed in place.
@@ -53,15 +74,17 @@ class AdapterRouting:
     def __init__(self, model: RewardModel, adapters: Mapping[str, Any]):
         self.model = model
         self.names = list(adapters)
-        base = model.name_or_path
-        for number, (name, folder) in enumerate(adapters.items(), 1):
-            _load(model, name, str(folder), base, _inner_name(number))
-        model.classifier.eval()
-        self._tokens: dict[int, list[tuple[str, int, int]]] = {}
-        self._sequences: list[tuple[str, int, int]] = []
-        self.mixes = _only_linear_lora(model) and self._mixes_exactly()
-        if self.mixes:
-            model.classifier.base_model.disable_adapter_layers()
+        for name, folder in adapters.items():
+            _check(model, name, str(folder))
+        self._adapters: dict[int, _Adapter] = {}
+        self._tokens: dict[int, list[tuple[int, int, int]]] = {}
+        self._sequences: list[tuple[int, int, int]] = []
+        self.mixes = model.settings.pooling_type != "cls" and self._take_apart(adapters)
+        if not self.mixes:
+            self._adapters.clear()
+            for number, (name, folder) in enumerate(adapters.items(), 1):
+                _attach(model, name, str(folder), _inner_name(number))
+        model.eval()
 
     def group(self, name: str | None) -> int:
         """
@@ -83,89 +106,89 @@ class AdapterRouting:
         """As `RewardModel.forward`, of a batch that has groups."""
         if self.mixes:
             return self._mixed(batch)
-        self._activate(0 if batch.groups is None else int(batch.groups[0]))
-        return self.model(batch)
-
-    @torch.inference_mode()
-    def _mixes_exactly(self) -> bool:
-        """
-        Hooks the layers, and tries a batch of random tokens with the base and the first two adapters in it.
-
-        A model may hand a linear layer other tokens than those of the batch (experts do); then one adapter at a time.
-        """
-        data = _random_sequences(self.model, range(1 + min(2, len(self.names))))
-        collator = PreferenceCollator(pad_token_id=0)
-        device = self.model.device
-        numbers = np.arange(data.num_sequences)
-        expected = []
-        for part in np.split(numbers, np.flatnonzero(np.diff(data.group)) + 1):
-            self._activate(int(data.group[part[0]]))
-            expected.append(self.model(collator.sequences(data, part).to(device))[0])
-        self.model.classifier.base_model.disable_adapter_layers()
-        layers = [module for module in self.model.base_classifier.modules() if isinstance(module, LoraLayer)]
-        handles = [layer.register_forward_hook(self._add) for layer in layers]
-        head = reward_head(self.model.base_classifier)
-        if isinstance(head, ModulesToSaveWrapper):
-            handles.append(head.register_forward_hook(self._read))
-        try:
-            found = self._mixed(collator.sequences(data, numbers).to(device))[0]
-        except _OtherTokensError:
-            found = None
-        wanted = torch.cat(expected)
-        tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 and device.type == "cpu" else 2e-2
-        if found is not None and torch.allclose(found, wanted, rtol=tolerance, atol=tolerance):
-            return True
-        for handle in handles:
-            handle.remove()
-        return False
-
-    def _mixed(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        if batch.groups is not None:
-            self._tokens = _token_pieces(batch)
-            first = np.flatnonzero(np.diff(batch.groups, prepend=batch.groups[0] - 1))
-            last = [*first[1:].tolist(), len(batch.groups)]
-            self._sequences = [
-                (_inner_name(group), begin, end)
-                for group, begin, end in zip(batch.groups[first].tolist(), first.tolist(), last)
-            ]
-        try:
-            return self.model(batch)
-        finally:
-            self._tokens, self._sequences = {}, []
-
-    def _activate(self, group: int) -> None:
+        group = 0 if batch.groups is None else int(batch.groups[0])
         tuner = self.model.classifier.base_model
         if group == 0:
             tuner.disable_adapter_layers()
         else:
             tuner.enable_adapter_layers()
             self.model.classifier.set_adapter(_inner_name(group), inference_mode=True)
+        return self.model(batch)
 
-    def _add(self, layer: LoraLinear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Adds to the base's output what the adapters make of their pieces."""
+    @torch.inference_mode()
+    def _take_apart(self, adapters: Mapping[str, Any]) -> bool:
+        """
+        Takes the layers of all adapters and hooks them to the base's. Returns whether that gives the right rewards.
+
+        It is tried with random tokens, the base and the first two adapters, before and after: a model may hand a linear
+        layer other tokens than those of the batch (experts do).
+        """
+        model, collator = self.model, PreferenceCollator(pad_token_id=0)
+        data = _random_sequences(model, range(1 + min(2, len(adapters))))
+        parts = np.split(np.arange(data.num_sequences), len(set(data.group.tolist())))
+        expected = [model(collator.sequences(data, parts[0]).to(model.device))[0]]
+        for number, (name, folder) in enumerate(adapters.items(), 1):
+            _attach(model, name, str(folder), _inner_name(1))
+            adapter = _plain_adapter(model, _inner_name(1))
+            if adapter is not None and number < len(parts):
+                expected.append(model(collator.sequences(data, parts[number]).to(model.device))[0])
+            _detach(model)
+            if adapter is None:
+                return False
+            self._adapters[number] = adapter
+        handles = self._hook()
+        try:
+            found = self._mixed(collator.sequences(data, np.arange(data.num_sequences)).to(model.device))[0]
+        except _OtherTokensError:
+            found = None
+        exact = next(model.parameters()).dtype == torch.float32 and model.device.type == "cpu"
+        tolerance = 1e-4 if exact else 2e-2
+        if found is not None and torch.allclose(found, torch.cat(expected), rtol=tolerance, atol=tolerance):
+            return True
+        for handle in handles:
+            handle.remove()
+        return False
+
+    def _hook(self) -> list[Any]:
+        classifier = self.model.base_classifier
+        names = sorted({name for adapter in self._adapters.values() for name in adapter.layers})
+        handles = [classifier.get_submodule(name).register_forward_hook(partial(self._add, name)) for name in names]
+        return [*handles, reward_head(classifier).register_forward_hook(self._read)]
+
+    def _mixed(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        if batch.groups is not None:
+            self._tokens = _token_pieces(batch)
+            first = np.flatnonzero(np.diff(batch.groups, prepend=batch.groups[0] - 1)).tolist()
+            last = [*first[1:], len(batch.groups)]
+            self._sequences = list(zip(batch.groups[first].tolist(), first, last))
+        try:
+            return self.model(batch)
+        finally:
+            self._tokens, self._sequences = {}, []
+
+    def _add(self, name: str, linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Adds to a layer's output what the adapters make of their pieces."""
         tokens = args[0].reshape(-1, args[0].shape[-1])
         result = output.reshape(-1, output.shape[-1])
         if self._tokens and len(tokens) not in self._tokens:
-            raise _OtherTokensError(f"a layer was given {len(tokens)} tokens")
-        for name, begin, end in self._tokens.get(len(tokens), ()):
-            if name not in layer.lora_A:
+            raise _OtherTokensError(f"'{name}' was given {len(tokens)} tokens")
+        for group, begin, end in self._tokens.get(len(tokens), ()):
+            layer = self._adapters[group].layers.get(name) if group in self._adapters else None
+            if layer is None:
                 continue
-            down, up, scaling = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
-            inner = down(tokens[begin:end].to(down.weight.dtype))
-            if up.bias is None and up.weight.dtype == result.dtype:
-                result[begin:end].addmm_(inner, up.weight.t(), alpha=scaling)
+            inner = layer.down(tokens[begin:end].to(layer.down.weight.dtype))
+            if layer.up.bias is None and layer.up.weight.dtype == result.dtype:
+                result[begin:end].addmm_(inner, layer.up.weight.t(), alpha=layer.scaling)
             else:
-                result[begin:end] += (up(inner) * scaling).to(result.dtype)
+                result[begin:end] += (layer.up(inner) * layer.scaling).to(result.dtype)
         return result.view_as(output)
 
-    def _read(self, head: ModulesToSaveWrapper, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _read(self, head: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Reads the rewards with the adapters' own heads."""
-        for name, begin, end in self._sequences:
-            if name in head.modules_to_save:
-                own = head.modules_to_save[name]
-                weight = own.weight.to(args[0].dtype)
-                bias = None if own.bias is None else own.bias.to(args[0].dtype)
-                output[begin:end] = F.linear(args[0][begin:end], weight, bias)
+        for group, begin, end in self._sequences:
+            own = self._adapters[group].head if group in self._adapters else None
+            if own is not None:
+                output[begin:end] = own(args[0][begin:end].to(own.weight.dtype)).to(output.dtype)
         return output
 
 
@@ -188,24 +211,24 @@ def _inner_name(group: int) -> str:
     return f"domain_{group}"
 
 
-def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[str, int, int]]]:
+def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[int, int, int]]]:
     """Where each group's tokens stand, by how many tokens a layer is given: the last MLP gets those that are read."""
-    pieces = {batch.input_ids.numel(): [(_inner_name(g), begin, end) for g, begin, end in batch.group_tokens]}
+    pieces = {batch.input_ids.numel(): batch.group_tokens}
     if batch.layout is not None and batch.layout.needed is not None:
         needed = batch.layout.needed.cpu().numpy()  # ascending
-        bounds = [(g, *np.searchsorted(needed, (begin, end)).tolist()) for g, begin, end in batch.group_tokens]
-        pieces.setdefault(len(needed), [(_inner_name(g), begin, end) for g, begin, end in bounds])
+        bounds = [(group, *np.searchsorted(needed, (begin, end)).tolist()) for group, begin, end in batch.group_tokens]
+        pieces.setdefault(len(needed), bounds)
     return pieces
 
 
-def _load(model: RewardModel, name: str, folder: str, base: str, inner_name: str) -> None:
+def _check(model: RewardModel, name: str, folder: str) -> None:
     if not is_adapter(folder):
         hint = ""
         if is_adapter(str(Path(folder, "adapter"))):
             hint = f" '{Path(folder, 'adapter')}' is one."
         raise InputError(f"adapter '{name}': '{folder}' holds no adapter (`adapter_config.json` alone).{hint}")
     config, _ = read_adapter(folder)
-    _check_base(name, folder, config, base)
+    _check_base(name, folder, config, model.name_or_path)
     settings = load_settings(folder)
     for field in ("pooling_type", "data_format", "max_length") if settings is not None else ():
         ours, theirs = getattr(model.settings, field), getattr(settings, field)
@@ -219,17 +242,6 @@ def _load(model: RewardModel, name: str, folder: str, base: str, inner_name: str
             f"adapter '{name}': '{folder}' was trained with `bias` '{config.bias}', which changes the base's own biases "
             "for all adapters. Train it with `bias: none`, or score with the merged model of that run."
         )
-    try:
-        with quiet_peft():
-            if model.is_peft:
-                model.classifier.load_adapter(folder, inner_name, torch_device=str(model.device))
-            else:
-                model.classifier = PeftModel.from_pretrained(
-                    model.classifier, folder, adapter_name=inner_name, torch_device=str(model.device)
-                )
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"adapter '{name}': '{folder}' does not fit the base '{base}': {reason}") from error
 
 
 def _check_base(name: str, folder: str, config: PeftConfig, base: str) -> None:
@@ -244,17 +256,48 @@ def _check_base(name: str, folder: str, config: PeftConfig, base: str) -> None:
     logger.warning(f"adapter '{name}': '{folder}' names the base '{named}', and is used on '{base}'. {remedy}")
 
 
-def _only_linear_lora(model: RewardModel) -> bool:
-    """Whether all that the adapters change is linear layers, by plain LoRA, and the reward head."""
-    if model.settings.pooling_type == "cls":  # modules between backbone and head are trained too
-        return False
+def _attach(model: RewardModel, name: str, folder: str, inner_name: str) -> None:
+    device = str(model.device)
+    try:
+        with quiet_peft():
+            if model.is_peft:
+                model.classifier.load_adapter(folder, inner_name, torch_device=device)
+            else:
+                model.classifier = PeftModel.from_pretrained(
+                    model.classifier, folder, adapter_name=inner_name, torch_device=device
+                )
+        model.classifier.eval()
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}': {reason}"
+        ) from error
+
+
+def _detach(model: RewardModel) -> None:
+    """Gives the model back without adapter; PEFT's `unload` alone would leave the adapter's head in the base's place."""
+    modules = model.base_classifier.named_modules()
+    saved = {name: module.original_module for name, module in modules if isinstance(module, ModulesToSaveWrapper)}
+    model.classifier = model.classifier.unload()
+    for name, original in saved.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.classifier.get_submodule(parent), child, original)
+
+
+def _plain_adapter(model: RewardModel, inner_name: str) -> _Adapter | None:
+    """The layers of the one adapter that is on the model, or `None` if it changes anything but linear layers and head."""
     head = reward_head(model.base_classifier)
-    for module in model.base_classifier.modules():
+    layers = {}
+    for name, module in model.base_classifier.named_modules():
         if isinstance(module, LoraLayer):
             if type(module) is not LoraLinear or module.lora_variant:
-                return False
-        elif isinstance(module, AuxiliaryTrainingWrapper) and module is not head:
-            return False
-    if isinstance(head, ModulesToSaveWrapper) and not isinstance(head.original_module, nn.Linear):
-        return False
-    return all(config.peft_type == "LORA" for config in model.classifier.peft_config.values())
+                return None
+            layers[name] = _Layer(
+                module.lora_A[inner_name], module.lora_B[inner_name], float(module.scaling[inner_name])
+            )
+        elif (isinstance(module, AuxiliaryTrainingWrapper) and module is not head) or isinstance(
+            module, BaseTunerLayer
+        ):
+            return None
+    own = head.modules_to_save[inner_name] if isinstance(head, ModulesToSaveWrapper) else None
+    return _Adapter(layers, own)

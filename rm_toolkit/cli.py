@@ -16,6 +16,7 @@ from .errors import InputError, did_you_mean, name_list
 # `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
+    "score": ("rm_toolkit.commands.score", "prompts and completions of any number -> their rewards"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 
