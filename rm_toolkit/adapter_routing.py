@@ -5,31 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers.utils import logging
 
-from .adapters import is_adapter, quiet_peft, read_adapter
+from .adapter_checks import check_adapter
+from .adapters import quiet_peft
 from .data.collator import MicroBatch, PreferenceCollator
 from .data.tokenization import TokenizedPreferences
 from .errors import InputError, did_you_mean, name_list
 from .heads import reward_head
-from .settings import load_settings
 
 
 if TYPE_CHECKING:
     from .modeling import RewardModel
-
-logger = logging.get_logger(__name__)
 
 
 class _OtherTokensError(RuntimeError):
@@ -75,7 +71,7 @@ class AdapterRouting:
         self.model = model
         self.names = list(adapters)
         for name, folder in adapters.items():
-            _check(model, name, str(folder))
+            check_adapter(model, name, str(folder))
         self._adapters: dict[int, _Adapter] = {}
         self._tokens: dict[int, list[tuple[int, int, int]]] = {}
         self._sequences: list[tuple[int, int, int]] = []
@@ -219,41 +215,6 @@ def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[int, int, int]]]:
         bounds = [(group, *np.searchsorted(needed, (begin, end)).tolist()) for group, begin, end in batch.group_tokens]
         pieces.setdefault(len(needed), bounds)
     return pieces
-
-
-def _check(model: RewardModel, name: str, folder: str) -> None:
-    if not is_adapter(folder):
-        hint = ""
-        if is_adapter(str(Path(folder, "adapter"))):
-            hint = f" '{Path(folder, 'adapter')}' is one."
-        raise InputError(f"adapter '{name}': '{folder}' holds no adapter (`adapter_config.json` alone).{hint}")
-    config, _ = read_adapter(folder)
-    _check_base(name, folder, config, model.name_or_path)
-    settings = load_settings(folder)
-    for field in ("pooling_type", "data_format", "max_length") if settings is not None else ():
-        ours, theirs = getattr(model.settings, field), getattr(settings, field)
-        if ours != theirs:
-            raise InputError(
-                f"adapter '{name}': `{field}` of '{folder}' is {theirs!r}, the base's is {ours!r}; one batch can be read "
-                "in one way only. Train the adapter with the base's, or score with the merged model of that run."
-            )
-    if getattr(config, "bias", "none") != "none":
-        raise InputError(
-            f"adapter '{name}': '{folder}' was trained with `bias` '{config.bias}', which changes the base's own biases "
-            "for all adapters. Train it with `bias: none`, or score with the merged model of that run."
-        )
-
-
-def _check_base(name: str, folder: str, config: PeftConfig, base: str) -> None:
-    """Refuses an adapter of another base; where only names can be compared and they differ, it says so."""
-    named = config.base_model_name_or_path or ""
-    places = [path.resolve() for path in (Path(named), Path(folder, named)) if named and path.is_dir()]
-    if named == base or (Path(base).is_dir() and Path(base).resolve() in places):
-        return
-    remedy = f"If it is the same model, write '{base}' into `base_model_name_or_path` of its adapter_config.json."
-    if places:
-        raise InputError(f"adapter '{name}': '{folder}' was trained on '{named}', not on '{base}'. {remedy}")
-    logger.warning(f"adapter '{name}': '{folder}' names the base '{named}', and is used on '{base}'. {remedy}")
 
 
 def _attach(model: RewardModel, name: str, folder: str, inner_name: str) -> None:

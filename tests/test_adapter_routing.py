@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from rm_toolkit.adapter_routing import AdapterRouting
+from rm_toolkit.adapters import quiet_peft
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.scoring import RewardScorer
@@ -27,7 +28,8 @@ def save_adapter(base, folder, seed, **config):
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
     defaults = {"r": 4, "lora_alpha": 8 + seed, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]}
-    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **{**defaults, **config}))
+    with quiet_peft():
+        adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **{**defaults, **config}))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_" in name or "modules_to_save" in name:
@@ -135,6 +137,7 @@ OTHER_ADAPTERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
 @pytest.mark.parametrize("config", OTHER_ADAPTERS.values(), ids=OTHER_ADAPTERS.keys())
 def test_other_kinds_of_adapters_are_mixed_or_read_one_by_one(base, adapters, mixed_rows, tmp_path, config):
     both = {**adapters, "business": save_adapter(base, tmp_path / "other", 7, **config)}

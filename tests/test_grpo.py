@@ -9,6 +9,10 @@ from datasets import Dataset
 from rm_toolkit.scoring import RewardScorer
 
 
+# TRL's own defaults, in words that transformers is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning")
+
+
 @pytest.fixture
 def train_grpo(tmp_path, base_model):
     """`train_grpo(reward, prompts, **columns)`: a few steps; what GRPO computed: (prompt, completion, reward) lists."""
@@ -52,7 +56,6 @@ def train_grpo(tmp_path, base_model):
     return train
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's own default
 def test_a_chat_model_given_as_a_path(train_grpo, reward_model):
     folder = reward_model("qwen3", data_format="chat")
     prompts = [[{"role": "user", "content": f"Name a {word}."}] for word in ("river", "stone", "lantern", "window")]
@@ -62,7 +65,6 @@ def test_a_chat_model_given_as_a_path(train_grpo, reward_model):
     np.testing.assert_allclose(rewards, expected, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("pooling_type", ["last", "eos"])
 def test_a_text_model_as_a_reward_function(train_grpo, reward_model, pooling_type):
     folder = reward_model("llama", pooling_type=pooling_type)

@@ -316,7 +316,7 @@ def test_killed_in_the_middle_and_resumed_is_the_uninterrupted_output(reward_mod
     command += ["--device", "cpu", "--window", "40", "--output"]
     partial, output = tmp_path / "out.jsonl.partial", tmp_path / "out.jsonl"
     process = subprocess.Popen([*command, str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     journal = tmp_path / "out.jsonl.run.json"
     while not (journal.exists() and "read" in json.loads(journal.read_text())):
         assert process.poll() is None and time.monotonic() < end, "the run ended before it could be killed"
