@@ -65,7 +65,7 @@ def attach_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            with _quiet_peft():
+            with quiet_peft():
                 return get_peft_model(classifier, peft_config)
         except (ValueError, TypeError) as error:
             raise InputError(f"the adapter cannot be put on {type(classifier).__name__}: {error}") from error
@@ -94,7 +94,7 @@ def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None =
     if state_dict is None:
         return copy.deepcopy(model.classifier).merge_and_unload()
     # The engine's own copy is in parts; a whole one is built beside it, on the CPU and by this process alone.
-    with _without_zero3(), _quiet_peft():
+    with _without_zero3(), quiet_peft():
         base = type(model.base_classifier)(copy.deepcopy(model.config)).float()
         clone = get_peft_model(base, copy.deepcopy(model.classifier.peft_config["default"]))
         clone.load_state_dict(state_dict)
@@ -146,7 +146,7 @@ def load_adapter(
         `InputError`: if the base is not there, or the adapter does not fit it.
     """
     settings = settings or load_settings(folder)
-    config, weights = _read_adapter(folder)
+    config, weights = read_adapter(folder)
     base = _find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
     try:
@@ -163,7 +163,7 @@ def load_adapter(
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
     model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
     try:
-        with _quiet_peft():
+        with quiet_peft():
             adapted = PeftModel.from_pretrained(model.classifier, folder)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
@@ -184,7 +184,7 @@ def tokenizer_source(name: str) -> str:
     """Returns where the tokenizer of a model stands: with it, or, for an adapter saved without one, with its base."""
     if not is_adapter(name) or _has_file(name, "tokenizer_config.json"):
         return name
-    return _find_base(name, _read_adapter(name)[0])
+    return _find_base(name, read_adapter(name)[0])
 
 
 def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -194,7 +194,13 @@ def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor]
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _read_adapter(folder: str) -> tuple[PeftConfig, list[str]]:
+def read_adapter(folder: str) -> tuple[PeftConfig, list[str]]:
+    """
+    Reads the config of an adapter and the names of its tensors.
+
+    Raises:
+        `InputError`: naming the file that is missing or damaged.
+    """
     try:
         config = PeftConfig.from_pretrained(folder)
     except (ValueError, TypeError, OSError, KeyError) as error:
@@ -231,7 +237,7 @@ def _find_base(folder: str, config: PeftConfig) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """PEFT 0.21 asks the model under a name that transformers 5.23 deprecates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -113,13 +113,37 @@ def batch_cost(config: PreTrainedConfig, batch: MicroBatch) -> float:
     Attention adds its products; each call of it adds about one token (measured on a CPU with 10M to 30M parameters;
     larger models and GPUs, where a row is one call, pay less).
     """
-    text = config.get_text_config()
-    hidden = text.hidden_size
-    inner = getattr(text, "intermediate_size", None)
-    linear = 4 * hidden**2 + 3 * hidden * (inner if isinstance(inner, int) else 4 * hidden)
-    attention = 2 * hidden / linear  # of one query and one key, scores and weighted values
+    attention = _attention_cost(config)
     if batch.layout is None:
         rows, width = batch.input_ids.shape
         return rows * width * (1 + attention * width) + 1
     calls = len(batch.layout.segments) + len(batch.layout.continued())
     return batch.num_tokens + attention * batch.layout.attention_pairs() + calls
+
+
+def _attention_cost(config: PreTrainedConfig) -> float:
+    """Cost of one query and one key, scores and weighted values, in the units of [`batch_cost`]."""
+    text = config.get_text_config()
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None)
+    linear = 4 * hidden**2 + 3 * hidden * (inner if isinstance(inner, int) else 4 * hidden)
+    return 2 * hidden / linear
+
+
+def sharing_pays(config: PreTrainedConfig, data: TokenizedPreferences, batches: Sequence[np.ndarray]) -> bool:
+    """
+    Whether the shared layout costs no more than rows of one sequence each would without any padding.
+
+    Args:
+        config (`PreTrainedConfig`): Of the model.
+        data (`TokenizedPreferences`): The sequences.
+        batches (`Sequence[np.ndarray]`): As the shared layout would compute them; some of them are measured.
+    """
+    maker = PreferenceCollator(0, layout="shared")
+    attention = _attention_cost(config)
+    shared = plain = 0.0
+    for batch in batches[:: max(1, len(batches) // 8)]:
+        lengths = data.lengths[batch]
+        plain += float((lengths * (1 + attention * lengths)).sum()) + 1
+        shared += batch_cost(config, maker.sequences(data, batch))
+    return shared <= plain

@@ -16,11 +16,12 @@ from .errors import InputError, did_you_mean, name_list
 # `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
-    "collect": ("rm_toolkit.commands.collect", "instructions x domains -> a language model's answers as DSP data"),
-    "evaluate": ("rm_toolkit.commands.evaluate", "reward models x test sets -> metrics, a report, figures"),
     "inspect": ("rm_toolkit.commands.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
-    "merge": ("rm_toolkit.commands.merge", "general + customized reward model -> one between them"),
+    "collect": ("rm_toolkit.commands.collect", "instructions x domains -> a language model's answers as DSP data"),
     "plan": ("rm_toolkit.commands.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
+    "evaluate": ("rm_toolkit.commands.evaluate", "reward models x test sets -> metrics, a report, figures"),
+    "score": ("rm_toolkit.commands.score", "prompts and completions of any number -> their rewards"),
+    "merge": ("rm_toolkit.commands.merge", "general + customized reward model -> one between them"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
 }
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from .adapter_routing import AdapterRouting
 from .adapters import is_adapter, tokenizer_source
-from .batch_layout import layout_problem
+from .batch_layout import layout_problem, sharing_pays
 from .data.collator import PreferenceCollator
-from .data.tokenization import Text, tokenize_texts
-from .evaluation.rewards import compute_rewards
+from .data.templates import text_to_messages
+from .data.tokenization import Text, TokenizedPreferences, tokenize_texts
+from .errors import InputError
+from .evaluation.rewards import compute_rewards, shared_batches
 from .lm_head import is_causal_lm
 from .modeling import RewardModel, load_config
 from .settings import RewardModelSettings, load_settings
@@ -20,6 +25,8 @@ from .tokenizer import load_tokenizer
 
 # Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
 WORTH_A_TRIAL = 16
+# On a CPU larger batches only leave the cache; on a GPU they keep it busy.
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
 
 
 class RewardScorer:
@@ -29,20 +36,27 @@ class RewardScorer:
     Args:
         model (`str`, `os.PathLike` or `RewardModel`): Folder or Hub id of a model or an adapter, or a loaded model.
         tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
+        adapters (`Mapping[str, str | os.PathLike]`, *optional*): Folder or Hub id of an adapter for each domain, all
+            trained on this model. They stay apart from it, so that one batch may hold rows of all of them.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
-        tokens_per_batch (`int`): Padded tokens computed at once.
+        tokens_per_batch (`int`, *optional*): Tokens computed at once, padding included, a shared prompt once. Default:
+            16,384 on a GPU, 4,096 elsewhere.
         trust_remote_code (`bool`): Whether code that comes with the model may run.
+
+    Raises:
+        `InputError`: if the folder holds no reward model, or an adapter was not trained on it.
     """
 
     def __init__(
         self,
         model: str | os.PathLike | RewardModel,
-        tokenizer=None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
+        adapters: Mapping[str, str | os.PathLike] | None = None,
         device: str | None = None,
         dtype: torch.dtype = torch.float32,
-        tokens_per_batch: int = 16384,
+        tokens_per_batch: int | None = None,
         trust_remote_code: bool = False,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -57,66 +71,174 @@ class RewardScorer:
             self.tokenizer = tokenizer
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
+        self.routing = AdapterRouting(self.model, adapters) if adapters else None
         self._shares: bool | None = None
 
     def score(
-        self, prompts: Sequence[Text], completions: Sequence[Text], *, show_progress: bool = False
-    ) -> list[float]:
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Any],
+        *,
+        domains: Sequence[str | None] | None = None,
+        show_progress: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> list[Any]:
         """
+        Rewards of all completions. Equal texts are computed once, texts of like length or with a common beginning
+        together; the order of the rows does not matter.
+
         Args:
-            prompts (`Sequence`): One prompt a completion: a string, or a list of messages for a chat model.
-            completions (`Sequence`): The responses.
+            prompts (`Sequence`): One prompt a row: a string, or a list of messages. To a chat model a string is one
+                user turn (or the turns of a marked dialogue); a text model takes strings alone.
+            completions (`Sequence`): For each prompt one response (a string or a list of messages) or a list of them.
+            domains (`Sequence`, *optional*): The adapter that each row is read with; `None` is the base.
             show_progress (`bool`): Whether to draw a progress bar.
+            on_progress (`Callable`, *optional*): Told the share that is done, from 0 to 1, now and then.
 
         Returns:
-            `list[float]`: Reward of each completion, in logits.
+            `list`: Reward of each completion, in logits; a list of them where a row has a list of completions.
 
         Raises:
-            `ValueError`: if there are not as many prompts as completions.
+            `InputError`: if there are not as many prompts, completions and domains, a row is of another form than the
+                model reads, or a domain has no adapter.
         """
-        if len(prompts) != len(completions):
-            raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one prompt each.")
-        if not len(completions):
+        given = [len(prompts), len(completions), len(prompts if domains is None else domains)]
+        if len(set(given)) > 1:
+            raise InputError(f"got {given[0]} prompts, {given[1]} completions and {given[2]} domains; give one each.")
+        if domains is not None and self.routing is None:
+            raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
+        nested = [is_several(entry) for entry in completions]
+        texts, groups = [], []
+        for number, (prompt, entry) in enumerate(zip(prompts, completions)):
+            group = self.routing.group(domains[number]) if domains is not None else 0
+            for completion in entry if nested[number] else [entry]:
+                texts.append(as_format(prompt, completion, self.settings.data_format))
+                groups.append(group)
+        rewards = iter(self._rewards(texts, groups if self.routing else None, show_progress, on_progress))
+        return [
+            [next(rewards) for _ in entry] if several else next(rewards) for entry, several in zip(completions, nested)
+        ]
+
+    def _rewards(
+        self,
+        texts: list[tuple[Text, Text]],
+        groups: list[int] | None,
+        show_progress: bool,
+        on_progress: Callable[[float], None] | None,
+    ) -> list[float]:
+        if not texts:
             return []
         data, numbers = tokenize_texts(
-            list(zip(prompts, completions)),
+            texts,
             self.tokenizer,
             max_length=self.settings.max_length,
             data_format=self.settings.data_format,
             show_progress=show_progress,
+            groups=groups,
         )
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done / data.num_sequences)
+
         rewards = compute_rewards(
-            self.model,
+            self.routing or self.model,
             data,
-            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(len(data.lengths))),
+            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(data)),
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             show_progress=show_progress,
+            mix_groups=self.routing is None or self.routing.mixes,
+            on_batch=report if on_progress else None,
         )
         return rewards[numbers].tolist()
 
-    def _layout(self, num_texts: int) -> str:
-        """Shares prompts where that is exact; a few texts are not worth the trial that shows it."""
-        if self._shares is None and num_texts >= WORTH_A_TRIAL:
+    def try_sharing(self) -> bool:
+        """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
+        if self._shares is None:
             self._shares = layout_problem(self.model, self.device) is None
             if self._shares:
                 self.model.enable_shared_layout()
-        return "shared" if self._shares else "plain"
+        return self._shares
 
-    def best_of_n(self, prompt: Text, completions: Sequence[Text]) -> tuple[int, list[float]]:
+    def _layout(self, data: TokenizedPreferences) -> str:
+        """Shares prompts where that is exact and costs no more; a few texts are not worth the trial that shows it."""
+        if self._shares is None and len(data.lengths) < WORTH_A_TRIAL:
+            return "plain"
+        if not self.try_sharing():
+            return "plain"
+        pays = sharing_pays(self.model.config, data, shared_batches(data, self.tokens_per_batch))
+        return "shared" if pays else "plain"
+
+    def best_of_n(
+        self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None
+    ) -> tuple[int, list[float]]:
         """
         Chooses among several responses to one prompt.
 
         Args:
             prompt (`str` or `list[dict]`): The prompt.
-            completions (`Sequence`): The responses.
+            completions (`Sequence`): The responses; at least one.
+            domain (`str`, *optional*): The adapter to read them with.
 
         Returns:
             `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
+
+        Raises:
+            `InputError`: if there is none to choose.
         """
-        rewards = self.score([prompt] * len(completions), completions)
+        if not len(completions):
+            raise InputError("`completions` is empty; give at least one response to choose from.")
+        domains = [domain] * len(completions) if domain is not None else None
+        rewards = self.score([prompt] * len(completions), completions, domains=domains)
         return max(range(len(rewards)), key=rewards.__getitem__), rewards
+
+    def as_reward_function(self, *, domain_column: str | None = None) -> Callable[..., list[float]]:
+        """
+        A reward function for TRL's `GRPOTrainer` and `RLOOTrainer` (`reward_funcs=`): it reads whole texts as the model
+        was trained to, with BOS, EOS and left truncation, which those trainers leave out for a model given as a path.
+
+        Args:
+            domain_column (`str`, *optional*): Column of the training prompts that names the adapter of each row.
+
+        Returns:
+            `Callable`: Takes `prompts`, `completions` and the other columns; gives one reward a completion.
+        """
+
+        def reward(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float]:
+            domains = columns[domain_column] if domain_column is not None else None
+            return self.score(prompts, completions, domains=domains)
+
+        return reward
+
+
+def is_several(entry: Any) -> bool:
+    """Whether a row's completions are a list of responses, and not one: a string or a list of messages."""
+    return isinstance(entry, (list, tuple)) and not (len(entry) and isinstance(entry[0], Mapping))
+
+
+def as_format(prompt: Text, completion: Text, data_format: str) -> tuple[Text, Text]:
+    """
+    Brings a prompt and a completion into the form that a model reads.
+
+    Raises:
+        `InputError`: for messages where the model reads strings.
+    """
+    if data_format == "text":
+        if not (isinstance(prompt, str) and isinstance(completion, str)):
+            raise InputError(
+                "the model reads strings (`data_format` 'text'), but a row holds a list of messages. Give prompt and "
+                "completion as the strings that it was trained on, or take a chat model."
+            )
+        return prompt, completion
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return text_to_messages(prompt, completion)
+    asked = text_to_messages(prompt, "")[0] if isinstance(prompt, str) else list(prompt)
+    answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
+    return asked, answered
 
 
 def _guess_settings(model: str, tokenizer, trust_remote_code: bool) -> RewardModelSettings:

@@ -260,6 +260,33 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
 
 
 @pytest.fixture(scope="session")
+def reward_model(base_model: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """`reward_model("llama", data_format="text", **settings)`: folder of a random reward model, built once."""
+    built: dict[Any, str] = {}
+
+    def get(architecture: str = "llama", **settings: Any) -> str:
+        key = (architecture, *sorted(settings.items()))
+        if key not in built:
+            from rm_toolkit.modeling import RewardModel
+            from rm_toolkit.saving import save_reward_model
+            from rm_toolkit.settings import RewardModelSettings
+            from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+
+            base = base_model(architecture)
+            read = RewardModelSettings(**{"max_length": 128, **settings})
+            model = RewardModel.from_pretrained(base, read)
+            how = {name: getattr(read, name) for name in ("max_length", "pooling_type", "data_format")}
+            tokenizer = prepare_tokenizer(load_tokenizer(base), model.config, **how)
+            model.resize_token_embeddings(len(tokenizer))
+            folder = tmp_path_factory.mktemp(f"{architecture}-rm")
+            save_reward_model(model, folder, tokenizer)
+            built[key] = str(folder)
+        return built[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def rows() -> Any:
     """Makes rows: `rows.pairs(number, seed, column=function)` and `rows.ranked(number, seed, sizes)`."""
 

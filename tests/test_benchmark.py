@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def throughput(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("throughput")
     from speed import data
 
     monkeypatch.setattr(data, "PUBLISHED", Path("absent"))
@@ -57,6 +63,24 @@ def test_one_run_prints_its_tables(throughput, tmp_path):
     # The fast path computes each distinct token once; the others more.
     assert planned["fast"] == pytest.approx(1.0, abs=0.1)
     assert planned["TRL"] > planned["TRL, by length"] > planned["plain"] > 1.2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scoring_prints_its_tables_of_equal_rewards(throughput, tmp_path):
+    report = tmp_path / "report.md"
+    options = (
+        "--shape tiny --rows 48 --trial-rows 8 --batch-sizes 1 4 --repeats 1 --max-length 900 --sets best-of-16 dsp"
+    )
+    load("scoring").main([*options.split(), "--output", str(report)])
+    text = report.read_text()
+    assert "### best-of-16: 48 rows, 3 prompts" in text and "### dsp: 48 rows" in text
+    assert "### Four adapters in one batch, best-of-16: 48 rows" in text
+    differences = [
+        float(found) for found in re.findall(r"Largest difference of\s+two rewards: (\S+?)[ .]*(?:\n|\()", text)
+    ]
+    assert len(differences) == 3 and max(differences) < 1e-4
+    shared = [float(found) for found in re.findall(r"with prompts shared: (\d+\.\d+)", text)]
+    assert shared[0] > shared[1] > 1  # sixteen answers to a dialogue share more than five to a question
 
 
 @pytest.mark.gpu

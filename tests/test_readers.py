@@ -100,6 +100,41 @@ def trl_grpo(folder, prompts, completions, policy):
     return trainer._calculate_rewards(inputs, prompts, completions, [[0]] * len(prompts))[:, 0].tolist()
 
 
+def rewardbench_text(tokenizer, prompt, completion):
+    """Its `prepare_dialogue_from_tokenizer`: user and assistant in turn, whatever the roles were; then the template."""
+    messages = [
+        {"role": "user" if number % 2 == 0 else "assistant", "content": message["content"]}
+        for number, message in enumerate(prompt)
+    ]
+    messages.append({"role": "assistant", "content": completion[-1]["content"]})
+    return tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def rewardbench(folder, prompts, completions, version=1):
+    """
+    RewardBench's way, restated on a CPU from allenai/reward-bench: `rewardbench/rewardbench.py` and
+    `models/pipeline.py` (the default `RewardBenchPipeline`), version 2 from `scripts/run_v2.py`. It loads in 8 bits
+    unless told `--not_quantized`; `--max_length` is given as the model's own.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    if version == 1:
+        tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id = tokenizer.eos_token_id
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    assert tokenizer.chat_template is not None, "without a template it formats with FastChat and appends EOS"
+    texts = [rewardbench_text(tokenizer, prompt, completion) for prompt, completion in zip(prompts, completions)]
+    inputs = tokenizer(texts, truncation=version == 2, max_length=256, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).logits[:, 0].tolist()
+
+
+def rewardbench_2(folder, prompts, completions):
+    return rewardbench(folder, prompts, completions, version=2)
+
+
 READERS = {
     "stock class, padded batch": stock_class,
     "pipeline, one by one": pipeline_one_by_one,
@@ -108,12 +143,16 @@ READERS = {
 }
 
 
+CHAT_READERS = {"RewardBench": rewardbench, "RewardBench 2": rewardbench_2}
+
+
 def read_by_all(folder, rows, expected, *, policy=None):
-    """Rewards by reader, printed as a table (`pytest -s`); `policy` adds TRL's GRPO."""
+    """Rewards by reader, printed as a table (`pytest -s`); `policy` adds those that read chat models alone."""
     prompts, completions = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
     table = {"training": expected}
     table.update({name: reader(folder, prompts, completions) for name, reader in READERS.items()})
     if policy is not None:
+        table.update({name: reader(folder, prompts, completions) for name, reader in CHAT_READERS.items()})
         table["TRL GRPO, reward_funcs=PATH"] = trl_grpo(folder, prompts, completions, policy)
     print()
     for name, rewards in table.items():
@@ -141,6 +180,7 @@ def test_every_reader_gives_the_same_number_for_text(
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's own default
+@pytest.mark.filterwarnings("ignore:`max_length` is ignored when `padding`:UserWarning")  # RewardBench's
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 def test_every_reader_gives_the_same_number_for_chat(make_trainer, base_model, rows, tmp_path, architecture):
     """Llama's tokenizer puts a BOS before every text; the saved one must not, or the pipeline would read another."""

@@ -46,6 +46,9 @@ class MicroBatch:
         rows (`list[int]`): Rows of the data set that the pairs come from.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
         layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
+        groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Group of each sequence, ascending.
+        group_tokens (`list[tuple[int, int, int]]`): Each group with the first and last (exclusive) place of its tokens
+            in the flattened batch.
     """
 
     input_ids: Tensor
@@ -66,6 +69,8 @@ class MicroBatch:
     rows: list[int] = dataclasses.field(default_factory=list)
     num_tokens: int = 0
     layout: SharedLayout | None = None
+    groups: np.ndarray | None = None
+    group_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
@@ -149,11 +154,13 @@ class PreferenceCollator:
 
         Args:
             data (`TokenizedPreferences`): Where they come from.
-            sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers; none gives one token.
+            sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers, in ascending order of the groups where
+                the data have such; none gives one token.
             lm_sequences (`np.ndarray`, *optional*): Those among them whose LM loss is wanted.
         """
         ids = [data.sequence(k) for k in sequences] or [np.array([self.pad_token_id], dtype=np.int32)]
-        batch, index = self._flat(ids) if self.layout == "shared" else self._padded(ids)
+        groups = data.group[sequences] if data.group is not None and len(sequences) else None
+        batch, index = self._flat(ids, groups) if self.layout == "shared" else self._padded(ids, groups)
         last = [index(k, np.array([len(piece) - 1])) for k, piece in enumerate(ids)]
         batch.reward_index = torch.from_numpy(np.concatenate(last)[: len(sequences)])
         if not len(sequences):
@@ -165,8 +172,8 @@ class PreferenceCollator:
             batch.layout.needed = torch.unique(torch.cat(read))
         return batch
 
-    def _flat(self, ids: list[np.ndarray]) -> tuple[MicroBatch, PositionIndex]:
-        row = flat_row(ids)
+    def _flat(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
+        row = flat_row(ids, groups)
         batch = _without_pairs(
             input_ids=torch.from_numpy(row.input_ids)[None],
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
@@ -174,9 +181,10 @@ class PreferenceCollator:
             num_tokens=len(row.input_ids),
             layout=row.layout,
         )
+        _set_groups(batch, groups, row.prefix_start)
         return batch, row.index
 
-    def _padded(self, ids: list[np.ndarray]) -> tuple[MicroBatch, PositionIndex]:
+    def _padded(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
         lengths = np.array([len(piece) for piece in ids])
         width = int(lengths.max())
         if self.pad_to_multiple_of:
@@ -194,6 +202,7 @@ class PreferenceCollator:
             position_ids=None if positions is None else torch.from_numpy(positions),
             num_tokens=int(lengths.sum()),
         )
+        _set_groups(batch, groups, np.arange(len(ids)) * width)
         return batch, lambda sequence, position: row_start[sequence] + position
 
     def _add_lm_targets(
@@ -222,6 +231,17 @@ class PreferenceCollator:
         batch.lm_targets = torch.from_numpy(np.concatenate(targets)).long()
         batch.lm_text_index = torch.from_numpy(np.concatenate(texts)).long()
         batch.num_lm_texts = max(len(lm_sequences), 1)
+
+
+def _set_groups(batch: MicroBatch, groups: np.ndarray | None, begins: np.ndarray) -> None:
+    """Notes where the tokens of each group stand; `begins` is where each sequence does. Groups stand in one piece."""
+    if groups is None:
+        return
+    batch.groups = groups
+    first = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    start = np.minimum.reduceat(begins, first).tolist()
+    end = [*start[1:], batch.input_ids.numel()]
+    batch.group_tokens = list(zip(groups[first].tolist(), start, end))
 
 
 def _without_pairs(**fields: Any) -> MicroBatch:

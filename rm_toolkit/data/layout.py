@@ -116,12 +116,14 @@ class FlatRow:
         return np.where(inside, self.prefix_start[sequence] + positions, after)
 
 
-def flat_row(sequences: list[np.ndarray]) -> FlatRow:
+def flat_row(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> FlatRow:
     """
     Lays sequences out in one row; those with a long common beginning share it.
 
     Args:
         sequences (`list[np.ndarray]`): Token ids of each; none is empty.
+        groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Sequences share within their group alone, and the
+            groups stand one after the other, in ascending order.
 
     Returns:
         `FlatRow`: Every token id of every sequence, those of a shared prefix once.
@@ -140,8 +142,8 @@ def flat_row(sequences: list[np.ndarray]) -> FlatRow:
             segments.append((begin, end, *prefix))
         return begin
 
-    order = lexicographic_order(sequences)
-    for first, last, shared in clusters(common_prefixes([sequences[k] for k in order])):
+    order, common = prefix_order(sequences, groups)
+    for first, last, shared in clusters(common):
         members = order[first:last]
         begin = place(sequences[members[0]][:shared], 0, (0, 0))
         for k in members:
@@ -155,6 +157,26 @@ def flat_row(sequences: list[np.ndarray]) -> FlatRow:
         rest_start,
         SharedLayout(np.array(segments, dtype=np.int64)),
     )
+
+
+def prefix_order(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> tuple[list[int], np.ndarray]:
+    """
+    Orders sequences so that those which can share a beginning are neighbours.
+
+    Args:
+        sequences, groups: As in [`flat_row`].
+
+    Returns:
+        `tuple`: Numbers of the sequences in that order, and `np.ndarray` of shape `(num_sequences - 1,)`: the tokens
+        that each has in common with the next one, none where that is of another group.
+    """
+    order = lexicographic_order(sequences)
+    if groups is not None:
+        order.sort(key=groups.__getitem__)  # stable: lexicographic within each group
+    common = common_prefixes([sequences[k] for k in order])
+    if groups is not None:
+        common[np.diff(groups[order]) != 0] = 0
+    return order, common
 
 
 def lexicographic_order(sequences: list[np.ndarray]) -> list[int]:

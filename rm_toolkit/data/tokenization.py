@@ -43,6 +43,8 @@ class TokenizedPreferences:
         lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
         anchor_margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
             rewards of each pair; NaN where there is none.
+        group (`np.ndarray` of shape `(num_sequences,)`, *optional*): What each sequence is read by (an adapter):
+            those of different groups share nothing, and stand apart in a batch.
     """
 
     name: str
@@ -62,6 +64,12 @@ class TokenizedPreferences:
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
     anchor_margin: np.ndarray | None = None
+    group: np.ndarray | None = None
+
+    @classmethod
+    def without_pairs(cls, name: str, **encoded: Any) -> TokenizedPreferences:
+        """Sequences alone, as [`~rm_toolkit.data.encoding.encode`] gives them: for scoring."""
+        return cls(name=name, **encoded, **_PairColumns().arrays())
 
     def __len__(self) -> int:
         return len(self.better)
@@ -253,6 +261,7 @@ def tokenize_texts(
     data_format: str = "text",
     name: str = "texts",
     show_progress: bool = False,
+    groups: Sequence[int] | None = None,
 ) -> tuple[TokenizedPreferences, np.ndarray]:
     """
     Turns (prompt, completion) texts into token ids without any preference: for scoring.
@@ -260,15 +269,22 @@ def tokenize_texts(
     Args:
         texts (`Sequence[tuple]`): Strings or message lists; doubles are encoded once.
         tokenizer, max_length, data_format, name, show_progress: As in [`tokenize_preferences`].
+        groups (`Sequence[int]`, *optional*): Group of each text; equal texts of two groups are two sequences.
 
     Returns:
         `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
     """
     index: dict[Any, int] = {}
     numbers = [index.setdefault(text_key(prompt, completion), len(index)) for prompt, completion in texts]
+    keys = (_key(prompt, completion) for prompt, completion in texts)
+    numbers = [index.setdefault(key, len(index)) for key in (keys if groups is None else zip(keys, groups))]
     distinct: list[Any] = [None] * len(index)
     for number, text in zip(numbers, texts):
         distinct[number] = text
     _check_format(distinct, data_format, name)
     encoded = encode(distinct, tokenizer, max_length, data_format, name, show_progress, find_completions=False)
-    return TokenizedPreferences(name=name, **encoded, **_PairColumns().arrays()), np.array(numbers, dtype=np.int64)
+    data = TokenizedPreferences.without_pairs(name, **encoded)
+    if groups is not None:
+        data.group = np.zeros(data.num_sequences, dtype=np.int64)
+        data.group[numbers] = groups
+    return data, np.array(numbers, dtype=np.int64)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..data.collator import MicroBatch, PreferenceCollator
-from ..data.layout import clusters, common_prefixes, lexicographic_order
+from ..data.layout import clusters, prefix_order
 from ..data.tokenization import TokenizedPreferences
 
 
@@ -24,6 +24,8 @@ def compute_rewards(
     device: torch.device,
     accelerator: Accelerator | None = None,
     show_progress: bool = True,
+    mix_groups: bool = True,
+    on_batch: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
     Args:
@@ -34,6 +36,8 @@ def compute_rewards(
         device (`torch.device`): Where to compute.
         accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
+        mix_groups (`bool`): Whether a batch may hold sequences of several groups (`data.group`).
+        on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
 
     Returns:
         `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
@@ -44,6 +48,8 @@ def compute_rewards(
         batches = shared_batches(data, tokens_per_batch)
     else:
         batches = length_batches(data.lengths, tokens_per_batch)
+    if data.group is not None:
+        batches = group_batches(batches, data.group, mix_groups)
     rewards = torch.zeros(data.num_sequences, dtype=torch.float32, device=device)
     # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
     turns = -(-len(batches) // num_processes)
@@ -53,6 +59,8 @@ def compute_rewards(
         sequences = batches[number] if number < len(batches) else empty
         values, _ = forward(collator.sequences(data, sequences).to(device))
         rewards[torch.from_numpy(sequences).to(device)] = values[: len(sequences)]
+        if on_batch is not None:
+            on_batch(len(sequences))
     if num_processes > 1:
         rewards = accelerator.reduce(rewards, reduction="sum")
     return rewards.cpu().numpy()
@@ -86,9 +94,10 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
     """
     lengths = data.lengths
     sequences = [data.sequence(k) for k in range(data.num_sequences)]
-    order = np.array(lexicographic_order(sequences), dtype=np.int64)
+    ordered, common = prefix_order(sequences, data.group)
+    order = np.array(ordered, dtype=np.int64)
     pieces: list[tuple[int, int, np.ndarray]] = []  # (longest sequence, tokens, sequences)
-    for first, last, shared in clusters(common_prefixes([sequences[k] for k in order])) if len(order) else []:
+    for first, last, shared in clusters(common) if len(order) else []:
         size, begin = shared, first
         for position in range(first, last):
             rest = int(lengths[order[position]]) - shared
@@ -100,10 +109,27 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
         members = order[begin:last]
         pieces.append((int(lengths[members].max()), size, members))
     batches, current, used = [], [], 0
-    for _, size, members in sorted(pieces, key=lambda piece: -piece[0]):
+    # Without padding the order costs nothing: groups come one after the other, so that a batch has few of them.
+    groups = np.zeros(len(lengths), dtype=np.int64) if data.group is None else data.group
+    for _, size, members in sorted(pieces, key=lambda piece: (groups[piece[2][0]], -piece[0])):
         if current and used + size > tokens_per_batch:
             batches.append(np.concatenate(current))
             current, used = [], 0
         current.append(members)
         used += size
     return batches + ([np.concatenate(current)] if current else [])
+
+
+def group_batches(batches: list[np.ndarray], group: np.ndarray, mixed: bool) -> list[np.ndarray]:
+    """
+    Orders the sequences of each batch by their groups.
+
+    Args:
+        batches (`list[np.ndarray]`): Sequences of each batch.
+        group (`np.ndarray` of shape `(num_sequences,)`): Group of each sequence.
+        mixed (`bool`): Whether a batch may hold several groups; if not, it is split.
+    """
+    ordered = [batch[np.argsort(group[batch], kind="stable")] for batch in batches]
+    if mixed:
+        return ordered
+    return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(group[batch])) + 1)]
