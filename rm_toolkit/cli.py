@@ -17,6 +17,7 @@ from .errors import InputError, did_you_mean, name_list
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
+    "push-data": ("rm_toolkit.commands.push_data", "a built dataset -> the Hugging Face Hub"),
 }
 
 
