@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,14 @@ class Repository:
             refusal = _find(error, HfHubHTTPError)
             if refusal is not None:
                 raise _refused(self.repo_id, refusal) from error
+            if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
+                raise InputError(
+                    f"the Hub's file store refused {self.repo_id}: the token is not valid any more, or may not write there."
+                ) from error
             if isinstance(error, (HTTPError, ConnectionError, RuntimeError)):
                 raise Unreachable(
-                    f"the connection to the Hub broke while talking about {self.repo_id} "
-                    f"({type(_root(error)).__name__}). Run the same command again: what has arrived is not sent twice."
+                    f"the connection to the Hub broke while talking about {self.repo_id} ({_reason(error)}). Run the same "
+                    "command again: what has arrived is not sent twice."
                 ) from error
             raise
 
@@ -219,6 +224,8 @@ def _find(error: BaseException, kind: type[HfHubHTTPError]) -> HfHubHTTPError | 
     return next((item for item in _chain(error) if isinstance(item, kind)), None)
 
 
-def _root(error: BaseException) -> BaseException:
-    # The innermost are the transport's; the HTTP library's own name says more.
-    return next((item for item in _chain(error) if isinstance(item, HTTPError)), error)
+def _reason(error: BaseException) -> str:
+    # The innermost are the transport's; the HTTP library's own says more. Parameters of an address may sign it.
+    root = next((item for item in _chain(error) if isinstance(item, HTTPError)), error)
+    words = re.sub(r"\?\S+", "", (str(root).strip().splitlines() or [""])[0])[:200]
+    return f"{type(root).__name__}: {words}" if words else type(root).__name__
