@@ -22,7 +22,16 @@ def test_defaults_are_not_recorded(tmp_path):
 
 
 def test_what_differs_is_recorded_and_what_is_private_is_not(tmp_path):
-    flags = ["--learning_rate", "2e-6", "--pooling_type", "eos", "--use_peft", "--lora_target_modules", "q_proj", "v_proj"]
+    flags = [
+        "--learning_rate",
+        "2e-6",
+        "--pooling_type",
+        "eos",
+        "--use_peft",
+        "--lora_target_modules",
+        "q_proj",
+        "v_proj",
+    ]
     private = ["--hub_token", "hf_x", "--run_name", "x", "--model_name_or_path", "/home/x", "--logging_steps", "3"]
     found = recorded(tmp_path, *flags, *private)
     assert found == {

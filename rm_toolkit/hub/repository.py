@@ -150,6 +150,11 @@ class Repository:
             raise InputError(f"'{self.repo_id}' is no name of a repository: give NAMESPACE/NAME.") from error
         # RuntimeError: what the transfer libraries raise around the cause.
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, ValueError) and "README.md" in str(error):
+                raise InputError(
+                    f"the Hub does not accept the card for {self.repo_id}; nothing was sent: {' '.join(str(error).split())} "
+                    "Mend the README.md of the folder, or --license."
+                ) from error
             refusal = _find(error, HfHubHTTPError)
             if refusal is not None:
                 raise _refused(self.repo_id, refusal) from error

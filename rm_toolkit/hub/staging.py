@@ -7,6 +7,7 @@ import dataclasses
 import fnmatch
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ NOT_PUBLISHED = (
 # Files that loaders and servers take up wherever they find them.
 LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "adapter_model.*", "pytorch_model*")
 FIGURE_FOLDER = "evaluation"
+# Not the middle of an address or of a relative path.
+ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s'\"`,;:()/]+/)+([^\s'\"`,;:()/]+)")
 
 
 def is_local(name: str, recorded: bool | None) -> bool:
@@ -133,8 +136,12 @@ def stage_evaluation(evaluation: str, target: Path) -> list[str]:
         )
     folder = target / FIGURE_FOLDER
     (folder / "figures").mkdir(parents=True)
-    for path in [*figures, *([report] if report.is_file() else [])]:
+    for path in figures:
         shutil.copyfile(path, folder / path.relative_to(source))
+    if report.is_file():
+        # It shows the command with which it was made; of a path from the root, the last part is enough.
+        text = ABSOLUTE_PATH.sub(r"\1", report.read_text(encoding="utf-8"))
+        (folder / report.name).write_text(text, encoding="utf-8")
     return [f"{FIGURE_FOLDER}/figures/{path.name}" for path in figures]
 
 

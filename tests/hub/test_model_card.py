@@ -106,12 +106,19 @@ def test_report_and_figures_of_an_evaluation_go_along(card, tmp_path):
     source, target = tmp_path / "evaluation", tmp_path / "staged"
     (source / "figures").mkdir(parents=True)
     (source / "figures" / "margin_histogram.png").write_bytes(b"png")
-    (source / "report.md").write_text("![](figures/margin_histogram.png)")
+    (source / "report.md").write_text(
+        "![](figures/margin_histogram.png) and/or https://a.b/c/d\n"
+        "rm-toolkit evaluate --model a=/home/someone/runs/my-rm --datasets data/x ~/private/out"
+    )
     (source / "metrics.json").write_text('{"command": "/home/someone"}')
     figures = stage_evaluation(str(source), target)
     assert figures == ["evaluation/figures/margin_histogram.png"]
     # The report's own links still hold; the metrics, which know the command line, stay at home.
     assert sorted(p.relative_to(target).as_posix() for p in target.rglob("*.*")) == [*figures, "evaluation/report.md"]
+    assert (target / "evaluation" / "report.md").read_text() == (
+        "![](figures/margin_histogram.png) and/or https://a.b/c/d\n"
+        "rm-toolkit evaluate --model a=my-rm --datasets data/x out"
+    )
     text = str(card(figures=figures, report="evaluation/report.md"))
     assert "![Margin histogram](evaluation/figures/margin_histogram.png)" in text
     assert "[evaluation/report.md](evaluation/report.md)" in text

@@ -179,6 +179,33 @@ def test_offline_mode_and_an_unreachable_hub_are_told_apart(model_folder, hub, m
         push_model(str(model_folder()), "tester/my-rm")
 
 
+def test_a_card_that_the_hub_does_not_accept_is_told(model_folder, hub, quick_reload):
+    with pytest.raises(InputError, match=r'does not accept the card.*"license" must be one of.*--license'):
+        push_model(str(model_folder()), "tester/my-rm", license="nonsense")
+    assert "config.json" not in hub.models["tester/my-rm"].files
+
+
+def test_the_users_own_card_and_the_evaluation_are_published(model_folder, hub, tmp_path, quick_reload):
+    folder = model_folder()
+    (tmp_path / "evaluation" / "figures").mkdir(parents=True)
+    (tmp_path / "evaluation" / "figures" / "margins.png").write_bytes(b"png")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# My own\n")
+    push_model(str(folder), "tester/my-rm", evaluation=str(tmp_path / "evaluation"))
+    files = hub.models["tester/my-rm"].files
+    assert files["README.md"].endswith(b"# My own\n") and files["evaluation/figures/margins.png"] == b"png"
+    (folder / "README.md").unlink()
+    push_model(str(folder), "tester/my-rm", evaluation=str(tmp_path / "evaluation"))
+    assert b"![Margins](evaluation/figures/margins.png)" in hub.models["tester/my-rm"].files["README.md"]
+
+
+def test_a_users_card_of_a_model_that_stock_classes_misread_must_say_so(model_folder, hub, quick_reload):
+    folder = model_folder("max")
+    (folder / "README.md").write_text("# My own\n")
+    with pytest.raises(InputError, match="does not say that this model loads through rm_toolkit only"):
+        push_model(str(folder), "tester/my-rm")
+    assert not hub.models
+
+
 def test_a_token_in_a_file_is_not_published(model_folder, hub, quick_reload):
     folder = model_folder()
     (folder / "notes.txt").write_text(f"my token: {MARKER_TOKEN}")
