@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data.build import INFO_FILE
+from .data.fingerprints import content_fingerprint
 from .data.specs import DatasetSpec
 from .errors import InputError
 
@@ -120,7 +121,7 @@ def describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> di
         path = DatasetSpec.parse(spec, name).path if spec is not None else None
         described[name] = {
             "rows": len(dataset),
-            "fingerprint": dataset._fingerprint,
+            "fingerprint": content_fingerprint(dataset),
             "spec": spec,
             "local": path is None or os.path.exists(path),
             "sources": sorted(dataset.unique("source")) if "source" in dataset.column_names else [],
