@@ -86,7 +86,8 @@ def dataset_card(
         options={
             name: value
             for name, value in info.get("options", {}).items()
-            if value not in (None, False, {}) and not (name in ("test_size", "seed") and info.get("split") != "made")
+            if not (value is None or value is False or value == {})
+            and not (name in ("test_size", "seed") and info.get("split") != "made")
         },
         stated=stated,
         published=published,

@@ -264,7 +264,13 @@ def verify_download(repository: Repository, commit: str, texts: list[Any], rewar
     """
     with tempfile.TemporaryDirectory() as cache:
         downloaded = repository.download(commit, cache)
-        check_reload(downloaded, texts, rewards, offline=not is_adapter(downloaded))
+        try:
+            check_reload(downloaded, texts, rewards, offline=not is_adapter(downloaded))
+        except InputError as error:
+            raise InputError(
+                f"{repository.repo_id} was published, but a fresh download of it differs from the model here; do not "
+                f"announce it. {error}"
+            ) from error
     console.print(
         f"{repository.repo_id}: {len(texts)} texts give the same rewards from a fresh download.", highlight=False
     )

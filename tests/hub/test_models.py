@@ -25,7 +25,7 @@ def test_a_model_is_checked_published_and_verified_as_a_user_does_it(model_folde
     """The one test with the command and both reload checks in processes of their own."""
     folder = model_folder()
     command = [sys.executable, "-m", "rm_toolkit.cli", "push", "--model", str(folder), "--repo-id", "tester/my-rm"]
-    result = subprocess.run([*command, "--verify"], env=child_environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*command, "--verify"], env=child_environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     assert f"Pushed to {hub.address}/tester/my-rm/commit/" in result.stdout
     assert "3 texts give the same rewards from a fresh download" in result.stdout
@@ -100,6 +100,7 @@ def test_a_lora_run_is_published_merged(model_folder, hub, fresh_cache, quick_re
     assert run_code(hub, "tester/merged", "### transformers")["reward"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21's own
 def test_an_adapter_alone_gives_the_same_rewards_on_its_published_base(
     model_folder, base_model, hub, fresh_cache, quick_reload
 ):
@@ -298,7 +299,7 @@ def test_a_download_that_differs_is_said(model_folder, hub, quick_reload, monkey
 
     folder, other = model_folder(), model_folder("adapter")
     monkeypatch.setattr(Repository, "download", lambda self, commit, cache: str(other))
-    with pytest.raises(InputError, match="reload check failed"):
+    with pytest.raises(InputError, match=r"tester/my-rm was published, but .* differs"):
         push_model(str(folder), "tester/my-rm", verify=True)
 
 
