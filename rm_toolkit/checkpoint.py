@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .data.tokenization import tokenize_preferences
 from .errors import InputError
+from .evaluation.metrics import PreferenceMetrics
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
 from .reload_check import TOLERANCE, check_reload
@@ -72,18 +74,20 @@ class CheckpointMixin:
 
         Returns:
             `dict[str, dict[str, float]]`: For each test set (`"eval"` if it has no name): accuracy, first_two_accuracy,
-            margin, loss, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at that step.
+            margin, loss, reward_mean, reward_std, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at that step.
         """
         logs = [log for log in self.state.log_history if any(key.endswith("_first_two_accuracy") for key in log)]
         if step is not None:
             logs = [log for log in logs if log["step"] == step]
         if not logs:
             return {}
-        keys = ("accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties")
+        keys = [item.name for item in dataclasses.fields(PreferenceMetrics)]
         marker = "first_two_accuracy"
         prefixes = [key.removesuffix(marker) for key in logs[-1] if key.endswith(marker)]
         return {
-            prefix.removeprefix("eval_").removesuffix("_") or "eval": {key: logs[-1][prefix + key] for key in keys}
+            prefix.removeprefix("eval_").removesuffix("_") or "eval": {
+                key: logs[-1][prefix + key] for key in keys if prefix + key in logs[-1]
+            }
             for prefix in prefixes
         }
 

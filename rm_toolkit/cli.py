@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("rm_toolkit.commands.score", "prompts and completions of any number -> their rewards"),
     "merge": ("rm_toolkit.commands.merge", "general + customized reward model -> one between them"),
     "push": ("rm_toolkit.commands.push", "a trained reward model -> the Hugging Face Hub"),
+    "push-data": ("rm_toolkit.commands.push_data", "a built dataset -> the Hugging Face Hub"),
 }
 
 

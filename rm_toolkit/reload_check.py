@@ -24,6 +24,7 @@ def check_reload(
     *,
     tolerance: float = TOLERANCE,
     python: str = sys.executable,
+    offline: bool = True,
 ) -> list[float]:
     """
     Reads the rewards of some raw texts in a fresh process and compares them.
@@ -34,6 +35,7 @@ def check_reload(
         rewards (`list[float]`): What they should be.
         tolerance (`float`): Largest difference allowed, in logits (times the reward's size where that is above 1).
         python (`str`): Interpreter of the fresh process.
+        offline (`bool`): Whether it may ask the Hub for nothing; an adapter's base may have to come from there.
 
     Returns:
         `list[float]`: The rewards read.
@@ -45,9 +47,8 @@ def check_reload(
         request, answer = Path(temporary, "texts.json"), Path(temporary, "rewards.json")
         request.write_text(json.dumps(texts), encoding="utf-8")
         environment = {key: value for key, value in os.environ.items() if not _is_launcher_variable(key)}
-        environment.update(
-            CUDA_VISIBLE_DEVICES="", TRANSFORMERS_VERBOSITY="error", HF_HUB_OFFLINE="1", TQDM_DISABLE="1"
-        )
+        environment.update(CUDA_VISIBLE_DEVICES="", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
+        environment.update({"HF_HUB_OFFLINE": "1"} if offline else {})
         result = subprocess.run(
             [python, "-m", "rm_toolkit.reload_check", str(folder), str(request), str(answer)],
             env=environment,
@@ -82,14 +83,13 @@ def read_rewards(folder: str, texts: list[Any]) -> list[float]:
     from .settings import load_settings
 
     settings = load_settings(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if settings is None or settings.stock:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    else:
-        from .scoring import RewardScorer
+    if (settings is not None and not settings.stock) or not Path(folder, "config.json").exists():
+        from .scoring import RewardScorer  # such a pooling, and an adapter alone, are read by the toolkit
 
         scorer = RewardScorer(folder, device="cpu")
         return scorer.score(["" if isinstance(text, str) else [] for text in texts], texts)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     rewards = []
     for text in texts:
         if isinstance(text, str):

@@ -60,13 +60,6 @@ def report_overlap(trainer: RewardModelTrainer) -> None:
             console.print(f"{count:,} training rows that were read have the prompt of a row of test set '{name}'.")
 
 
-def identity(dataset: Dataset | IterableDataset) -> dict[str, Any]:
-    """What the lineage of a model says of a data set."""
-    if isinstance(dataset, IterableDataset):
-        return {"rows": None, "streaming": True}
-    return {"rows": len(dataset), "fingerprint": dataset._fingerprint}
-
-
 def sample_texts(datasets: dict[str, Dataset | IterableDataset]) -> Iterator[str]:
     """Texts to train a tokenizer on: all, or those of the first rows of a stream."""
     for dataset in datasets.values():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -22,9 +21,10 @@ from .data.replay import replayed_per_step
 from .data.streams import mix_streams
 from .errors import InputError
 from .modeling import load_config
+from .run_record import lineage_entry
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
-from .stage_streams import amount_of_data, are_streams, identity, report_overlap, sample_texts, watch_overlap
+from .stage_streams import amount_of_data, are_streams, report_overlap, sample_texts, watch_overlap
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
 from .trainer import RewardModelTrainer
@@ -133,7 +133,7 @@ def build_trainer(
         domain=recipe.domain,
         lineage=[
             *(before.lineage if before else []),
-            _lineage_entry(stage, recipe, training, name, train, replay or {}),
+            lineage_entry(stage, recipe, training, model, name, train, evaluation, replay or {}),
         ],
     )
     # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
@@ -180,19 +180,28 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     report_overlap(trainer)
     if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
         trainer.evaluate()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # published below, when the results are written
     checked = trainer.reload_check()
     results = trainer.save_results()
+    if trainer.is_world_process_zero():
+        print_results(trainer.args.output_dir, results, checked)
     if trainer.args.push_to_hub:
-        from .hub import push_model
+        address = trainer.publish()
+        if address:
+            console.print(f"Pushed to {address}", highlight=False)
+    if recipe.next_command and trainer.is_world_process_zero():
+        console.print(f"Next: {recipe.next_command}", highlight=False)
 
-        push_model(
-            trainer.args.output_dir,
-            trainer.hub_model_id or trainer.args.hub_model_id,
-            private=trainer.args.hub_private_repo,
-        )
-    if not trainer.is_world_process_zero():
-        return
+
+def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], checked: int) -> None:
+    """
+    Prints accuracies before and after, and where the model is.
+
+    Args:
+        folder (`str`): Where the model was saved.
+        results (`dict`): From `save_results`.
+        checked (`int`): Texts of the reload check.
+    """
     rows = [
         [
             name,
@@ -202,10 +211,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
         for name, end in results["end"].items()
     ]
     print_table(["test set", "accuracy before", "after", "pairs"], rows)
-    folder = trainer.args.output_dir
     console.print(f"Saved to {folder}; {checked} texts give the same rewards in a fresh process.")
-    if recipe.next_command:
-        console.print(f"Next: {recipe.next_command}", highlight=False)
 
 
 def describe_engine(trainer: RewardModelTrainer) -> str:
@@ -263,37 +269,3 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
                 "run. Name a checkpoint-N folder, or `auto`."
             )
     return wanted
-
-
-def _lineage_entry(
-    stage: str,
-    recipe: RecipeArguments,
-    training: RewardModelConfig,
-    base: str,
-    train: dict[str, Dataset],
-    replay: dict[str, Dataset],
-) -> dict[str, Any]:
-    keeping = {}
-    if replay:
-        keeping = {
-            "replay_datasets": _describe_datasets(replay, recipe.replay_datasets),
-            "general_replay_fraction": training.general_replay_fraction,
-            "anchor_coef": training.anchor_coef,
-        }
-    return {
-        "stage": stage,
-        "domain": recipe.domain,
-        "base": base,
-        "datasets": _describe_datasets(train, recipe.train_datasets),
-        "learning_rate": training.learning_rate,
-        "num_train_epochs": training.num_train_epochs,
-        "max_steps": training.max_steps,
-        "pairs_per_step": training.pairs_per_step,
-        "lm_loss_coef": training.lm_loss_coef,
-        "seed": training.seed,
-        **keeping,
-    }
-
-
-def _describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> dict[str, Any]:
-    return {name: {**identity(dataset), "spec": specs.get(name)} for name, dataset in datasets.items()}

@@ -31,6 +31,7 @@ from .heads import is_encoder
 from .losses import anchor_loss, centering_loss, ranking_loss
 from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
+from .publishing import PublishMixin
 from .settings import RewardModelSettings
 from .step_loader import EpochCallback, StepLoaderMixin
 from .step_log import StepLogMixin
@@ -38,7 +39,7 @@ from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
+class RewardModelTrainer(PublishMixin, StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 

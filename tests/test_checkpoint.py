@@ -16,6 +16,7 @@ from rm_toolkit.errors import InputError
 
 
 METRICS = {"accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties"}
+MORE = {"num_label_ties", "reward_mean", "reward_std"}
 # The Trainer's own state; a pickle, but none of it is the model.
 TRAINER_STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 
@@ -148,7 +149,7 @@ def test_evaluation_every_n_steps_logs_all_sets_at_once(make_trainer, rows):
     assert [log["step"] for log in logs] == [2, 4]
     for log in logs:
         for name in sets:
-            assert {f"eval_{name}_{key}" for key in METRICS | {"num_label_ties"}} <= log.keys()
+            assert {f"eval_{name}_{key}" for key in METRICS | MORE} <= log.keys()
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_final_results_hold_every_set_at_start_and_end(make_trainer, rows, read_
     for when in results.values():
         assert list(when) == ["helpful", "dsp_literature"]
         for metrics in when.values():
-            assert METRICS <= metrics.keys() <= METRICS | {"num_label_ties"}
+            assert METRICS <= metrics.keys() <= METRICS | MORE
     logs = [log for log in trainer.state.log_history if "eval_helpful_loss" in log]
     assert results["start"]["helpful"]["loss"] == logs[0]["eval_helpful_loss"]
     assert results["end"]["helpful"]["loss"] == logs[-1]["eval_helpful_loss"] != logs[0]["eval_helpful_loss"]

@@ -106,19 +106,9 @@ def parse_columns(pairs: list[str]) -> dict[str, str]:
 def show(result: BuildResult, layout: str) -> None:
     """Prints the cleaning table and what a user should know about the split."""
     from ..console import print_table
+    from ..data.cleaning import cleaning_steps
 
-    steps = {
-        "records read": "read",
-        "invalid records left out": "invalid",
-        "pairs" if layout == "pairs" else "rows": "rows",
-        "- empty texts": "empty",
-        "- identical chosen and rejected" if layout == "pairs" else "- all texts identical": "identical",
-        **({"- ties": "ties"} if layout == "pairs" else {}),
-        "- exact duplicates": "duplicates",
-        "kept": "kept",
-    }
-    if layout == "ranked":
-        steps |= {"  texts taken out of kept rows": "texts_dropped", "  kept rows whose scores all tie": "tied_rows"}
+    steps = cleaning_steps(layout)
     rows = [
         [title, *(f"{getattr(counts, key):,}" for counts in result.counts.values())] for title, key in steps.items()
     ]

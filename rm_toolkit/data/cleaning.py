@@ -56,6 +56,23 @@ class CleaningCounts:
         return asdict(self)
 
 
+def cleaning_steps(layout: str) -> dict[str, str]:
+    """Returns what a person calls each step -> its name in `CleaningCounts`, in the order of the work."""
+    steps = {
+        "records read": "read",
+        "invalid records left out": "invalid",
+        "pairs" if layout == "pairs" else "rows": "rows",
+        "- empty texts": "empty",
+        "- identical chosen and rejected" if layout == "pairs" else "- all texts identical": "identical",
+        **({"- ties": "ties"} if layout == "pairs" else {}),
+        "- exact duplicates": "duplicates",
+        "kept": "kept",
+    }
+    if layout == "ranked":
+        steps |= {"  texts taken out of kept rows": "texts_dropped", "  kept rows whose scores all tie": "tied_rows"}
+    return steps
+
+
 def clean_pairs(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, CleaningCounts]:
     """
     Expands ranked rows (all columns of `ranked_features`) into pairs and drops what is no preference.

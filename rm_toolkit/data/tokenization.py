@@ -275,8 +275,7 @@ def tokenize_texts(
         `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
     """
     index: dict[Any, int] = {}
-    numbers = [index.setdefault(text_key(prompt, completion), len(index)) for prompt, completion in texts]
-    keys = (_key(prompt, completion) for prompt, completion in texts)
+    keys = (text_key(prompt, completion) for prompt, completion in texts)
     numbers = [index.setdefault(key, len(index)) for key in (keys if groups is None else zip(keys, groups))]
     distinct: list[Any] = [None] * len(index)
     for number, text in zip(numbers, texts):

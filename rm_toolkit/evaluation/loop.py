@@ -29,8 +29,8 @@ class EvaluationMixin:
             metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
 
         Returns:
-            `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `num_pairs`, `num_ties` and
-            `num_label_ties` of each set.
+            `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `reward_mean`, `reward_std`,
+            `num_pairs`, `num_ties` and `num_label_ties` of each set.
         """
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(sets, str):

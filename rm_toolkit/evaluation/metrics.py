@@ -19,6 +19,8 @@ class PreferenceMetrics:
         first_two_accuracy (`float`): The same over the two best-scored responses of each row.
         margin (`float`): Mean reward of the better minus the worse response, in logits.
         loss (`float`): Mean negative log-likelihood of the preferences, in nats.
+        reward_mean (`float`): Mean reward over the distinct texts of the set, in logits.
+        reward_std (`float`): Its standard deviation over them (divided by their number), in logits.
         num_pairs (`int`): Pairs counted.
         num_ties (`int`): Pairs whose two rewards are equal.
         num_label_ties (`int`): Pairs whose two scores are equal; they are not in `num_pairs`.
@@ -28,6 +30,8 @@ class PreferenceMetrics:
     first_two_accuracy: float
     margin: float
     loss: float
+    reward_mean: float
+    reward_std: float
     num_pairs: int
     num_ties: int
     num_label_ties: int
@@ -59,6 +63,8 @@ def preference_metrics(rewards: np.ndarray, data: TokenizedPreferences) -> Prefe
         first_two_accuracy=_ratio(first_wins, len(first)),
         margin=_ratio(difference.sum(), num_pairs),
         loss=_ratio(np.logaddexp(0.0, -shifted).sum(), num_pairs),
+        reward_mean=float(rewards.mean()) if len(rewards) else float("nan"),
+        reward_std=float(rewards.std()) if len(rewards) else float("nan"),
         num_pairs=num_pairs,
         num_ties=ties,
         num_label_ties=data.num_label_ties,

@@ -41,6 +41,9 @@ def test_counts_by_hand(tokenized):
     losses = [math.log(1 + math.exp(-d)) for d in (2, -1, 0, 0.5)]
     assert metrics.loss == pytest.approx(sum(losses) / 4, abs=1e-9)
     assert metrics.first_two_accuracy == metrics.accuracy
+    # Over the texts themselves: 9.5 / 8, and the root of the mean square minus the mean's square.
+    assert metrics.reward_mean == pytest.approx(9.5 / 8)
+    assert metrics.reward_std == pytest.approx(((4 + 1 + 9 + 9 + 0.25) / 8 - (9.5 / 8) ** 2) ** 0.5)
 
 
 def test_ranked_rows_count_all_pairs_but_first_two_only_the_two_best(tokenized):
@@ -92,6 +95,7 @@ def test_metrics_of_large_margins_are_finite(tokenized):
 def test_nothing_to_count_is_not_a_number(tokenized):
     data = tokenized([{"prompt": "a ", "completions": ["x", "y"], "scores": [1.0, 1.0]}])
     metrics = preference_metrics(np.zeros(2, dtype=np.float32), data)
+    assert metrics.reward_mean == 0.0 == metrics.reward_std  # there are texts, but no pair
     assert math.isnan(metrics.accuracy) and metrics.num_pairs == 0 and metrics.num_label_ties == 1
 
 
@@ -126,6 +130,7 @@ def test_every_named_set_has_all_its_metrics(make_trainer, rows):
     trainer = make_trainer(rows.pairs(2), eval_rows=sets)
     metrics = trainer.evaluate()
     names = ["accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties"]
+    names += ["reward_mean", "reward_std"]
     for name in sets:
         assert {f"eval_{name}_{key}" for key in names} <= metrics.keys()
     assert metrics["eval_pairs_num_pairs"] == 7

@@ -45,4 +45,10 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     )
 
 
-SOURCE = Source("dsp", "query and one response a domain (JSON or JSON Lines); needs --domain", row, "human-assistant")
+SOURCE = Source(
+    "dsp",
+    "query and one response a domain (JSON or JSON Lines); needs --domain",
+    row,
+    "human-assistant",
+    license="cc-by-nc-4.0",
+)

@@ -31,5 +31,9 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 
 SOURCE = Source(
-    "gpt4llm", "GPT-4-LLM comparison data: responses scored by GPT-4, both releases", row, "human-assistant"
+    "gpt4llm",
+    "GPT-4-LLM comparison data: responses scored by GPT-4, both releases",
+    row,
+    "human-assistant",
+    license="cc-by-nc-4.0",
 )

@@ -58,5 +58,9 @@ def find_files(folder: str, options: SourceOptions) -> list[tuple[str, str]]:
 
 
 SOURCE = Source(
-    "hh", "Anthropic HH: chosen and rejected dialogues, files or the folder tree", row, find_files=find_files
+    "hh",
+    "Anthropic HH: chosen and rejected dialogues, files or the folder tree",
+    row,
+    find_files=find_files,
+    license="mit",
 )

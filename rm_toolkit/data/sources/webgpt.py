@@ -38,5 +38,10 @@ def strip_citations(text: str) -> str:
 
 
 SOURCE = Source(
-    "webgpt", "WebGPT comparisons: two scored answers", row, "human-assistant", accepts=("strip_citations",)
+    "webgpt",
+    "WebGPT comparisons: two scored answers",
+    row,
+    "human-assistant",
+    accepts=("strip_citations",),
+    license="cc-by-nc-4.0",
 )

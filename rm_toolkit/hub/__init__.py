@@ -1,0 +1,9 @@
+"""Publishing: a trained reward model or a built dataset -> the Hugging Face Hub, with a card made of what the run knows."""
+
+from __future__ import annotations
+
+from .datasets import push_dataset
+from .models import push_model
+
+
+__all__ = ["push_dataset", "push_model"]

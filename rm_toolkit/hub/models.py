@@ -1,0 +1,276 @@
+"""A trained reward model -> the Hub, after a reload check; merged, or its adapter alone."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..adapters import ADAPTER_CONFIG, is_adapter, tokenizer_source
+from ..checkpoint import check_texts
+from ..console import console
+from ..errors import InputError
+from ..reload_check import check_reload
+from ..saving import ADAPTER_FOLDER
+from ..scoring import RewardScorer
+from ..settings import RewardModelSettings, load_settings, not_stock_notice
+from ..tokenizer import load_tokenizer
+from .model_card import CardOptions, Example, model_card
+from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
+from .staging import (
+    FIGURE_FOLDER,
+    adapter_base,
+    check_no_foreign_weights,
+    check_no_token,
+    stage_evaluation,
+    stage_model,
+)
+
+
+@dataclass
+class ModelPush:
+    """
+    What to publish of a model, and how.
+
+    Args:
+        folder (`str`): A saved reward model, or with `adapter` an adapter.
+        repo_id (`str`, *optional*): `NAMESPACE/NAME`, or `NAME`.
+        private (`bool`, *optional*): Visibility of a new repository.
+        revision (`str`, *optional*): Branch; made if it is not there.
+        token (`str`, *optional*): Defaults to the one of `hf auth login`; it is never printed or saved.
+        message (`str`, *optional*): Commit message.
+        adapter (`bool`): Publish the adapter alone instead of the merged model.
+        base_model (`str`, *optional*): Hub id of the adapter's base, where the adapter was trained on a folder.
+        evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures go along.
+        license (`str`, *optional*): Licence of the model, as the Hub names it.
+        verify (`bool`): Download what was published into an empty cache and compare its rewards.
+        overwrite_card (`bool`): Replace a card on the Hub that a person wrote or changed.
+    """
+
+    folder: str
+    repo_id: str | None
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = None
+    message: str | None = None
+    adapter: bool = False
+    base_model: str | None = None
+    evaluation: str | None = None
+    license: str | None = None
+    verify: bool = False
+    overwrite_card: bool = False
+
+
+def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
+    """
+    Checks that the folder reloads with the same rewards, writes its card, and uploads both.
+
+    Args:
+        folder (`str`): A saved reward model.
+        repo_id (`str`): `NAMESPACE/NAME` or `NAME`.
+        **options: See [`ModelPush`].
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        `InputError`: if the folder is no reward model, fails the reload check, or the Hub refuses.
+    """
+    push = ModelPush(folder, repo_id, **options)
+    source, settings = find_model(push)
+    repository = Repository(repo_id, revision=push.revision, token=push.token)
+    with prepared(push, source, settings, repository.repo_id) as (staged, texts, rewards):
+        check_no_token(staged, push.token)
+        repository.open(push.private)
+        remote, earlier = repository.files(), earlier_push(repository)
+        kept = None if push.overwrite_card else foreign_card(repository, earlier, remote)
+        if kept is not None:
+            keep_card(staged, repository.repo_id, kept, settings)
+        write_manifest(staged, card_is_ours=kept is None)
+        published = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
+        check_no_foreign_weights(repository.repo_id, remote, published, earlier["files"])
+        message = push.message or f"Upload reward model ({settings.stage or 'rm_toolkit'})"
+        stale = (set(earlier["files"]) & remote) - published - {CARD_NAME}
+        commit = repository.upload(staged, message, stale)
+        if push.verify:
+            verify_download(repository, commit.oid, texts, rewards)
+    return str(commit.commit_url)
+
+
+def preview_model(folder: str, repo_id: str, output: str, **options: Any) -> None:
+    """
+    Writes what would be published, card included, into a folder; nothing is sent.
+
+    Args:
+        folder, repo_id, **options: As in [`push_model`].
+        output (`str`): A folder that is not there yet.
+    """
+    push = ModelPush(folder, repo_id, **options)
+    source, settings = find_model(push)
+    if Path(output).exists():
+        raise InputError(f"--preview {output}: it is there already. Name a folder that is not.")
+    with prepared(push, source, settings, repo_id) as (staged, _, _):
+        check_no_token(staged, push.token)
+        shutil.copytree(staged, output, symlinks=True)
+
+
+def find_model(push: ModelPush) -> tuple[str, RewardModelSettings]:
+    """
+    Finds the folder to publish: the model, or the adapter in it.
+
+    Raises:
+        `InputError`: if it is not what it should be.
+    """
+    folder = push.folder
+    is_folder = Path(folder).is_dir()
+    if push.adapter and is_folder and not is_adapter(folder):
+        if not Path(folder, ADAPTER_FOLDER, ADAPTER_CONFIG).exists():
+            raise InputError(
+                f"{folder} holds no adapter (`{ADAPTER_FOLDER}/`): it was trained whole. Push it without --adapter."
+            )
+        folder = str(Path(folder, ADAPTER_FOLDER))
+    elif is_folder and is_adapter(folder) and not push.adapter:
+        raise InputError(
+            f"{folder} holds an adapter alone, which stock classes do not open as a reward model. Push the run's folder: "
+            "it holds the merged model, and the adapter in `adapter/`. Or pass --adapter to publish the adapter."
+        )
+    settings = load_settings(folder) if is_folder else None
+    if settings is None or not (push.adapter or Path(folder, "config.json").exists()):
+        raise InputError(
+            f"{folder} is no folder of a reward model saved by rm_toolkit (`rm_toolkit.json`, `config.json`)."
+        )
+    if push.adapter and adapter_base(Path(folder), push.base_model) is None:
+        raise InputError(
+            f"{folder}: the adapter's base is a folder of this machine, which nobody else has. Publish the base first "
+            "and name it with --base-model NAMESPACE/NAME, or push the merged model (without --adapter)."
+        )
+    return folder, settings
+
+
+@contextlib.contextmanager
+def prepared(
+    push: ModelPush, source: str, settings: RewardModelSettings, repo_id: str
+) -> Iterator[tuple[Path, list[Any], list[float]]]:
+    """
+    Checks the model and lays out what is published, card included, in a temporary folder.
+
+    Yields:
+        `tuple`: That folder, the texts of the reload check, and their rewards.
+    """
+    if not settings.stock:
+        console.print(f"{source}: {not_stock_notice(settings.pooling_type)} Its card says so.", highlight=False)
+    texts, rewards, example = verify_folder(source, settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary, "model")
+        staged.mkdir()
+        if stage_model(source, staged, settings, push.base_model):
+            console.print(
+                f"{source}: `{ADAPTER_FOLDER}/` is left out, since its base is a folder of this machine. The merged "
+                "model is complete; --base-model NAMESPACE/NAME takes the adapter along.",
+                highlight=False,
+            )
+        options = CardOptions(license=push.license)
+        if push.adapter:
+            options.adapter_base = adapter_base(Path(source), push.base_model)
+        if push.evaluation is not None:
+            options.figures = stage_evaluation(push.evaluation, staged)
+            options.report = f"{FIGURE_FOLDER}/report.md" if (staged / FIGURE_FOLDER / "report.md").exists() else None
+        if (staged / CARD_NAME).exists():  # the user's own
+            check_card_says_so(staged / CARD_NAME, settings)
+        else:
+            # The results of a run with adapters stand beside the merged model.
+            model_card(push.folder, repo_id, settings, example, options).save(staged / CARD_NAME)
+        yield staged, texts, rewards
+
+
+def verify_folder(folder: str, settings: RewardModelSettings) -> tuple[list[Any], list[float], Example]:
+    """
+    Compares the toolkit's rewards with those of stock classes in a fresh process, on texts of several lengths.
+
+    Returns:
+        `tuple`: The texts, their rewards, and the first of them as an example for the card.
+
+    Raises:
+        `InputError`: if one differs.
+    """
+    samples: list[tuple[Any, Any]] = [
+        ("## Human:\nName a colour.\n\n## Assistant:\n", "Blue."),
+        (
+            "## Human:\nWhat is a reward model?\n\n## Assistant:\n",
+            "A model that says how much a text is preferred.\n\nÉ ✓",
+        ),
+    ]
+    if settings.data_format == "chat":
+        samples = [
+            ([{"role": "user", "content": "Name a colour."}], [{"role": "assistant", "content": "Blue."}]),
+            ([{"role": "user", "content": "What is 2 + 2?"}], [{"role": "assistant", "content": "4\n\nÉ ✓"}]),
+        ]
+    pairs = check_texts(samples, settings.max_length)
+    rewards = RewardScorer(folder, device="cpu").score([p for p, _ in pairs], [c for _, c in pairs])
+    texts = [prompt + completion for prompt, completion in pairs]
+    check_reload(folder, texts, rewards, offline=not is_adapter(folder))
+    return texts, rewards, make_example(folder, settings, pairs[0], rewards[0])
+
+
+def make_example(folder: str, settings: RewardModelSettings, pair: tuple[Any, Any], reward: float) -> Example:
+    """Returns the string and the token ids of one text as the saved tokenizer makes them."""
+    tokenizer = load_tokenizer(tokenizer_source(folder))
+    whole = pair[0] + pair[1]
+    if settings.data_format == "chat":
+        text = tokenizer.apply_chat_template(whole, tokenize=False)
+        ids = tokenizer.apply_chat_template(whole, tokenize=True, truncation=True, return_dict=True)["input_ids"]
+    else:
+        text, ids = whole, tokenizer(whole, truncation=True)["input_ids"]
+    return Example(pair[0], pair[1], text, list(ids), reward)
+
+
+def check_card_says_so(card: Path, settings: RewardModelSettings) -> None:
+    """
+    Refuses to publish a model that stock classes read wrongly under a card that does not say so.
+
+    Raises:
+        `InputError`: naming what to write into the card.
+    """
+    if not settings.stock and "rm_toolkit only" not in card.read_text(encoding="utf-8"):
+        raise InputError(
+            f"{CARD_NAME} of the model does not say that this model loads through rm_toolkit only; whoever opens it with "
+            "stock classes gets other numbers. Write 'loads through rm_toolkit only' into it, or remove it to have one "
+            "written."
+        )
+
+
+def keep_card(staged: Path, repo_id: str, kept: str, settings: RewardModelSettings) -> None:
+    """Leaves a card on the Hub alone that a person wrote or changed, and says so."""
+    (staged / CARD_NAME).unlink()
+    (staged / CARD_NAME).write_text(kept, encoding="utf-8")
+    check_card_says_so(staged / CARD_NAME, settings)
+    (staged / CARD_NAME).unlink()
+    console.print(
+        f"{repo_id}: the card there was written or changed by hand and stays as it is; --overwrite-card replaces it.",
+        highlight=False,
+    )
+
+
+def verify_download(repository: Repository, commit: str, texts: list[Any], rewards: list[float]) -> None:
+    """
+    Downloads what was published into an empty cache and compares its rewards in a fresh process.
+
+    Raises:
+        `InputError`: if one differs.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        downloaded = repository.download(commit, cache)
+        try:
+            check_reload(downloaded, texts, rewards, offline=not is_adapter(downloaded))
+        except InputError as error:
+            raise InputError(
+                f"{repository.repo_id} was published, but a fresh download of it differs from the model here; do not "
+                f"announce it. {error}"
+            ) from error
+    console.print(
+        f"{repository.repo_id}: {len(texts)} texts give the same rewards from a fresh download.", highlight=False
+    )
