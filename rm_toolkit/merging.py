@@ -208,7 +208,7 @@ def merge_models(
     Raises:
         `InputError`: if the models do not fit each other, or the output is in use.
     """
-    from .hub import verify_folder
+    from .hub.models import verify_folder
 
     output = Path(output)
     check_weights(weights, len(customized))
@@ -223,10 +223,10 @@ def merge_models(
         settings.save(folder)
         entry = json.dumps(settings.lineage[-1], indent=2, ensure_ascii=False) + "\n"
         (folder / MERGE_NAME).write_text(entry, encoding="utf-8")
-        checked = verify_folder(str(folder), settings)
+        texts, _, _ = verify_folder(str(folder), settings)
         if finish is not None:
             finish(folder)
-    return checked
+    return len(texts)
 
 
 def _write_weights(

@@ -13,7 +13,6 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rm_toolkit import hub
 from rm_toolkit.data.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
 from rm_toolkit.heads import max_positions
@@ -263,43 +262,6 @@ def test_a_length_beyond_the_positions_is_refused(make_trainer, base_encoder, ro
             InputError, match=rf"`max_length` is {positions + 1}, but .* has positions for {positions}"
         ):
             make_trainer(pairs, base_encoder(architecture), pooling_type="cls", max_length=positions + 1)
-
-
-# ---- publishing ----
-
-
-def test_the_card_and_the_push_say_what_reads_the_model(
-    make_trainer, base_encoder, rows, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "rm"
-    make_trainer(rows.pairs(4), base_encoder("bert"), pooling_type="average").save_model(str(folder))
-    pushed = []
-
-    class Api:
-        def __init__(self, token=None): ...
-
-        def create_repo(self, name, **options):
-            return type("Repo", (), {"repo_id": name})
-
-        def upload_folder(self, **options):
-            pushed.append(options)
-            return type("Commit", (), {"commit_url": "https://hub/commit"})
-
-    monkeypatch.setattr(hub, "HfApi", Api)
-    (folder / "README.md").write_text("# My model\nOpen it with transformers.\n")
-    with pytest.raises(InputError, match=r"README.md does not say that this model loads through rm_toolkit only"):
-        hub.push_model(str(folder), "me/rm")
-    assert not pushed
-    (folder / "README.md").unlink()
-    capsys.readouterr()
-    hub.push_model(str(folder), "me/rm")
-    assert len(pushed) == 1 and "loads through rm_toolkit only" in capsys.readouterr().out.replace("\n", " ")
-    card = (folder / "README.md").read_text()
-    assert "loads through rm_toolkit only" in card and "RewardScorer" in card
-    assert "AutoModelForSequenceClassification" not in card and "pipeline_tag" not in card
-    monkeypatch.setattr(hub, "verify_folder", lambda *_: 0)  # once is enough
-    hub.push_model(str(folder), "me/rm")  # with the card that was written
-    assert len(pushed) == 2
 
 
 # ---- a real one ----

@@ -55,7 +55,7 @@ def customized(save_rm):
 @pytest.fixture
 def no_fresh_process(monkeypatch):
     """The reload check's other half takes seconds; one test here has it, and every folder is opened in this one."""
-    monkeypatch.setattr("rm_toolkit.hub.check_reload", lambda *args, **kwargs: None)
+    monkeypatch.setattr("rm_toolkit.hub.models.check_reload", lambda *args, **kwargs: None)
 
 
 def weights_of(folder, part="model.safetensors"):

@@ -127,8 +127,8 @@ def test_responses_that_see_each_other_are_found_out(both, monkeypatch, path):
 
 
 def test_positions_that_run_on_over_the_row_are_found_out(both, monkeypatch):
-    def running_on(sequences):
-        row = flat_row(sequences)
+    def running_on(sequences, *groups):
+        row = flat_row(sequences, *groups)
         row.position_ids = np.arange(len(row.position_ids))
         return row
 

@@ -110,11 +110,11 @@ def test_command_writes_dataset_and_info_and_prints_the_table(write, dsp_items, 
 
 
 def test_second_build_is_read_from_the_cache_and_a_changed_file_is_not(write, dsp_items, monkeypatch):
-    from rm_toolkit.data import rows
+    from rm_toolkit.data import records
 
     path, calls = write("dsp.json", dsp_items(3)), []
-    read = rows.read_records
-    monkeypatch.setattr(rows, "read_records", lambda file: calls.append(file) or read(file))
+    read = records.read_records
+    monkeypatch.setattr(records, "read_records", lambda file: calls.append(file) or read(file))
     options = BuildOptions(domain="academy", test_size=0)
     assert len(build("dsp", [path], options).datasets["train"]) == 12
     assert len(build("dsp", [path], options).datasets["train"]) == 12
