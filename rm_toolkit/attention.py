@@ -100,7 +100,9 @@ def shared_attention(
         `torch.Tensor` of shape `(1, num_heads, num_tokens, head_dim)`.
     """
     kind = query.device.type
-    if torch.is_autocast_enabled(kind):  # stock attention is on autocast's list, these kernels are not: RoPE gives fp32
+    if torch.is_autocast_enabled(
+        kind
+    ):  # stock attention is on autocast's list, these kernels are not: RoPE gives fp32
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if kind == "cuda":

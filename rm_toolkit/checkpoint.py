@@ -134,7 +134,7 @@ class CheckpointMixin:
             raw = [p + t for p, t in texts]
             # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
             tolerance = TOLERANCE if self.args.device.type == "cpu" else 1e-3
-            tolerance = 2e-2 if self.args.bf16 or self.args.fp16 else tolerance
+            tolerance = 2e-2 if self.args.autocast else tolerance
             check_reload(folder or self.args.output_dir, raw, rewards, tolerance=tolerance)
         self.accelerator.wait_for_everyone()
         return len(texts)

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from .adapters import attach_adapter, is_adapter, load_adapter, untie
 from .attention import enable_shared_attention
+from .engine_interface import EngineInterface
 from .errors import InputError
 from .heads import (
     check_loaded,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .data.collator import MicroBatch
 
 
-class RewardModel(nn.Module):
+class RewardModel(EngineInterface, nn.Module):
     """
     Rewards of token sequences, and the language-modelling loss of those that count for it.
 
@@ -52,8 +53,6 @@ class RewardModel(nn.Module):
         lm_head_source (`LMHeadSource`, *optional*): Where the head stands, so that it is carried on when not loaded.
         name_or_path (`str`): Where the classifier was loaded from.
     """
-
-    supports_gradient_checkpointing = True
 
     def __init__(
         self,
@@ -185,7 +184,8 @@ class RewardModel(nn.Module):
         # The reward stays fp32 under bf16 autocast: two rewards of one prompt often differ by less than bf16 resolves.
         with torch.autocast(device_type=pooled.device.type, enabled=False):
             weight_dtype = next(head.parameters()).dtype
-            return head(pooled.to(weight_dtype)).squeeze(-1).float()
+            # A sum over one value and no view of it: FSDP's hooks hang on the tensor that is returned.
+            return head(pooled.to(weight_dtype)).float().sum(-1)
 
     @property
     def base_classifier(self) -> PreTrainedModel:
@@ -242,30 +242,6 @@ class RewardModel(nn.Module):
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
         if self.lm_head is not None and self.lm_head.tied:
             self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
-        """Turns on activation checkpointing in the backbone."""
-        self.base_classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
-        if self.is_peft:
-            self.base_classifier.enable_input_require_grads()
-
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Turns on activation checkpointing in the backbone (the name transformers 5.20 and later call)."""
-        self.base_classifier.activation_checkpointing_enable(**kwargs)
-        if self.is_peft:
-            self.base_classifier.enable_input_require_grads()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Turns activation checkpointing off."""
-        self.base_classifier.gradient_checkpointing_disable()
-
-    def add_model_tags(self, tags: list[str] | str) -> None:
-        """Adds tags for the model card."""
-        self.base_classifier.add_model_tags(tags)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the input embedding."""
-        return self.base_classifier.get_input_embeddings()
 
     def resize_token_embeddings(self, num_tokens: int) -> None:
         """Gives the embedding (and an untied, loaded LM head) at least `num_tokens` rows; never shrinks it."""

@@ -20,6 +20,7 @@ from .data.leakage import check_overlap
 from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
 from .data.replay import replayed_per_step
+from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
 from .runtime import clear_output_dir
@@ -204,14 +205,8 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     Args:
         trainer (`RewardModelTrainer`): The trainer.
     """
-    accelerator = trainer.accelerator
-    engine = str(accelerator.distributed_type).rsplit(".", 1)[-1]
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None:
-        engine += f" ZeRO-{plugin.zero_stage}"
     return (
-        f"Engine {engine}, {accelerator.num_processes} process(es), {accelerator.device.type}, "
-        f"mixed precision {accelerator.mixed_precision}; {len(trainer.train_dataset):,} pairs, "
+        f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} pairs, "
         f"{trainer.pairs_per_step} a step{_replay_note(trainer)}."
     )
 

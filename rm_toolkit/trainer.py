@@ -24,6 +24,7 @@ from .data.collator import MicroBatch, PreferenceCollator
 from .data.planning import EpochPlan, StepDataset, take_only
 from .data.replay import ReplayPlan, join
 from .data.tokenization import TokenizedPreferences, tokenize_preferences
+from .engines import EngineMixin
 from .errors import InputError
 from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
@@ -36,7 +37,7 @@ from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
+class RewardModelTrainer(EngineMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
