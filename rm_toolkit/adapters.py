@@ -145,7 +145,13 @@ def load_adapter(
     Raises:
         `InputError`: if the base is not there, or the adapter does not fit it.
     """
-    settings = settings or load_settings(folder)
+    saved = load_settings(folder)
+    settings = settings or saved
+    rounded = saved.quantization if saved else None
+    if rounded is not None and options.get("quantization_config") is None:
+        from .quantization import make_config
+
+        options["quantization_config"] = make_config(rounded)
     config, weights = _read_adapter(folder)
     base = _find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
@@ -164,11 +170,12 @@ def load_adapter(
     model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
     try:
         with _quiet_peft():
-            adapted = PeftModel.from_pretrained(model.classifier, folder)
+            adapted = PeftModel.from_pretrained(model.classifier, folder, is_trainable=rounded is not None)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
-    model.classifier = adapted.merge_and_unload()
+    # Merged into 4-bit weights it would be rounded with them: it stays, and a further stage goes on training it.
+    model.classifier = adapted.merge_and_unload() if rounded is None else adapted
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
     model.settings = model.settings

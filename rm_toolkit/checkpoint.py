@@ -18,6 +18,7 @@ from .data.tokenization import tokenize_preferences
 from .errors import InputError
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
+from .quantization import quantization_of
 from .reload_check import TOLERANCE, check_reload
 from .saving import check_saved_weights, save_reward_model
 from .weight_names import shapes_in_files
@@ -38,9 +39,10 @@ class CheckpointMixin:
         model = self.accelerator.unwrap_model(self.model)
         # A checkpoint keeps the adapter alone, to resume from; the run's result is the merged model.
         intermediate = Path(output_dir).name.startswith("checkpoint-")
-        save_reward_model(
-            model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
-        )
+        merge = self.args.merge_adapter
+        merge = quantization_of(model) is None if merge is None else merge
+        merge = merge and model.is_peft and not intermediate
+        save_reward_model(model, output_dir, self.processing_class, state_dict=state_dict, merge=merge)
         check_saved_weights(model, output_dir, state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

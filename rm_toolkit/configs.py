@@ -112,6 +112,13 @@ class RewardModelConfig(RewardConfig):
             "per_device_train_batch_size pairs; at least 2 * max_length. Pairs of a step stay as they are."
         },
     )
+    merge_adapter: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the saved folder is the merged stock model, with the adapter in `adapter/`, or the adapter "
+            "alone. If not set: merged, except on a base in 4 bits."
+        },
+    )
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )

@@ -28,6 +28,7 @@ from .last_layer import trim_last_layer
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_config, quiet_loading
+from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 
 
@@ -238,6 +239,8 @@ class RewardModel(EngineInterface, nn.Module):
         Raises:
             `InputError`: if the model has none of the modules that the adapter is for.
         """
+        if self.is_peft:  # loaded with an adapter on a 4-bit base, which goes on
+            return
         self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
         if self.lm_head is not None and self.lm_head.tied:
@@ -270,4 +273,6 @@ def _load_classifier(
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise InputError(weights_error(name, config, error)) from error
+    if options.get("quantization_config") is not None:
+        keep_unpacked(classifier)
     return classifier, info["missing_keys"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -27,6 +28,9 @@ from accelerate import PartialState
 
 from .errors import InputError
 
+
+# On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # What a run writes into its output folder, and what --overwrite_output_dir may therefore remove.
 RUN_OUTPUTS = (

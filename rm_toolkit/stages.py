@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
 from .adapters import is_adapter
 from .arguments import RecipeArguments
@@ -23,6 +23,7 @@ from .data.replay import replayed_per_step
 from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
+from .quantization import quantization_config
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
 from .testing import build_tiny_model, train_tokenizer
@@ -132,8 +133,7 @@ def build_trainer(
     )
     # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
     init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
-    quantization = get_quantization_config(model)
-    if quantization is not None:
+    if (quantization := quantization_config(model, training)) is not None:
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
