@@ -85,7 +85,7 @@ def bases(folder: Path) -> None:
         build_tiny_model(folder / name, len(tokenizer), hidden_size=64, **shape)
 
 
-def run_here(folder: Path, output: Path, name: str, steps: int, check: bool) -> dict[str, Any]:
+def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, use_cpu: bool) -> dict[str, Any]:
     """One run by the functions of the recipes, in this process; returns what it says of itself."""
     from datasets import Dataset
 
@@ -96,6 +96,7 @@ def run_here(folder: Path, output: Path, name: str, steps: int, check: bool) -> 
     stage, base, train, tests, flags = RUNS[name]
     base = base.format(output=output) if "{" in base else str(folder / base)
     flags = {"model_name_or_path": base, "output_dir": str(output / name), "max_steps": steps, **COMMON, **flags}
+    flags["use_cpu"] = str(use_cpu).lower()
     flags |= {"train_datasets": json.dumps(train), "eval_datasets": json.dumps(tests), "domain": "literature"}
     if stage == "grft":
         flags["tiny_base"] = "{}"
@@ -134,6 +135,9 @@ def run_here(folder: Path, output: Path, name: str, steps: int, check: bool) -> 
 
 def where_weights_are(model: Any) -> dict[str, Any]:
     """How many elements this process holds, of how many; and the device of the parts."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):  # FSDP leaves the last unit gathered after an evaluation
+            module.reshard()
     held = whole = 0
     devices = set()
     for parameter in model.parameters():
@@ -146,9 +150,11 @@ def where_weights_are(model: Any) -> dict[str, Any]:
     return {"held": held, "whole": whole, "devices": sorted(devices)}
 
 
-def work(folder: Path, output: Path, steps: int, names: list[str], check: list[str]) -> None:
+def work(arguments: argparse.Namespace) -> None:
     """What each process of a launch does: all runs, one after the other."""
     from rm_toolkit.runtime import run_main, silence_launch_noise
+
+    folder, output, steps, names = arguments.work, arguments.output, arguments.steps, arguments.runs
 
     @run_main
     def main() -> None:
@@ -156,7 +162,9 @@ def work(folder: Path, output: Path, steps: int, names: list[str], check: list[s
         results = {}
         for name in names:
             begin = time.time()
-            results[name] = run_here(folder, output, name, steps, name in check)
+            results[name] = run_here(
+                folder, output, name, steps, check=name in arguments.check, use_cpu=arguments.use_cpu
+            )
             results[name]["seconds"] = time.time() - begin
             results[name]["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         rank = os.environ.get("RANK", "0")
@@ -202,6 +210,7 @@ def launch(
     (output / "accelerate.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]
     command += [output / "accelerate.yaml", script, "--work", folder, "--output", output, "--steps", steps]
+    command += ["--use-cpu"] * values["use_cpu"]
     command += ["--check", *(names if check is None else check), "--runs", *names]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_DATASETS_CACHE"] = str(folder / "cache")
@@ -285,11 +294,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="A new folder for models and results.")
     parser.add_argument("--steps", type=int, default=10, help="Optimizer steps of each run.")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="Some of the runs.")
+    parser.add_argument("--use-cpu", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--check", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
-        work(arguments.work, arguments.output, arguments.steps, arguments.runs, arguments.check)
+        work(arguments)
         return
     folder = arguments.output.absolute()
     if folder.exists():
