@@ -4,8 +4,8 @@ with parameters and optimizer offloaded. Needs no GPU.
 
     python benchmarks/engine_agreement.py --output outputs/engines
 
-Each engine is started once, with the launch config of the repository (two processes, on the CPU), and runs GRFT and
-CRFT with K responses, the LM loss, shared prompts, a tied LM head and LoRA. What each run says of itself is read in it.
+Each engine is started once, with the launch config of the repository, and runs GRFT and CRFT with K responses, the LM
+loss, shared prompts, a tied LM head, LoRA and bf16. What each run says of itself is read in it.
 """
 
 from __future__ import annotations
@@ -185,20 +185,9 @@ def launch(
     script: Path = Path(__file__),
 ) -> str:
     """
-    Starts an engine with the repository's launch config, on two processes of this machine's CPU.
-
-    Args:
-        engine (`str`): One of `CONFIGS`, or a name for another `config`.
-        folder (`Path`): With the base models; gets a folder for the engine.
-        steps (`int`): Optimizer steps of each run.
-        names (`list[str]`): Which of `RUNS`.
-        check (`list[str]`, *optional*): Runs whose folder is opened in a fresh process; all by default.
-        config (`str`, *optional*): Launch config.
-        overrides (`dict`, *optional*): Its values to replace; by default those that make it two processes on the CPU.
-        script (`Path`): What to start.
-
-    Returns:
-        `str`: What was printed.
+    Starts some of `RUNS` on an engine with the repository's launch config (`config`, if it is none of `CONFIGS`), by
+    default on two processes of the CPU; those of `check`, all by default, are opened in a fresh process afterwards.
+    Returns what was printed.
     """
     path = ROOT / "accelerate_configs" / f"{config or CONFIGS[engine]}.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -214,10 +203,9 @@ def launch(
     command += ["--check", *(names if check is None else check), "--runs", *names]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_DATASETS_CACHE"] = str(folder / "cache")
-    begin = time.time()
     result = subprocess.run([*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
     printed = result.stdout + result.stderr
-    (output / "printed.txt").write_text(f"{printed}\n[{result.returncode}] {time.time() - begin:.0f} s\n")
+    (output / "printed.txt").write_text(printed, encoding="utf-8")
     if result.returncode:
         raise SystemExit(f"{engine} ended with {result.returncode}:\n{printed[-6000:]}")
     return printed
@@ -231,11 +219,8 @@ def read_results(folder: Path, engine: str) -> list[dict[str, Any]]:
 
 def agreement(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
-    Compares a run with the one-process run.
-
-    Returns:
-        `dict`: `loss` (largest difference of a step), `counts` (correct pairs of both, excepted pairs left out, for
-        each test set) and `excepted` (set, pair and both margins, where one of them is below `TOLERANCE`).
+    Compares a run with the one-process run: `loss` (largest difference of a step), `counts` (correct pairs of both, and
+    all pairs, of each test set) and `excepted` (set, pair and margins of those that are not counted).
     """
     differences = [abs(a - b) for a, b in zip(expected["losses"], found["losses"], strict=True)]
     counts, excepted = {}, []
