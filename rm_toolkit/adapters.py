@@ -146,6 +146,7 @@ def load_adapter(
         `InputError`: if the base is not there, or the adapter does not fit it.
     """
     settings = settings or load_settings(folder)
+    in_4bit = _take_quantization(folder, options)
     config, weights = read_adapter(folder)
     base = _find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
@@ -164,11 +165,12 @@ def load_adapter(
     model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
     try:
         with quiet_peft():
-            adapted = PeftModel.from_pretrained(model.classifier, folder)
+            adapted = PeftModel.from_pretrained(model.classifier, folder, is_trainable=in_4bit)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
-    model.classifier = adapted.merge_and_unload()
+    # Merged into 4-bit weights it would be rounded with them: it stays, and a further stage goes on training it.
+    model.classifier = adapted if in_4bit else adapted.merge_and_unload()
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
     model.settings = model.settings
@@ -178,6 +180,18 @@ def load_adapter(
         if model.lm_head is not None:
             model.lm_head = build_lm_head(own_head, model.get_input_embeddings(), model.config, folder)
     return model
+
+
+def _take_quantization(folder: str, options: dict[str, Any]) -> bool:
+    """Adds to the options how the adapter's base was rounded when it was trained; returns whether it was."""
+    from .quantization import make_config
+
+    settings = load_settings(folder)
+    if settings is None or settings.quantization is None:
+        return False
+    if options.get("quantization_config") is None:
+        options["quantization_config"] = make_config(settings.quantization)
+    return True
 
 
 def tokenizer_source(name: str) -> str:

@@ -99,7 +99,13 @@ def shared_attention(
     Returns:
         `torch.Tensor` of shape `(1, num_heads, num_tokens, head_dim)`.
     """
-    if query.device.type == "cuda":
+    kind = query.device.type
+    if torch.is_autocast_enabled(
+        kind
+    ):  # stock attention is on autocast's list, these kernels are not: RoPE gives fp32
+        dtype = torch.get_autocast_dtype(kind)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if kind == "cuda":
         from .flex_attention import flex_shared_attention
 
         return flex_shared_attention(query, key, value, layout, scaling)
@@ -107,7 +113,7 @@ def shared_attention(
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     same_width = query.shape[-1] == value.shape[-1]
-    if query.device.type == "cpu" and same_width and _FLASH is not None and _FLASH_BACKWARD is not None:
+    if kind == "cpu" and same_width and _FLASH is not None and _FLASH_BACKWARD is not None:
         return _SegmentAttention.apply(query, key, value, layout, scaling)
     return sdpa_shared_attention(query, key, value, layout, scaling)
 

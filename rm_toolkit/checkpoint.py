@@ -20,6 +20,7 @@ from .errors import InputError
 from .evaluation.metrics import PreferenceMetrics
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
+from .quantization import quantization_of
 from .reload_check import TOLERANCE, check_reload
 from .saving import check_saved_weights, save_reward_model
 from .weight_names import shapes_in_files
@@ -41,9 +42,10 @@ class CheckpointMixin:
         model = self.accelerator.unwrap_model(self.model)
         # A checkpoint keeps the adapter alone, to resume from; the run's result is the merged model.
         intermediate = Path(output_dir).name.startswith("checkpoint-")
-        save_reward_model(
-            model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
-        )
+        merge = self.args.merge_adapter
+        merge = quantization_of(model) is None if merge is None else merge
+        merge = merge and model.is_peft and not intermediate
+        save_reward_model(model, output_dir, self.processing_class, state_dict=state_dict, merge=merge)
         check_saved_weights(model, output_dir, state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -141,7 +143,7 @@ class CheckpointMixin:
             raw = [p + t for p, t in texts]
             # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
             tolerance = TOLERANCE if self.args.device.type == "cpu" else 1e-3
-            tolerance = 2e-2 if self.args.bf16 or self.args.fp16 else tolerance
+            tolerance = 2e-2 if self.args.autocast else tolerance
             check_reload(folder or self.args.output_dir, raw, rewards, tolerance=tolerance)
         self.accelerator.wait_for_everyone()
         return len(texts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from trl import RewardConfig
 
+from .engines import full_precision_weights, launched_for_cpu
 from .errors import InputError, name_list
 from .settings import DATA_FORMATS, POOLING_TYPES
 
@@ -118,6 +119,13 @@ class RewardModelConfig(RewardConfig):
             "pairs of one prompt found, within these; all of them are in memory."
         },
     )
+    merge_adapter: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the saved folder is the merged stock model, with the adapter in `adapter/`, or the adapter "
+            "alone. If not set: merged, except on a base in 4 bits."
+        },
+    )
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )
@@ -132,6 +140,7 @@ class RewardModelConfig(RewardConfig):
     )
 
     def __post_init__(self):
+        self.use_cpu = self.use_cpu or launched_for_cpu()
         if self.bf16 is None:
             self.bf16 = (
                 not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -149,7 +158,8 @@ class RewardModelConfig(RewardConfig):
                     f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
                     "(`processing_class`, or --tokenizer_name_or_path DIR)."
                 )
-        super().__post_init__()
+        with full_precision_weights(self):
+            super().__post_init__()
         if self.device.type == "cpu":
             # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")

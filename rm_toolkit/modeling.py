@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from .adapters import attach_adapter, is_adapter, load_adapter, untie
 from .attention import enable_shared_attention
+from .engine_interface import EngineInterface
 from .errors import InputError
 from .heads import (
     check_loaded,
@@ -27,6 +28,7 @@ from .last_layer import trim_last_layer
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_config, quiet_loading
+from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from .data.collator import MicroBatch
 
 
-class RewardModel(nn.Module):
+class RewardModel(EngineInterface, nn.Module):
     """
     Rewards of token sequences, and the language-modelling loss of those that count for it.
 
@@ -52,8 +54,6 @@ class RewardModel(nn.Module):
         lm_head_source (`LMHeadSource`, *optional*): Where the head stands, so that it is carried on when not loaded.
         name_or_path (`str`): Where the classifier was loaded from.
     """
-
-    supports_gradient_checkpointing = True
 
     def __init__(
         self,
@@ -185,7 +185,8 @@ class RewardModel(nn.Module):
         # The reward stays fp32 under bf16 autocast: two rewards of one prompt often differ by less than bf16 resolves.
         with torch.autocast(device_type=pooled.device.type, enabled=False):
             weight_dtype = next(head.parameters()).dtype
-            return head(pooled.to(weight_dtype)).squeeze(-1).float()
+            # A sum over one value and no view of it: FSDP's hooks hang on the tensor that is returned.
+            return head(pooled.to(weight_dtype)).float().sum(-1)
 
     @property
     def base_classifier(self) -> PreTrainedModel:
@@ -238,34 +239,12 @@ class RewardModel(nn.Module):
         Raises:
             `InputError`: if the model has none of the modules that the adapter is for.
         """
+        if self.is_peft:  # loaded with an adapter on a 4-bit base, which goes on
+            return
         self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
         if self.lm_head is not None and self.lm_head.tied:
             self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
-        """Turns on activation checkpointing in the backbone."""
-        self.base_classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
-        if self.is_peft:
-            self.base_classifier.enable_input_require_grads()
-
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Turns on activation checkpointing in the backbone (the name transformers 5.20 and later call)."""
-        self.base_classifier.activation_checkpointing_enable(**kwargs)
-        if self.is_peft:
-            self.base_classifier.enable_input_require_grads()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Turns activation checkpointing off."""
-        self.base_classifier.gradient_checkpointing_disable()
-
-    def add_model_tags(self, tags: list[str] | str) -> None:
-        """Adds tags for the model card."""
-        self.base_classifier.add_model_tags(tags)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the input embedding."""
-        return self.base_classifier.get_input_embeddings()
 
     def resize_token_embeddings(self, num_tokens: int) -> None:
         """Gives the embedding (and an untied, loaded LM head) at least `num_tokens` rows; never shrinks it."""
@@ -294,4 +273,6 @@ def _load_classifier(
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise InputError(weights_error(name, config, error)) from error
+    if options.get("quantization_config") is not None:
+        keep_unpacked(classifier)
     return classifier, info["missing_keys"]

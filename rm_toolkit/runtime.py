@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +28,9 @@ from accelerate import PartialState
 
 from .errors import InputError
 
+
+# On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # What a run writes into its output folder, and what --overwrite_output_dir may therefore remove.
 RUN_OUTPUTS = (
@@ -58,18 +63,36 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        mistake = None
         try:
             main()
         except InputError as error:
-            if int(os.environ.get("RANK", "0")) == 0:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            sys.exit(2)
+            mistake = str(error)
         finally:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # After an error the other processes may never come to a collective call; leaving needs none.
-                torch.distributed.destroy_process_group()
+            leave_process_group()
+        if mistake is not None:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"error: {mistake}", file=sys.stderr, flush=True)
+            sys.exit(2)
 
     return wrapped
+
+
+def leave_process_group() -> None:
+    """
+    Ends this process's part in the process group, while Python is still there for the group's threads.
+
+    What still holds the group (the device mesh of a sharded model, say) would keep gloo's threads until the interpreter
+    is torn down, where they abort the process ("terminate called without an active exception") in some runs of many.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        # DeepSpeed holds groups of its own. After an error the other processes may never come to a collective call;
+        # leaving needs none.
+        deepspeed = sys.modules.get("deepspeed")
+        held = deepspeed is not None and deepspeed.comm.is_initialized()
+        (deepspeed.comm if held else torch.distributed).destroy_process_group()
+        gc.collect()
 
 
 def use_all_cores(cpu_threads: int | None) -> None:

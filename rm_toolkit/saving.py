@@ -20,6 +20,7 @@ from .errors import InputError
 from .legacy import write_legacy_rope_keys, write_legacy_tokenizer_keys
 from .lm_head import save_lm_head
 from .modeling import RewardModel, quiet_loading
+from .quantization import adapter_alone_notice, merged_in_full_precision, quantization_of
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
 
@@ -52,13 +53,17 @@ def save_reward_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     classifier_state, head_state = _split_state(state_dict)
+    rounded = quantization_of(model)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         target = Path(temporary)
         with quiet_loading():
             if model.is_peft:
                 save_adapter(model, target / ADAPTER_FOLDER if merge else target, classifier_state)
             if model.is_peft and merge:
-                merged_classifier(model, classifier_state).save_pretrained(target)
+                whole = (
+                    merged_classifier(model, classifier_state) if rounded is None else merged_in_full_precision(model)
+                )
+                whole.save_pretrained(target)
             elif not model.is_peft:
                 model.classifier.save_pretrained(target, state_dict=classifier_state)
         if (target / "config.json").exists():
@@ -66,15 +71,19 @@ def save_reward_model(
             if not model.reads_like_stock:
                 disown_architecture(target / "config.json")
         lm_head = _save_lm_head(model, target, head_state)
-        settings = dataclasses.replace(model.settings, lm_head=lm_head, stock=model.reads_like_stock)
+        settings = dataclasses.replace(
+            model.settings, lm_head=lm_head, stock=model.reads_like_stock and (merge or rounded is None)
+        )
         # An adapter folder can be taken away and loaded by itself: it says how it is to be read, too.
         for part in (target, target / ADAPTER_FOLDER) if model.is_peft and merge else (target,):
-            settings.save(part)
+            alone = part != target or not merge
+            dataclasses.replace(settings, quantization=rounded if alone else None).save(part)
             tokenizer.save_pretrained(part)
             write_legacy_tokenizer_keys(part / "tokenizer_config.json")
         move_into(target, folder)
     if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
-        tqdm.write(f"{folder}: {not_stock_notice(model.settings.pooling_type)}")
+        notice = f"{folder}: {not_stock_notice(model.settings.pooling_type)}"
+        tqdm.write(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))
 
 
 def check_saved_weights(

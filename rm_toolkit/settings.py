@@ -36,6 +36,7 @@ class RewardModelSettings:
         lm_head (`str`): `"tied"` (to the embedding), `"saved"` (in the subfolder `lm_head/`) or `"none"`.
         stock (`bool`): Whether stock transformers classes read the same reward from the folder; set when it is saved.
             If not, it loads through rm_toolkit only.
+        quantization (`dict`, *optional*): With an adapter alone: how its base was rounded to 4 bits.
     """
 
     pooling_type: str = "last"
@@ -46,6 +47,7 @@ class RewardModelSettings:
     lineage: list[dict[str, Any]] = field(default_factory=list)
     lm_head: str = "none"
     stock: bool = True
+    quantization: dict[str, Any] | None = None
     rm_toolkit_version: str = __version__
 
     def __post_init__(self):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
 from .adapters import is_adapter
 from .arguments import RecipeArguments
@@ -19,8 +19,10 @@ from .data.mixture import load_datasets
 from .data.pairs import ranked_to_pairs
 from .data.replay import replayed_per_step
 from .data.streams import mix_streams
+from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
+from .quantization import quantization_config
 from .run_record import lineage_entry
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
@@ -138,8 +140,7 @@ def build_trainer(
     )
     # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
     init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
-    quantization = get_quantization_config(model)
-    if quantization is not None:
+    if (quantization := quantization_config(model, training)) is not None:
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
@@ -221,14 +222,8 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     Args:
         trainer (`RewardModelTrainer`): The trainer.
     """
-    accelerator = trainer.accelerator
-    engine = str(accelerator.distributed_type).rsplit(".", 1)[-1]
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None:
-        engine += f" ZeRO-{plugin.zero_stage}"
-    where = f"{engine}, {accelerator.num_processes} process(es), {accelerator.device.type}"
     amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
-    return f"Engine {where}, mixed precision {accelerator.mixed_precision}; {amount}."
+    return f"{read_engine(trainer.accelerator)}; {amount}."
 
 
 def _replay_note(trainer: RewardModelTrainer) -> str:

@@ -25,6 +25,7 @@ from .data.planning import take_only
 from .data.replay import join
 from .data.stream import PreferenceStream
 from .data.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
+from .engines import EngineMixin
 from .errors import InputError
 from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
@@ -39,7 +40,9 @@ from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(PublishMixin, StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
+class RewardModelTrainer(
+    PublishMixin, EngineMixin, StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer
+):
     """
     Trains a reward model on pairs or ranked responses.
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -270,43 +266,3 @@ def test_one_target_module_is_a_name_and_not_a_pattern(make_trainer, rows):
         for model in [make_trainer(rows.pairs(2), peft_config=LoraConfig(target_modules=targets)).model]
     ]
     assert names[0] == {"q_proj"} and names[1] >= {"q_proj", "down_proj"} and "score" not in names[1]
-
-
-# ---- under an engine ----
-
-
-@pytest.mark.launch
-def test_an_adapter_is_merged_under_zero3(base_model, rows, tmp_path):
-    """Each process holds parts of the weights; the first alone builds the merged model, and must wait for nobody."""
-    config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
-    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump({**config, "use_cpu": True, "num_processes": 2}))
-    items = [
-        {"text": [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]], "score": [1.0, 0.0]}
-        for row in rows.pairs(12)
-    ]
-    (tmp_path / "data.json").write_text(json.dumps(items))
-    flags = {
-        "model_name_or_path": base_model("qwen3", tied=True),
-        "train_datasets": f"toy={tmp_path / 'data.json'}",
-        "eval_datasets": f"toy={tmp_path / 'data.json'}",
-        "allow_overlap": "true",
-        "use_cpu": "true",
-        "use_peft": "true",
-        "lora_r": 4,
-        "lm_loss_coef": 0.1,
-        "max_length": 48,
-        "pairs_per_step": 4,
-        "per_device_train_batch_size": 2,
-        "num_train_epochs": 1,
-        "output_dir": tmp_path / "run",
-    }
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "zero3.yaml"]
-    command += [str(ROOT / "recipes" / "grft.py"), *(str(word) for k, v in flags.items() for word in (f"--{k}", v))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "Engine DEEPSPEED ZeRO-3, 2 process(es)" in result.stdout + result.stderr
-    expected = stock_rewards(tmp_path / "run")
-    assert np.ptp(expected) > 0.01
-    assert rewards_from(tmp_path / "run" / "adapter") == pytest.approx(expected, abs=1e-5)
-    assert load_settings(str(tmp_path / "run")).lm_head == "saved"

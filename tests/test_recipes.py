@@ -5,8 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
-from accelerate.commands.config.config_args import load_config_from_file
 
 from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
@@ -14,7 +12,6 @@ from rm_toolkit.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
-LAUNCH_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 
 
 def parse(path, *flags):
@@ -29,7 +26,6 @@ def _in_root(monkeypatch):
 
 def test_the_recipes_of_the_readme_are_there():
     assert {path.parent.name for path in RECIPES} == {"tiny", "llama-7b", "qwen3-0.6b"}
-    assert {path.stem for path in LAUNCH_CONFIGS} >= {"cpu", "single_gpu", "multi_gpu", "zero3_offload"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -63,16 +59,6 @@ def test_the_paper_recipes_have_the_paper_values():
         assert training.num_train_epochs == 1 and training.max_length == 512 and training.weight_decay == 0
         assert training.pooling_type == "last" and not training.group_by_prompt and training.eval_on_start
         assert training.per_device_train_batch_size == 1 and training.pair_weighting == "prompt"
-
-
-@pytest.mark.parametrize("path", LAUNCH_CONFIGS, ids=lambda path: path.name)
-def test_every_launch_config_loads(path):
-    config = load_config_from_file(str(path))
-    values = yaml.safe_load(path.read_text())
-    assert config.num_processes == values["num_processes"]
-    if values["distributed_type"] == "DEEPSPEED":
-        assert values["deepspeed_config"]["gradient_accumulation_steps"] == "auto"
-        assert values["deepspeed_config"]["zero_stage"] == 3
 
 
 def test_flags_override_the_recipe_and_the_domain_is_filled_in():

@@ -174,6 +174,16 @@ def test_attention_and_its_gradients_equal_those_of_a_dense_mask(problem, path):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_under_autocast_the_types_that_rope_mixes_are_made_one(problem):
+    """Queries and keys come out of RoPE in fp32, values straight from a linear layer in bf16."""
+    (query, key, value, layout), *_ = problem
+    expected = shared_attention(*(tensor.bfloat16() for tensor in (query, key, value)), layout)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = shared_attention(query, key, value.bfloat16(), layout)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_the_block_mask_of_flex_attention_gives_the_same(problem):
     (query, key, value, layout), expected, _, _ = problem

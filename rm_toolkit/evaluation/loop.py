@@ -64,14 +64,15 @@ class EvaluationMixin:
         was_training = model.training
         model.eval()
         try:
-            return compute_rewards(
-                model,
-                data,
-                self._collator(),
-                tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
-                device=self.args.device,
-                accelerator=self.accelerator,
-                show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
-            )
+            with self.compute_loss_context_manager():
+                return compute_rewards(
+                    model,
+                    data,
+                    self._collator(),
+                    tokens_per_batch=2 * self.args.per_device_eval_batch_size * self.args.max_length,
+                    device=self.args.device,
+                    accelerator=self.accelerator,
+                    show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+                )
         finally:
             model.train(was_training)
