@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from .data.tokenization import tokenize_preferences
 from .errors import InputError
@@ -42,10 +40,6 @@ class CheckpointMixin:
             model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
         )
         check_saved_weights(model, output_dir, state_dict)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # TRL's own override writes a generic model card at every checkpoint; ours is written once, with the results.
-        Trainer._save_checkpoint(self, model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -214,8 +208,3 @@ def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dic
         else:
             continue
         raise InputError(f"{folder} is a checkpoint of another model: {problem}. Resume from this run's own.")
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """Returns the newest `checkpoint-N` folder of a run, or `None`."""
-    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None

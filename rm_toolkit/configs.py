@@ -124,6 +124,10 @@ class RewardModelConfig(RewardConfig):
         default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
     )
 
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "On resume, early stopping goes on counting where it was."}
+    )
+
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = (

@@ -13,6 +13,7 @@ from .adapters import is_adapter
 from .checkpoint import FINAL_RESULTS_NAME, check_texts
 from .console import console
 from .errors import InputError
+from .redaction import redact
 from .reload_check import check_reload
 from .scoring import RewardScorer
 from .settings import RewardModelSettings, load_settings, not_stock_notice
@@ -192,4 +193,4 @@ def write_card(folder: str, repo_id: str, settings: RewardModelSettings) -> None
         max_length=settings.max_length,
         pooling_type=settings.pooling_type,
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{content}").save(Path(folder, "README.md"))
+    ModelCard(redact(f"---\n{data.to_yaml()}\n---\n\n{content}")).save(Path(folder, "README.md"))

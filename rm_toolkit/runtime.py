@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,12 +26,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from accelerate import PartialState
 
 from .errors import InputError
+from .redaction import redact
+from .stopping import end_with_launcher
 
 
 # What a run writes into its output folder, and what --overwrite_output_dir may therefore remove.
 RUN_OUTPUTS = (
     "checkpoint-*",
     ".saving-*",
+    ".removing-*",
     "*.safetensors*",
     "lm_head",
     "adapter",
@@ -57,12 +61,15 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        end_with_launcher()
         try:
             main()
         except InputError as error:
-            if int(os.environ.get("RANK", "0")) == 0:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+            if int(os.environ.get("RANK", "0")) == 0 or error.of_one_process:
+                print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
             sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         finally:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 # After an error the other processes may never come to a collective call; leaving needs none.

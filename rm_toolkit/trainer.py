@@ -32,11 +32,13 @@ from .modeling import RewardModel
 from .progress import RunProgressCallback, describe_truncation
 from .settings import RewardModelSettings
 from .step_log import StepLogMixin
+from .stopping import leave_signals_to_the_run
+from .survival import SurvivalMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
-class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
+class RewardModelTrainer(SurvivalMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -121,7 +123,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
             self.replay_data = self._prepare_dataset(replay_dataset, processing_class, args, "replay")
             self.train_data = join(self.train_dataset, self.replay_data)
         self._choose_layout()
-        self.add_callback(_SetEpoch(self))
+        self.prepare_to_survive(train_dataset, replay_dataset)
         if args.anchor_coef:
             self.add_callback(AnchorCallback(self))
         for default in (ProgressCallback, PrinterCallback):
@@ -200,6 +202,7 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
     def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
@@ -237,9 +240,12 @@ class RewardModelTrainer(CheckpointMixin, EvaluationMixin, StepLogMixin, RewardT
             with sync, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, batch.to(self.args.device))
+                if last and deepspeed:  # whose backward pass ends with the optimizer's step
+                    self.check_step(total + loss.detach())
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
             total += loss.detach()
         self._steps_counted += 1
+        self.step_loss = total
         return total
 
     def compute_loss(
@@ -285,14 +291,3 @@ def _refuse_unused(options: dict[str, Any]) -> None:
                 f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
                 "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
             )
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the plan which epoch begins, on a fresh start and on resume alike."""
-
-    def __init__(self, trainer: RewardModelTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        plan = self.trainer.epoch_plan
-        plan.set_epoch(state.global_step // len(plan))

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
-from rm_toolkit.checkpoint import last_checkpoint, load_weights
+from rm_toolkit.checkpoint import load_weights
 from rm_toolkit.errors import InputError
 
 
@@ -118,13 +118,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(make_trainer, rows, tmp_pat
     save_file(state, tmp_path / "rm" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"another model: it lacks 'score.weight'"):
         load_weights(trainer.model, str(tmp_path / "rm"))
-
-
-def test_the_last_checkpoint_is_the_one_with_the_highest_step(tmp_path):
-    assert last_checkpoint(str(tmp_path / "nowhere")) is None and last_checkpoint(str(tmp_path)) is None
-    for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert last_checkpoint(str(tmp_path)).endswith("checkpoint-10")
 
 
 # ---- evaluation during the run ----

@@ -24,6 +24,7 @@ def compute_rewards(
     device: torch.device,
     accelerator: Accelerator | None = None,
     show_progress: bool = True,
+    before_each: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
     Args:
@@ -34,6 +35,7 @@ def compute_rewards(
         device (`torch.device`): Where to compute.
         accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
+        before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
 
     Returns:
         `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
@@ -49,6 +51,8 @@ def compute_rewards(
     turns = -(-len(batches) // num_processes)
     empty = np.zeros(0, dtype=np.int64)
     for turn in tqdm(range(turns), desc=f"Evaluating {data.name}", disable=not show_progress, leave=False, delay=2):
+        if before_each is not None:
+            before_each(turn)
         number = turn * num_processes + process_index
         sequences = batches[number] if number < len(batches) else empty
         values, _ = forward(collator.sequences(data, sequences).to(device))
