@@ -92,6 +92,8 @@ def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 1
     Returns:
         `list[int]`: Exit codes; minus the number of the signal where one ended it.
     """
+    import rm_toolkit.trainer  # noqa: F401  once, instead of in every child
+
     context = multiprocessing.get_context("fork")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
