@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from .data.tokenization import tokenize_preferences
+from .disk_errors import named_disk_errors
 from .errors import InputError
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
@@ -36,9 +38,15 @@ class CheckpointMixin:
         model = self.accelerator.unwrap_model(self.model)
         # A checkpoint keeps the adapter alone, to resume from; the run's result is the merged model.
         intermediate = Path(output_dir).name.startswith("checkpoint-")
-        save_reward_model(
-            model, output_dir, self.processing_class, state_dict=state_dict, merge=model.is_peft and not intermediate
-        )
+        # Checkpoints are guarded as a whole.
+        with contextlib.nullcontext() if intermediate else named_disk_errors(output_dir):
+            save_reward_model(
+                model,
+                output_dir,
+                self.processing_class,
+                state_dict=state_dict,
+                merge=model.is_peft and not intermediate,
+            )
         check_saved_weights(model, output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:

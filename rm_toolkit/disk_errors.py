@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from .errors import InputError
 from .manifest import newest_complete, read_manifest
 
@@ -32,8 +30,8 @@ def named_disk_errors(output_dir: str, unfinished: Path | None = None) -> Iterat
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_full_disk(error, output_dir):
+    except Exception as error:  # tokenizers raises a plain one, torch a RuntimeError, safetensors its own
+        if isinstance(error, InputError) or not _is_full_disk(error, output_dir):
             raise
         if unfinished is not None and read_manifest(unfinished) is None:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +48,9 @@ class StepWatch:
             what (`str`): `"loss"` or `"gradient norm"`.
             value (`float`): The number that is none, of this process.
         """
-        found = gather_object(self._suspects()) or ["(none of them is known)"]
+        levels = zip(*gather_object([self._suspects()]))
+        closest = next((level for level in (list(chain(*level)) for level in levels) if level), [])
+        found = [text for _, text in sorted(dict(closest).items())] or ["(none of them is known)"]
         number = len(found)
         shown = "; ".join(found[:MOST_ROWS]) + (f"; and {number - MOST_ROWS} more" if number > MOST_ROWS else "")
         trainer = self.trainer
@@ -60,8 +63,11 @@ class StepWatch:
             "`warmup_steps` or a smaller `max_grad_norm`."
         )
 
-    def _suspects(self) -> list[str]:
-        """Rows whose own rewards are not finite; else those of micro-batches with such a loss; else all of the step."""
+    def _suspects(self) -> list[list[tuple[int, str]]]:
+        """
+        Rows of this process, with what is said of them: those whose own rewards are not finite; those of micro-batches
+        with such a loss; all of the step.
+        """
         pairs: list[tuple[int, int]] = []
         batches: list[tuple[int, int]] = []
         everything: list[tuple[int, int]] = []
@@ -72,8 +78,10 @@ class StepWatch:
                 batches += named
             finite = torch.isfinite(rewards[batch.better] - rewards[batch.worse]).tolist()
             pairs += [entry for entry, good in zip(named, finite) if not good]
-        first = dict(reversed(pairs or batches or everything))
-        return [self._describe(row, pair) for row, pair in sorted(first.items())]
+        return [
+            [(row, self._describe(row, pair)) for row, pair in sorted(dict(reversed(level)).items())]
+            for level in (pairs, batches, everything)
+        ]
 
     def _describe(self, row: int, pair: int) -> str:
         trainer = self.trainer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 from faulty_runs import assert_same_ending, at, ending, in_child, kill, send, terminate, train_to_end
