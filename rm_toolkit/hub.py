@@ -20,7 +20,7 @@ from .settings import RewardModelSettings, load_settings, not_stock_notice
 
 
 # Training state stays at home: it is large, and optimizer and RNG files are pickles.
-NOT_PUBLISHED = ["checkpoint-*/**", ".saving-*/**", "runs/**", "*.bin", "*.pt", "*.pth", "*.tmp"]
+NOT_PUBLISHED = ["checkpoint-*/**", ".saving-*/**", ".removing-*/**", "runs/**", "*.bin", "*.pt", "*.pth", "*.tmp"]
 
 CARD = """# {title}
 

@@ -10,7 +10,7 @@ PLACEHOLDER = "<hidden>"
 # What stands before the secret is kept: group 1.
 PATTERNS = (
     re.compile(r"\b((?:hf|api_org|hf_oauth)_)[A-Za-z0-9_\-]{8,}"),  # of the Hugging Face Hub
-    re.compile(r"(://)[^/\s@'\"]+(?=@)"),  # user:password@host
+    re.compile(r"(\b[a-z][a-z0-9+.\-]*:/{1,2})[^/\s@'\"]+(?=@)"),  # user:password@host; paths lose a slash
     re.compile(r"(?i)([?&](?:access_token|token|api_key|apikey|password|signature|sig)=)[^&\s'\"]+"),
     re.compile(r"(?i)(\bBearer )\S+"),
 )

@@ -140,7 +140,7 @@ CASES = {
     ),
     "weights of the old pickled form": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=None, pytorch_model__bin=b"x")},
-        r"It has a `pytorch_model.bin`: load that and save it again",
+        r"weights in pickles \(`pytorch_model.bin`\) are not read, .* convert it once: python -c",
     ),
     "a safetensors file cut short": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00{}")},
