@@ -38,9 +38,11 @@ from rm_toolkit.manifest import find_checkpoint
 RECIPE = Path(__file__).parents[1] / "recipes" / "grft.py"
 FLAGS = {
     "lm_loss_coef": 0.1,
-    "num_train_epochs": 2,
+    "num_train_epochs": 1,
+    "max_length": 64,
+    "eval_datasets": '{"webgpt": {"path": "data/samples/webgpt.test.jsonl", "source": "webgpt"}}',
     "logging_steps": 3,
-    "eval_steps": 10,
+    "eval_steps": 7,
     "save_strategy": "steps",
     "save_steps": 5,
     "save_total_limit": 2,

@@ -83,9 +83,15 @@ class CheckpointMixin:
         keys = ("accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties", "num_label_ties")
         marker = "first_two_accuracy"
         prefixes = [key.removesuffix(marker) for key in logs[-1] if key.endswith(marker)]
-        return {
+        found = {
             prefix.removeprefix("eval_").removesuffix("_") or "eval": {key: logs[-1][prefix + key] for key in keys}
             for prefix in prefixes
+        }
+        # A log that was read from a checkpoint has its keys in alphabetical order.
+        order = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+        return {
+            name: found[name]
+            for name in [*(name for name in order if name in found), *(name for name in found if name not in order)]
         }
 
     def evaluated_step(self) -> int | None:

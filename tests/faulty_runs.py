@@ -165,6 +165,7 @@ def ending(folder: Path) -> dict[str, Any]:
     end["logs"] = [{k: v for k, v in log.items() if not k.endswith(SPEEDS)} for log in end["logs"]]
     if end["best"]:
         end["best"] = Path(end["best"]).name
+    end["results"] = (folder / "final_eval_results.json").read_text()
     return {**end, "weights": torch.load(folder / "end.pt", weights_only=True)}
 
 

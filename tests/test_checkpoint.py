@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -61,17 +62,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, base_model, row
     whole = make(save_strategy="steps", save_steps=7)
     whole.train()
     assert whole.state.global_step == 10
+    shutil.copytree(tmp_path / "run" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
     resumed = make(output_dir=str(tmp_path / "again"), seed=42)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-7"))
+    resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 10
     assert_equal_bits(weights(resumed.model), weights(whole.model))
     expected, found = train_logs(whole), train_logs(resumed)
     assert found.keys() == expected.keys()
     for step in expected:
-        # A log that spans the interruption holds what came after it.
-        if step > 8 or (step == 8 and whole.args.logging_steps == 1):
-            for key in ("loss", "rank_loss", "accuracy", "margin", "learning_rate"):
-                assert found[step][key] == pytest.approx(expected[step][key], rel=1e-6), (step, key)
+        assert found[step] == expected[step], step  # one of them spans the interruption
 
 
 def test_a_checkpoint_is_a_reward_model_and_holds_no_other_pickles(make_trainer, rows, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 
@@ -14,7 +15,7 @@ from rm_toolkit.manifest import checkpoints, find_checkpoint, read_manifest
 
 @pytest.fixture(scope="module")
 def data(rows):
-    return {"train": rows.ranked(10), "pairs": rows.pairs(5, seed=1), "ranked": rows.ranked(3, seed=2)}
+    return {"train": rows.ranked(10), "ranked": rows.ranked(3, seed=2), "pairs": rows.pairs(5, seed=1)}
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,33 @@ def test_a_run_without_checkpoints_stops_without_one(dropout_base, data, tmp_pat
     assert in_child(stopped) == [143]
     assert not checkpoints(tmp_path)
     assert "Stopped by SIGTERM at step 3. Nothing was saved." in capfd.readouterr().out
+
+
+def test_loading_processes_do_not_die_before_the_run_has_stopped(dropout_base, data, tmp_path):
+    """The signal goes to the whole group, as a scheduler sends it."""
+    options = {"dataloader_num_workers": 1, "save_steps": 100}
+
+    def stopped():
+        os.setpgrp()
+        to_all = at(2, "on_step_begin", lambda: os.killpg(0, signal.SIGTERM))
+        train_to_end(tmp_path, dropout_base, data, options, lambda: [to_all])()
+
+    assert in_child(stopped) == [143]
+    assert list(checkpoints(tmp_path)) == [3]
+
+
+def test_a_second_ctrl_c_insists_but_two_at_once_are_one(monkeypatch):
+    from rm_toolkit import stopping
+
+    before = signal.getsignal(signal.SIGINT)
+    with stopping.StopSignals() as signals:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        monkeypatch.setattr(stopping, "SECONDS_TO_INSIST", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # ---- two processes ----
