@@ -4,7 +4,7 @@ Kills the tiny recipe at random moments, resumes it, and compares the end with t
     python benchmarks/kills.py --kills 20                  # one process
     python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
 
-Every kill is a SIGKILL at a moment drawn from the whole of training, saving and evaluation included; every resume is
+Every kill is a SIGKILL at a moment drawn from all of training, saving and evaluation included; every resume is
 `--resume_from_checkpoint auto`. Equal means: every byte of the exported weights, every logged number and
 `final_eval_results.json`. Exits with 1 if one is not.
 """
@@ -18,7 +18,6 @@ import os
 import random
 import runpy
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -78,12 +77,13 @@ def main() -> int:
     Clock.step = multiprocessing.get_context("fork").Value("d", NOT_BEGUN)
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         work = Path(temporary)
-        seconds = run(work, "whole", options.processes)
+        seconds, steps = run(work, "whole", options.processes), Clock.step.value
         expected = ending(work / "whole")
         rows, good = [], True
         for number in range(options.kills):
-            moment = rng.uniform(0, 0.95 * seconds)
-            killed = run(work, "killed", options.processes, moment, rng.randrange(options.processes))
+            moment = rng.uniform(0, steps)
+            victim = rng.randrange(options.processes)
+            killed = run(work, "killed", options.processes, (moment, seconds / steps), victim)
             resumed = find_checkpoint(work / "killed")[0]
             run(work, "killed", options.processes)
             equal = [found == wanted for found, wanted in zip(ending(work / "killed"), expected)]
@@ -94,11 +94,13 @@ def main() -> int:
             )
             console.print(" ".join(rows[-1]), highlight=False)
             shutil.rmtree(work / "killed")
-    print_table(["kill", "after (s)", "at step", "resumed from", "weights", "logs", "results"], rows)
+    print_table(["kill", "moment (steps)", "at step", "resumed from", "weights", "logs", "results"], rows)
     return 0 if good else 1
 
 
-def run(work: Path, name: str, num_processes: int, kill_after: float | None = None, victim: int = 0) -> float:
+def run(
+    work: Path, name: str, num_processes: int, kill_at: tuple[float, float] | None = None, victim: int = 0
+) -> float:
     """
     Runs the recipe in processes of its own.
 
@@ -106,7 +108,8 @@ def run(work: Path, name: str, num_processes: int, kill_after: float | None = No
         work (`Path`): Where everything is written.
         name (`str`): Output folder in it.
         num_processes (`int`): Processes of the run.
-        kill_after (`float`, *optional*): Seconds after the beginning of training; `None` lets the run end by itself.
+        kill_at (`tuple`, *optional*): Step, whose fraction is waited in the step, and the seconds a step takes on
+            average; `None` lets the run end by itself.
         victim (`int`): Rank that is killed.
 
     Returns:
@@ -124,8 +127,8 @@ def run(work: Path, name: str, num_processes: int, kill_after: float | None = No
         process.start()
     while Clock.step.value == NOT_BEGUN and processes[0].is_alive():
         time.sleep(0.01)
-    begin = time.monotonic()
-    if kill_after is None:
+    begin = end = time.monotonic()
+    if kill_at is None:
         last = 0.0
         while processes[0].is_alive():
             if Clock.step.value != last:
@@ -136,9 +139,12 @@ def run(work: Path, name: str, num_processes: int, kill_after: float | None = No
         if any(process.exitcode for process in processes):
             sys.exit(f"a run ended with {[process.exitcode for process in processes]}: see {work / f'{name}.log'}")
         return end - begin
-    processes[victim].join(kill_after)
+    whole, fraction = divmod(kill_at[0], 1)
+    while Clock.step.value < whole and processes[victim].is_alive():
+        time.sleep(0.005)
+    processes[victim].join(fraction * kill_at[1])
     step = Clock.step.value
-    os.kill(processes[victim].pid, signal.SIGKILL)
+    processes[victim].kill()
     for process in processes:
         process.join(120)
     if not all(process.exitcode for process in processes):
