@@ -20,12 +20,13 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "grft.yaml"
 def main() -> None:
     from rm_toolkit import stages
     from rm_toolkit.arguments import parse_recipe
+    from rm_toolkit.resume_from import goes_on, resolve_resume
 
     silence_launch_noise()
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
     use_all_cores(recipe.cpu_threads)
-    resume = stages.resolve_resume(training)
-    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+    resume = resolve_resume(training)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
 
     train, evaluation, replay = stages.load_stage_data(recipe, training)
     stages.ensure_tiny_base(recipe, model, train, training.seed)

@@ -125,6 +125,11 @@ def parse_recipe(
         hint = did_you_mean(flag, [f"--{name}" for name in known])
         raise InputError(f"'{leftover[0]}' is no flag of this recipe.{hint} `--help` lists them all.")
     recipe, training, model = groups
+    if training.hub_token:
+        raise InputError(
+            "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "
+            "`hf auth login` or set the environment variable HF_TOKEN."
+        )
     for name in DICT_FIELDS:
         setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
     _fill_domain(recipe, training, model)

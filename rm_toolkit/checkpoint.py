@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,10 +13,9 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from .data.tokenization import tokenize_preferences
+from .disk_errors import named_disk_errors
 from .errors import InputError
 from .evaluation.metrics import PreferenceMetrics
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
@@ -45,12 +45,10 @@ class CheckpointMixin:
         merge = self.args.merge_adapter
         merge = quantization_of(model) is None if merge is None else merge
         merge = merge and model.is_peft and not intermediate
-        save_reward_model(model, output_dir, self.processing_class, state_dict=state_dict, merge=merge)
+        # Checkpoints are guarded as a whole.
+        with contextlib.nullcontext() if intermediate else named_disk_errors(output_dir):
+            save_reward_model(model, output_dir, self.processing_class, state_dict=state_dict, merge=merge)
         check_saved_weights(model, output_dir, state_dict)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # TRL's own override writes a generic model card at every checkpoint; ours is written once, with the results.
-        Trainer._save_checkpoint(self, model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -86,11 +84,17 @@ class CheckpointMixin:
         keys = [item.name for item in dataclasses.fields(PreferenceMetrics)]
         marker = "first_two_accuracy"
         prefixes = [key.removesuffix(marker) for key in logs[-1] if key.endswith(marker)]
-        return {
+        found = {
             prefix.removeprefix("eval_").removesuffix("_") or "eval": {
                 key: logs[-1][prefix + key] for key in keys if prefix + key in logs[-1]
             }
             for prefix in prefixes
+        }
+        # A log that was read from a checkpoint has its keys in alphabetical order.
+        order = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+        return {
+            name: found[name]
+            for name in [*(name for name in order if name in found), *(name for name in found if name not in order)]
         }
 
     def evaluated_step(self) -> int | None:
@@ -231,8 +235,3 @@ def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dic
         else:
             continue
         raise InputError(f"{folder} is a checkpoint of another model: {problem}. Resume from this run's own.")
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """Returns the newest `checkpoint-N` folder of a run, or `None`."""
-    return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None

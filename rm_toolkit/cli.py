@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .errors import InputError, did_you_mean, name_list
+from .redaction import redact
 
 
 # Each command is a module with `add_arguments(parser)` and `run(args)`. Only the one asked for is imported, so that
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.command_line = ["rm-toolkit", *argv]
         module.run(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -139,6 +139,10 @@ class RewardModelConfig(RewardConfig):
         default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
     )
 
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "On resume, early stopping goes on counting where it was."}
+    )
+
     def __post_init__(self):
         self.use_cpu = self.use_cpu or launched_for_cpu()
         if self.bf16 is None:

@@ -11,7 +11,10 @@ class InputError(ValueError):
     A user's input cannot be used. The message names the input and its value, says what is wrong and what to do.
 
     Commands and recipes print the message alone and exit with code 2; from Python it is an ordinary `ValueError`.
+    Where `of_one_process` is set, the process that meets it prints it; otherwise all meet it, and the first one does.
     """
+
+    of_one_process = False
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
@@ -55,16 +56,37 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
             f"'{name}': {_damaged_file(name) or 'a safetensors file'} is damaged ({first_line(error)}). Download or save "
             "the model again."
         )
-    if "no file named model.safetensors" in text:
-        old = " It has a `pytorch_model.bin`: load that and save it again with `save_pretrained`."
-        hint = old if Path(name, "pytorch_model.bin").exists() else " Download or save the model again."
-        return f"'{name}' has a `config.json` but no weights (`model.safetensors`).{hint}"
+    if "no file named model.safetensors" in text or "does not appear to have a file named" in text:
+        if any(Path(name).glob("pytorch_model*.bin")) or not os.path.isdir(name):
+            return pickled_error(name, config)
+        return f"'{name}' has a `config.json` but no weights (`model.safetensors`). Download or save the model again."
     if "ignore_mismatched_sizes" in text:
         return (
             f"'{name}': the weights do not have the shapes that its `config.json` gives ('{config.model_type}'); the two "
             "belong to different models. Restore the right files."
         )
     return f"'{name}' cannot be loaded as a reward model: {first_line(error)}"
+
+
+def pickled_error(name: str, config: PreTrainedConfig) -> str:
+    """
+    The message for a model whose weights are pickles (`pytorch_model.bin`), with the command that converts them.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        config (`PreTrainedConfig`): Its config.
+    """
+    known = [architecture for architecture in config.architectures or [] if hasattr(transformers, architecture)]
+    load = f"{known[0] if known else 'AutoModelForCausalLM'}.from_pretrained({name!r}, use_safetensors=False)"
+    target = name if os.path.isdir(name) else name.split("/")[-1] + "-safetensors"
+    command = f"import transformers as t; t.{load}.save_pretrained({target!r})"
+    if target != name:
+        command += f"; t.AutoTokenizer.from_pretrained({name!r}).save_pretrained({target!r})"
+    then = "" if target == name else f", and name {target} instead"
+    return (
+        f"'{name}' has no safetensors; weights in pickles (`pytorch_model.bin`) are not read, because a pickle can run "
+        f'code. If you trust where it comes from, convert it once: python -c "{command}"{then}'
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from accelerate import PartialState
 
 from .errors import InputError
+from .redaction import redact
+from .stopping import end_with_launcher
 
 
 # On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
@@ -36,6 +39,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 RUN_OUTPUTS = (
     "checkpoint-*",
     ".saving-*",
+    ".removing-*",
     "*.safetensors*",
     "lm_head",
     "adapter",
@@ -63,15 +67,18 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        end_with_launcher()
         mistake = None
         try:
             main()
         except InputError as error:
-            mistake = str(error)
+            mistake, of_one_process = redact(str(error)), error.of_one_process
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         finally:
             leave_process_group()
         if mistake is not None:
-            if int(os.environ.get("RANK", "0")) == 0:
+            if int(os.environ.get("RANK", "0")) == 0 or of_one_process:
                 print(f"error: {mistake}", file=sys.stderr, flush=True)
             sys.exit(2)
 

@@ -149,6 +149,9 @@ def move_into(source: Path, target: Path) -> None:
     """Moves every file of `source` into `target`, weights first and `config.json` last, replacing what is there."""
     stale = [path for path in target.glob("*.safetensors*") if not (source / path.name).exists()]
     files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json")
+    # A folder that is used again has no `config.json` while old and new files stand beside each other in it.
+    if (source / "config.json").exists():
+        (target / "config.json").unlink(missing_ok=True)
     for path in files:
         destination = target / path.relative_to(source)
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 
 from . import __version__
 from .errors import InputError, name_list
+from .redaction import redact
 
 
 SETTINGS_NAME = "rm_toolkit.json"
@@ -60,7 +61,7 @@ class RewardModelSettings:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `rm_toolkit.json` into `folder`."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        text = json.dumps(redact(dataclasses.asdict(self)), indent=2, ensure_ascii=False)
         Path(folder, SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
 
 

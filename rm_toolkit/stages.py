@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from accelerate import PartialState
@@ -11,7 +10,6 @@ from trl import ModelConfig, get_peft_config
 
 from .adapters import is_adapter
 from .arguments import RecipeArguments
-from .checkpoint import last_checkpoint
 from .configs import RewardModelConfig
 from .console import console, print_table
 from .data.leakage import check_overlap
@@ -23,6 +21,7 @@ from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
 from .quantization import quantization_config
+from .resume_from import goes_on
 from .run_record import lineage_entry
 from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
@@ -171,10 +170,8 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
         recipe (`RecipeArguments`): For what is printed at the end.
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
-    if recipe.overwrite_output_dir and not resume:
+    if not resume and (recipe.overwrite_output_dir or goes_on(trainer.args, resume)):
         clear_output_dir(trainer.args.output_dir)
-    if resume:
-        trainer.args.eval_on_start = False  # the start of the run is in its log already
     if trainer.is_world_process_zero():
         console.print(describe_engine(trainer), highlight=False)
     trainer.train(resume_from_checkpoint=resume)
@@ -231,36 +228,3 @@ def _replay_note(trainer: RewardModelTrainer) -> str:
         return ""
     count = replayed_per_step(trainer.pairs_per_step, trainer.args.general_replay_fraction)
     return f", {count} of them replayed from {len(trainer.replay_data):,} general pairs"
-
-
-def resolve_resume(training: RewardModelConfig) -> str | None:
-    """
-    Turns `--resume_from_checkpoint auto|true|PATH` into a folder.
-
-    Returns:
-        `str` or `None`: `None` for a fresh start; `auto` starts afresh where there is no checkpoint yet.
-
-    Raises:
-        `InputError`: if the checkpoint asked for is not there.
-    """
-    wanted = training.resume_from_checkpoint
-    if wanted in (None, False, "false", "False", ""):
-        return None
-    if wanted in (True, "true", "True", "auto"):
-        found = last_checkpoint(training.output_dir)
-        if found is None and wanted != "auto":
-            raise InputError(
-                f"{training.output_dir} has no checkpoint to resume from. Start without the flag, or use `auto`."
-            )
-        return found
-    if not os.path.isdir(wanted):
-        raise InputError(
-            f"`resume_from_checkpoint` is '{wanted}', which is no folder. Name a checkpoint-N folder, or `auto`."
-        )
-    for pattern, what in (("*.safetensors", "no weights"), ("trainer_state.json", "no state of a run")):
-        if not any(Path(wanted).glob(pattern)):
-            raise InputError(
-                f"`resume_from_checkpoint` is '{wanted}', which holds {what} (`{pattern}`): it is no checkpoint of a "
-                "run. Name a checkpoint-N folder, or `auto`."
-            )
-    return wanted

@@ -22,6 +22,7 @@ from .data.replay import ReplayPlan
 from .data.stream import PreferenceStream, Tokenize
 from .data.stream_planning import StreamPlan
 from .errors import InputError
+from .stopping import leave_signals_to_the_run
 
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class StepLoaderMixin:
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
     def _prepare_stream(

@@ -36,12 +36,20 @@ from .publishing import PublishMixin
 from .settings import RewardModelSettings
 from .step_loader import EpochCallback, StepLoaderMixin
 from .step_log import StepLogMixin
+from .survival import SurvivalMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .wrapping import as_reward_model
 
 
 class RewardModelTrainer(
-    PublishMixin, EngineMixin, StepLoaderMixin, CheckpointMixin, EvaluationMixin, StepLogMixin, RewardTrainer
+    SurvivalMixin,
+    PublishMixin,
+    EngineMixin,
+    StepLoaderMixin,
+    CheckpointMixin,
+    EvaluationMixin,
+    StepLogMixin,
+    RewardTrainer,
 ):
     """
     Trains a reward model on pairs or ranked responses.
@@ -130,6 +138,7 @@ class RewardModelTrainer(
             self.train_data = join(self.train_dataset, self.replay_data)
         self._choose_layout()
         self.add_callback(EpochCallback(self))
+        self.prepare_to_survive(train_dataset, replay_dataset)
         if args.anchor_coef:
             self.add_callback(AnchorCallback(self))
         for default in (ProgressCallback, PrinterCallback):
@@ -221,9 +230,12 @@ class RewardModelTrainer(
             with sync, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(model, batch.to(self.args.device))
+                if last and deepspeed:  # whose backward pass ends with the optimizer's step
+                    self.check_step(total + loss.detach())
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
             total += loss.detach()
         self._steps_counted += 1
+        self.step_loss = total
         return total
 
     def compute_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,7 @@ def test_a_resumed_run_reads_the_anchor_of_its_start(make, tmp_path):
     whole = make(**options)
     whole.train()
     expected = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
     again = make(**options)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert again.state.global_step == 6
@@ -101,6 +103,7 @@ def test_a_resumed_run_refuses_the_anchor_of_other_pairs(make, make_trainer, row
         general_replay_fraction=0.25,
         **options,
     )
+    shutil.rmtree(tmp_path / "run" / "checkpoint-3", ignore_errors=True)
     with pytest.raises(InputError, match="holds the rewards of other general pairs"):
         other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 

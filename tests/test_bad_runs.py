@@ -14,6 +14,7 @@ import pytest
 from rm_toolkit import stages
 from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
+from rm_toolkit.resume_from import goes_on, resolve_resume
 from rm_toolkit.runtime import claim_output_dir
 
 
@@ -139,7 +140,7 @@ CASES = {
     ),
     "weights of the old pickled form": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=None, pytorch_model__bin=b"x")},
-        r"It has a `pytorch_model.bin`: load that and save it again",
+        r"weights in pickles \(`pytorch_model.bin`\) are not read, .* convert it once: python -c",
     ),
     "a safetensors file cut short": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00{}")},
@@ -268,8 +269,8 @@ def command_line(place, changes):
 def run_in_process(stage, argv):
     """What `recipes/<stage>.py` does, up to the first optimizer step."""
     recipe, training, model = parse_recipe(ROOT / "recipes" / "tiny" / f"{stage}.yaml", argv)
-    resume = stages.resolve_resume(training)
-    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+    resume = resolve_resume(training)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
     train, evaluation, _ = stages.load_stage_data(recipe, training)
     return stages.build_trainer(recipe, training, model, train, evaluation, stage=stage)
 

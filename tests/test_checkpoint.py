@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
-from rm_toolkit.checkpoint import last_checkpoint, load_weights
+from rm_toolkit.checkpoint import load_weights
 from rm_toolkit.errors import InputError
 
 
@@ -62,17 +63,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, base_model, row
     whole = make(save_strategy="steps", save_steps=7)
     whole.train()
     assert whole.state.global_step == 10
+    shutil.copytree(tmp_path / "run" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
     resumed = make(output_dir=str(tmp_path / "again"), seed=42)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-7"))
+    resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 10
     assert_equal_bits(weights(resumed.model), weights(whole.model))
     expected, found = train_logs(whole), train_logs(resumed)
     assert found.keys() == expected.keys()
     for step in expected:
-        # A log that spans the interruption holds what came after it.
-        if step > 8 or (step == 8 and whole.args.logging_steps == 1):
-            for key in ("loss", "rank_loss", "accuracy", "margin", "learning_rate"):
-                assert found[step][key] == pytest.approx(expected[step][key], rel=1e-6), (step, key)
+        assert found[step] == expected[step], step  # one of them spans the interruption
 
 
 def test_a_checkpoint_is_a_reward_model_and_holds_no_other_pickles(make_trainer, rows, tmp_path):
@@ -119,13 +118,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(make_trainer, rows, tmp_pat
     save_file(state, tmp_path / "rm" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"another model: it lacks 'score.weight'"):
         load_weights(trainer.model, str(tmp_path / "rm"))
-
-
-def test_the_last_checkpoint_is_the_one_with_the_highest_step(tmp_path):
-    assert last_checkpoint(str(tmp_path / "nowhere")) is None and last_checkpoint(str(tmp_path)) is None
-    for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert last_checkpoint(str(tmp_path)).endswith("checkpoint-10")
 
 
 # ---- evaluation during the run ----

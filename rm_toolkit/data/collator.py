@@ -44,6 +44,8 @@ class MicroBatch:
             rewards, NaN for pairs that have none.
         anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
         rows (`list[int]`): Rows of the data set that the pairs come from.
+        pairs (`list[int]`): Their numbers in the data set.
+        data (`TokenizedPreferences`, *optional*): That data set, where the trainer does not hold it: of a stream.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
         layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
         groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Group of each sequence, ascending.
@@ -67,6 +69,8 @@ class MicroBatch:
     anchor_margin: Tensor | None = None
     anchor_weight: float = 0.0
     rows: list[int] = dataclasses.field(default_factory=list)
+    pairs: list[int] = dataclasses.field(default_factory=list)
+    data: TokenizedPreferences | None = None
     num_tokens: int = 0
     layout: SharedLayout | None = None
     groups: np.ndarray | None = None
@@ -143,7 +147,7 @@ class PreferenceCollator:
             batch.anchor_margin = torch.from_numpy(data.anchor_margin[pairs])
             batch.anchor_weight = anchor_weight
         batch.lm_weight = lm_weight if len(lm_sequences) else 0.0
-        batch.rows = data.row[pairs].tolist()
+        batch.rows, batch.pairs = data.row[pairs].tolist(), pairs.tolist()
         return batch
 
     def sequences(

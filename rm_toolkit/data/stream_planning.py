@@ -56,7 +56,10 @@ class StreamPlan(TorchIterableDataset):
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         while True:
             data, plan = self.next_step()
-            yield StepDataset(data, self.collator)[plan]
+            batches = StepDataset(data, self.collator)[plan]
+            for batch in batches:
+                batch.data = data
+            yield batches
 
     def next_step(self) -> tuple[TokenizedPreferences, StepPlan]:
         """

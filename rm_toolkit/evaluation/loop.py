@@ -73,6 +73,7 @@ class EvaluationMixin:
                     device=self.args.device,
                     accelerator=self.accelerator,
                     show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+                    before_each=self.check_evaluation,
                 )
         finally:
             model.train(was_training)

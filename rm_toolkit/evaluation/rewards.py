@@ -26,6 +26,7 @@ def compute_rewards(
     show_progress: bool = True,
     mix_groups: bool = True,
     on_batch: Callable[[int], None] | None = None,
+    before_each: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
     Args:
@@ -38,6 +39,7 @@ def compute_rewards(
         show_progress (`bool`): Whether to draw a progress bar.
         mix_groups (`bool`): Whether a batch may hold sequences of several groups (`data.group`).
         on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
+        before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
 
     Returns:
         `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
@@ -55,6 +57,8 @@ def compute_rewards(
     turns = -(-len(batches) // num_processes)
     empty = np.zeros(0, dtype=np.int64)
     for turn in tqdm(range(turns), desc=f"Evaluating {data.name}", disable=not show_progress, leave=False, delay=2):
+        if before_each is not None:
+            before_each(turn)
         number = turn * num_processes + process_index
         sequences = batches[number] if number < len(batches) else empty
         values, _ = forward(collator.sequences(data, sequences).to(device))

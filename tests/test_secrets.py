@@ -1,0 +1,181 @@
+"""Tokens, pickles and strangers' code: none of them gets in, none of them gets out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rm_toolkit.arguments import parse_recipe
+from rm_toolkit.cli import main
+from rm_toolkit.errors import InputError
+from rm_toolkit.modeling import RewardModel
+from rm_toolkit.redaction import redact
+from rm_toolkit.settings import RewardModelSettings
+
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "hf_" + "Canary0123456789abcdefghijkl"
+PASSWORD = "pa55word-canary"
+
+
+# ---- tokens ----
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"401 for {TOKEN}, sorry", "401 for hf_<hidden>, sorry"),
+        (f"https://me:{PASSWORD}@host.org/data.json", "https://<hidden>@host.org/data.json"),
+        (f"https://host/x?rev=1&token={PASSWORD}&v=2", "https://host/x?rev=1&token=<hidden>&v=2"),
+        (f"Authorization: Bearer {PASSWORD}", "Authorization: Bearer <hidden>"),
+        ({"hub_token": PASSWORD, "eos": ["</s>", TOKEN], "n": 3}, {"hub_token": "<hidden>", "eos": ["</s>", "hf_<hidden>"], "n": 3}),
+        ("hf_hub is a package, a@b.org an address, 'x?y=1' a query", "hf_hub is a package, a@b.org an address, 'x?y=1' a query"),
+    ],
+)  # fmt: skip
+def test_secrets_are_hidden_and_the_rest_stays(text, expected):
+    assert redact(text) == expected
+
+
+def test_a_token_in_a_recipe_or_a_flag_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"hub_token: {TOKEN}\nbf16: false\n")
+    for argv in (["--config", str(recipe)], ["--hub_token", TOKEN, "--use_cpu", "true"]):
+        with pytest.raises(InputError, match="`hub_token` stands in a recipe or on a command line") as error:
+            parse_recipe(ROOT / "recipes" / "tiny" / "grft.yaml", argv)
+        assert TOKEN not in str(error.value)
+
+
+def test_an_error_that_names_an_address_hides_its_password(capsys, tmp_path):
+    address = f"https://me:{PASSWORD}@host.org/{TOKEN}.jsonl"
+    assert main(["build-data", "jsonl", "--input", address, "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert "host.org" in printed and PASSWORD not in printed and TOKEN not in printed
+
+
+def test_saved_settings_hide_the_password_of_a_data_set_s_address(tmp_path):
+    lineage = [
+        {"stage": "grft", "datasets": {"mine": {"spec": {"path": f"https://me:{PASSWORD}@host/x?token={TOKEN}"}}}}
+    ]
+    RewardModelSettings(lineage=lineage).save(tmp_path)
+    text = (tmp_path / "rm_toolkit.json").read_text()
+    assert "<hidden>@host" in text and PASSWORD not in text and TOKEN not in text
+
+
+def test_nothing_that_a_run_writes_or_prints_holds_a_token(make_trainer, rows, tmp_path, monkeypatch, capfd):
+    """Every file: weights, checkpoints with their pickles, logs of TensorBoard, cards."""
+    from rm_toolkit.hub import write_card
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", TOKEN)
+    settings = RewardModelSettings(
+        max_length=48, lineage=[{"stage": "grft", "base": f"https://x:{PASSWORD}@host/base", "domain": None}]
+    )
+    logs = ["tensorboard"] if _has_tensorboard() else "none"
+    trainer = make_trainer(
+        rows.pairs(4), hub_token=TOKEN, report_to=logs, save_strategy="epoch", num_train_epochs=1, push_to_hub=False
+    )
+    trainer.model.settings = settings
+    trainer.train()
+    trainer.save_model()
+    folder = Path(trainer.args.output_dir)
+    write_card(str(folder), "me/rm", settings)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"README.md", "rm_toolkit.json", "trainer_state.json", "optimizer.pt"} <= {path.name for path in files}
+    assert not [path for path in files if path.name == "training_args.bin"]
+    for path in files:
+        content = path.read_bytes()
+        assert TOKEN.encode() not in content and PASSWORD.encode() not in content, path
+    printed = capfd.readouterr()
+    assert TOKEN not in printed.out + printed.err
+
+
+def _has_tensorboard():
+    from transformers.integrations import is_tensorboard_available
+
+    return is_tensorboard_available()
+
+
+# ---- pickles ----
+
+
+@pytest.fixture
+def pickled(base_model, tmp_path):
+    """The tiny Llama as it was saved in former years."""
+    import shutil
+
+    folder = tmp_path / "old model"
+    shutil.copytree(base_model(), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_pickled_weights_are_refused_with_a_command_that_converts_them(pickled, base_model):
+    with pytest.raises(InputError, match="weights in pickles") as error:
+        RewardModel.from_pretrained(str(pickled))
+    command = re.search(r'python -c ".*"', str(error.value))[0]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, capture_output=True)
+    RewardModel.from_pretrained(str(pickled))
+    found, expected = load_file(pickled / "model.safetensors"), load_file(Path(base_model()) / "model.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_pickle_that_runs_code_is_never_opened(pickled, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    import pickle
+
+    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth"):
+        (pickled / name).write_bytes(pickle.dumps(Evil()))
+    for _ in range(2):
+        with pytest.raises(InputError):
+            RewardModel.from_pretrained(str(pickled))
+        (pickled / "config.json").unlink(missing_ok=True)  # next: as an adapter
+        (pickled / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(pickled), "r": 2})
+        )
+    assert not (tmp_path / "owned").exists()
+
+
+def test_code_that_comes_with_a_model_does_not_run_unless_asked(base_model, tmp_path):
+    import shutil
+
+    folder = tmp_path / "own-code"
+    shutil.copytree(base_model(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "configuration_homemade.HomemadeConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration_homemade.py").write_text(
+        f"open({str(tmp_path / 'owned')!r}, 'w')\nfrom transformers import LlamaConfig\n"
+        "class HomemadeConfig(LlamaConfig):\n    model_type = 'homemade'\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    code = f"from rm_toolkit.modeling import RewardModel; RewardModel.from_pretrained({str(folder)!r})"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, input="y\n")
+    assert result.returncode and "trust_remote_code" in result.stderr
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_s_optimizer_that_was_swapped_for_a_pickle_is_not_opened(make_trainer, rows, tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    trainer = make_trainer(rows.pairs(4), save_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    (tmp_path / "run" / "checkpoint-1" / "optimizer.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"'optimizer\.pt' has"):
+        make_trainer(rows.pairs(4)).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert not (tmp_path / "owned").exists()
