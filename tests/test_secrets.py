@@ -71,7 +71,7 @@ def test_saved_settings_hide_the_password_of_a_data_set_s_address(tmp_path):
 
 def test_nothing_that_a_run_writes_or_prints_holds_a_token(make_trainer, rows, tmp_path, monkeypatch, capfd):
     """Every file: weights, checkpoints with their pickles, logs of TensorBoard, cards."""
-    from rm_toolkit.hub import write_card
+    from rm_toolkit.hub.models import preview_model
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", TOKEN)
@@ -86,8 +86,8 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_token(make_trainer, rows, t
     trainer.train()
     trainer.save_model()
     folder = Path(trainer.args.output_dir)
-    write_card(str(folder), "me/rm", settings)
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    preview_model(str(folder), "me/rm", str(tmp_path / "preview"))
+    files = [path for place in (folder, tmp_path / "preview") for path in place.rglob("*") if path.is_file()]
     assert {"README.md", "rm_toolkit.json", "trainer_state.json", "optimizer.pt"} <= {path.name for path in files}
     assert not [path for path in files if path.name == "training_args.bin"]
     for path in files:

@@ -43,8 +43,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make_trainer, mi
     whole.train()
     curve = [(log["step"], log["epoch"], log["loss"]) for log in whole.state.log_history if "loss" in log]
     for step in (2, 5):  # in the first pass of 25 rows, and in the second
-        again = make_trainer(mixed(), **{**options, "output_dir": str(tmp_path / f"again-{step}")})
-        again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+        output = tmp_path / f"again-{step}"
+        shutil.copytree(tmp_path / "run" / f"checkpoint-{step}", output / f"checkpoint-{step}")
+        again = make_trainer(mixed(), **{**options, "output_dir": str(output)})
+        again.train(resume_from_checkpoint=str(output / f"checkpoint-{step}"))
         logs = [log for log in again.state.log_history if "loss" in log]
         assert [(log["step"], log["epoch"], log["loss"]) for log in logs] == curve
         for name, value in whole.model.state_dict().items():
@@ -76,6 +78,7 @@ def test_what_a_stream_cannot_follow_is_refused(make_trainer, rows):
 def test_a_checkpoint_without_a_position_is_refused(make_trainer, rows, tmp_path):
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     make_trainer(rows.pairs(8), **options).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
     with pytest.raises(InputError, match="no readable position in the stream"):
         make_trainer(as_stream(rows.pairs(8)), **options).train(
             resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1")
