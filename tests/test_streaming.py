@@ -1,6 +1,7 @@
 """Training from a stream: through the trainer and through a recipe's data, resumed and refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
