@@ -27,7 +27,7 @@ def main() -> None:
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
     use_all_cores(recipe.cpu_threads)
     base = str(model.model_name_or_path)
-    if base.startswith("outputs/") and not Path(base, "config.json").exists():
+    if base.startswith("outputs/") and not recipe.tiny_base and not Path(base, "config.json").exists():
         raise InputError(
             f"{base} is not there yet. Run `accelerate launch recipes/grft.py` first, or name another model."
         )
@@ -35,6 +35,7 @@ def main() -> None:
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
 
     train, evaluation, replay = stages.load_stage_data(recipe, training)
+    stages.ensure_tiny_base(recipe, model, train, training.seed)
     trainer = stages.build_trainer(recipe, training, model, train, evaluation, replay, stage="crft")
     stages.run_stage(trainer, recipe, resume)
 

@@ -69,6 +69,12 @@ class RecipeArguments:
     allow_overlap: bool = field(
         default=False, metadata={"help": "Go on although prompts of a test set are also trained on."}
     )
+    allow_new_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Customized fine-tuning from a base without a reward head: a new one is drawn from the seed."
+        },
+    )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier run in output_dir."})
     dataset_cache_dir: str | None = field(default=None, metadata={"help": "Cache folder of the datasets library."})
     cpu_threads: int | None = field(
@@ -83,8 +89,11 @@ DICT_FIELDS = ("train_datasets", "eval_datasets", "replay_datasets", "tiny_base"
 
 
 def parse_recipe(
-    default_config: str | Path, argv: Sequence[str] | None = None, description: str | None = None
-) -> tuple[RecipeArguments, RewardModelConfig, ModelConfig]:
+    default_config: str | Path,
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    groups: Sequence[type] = GROUPS,
+) -> tuple[Any, ...]:
     """
     Reads `--config FILE.yaml` (or the default) and the flags that override it.
 
@@ -92,6 +101,10 @@ def parse_recipe(
         default_config (`str` or `Path`): The recipe taken where no `--config` is given.
         argv (`Sequence[str]`, *optional*): Defaults to the command line.
         description (`str`, *optional*): For `--help`.
+        groups (`Sequence[type]`): Dataclasses whose fields are the settings; by default those of reward modelling.
+
+    Returns:
+        `tuple`: An instance of each group.
 
     Raises:
         `InputError`: for a file that cannot be read, an unknown or doubled key, a value of the wrong type, or a flag
@@ -103,28 +116,28 @@ def parse_recipe(
     before.add_argument("--config", default=str(default_config))
     chosen, rest = before.parse_known_args(argv)
     values = load_yaml(chosen.config)
-    parser = HfArgumentParser(GROUPS, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
     parser.add_argument(
         "--config", default=str(default_config), help="The recipe: a YAML file with any of these names."
     )
     parser.error = _refuse_flag
     known = {action.dest for action in parser._actions} - {"help", "config"}
-    check_values(values, known, chosen.config)
+    check_values(values, known, chosen.config, groups)
     for action in parser._actions:
         if action.dest in values:
             action.default, action.required = values[action.dest], False
     try:
-        *groups, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+        *parsed, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
     except (ValueError, TypeError, argparse.ArgumentError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{chosen.config}: {error}") from error
-    groups = groups[: len(GROUPS)]
+    parsed = parsed[: len(groups)]
     if leftover:
         flag = leftover[0].split("=")[0]
         hint = did_you_mean(flag, [f"--{name}" for name in known])
         raise InputError(f"'{leftover[0]}' is no flag of this recipe.{hint} `--help` lists them all.")
-    recipe, training, model = groups
+    recipe, training = parsed[:2]
     if training.hub_token:
         raise InputError(
             "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "
@@ -132,8 +145,8 @@ def parse_recipe(
         )
     for name in DICT_FIELDS:
         setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
-    _fill_domain(recipe, training, model)
-    return recipe, training, model
+    _fill_domain(recipe.domain, parsed)
+    return tuple(parsed)
 
 
 def _refuse_flag(message: str) -> None:
@@ -163,7 +176,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def check_values(values: dict[str, Any], known: set[str], path: str | Path) -> None:
+def check_values(values: dict[str, Any], known: set[str], path: str | Path, groups: Sequence[type] = GROUPS) -> None:
     """
     Checks the names and the types of a recipe's values; numbers that YAML reads as text (1e-6) are mended in place.
 
@@ -171,7 +184,7 @@ def check_values(values: dict[str, Any], known: set[str], path: str | Path) -> N
         `InputError`: naming file, key and value.
     """
     hints = {}
-    for group in GROUPS:
+    for group in groups:
         hints.update(typing.get_type_hints(group))
     for key, value in values.items():
         if key not in known:
@@ -224,16 +237,16 @@ def _as_mapping(name: str, value: Any) -> dict[str, Any]:
     return {key: yaml.safe_load(rest) if name == "tiny_base" else rest for key, _, rest in pairs}
 
 
-def _fill_domain(recipe: RecipeArguments, training: RewardModelConfig, model: ModelConfig) -> None:
+def _fill_domain(domain: str | None, groups: Sequence[Any]) -> None:
     def fill(value: Any) -> Any:
         if isinstance(value, str) and "{domain}" in value:
-            if recipe.domain is None:
+            if domain is None:
                 raise InputError(f"'{value}' needs a domain: pass --domain NAME, such as --domain literature.")
-            return value.replace("{domain}", recipe.domain)
+            return value.replace("{domain}", domain)
         if isinstance(value, dict):
             return {fill(key): fill(item) for key, item in value.items()}
         return value
 
-    for group in (recipe, training, model):
+    for group in groups:
         for item in dataclasses.fields(group):
             setattr(group, item.name, fill(getattr(group, item.name)))

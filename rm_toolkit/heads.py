@@ -180,7 +180,8 @@ def check_loaded(
     if fresh and require_head:
         raise InputError(
             f"'{name}' has no reward head (`{head}.weight`). This step continues a trained reward model; a fresh head "
-            "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model."
+            "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model; or start "
+            "from a random head on purpose with --allow_new_head true."
         )
     if not fresh and pooling_type == "cls" and optional:
         raise InputError(

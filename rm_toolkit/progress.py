@@ -62,6 +62,8 @@ def describe(logs: dict[str, Any], step: int, max_steps: int) -> list[str]:
         if not key.endswith("_accuracy") or key.endswith("_first_two_accuracy"):
             continue
         prefix = key[: -len("accuracy")]
+        if prefix + "margin" not in logs:  # another trainer's
+            continue
         name = prefix.removeprefix("eval_").rstrip("_") or "eval"
         ties = f", {logs[prefix + 'num_ties']} ties" if logs.get(prefix + "num_ties") else ""
         lines.append(

@@ -20,6 +20,7 @@ from .data.streams import mix_streams
 from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
+from .output_folder import written_whole
 from .quantization import quantization_config
 from .resume_from import goes_on
 from .run_record import lineage_entry
@@ -49,7 +50,8 @@ def load_stage_data(
     options = {"seed": training.seed, "cache_dir": recipe.dataset_cache_dir, "format": training.data_format}
     # The main process fills the cache of datasets, the others read it.
     with PartialState().main_process_first():
-        replayed = (recipe.replay_datasets or {}) if training.general_replay_fraction else {}
+        # The base-LM stage has no replay.
+        replayed = (recipe.replay_datasets or {}) if getattr(training, "general_replay_fraction", 0) else {}
         for specs, split, streaming in (
             (recipe.train_datasets, "train", recipe.dataset_streaming),
             (recipe.eval_datasets or {}, "test", False),
@@ -98,10 +100,16 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
     with PartialState().main_process_first():
         if (folder / "config.json").exists():
             return
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
+            )
         size = dict(recipe.tiny_base)
         console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
-        tokenizer = train_tokenizer(sample_texts(train), folder, vocab_size=size.pop("vocab_size", 4096))
-        build_tiny_model(folder, len(tokenizer), seed=seed, **size)
+        # Moved into place when it is complete: another run may be looking for it.
+        with written_whole(folder) as building:
+            tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
+            build_tiny_model(building, len(tokenizer), seed=seed, **size)
 
 
 def build_trainer(
@@ -153,7 +161,7 @@ def build_trainer(
         ),
         peft_config=get_peft_config(model),
         replay_dataset=mix(replay) if replay else None,
-        require_head=stage == "crft",
+        require_head=stage == "crft" and not recipe.allow_new_head,
         settings=settings,
     )
     if are_streams(train):

@@ -5,13 +5,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+from trl import ModelConfig
 
 from rm_toolkit.arguments import parse_recipe
+from rm_toolkit.base_lm import BaseLmArguments, BaseLmConfig
 from rm_toolkit.errors import InputError
 
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*/[gc]rft.yaml"))
 
 
 def parse(path, *flags):
@@ -36,6 +38,12 @@ def test_every_recipe_parses_strictly(path):
     assert training.pairs_per_step % training.per_device_train_batch_size == 0
     assert training.activation_checkpointing is training.gradient_checkpointing
     assert path.read_text().startswith("# "), "the head of a recipe says hardware and batch arithmetic"
+
+
+def test_the_base_lm_recipe_parses_strictly():
+    groups = (BaseLmArguments, BaseLmConfig, ModelConfig)
+    recipe, training, model = parse_recipe(ROOT / "recipes/tiny/sft.yaml", ["--use_cpu", "true"], groups=groups)
+    assert recipe.train_datasets and model.model_name_or_path and training.max_length == 256
 
 
 def test_the_paper_recipes_have_the_paper_values():

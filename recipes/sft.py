@@ -1,0 +1,58 @@
+"""
+The base-LM stage: a causal language model learns the good texts of preference data, before any reward modelling.
+
+    accelerate launch recipes/sft.py                                         # tiny default, a laptop CPU
+    accelerate launch recipes/grft.py --model_name_or_path outputs/sft       # the next stage starts from it
+
+The training is TRL's SFTTrainer; any of its settings can be given. Data are named as in the other recipes.
+"""
+
+from pathlib import Path
+
+from rm_toolkit.runtime import claim_output_dir, clear_output_dir, run_main, silence_launch_noise, use_all_cores
+
+
+DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
+
+
+@run_main
+def main() -> None:
+    from trl import ModelConfig, get_peft_config
+
+    from rm_toolkit import base_lm, stages
+    from rm_toolkit.arguments import parse_recipe
+    from rm_toolkit.modeling import load_config
+    from rm_toolkit.resume_from import resolve_resume
+    from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+
+    silence_launch_noise()
+    groups = (base_lm.BaseLmArguments, base_lm.BaseLmConfig, ModelConfig)
+    recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__, groups=groups)
+    use_all_cores(recipe.cpu_threads)
+    resume = resolve_resume(training)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+
+    train, evaluation, _ = stages.load_stage_data(recipe, training)
+    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    config = load_config(model.model_name_or_path, revision=model.model_revision)
+    tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path)
+    prepare_tokenizer(tokenizer, config, max_length=training.max_length, data_format=training.data_format)
+    train, *evaluation = (
+        base_lm.language_modelling_rows(rows, tokenizer, recipe, training, name)
+        for name, rows in {"train": stages.mix(train), **evaluation}.items()
+    )
+    if recipe.overwrite_output_dir and not resume:
+        clear_output_dir(training.output_dir)
+    trainer = base_lm.BaseLmTrainer(
+        base_lm.load_base_lm(model, training, tokenizer),
+        training,
+        train_dataset=train,
+        eval_dataset=dict(zip(recipe.eval_datasets, evaluation)) or None,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model),
+    )
+    base_lm.run_base_lm(trainer, resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The base-LM stage: language modelling on the good texts of preference data, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
+
+from .arguments import RecipeArguments
+from .console import console, print_table
+from .data.tokenization import TokenizedPreferences, tokenize_preferences
+from .errors import InputError, name_list
+from .load_errors import first_line
+from .modeling import quiet_loading
+from .progress import RunProgressCallback, describe_truncation
+
+
+SFT_TEXTS = ("best", "all")
+
+
+@dataclass
+class BaseLmArguments(RecipeArguments):
+    """What `recipes/sft.py` needs beside the trainer's and the model's arguments."""
+
+    sft_texts: str = field(
+        default="best",
+        metadata={
+            "help": "'best': the texts that the LM loss of a reward model counts (score / best score above 0.85). "
+            "'all': every text, for pretraining on little data."
+        },
+    )
+
+    def __post_init__(self):
+        if self.sft_texts not in SFT_TEXTS:
+            raise InputError(f"`sft_texts` is '{self.sft_texts}'; it is one of {name_list(SFT_TEXTS)}.")
+
+
+@dataclass
+class BaseLmConfig(SFTConfig):
+    """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
+
+    max_length: int = field(default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."})
+    completion_only_loss: bool = field(
+        default=False, metadata={"help": "Count the response alone instead of the whole text."}
+    )
+    data_format: str = field(default="text", metadata={"help": "'text' or 'chat', as in the other recipes."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bf16 autocast. If not set: True where a GPU supports it, False on a CPU."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available()
+        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            if getattr(self, f"activation_{name}") is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
+        super().__post_init__()
+        self.dataloader_pin_memory &= self.device.type != "cpu"
+
+
+class BaseLmTrainer(SFTTrainer):
+    """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(default)
+        self.add_callback(RunProgressCallback(show_bar=not self.args.disable_tqdm))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with quiet_loading():
+            super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)
+
+
+def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """
+    Loads a causal LM in fp32, with an embedding for every token of the tokenizer.
+
+    Args:
+        model (`ModelConfig`): Name or path, revision, attention implementation, quantization.
+        config (`BaseLmConfig`): Its `trust_remote_code`.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.tokenizer.prepare_tokenizer`].
+
+    Raises:
+        `InputError`: if there is no causal LM of that name.
+    """
+    init = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
+    quantization = get_quantization_config(model)
+    if quantization is not None:
+        init["quantization_config"] = quantization
+    if model.attn_implementation:
+        init["attn_implementation"] = model.attn_implementation
+    try:
+        with quiet_loading():
+            loaded = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, dtype=torch.float32, **init)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no causal LM could be loaded from '{model.model_name_or_path}': {first_line(error)}"
+        ) from error
+    if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
+        with quiet_loading():
+            loaded.resize_token_embeddings(len(tokenizer))
+    return loaded
+
+
+def language_modelling_rows(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: BaseLmArguments, config: BaseLmConfig, name: str
+) -> Dataset:
+    """
+    Token ids of the texts of a preference data set, each distinct one once, with EOS at the end.
+
+    Args:
+        dataset (`datasets.Dataset`): Pairs or ranked rows.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.tokenizer.prepare_tokenizer`].
+        arguments (`BaseLmArguments`): Which texts.
+        config (`BaseLmConfig`): How many tokens of them, and on which the loss is.
+        name (`str`): Name of the data set, for messages.
+
+    Returns:
+        `datasets.Dataset`: Columns `input_ids` and `completion_mask` (1 where the loss is).
+    """
+    data = tokenize_preferences(
+        dataset,
+        tokenizer,
+        max_length=config.max_length - 1,  # EOS comes on top
+        data_format=config.data_format,
+        lm_target_eos=True,
+        name=name,
+        find_completions=config.completion_only_loss,
+    )
+    if data.num_truncated and config.should_log:
+        tqdm.write(describe_truncation(data, config.max_length - 1))
+    numbers = _chosen_texts(data, arguments.sft_texts)
+    ids = [data.sequence(k).tolist() for k in numbers]
+    starts = data.completion_start[numbers].tolist()
+    if data.lm_target_eos is not None:
+        ids = [text if text[-1] == data.lm_target_eos else [*text, data.lm_target_eos] for text in ids]
+    mask = [[0] * start + [1] * (len(text) - start) for text, start in zip(ids, starts)]
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": mask})
+
+
+def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
+    """
+    Trains, saves, and prints the loss of each test set before and after.
+
+    Args:
+        trainer (`SFTTrainer`): On rows of [`language_modelling_rows`].
+        resume (`str`, *optional*): Checkpoint folder to go on from.
+    """
+    before = trainer.evaluate() if trainer.eval_dataset and not resume else {}
+    trainer.train(resume_from_checkpoint=resume)
+    after = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    rows = []
+    for key in [key for key in after if key.endswith("_loss")]:
+        values = [values.get(key, math.nan) for values in (before, after)]
+        name = key.removeprefix("eval_").removesuffix("loss").rstrip("_") or "eval"
+        rows.append([name, *(f"{v:.4f}" for v in values), *(f"{math.exp(v):.1f}" for v in values)])
+    if rows:
+        print_table(["test set", "loss before", "after", "perplexity before", "after"], rows)
+    console.print(f"Saved to {trainer.args.output_dir}", highlight=False)
+
+
+def _chosen_texts(data: TokenizedPreferences, which: str) -> list[int]:
+    if which == "all":
+        return list(range(data.num_sequences))
+    return sorted({*data.better[data.lm_better].tolist(), *data.worse[data.lm_worse].tolist()})

@@ -1,0 +1,225 @@
+"""The grid of a study: its YAML, and the cells that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..arguments import load_yaml
+from ..errors import InputError, did_you_mean, name_list
+
+
+NO_GRFT = "none"
+
+
+@dataclass
+class StageGrid:
+    """
+    What varies in one stage.
+
+    Args:
+        config (`str`): The recipe YAML that every run of the stage starts from.
+        flags (`dict`): Settings of all runs of the stage, over that recipe.
+        data (`dict`): GRFT only: name -> training sets. `none: null` leaves the stage out.
+        lm_loss_coef (`list[float]`): GRFT only.
+        strategies (`dict`): CRFT only: name -> settings.
+        domains (`list[str]`): CRFT only.
+    """
+
+    config: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    lm_loss_coef: list[float] = field(default_factory=lambda: [0.0])
+    strategies: dict[str, Any] = field(default_factory=dict)
+    domains: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StudyConfig:
+    """
+    One study.
+
+    Args:
+        base_models (`dict`): Name -> settings of both stages (`model_name_or_path` at least).
+        grft, crft (`StageGrid`): The two stages.
+        general_sets (`list[str]`): Test sets whose mean accuracy is the general ability.
+        customized_set (`str`): Test set of the domain; `{domain}` stands for it.
+        output_dir (`str`): Where everything goes.
+        seeds (`list[int]`): Each cell is run with each of them.
+        launch (`list[str]`): What stands in front of the recipe's path.
+        allowed_loss (`float`): General accuracy that a strategy may cost, for the choice in the report.
+        keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
+    """
+
+    base_models: dict[str, dict[str, Any]]
+    grft: StageGrid
+    crft: StageGrid
+    general_sets: list[str]
+    customized_set: str
+    output_dir: str
+    seeds: list[int] = field(default_factory=lambda: [0])
+    launch: list[str] = field(default_factory=lambda: ["accelerate", "launch"])
+    allowed_loss: float = 0.01
+    keep_models: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One run of a recipe.
+
+    Args:
+        stage (`str`): `"grft"` or `"crft"`.
+        base, data (`str`): Names in the grid.
+        grft_lm_loss_coef (`float`, *optional*): Of the GRFT run; `None` where there is none.
+        seed (`int`): Seed of this run and of the one it starts from.
+        strategy, domain (`str`, *optional*): CRFT only.
+    """
+
+    stage: str
+    base: str
+    data: str
+    grft_lm_loss_coef: float | None
+    seed: int
+    strategy: str | None = None
+    domain: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        parts = [self.base, self.data]
+        if self.grft_lm_loss_coef is not None:
+            parts.append(f"lm{self.grft_lm_loss_coef:g}")
+        parts += [part for part in (self.strategy, self.domain) if part]
+        return "--".join([self.stage, *(re.sub(r"[^\w.+-]", "_", part) for part in parts), f"seed{self.seed}"])
+
+    @property
+    def start(self) -> Cell | None:
+        """The GRFT cell that a CRFT cell starts from."""
+        if self.stage == "grft" or self.data == NO_GRFT:
+            return None
+        return dataclasses.replace(self, stage="grft", strategy=None, domain=None)
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """
+    Reads a study's YAML.
+
+    Raises:
+        `InputError`: for a file that cannot be read, a name that is not known or missing, or a value of another kind.
+    """
+    values = load_yaml(path)
+    _check_names(values, StudyConfig, str(path))
+    for stage in ("grft", "crft"):
+        if not isinstance(values[stage], dict):
+            raise InputError(f"{path}: `{stage}` is {values[stage]!r}; it is a mapping with `config` and more.")
+        _check_names(values[stage], StageGrid, f"{path}, `{stage}`")
+        values[stage] = StageGrid(**values[stage])
+    study = StudyConfig(**values)
+    _check_values(study, path)
+    return study
+
+
+def cells(study: StudyConfig) -> list[Cell]:
+    """
+    All cells of a study, those that others start from first.
+
+    A strategy that replays or anchors is left out where there is no GRFT: there is no general model to keep.
+    """
+    general, customized = [], []
+    for base in study.base_models:
+        for data, sets in study.grft.data.items():
+            for coefficient in study.grft.lm_loss_coef if sets else [None]:
+                for seed in study.seeds:
+                    start = Cell("grft", base, data if sets else NO_GRFT, coefficient, seed)
+                    if sets:
+                        general.append(start)
+                    customized += [
+                        dataclasses.replace(start, stage="crft", strategy=strategy, domain=domain)
+                        for strategy, settings in study.crft.strategies.items()
+                        for domain in study.crft.domains
+                        if sets or not (settings or {}).get("anchor_coef")
+                    ]
+    return general + customized
+
+
+def command(study: StudyConfig, cell: Cell, folder: Path, start_folder: Path | None) -> list[str]:
+    """
+    The command line of a cell.
+
+    Args:
+        study (`StudyConfig`): The grid.
+        cell (`Cell`): One of its cells.
+        folder (`Path`): The `output_dir` of the run.
+        start_folder (`Path`, *optional*): The GRFT model that a CRFT cell starts from.
+    """
+    grid = getattr(study, cell.stage)
+    flags: dict[str, Any] = {**grid.flags, **study.base_models[cell.base]}
+    if cell.stage == "grft":
+        flags |= {"train_datasets": study.grft.data[cell.data], "lm_loss_coef": cell.grft_lm_loss_coef}
+    else:
+        flags |= {**(study.crft.strategies[cell.strategy] or {}), "domain": cell.domain}
+        if start_folder is not None:
+            flags |= {"model_name_or_path": str(start_folder)}
+            flags.pop("tiny_base", None)
+        else:
+            flags["allow_new_head"] = True
+    flags |= {"output_dir": str(folder), "overwrite_output_dir": True, "seed": cell.seed, "next_command": ""}
+    words = [word for name, value in flags.items() for word in (f"--{name}", _as_flag(value))]
+    return [*study.launch, f"recipes/{cell.stage}.py", "--config", grid.config, *words]
+
+
+def _as_flag(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_names(values: dict[str, Any], kind: type, where: str) -> None:
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise InputError(f"{where}: there is no setting `{name}`.{did_you_mean(name, fields)}")
+    for name, item in fields.items():
+        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if needed and name not in values:
+            raise InputError(f"{where}: `{name}` is missing.")
+
+
+def _check_values(study: StudyConfig, path: str | Path) -> None:
+    kinds = {
+        "base_models": (study.base_models, dict),
+        "grft.data": (study.grft.data, dict),
+        "grft.flags": (study.grft.flags, dict),
+        "grft.lm_loss_coef": (study.grft.lm_loss_coef, list),
+        "crft.flags": (study.crft.flags, dict),
+        "crft.strategies": (study.crft.strategies, dict),
+        "crft.domains": (study.crft.domains, list),
+        "general_sets": (study.general_sets, list),
+        "seeds": (study.seeds, list),
+        "launch": (study.launch, list),
+    }
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            wanted = "a mapping" if kind is dict else "a list"
+            raise InputError(f"{path}: `{name}` is {value!r}; it is {wanted}.")
+        if not value and not name.endswith("flags"):
+            raise InputError(f"{path}: `{name}` is empty; name one at least.")
+    for name, settings in study.base_models.items():
+        if not isinstance(settings, dict) or "model_name_or_path" not in settings:
+            raise InputError(f"{path}: base model '{name}' needs `model_name_or_path`.")
+    for stage in (study.grft, study.crft):
+        if not Path(stage.config).is_file():
+            raise InputError(
+                f"{path}: the recipe {stage.config} is not there. Start the study from the checkout's root."
+            )
+    names = [cell.name for cell in cells(study)]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InputError(
+            f"{path}: two cells have the same name: {name_list(doubled)}. Rename one of what they are made of."
+        )

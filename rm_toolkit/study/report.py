@@ -1,0 +1,199 @@
+"""The end of a study: one table, curves over training pairs, general against customized accuracy, and a README."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..console import console, print_table
+from ..plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
+from .grid import Cell, StudyConfig
+from .runner import StudyRunner
+from .summary import Line, best_within, curve, summarise
+
+
+COLUMNS = (
+    "GRFT",
+    "strategy",
+    "customized",
+    "general",
+    "gain",
+    "general lost",
+    "gain of plain",
+    "loss of plain",
+    "frontier",
+)
+
+
+def write_report(runner: StudyRunner) -> None:
+    """
+    Writes `README.md`, `summary.json` and the figures of what is there, and prints the table.
+
+    Args:
+        runner (`StudyRunner`): Its cells may be incomplete; the report says so.
+    """
+    study = runner.study
+    results = {cell: result for cell in runner.cells if (result := runner.result(cell))}
+    lines = summarise(study, results)
+    folder = Path(study.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = _draw(study, results, lines, folder / "figures") if lines else []
+    _write(folder / "summary.json", json.dumps([dataclasses.asdict(line) for line in lines], indent=2) + "\n")
+    _write(folder / "README.md", markdown(runner, results, lines, figures))
+    for base in study.base_models:
+        rows = [_row(line) for line in lines if line.base == base]
+        if rows:
+            narrow = (0, 1, 2, 3, 8)  # what fits into a terminal of 80 columns
+            print_table([COLUMNS[k] for k in narrow], [[row[k] for k in narrow] for row in rows], title=base)
+    console.print(f"Report: {folder / 'README.md'}; {len(results)} of {len(runner.cells)} cells.", highlight=False)
+
+
+def markdown(
+    runner: StudyRunner, results: dict[Cell, dict[str, Any]], lines: list[Line], figures: list[tuple[str, str]]
+) -> str:
+    """The README of a study."""
+    study = runner.study
+    text = [
+        f"# Study: {', '.join(study.base_models)}",
+        "",
+        f"{len(results)} of {len(runner.cells)} runs, seeds {', '.join(map(str, study.seeds))}; domains "
+        f"{', '.join(study.crft.domains)}; rm_toolkit {__version__}. General accuracy is the mean over "
+        f"{', '.join(study.general_sets)}; customized accuracy is that on `{study.customized_set}`. Figures are means over "
+        "seeds (each over the domains) with the 95% interval of Student's t where there are two seeds or more. `gain` is "
+        "the customized accuracy won by CRFT, `general lost` the general accuracy it cost; `gain of plain` and `loss of "
+        "plain` compare both with plain CRFT from the same GRFT model. On the frontier: no other row of the base model is "
+        "better in one accuracy and as good in the other.",
+        "",
+    ]
+    for base in study.base_models:
+        rows = [_row(line) for line in lines if line.base == base]
+        if rows:
+            text += [
+                f"## {base}",
+                "",
+                f"| {' | '.join(COLUMNS)} |",
+                "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|",
+            ]
+            text += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    for base, line in best_within(lines, study.allowed_loss).items():
+        text += [
+            f"Best of {base} for at most {100 * study.allowed_loss:g} points of general accuracy: **{line.strategy}** after "
+            f"GRFT on {line.start}: customized {line.customized}, general {line.general}.",
+            "",
+        ]
+    for file, caption in figures:
+        text += [f"![{caption}](figures/{file})", ""]
+    if runner.failed:
+        text += ["## Failed", ""] + [f"- `{cell.name}`: {reason}" for cell, reason in runner.failed.items()] + [""]
+    text += ["## Runs", "", "| run | seconds | command |", "|---|---:|---|"]
+    text += [f"| {cell.name} | {result['seconds']:.0f} | `{result['command']}` |" for cell, result in results.items()]
+    return "\n".join(text) + "\n"
+
+
+def _row(line: Line) -> list[str]:
+    percent = ["-" if value is None else f"{value:.0%}" for value in (line.kept_gain, line.relative_loss)]
+    values = [line.customized, line.general, line.gain, line.loss]
+    return [line.start, line.strategy, *map(str, values), *percent, "yes" if line.on_frontier else ""]
+
+
+def _draw(
+    study: StudyConfig, results: dict[Cell, dict[str, Any]], lines: list[Line], folder: Path
+) -> list[tuple[str, str]]:
+    drawn = []
+    for base in study.base_models:
+        own = [line for line in lines if line.base == base]
+        if not own:
+            continue
+        file = f"frontier-{slug(base)}.png"
+        draw_frontier(own, f"General against customized accuracy · {base}", folder / file)
+        drawn.append((file, f"General against customized accuracy, {base}"))
+        file = f"curves-{slug(base)}.png"
+        draw_curves(study, {c: r for c, r in results.items() if c.base == base}, base, folder / file)
+        drawn.append((file, f"Accuracy over training pairs, {base}"))
+    return drawn
+
+
+def draw_frontier(lines: list[Line], title: str, path: Path) -> None:
+    """One point a line: colour is the strategy, marker the GRFT data; the frontier joined."""
+    strategies, starts = _distinct(line.strategy for line in lines), _distinct(line.start for line in lines)
+    with picture(path, 5.2) as figure:
+        axis = figure.subplots()
+        for line in lines:
+            spread = [
+                None if e.low is None else [[e.mean - e.low], [e.high - e.mean]]
+                for e in (line.customized, line.general)
+            ]
+            axis.errorbar(
+                line.customized.mean,
+                line.general.mean,
+                xerr=spread[0],
+                yerr=spread[1],
+                color=COLORS[strategies.index(line.strategy) % len(COLORS)],
+                marker=MARKERS[starts.index(line.start) % len(MARKERS)],
+                markersize=8,
+                elinewidth=0.7,
+                linestyle="none",
+            )
+        edge = sorted((line.customized.mean, line.general.mean) for line in lines if line.on_frontier)
+        axis.plot(*zip(*edge), color=GREY, linewidth=1, linestyle="--", zorder=0)
+        axis.set_xlabel("accuracy on the customized domain")
+        axis.set_ylabel("general accuracy (mean over sets)")
+        axis.set_title(title)
+        handles = [
+            *(axis.plot([], [], "s", color=COLORS[k % len(COLORS)], label=n)[0] for k, n in enumerate(strategies)),
+            *(
+                axis.plot([], [], MARKERS[k % len(MARKERS)], color=GREY, label=f"GRFT: {n}")[0]
+                for k, n in enumerate(starts)
+            ),
+            axis.plot([], [], "--", color=GREY, label="frontier")[0],
+        ]
+        figure.legend(handles=handles, loc="outside right upper")
+
+
+def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: str, path: Path) -> None:
+    """A panel for each kind of GRFT, customized accuracy above general: one line a strategy, mean over its runs."""
+    groups: dict[str, dict[str, list]] = {}
+    for cell, result in results.items():
+        if cell.stage == "crft":
+            start = cell.data if not cell.grft_lm_loss_coef else f"{cell.data}, LM loss {cell.grft_lm_loss_coef:g}"
+            groups.setdefault(start, {}).setdefault(cell.strategy, []).append(curve(study, cell, result))
+    strategies = _distinct(strategy for runs in groups.values() for strategy in runs)
+    names = [f"GRFT: {start}" for _ in ("customized", "general") for start in groups]
+    with panels(
+        path, names, f"Accuracy over training pairs · {base}", columns=len(groups), sharex=True, sharey="row"
+    ) as axes:
+        for number, (what, start) in enumerate(
+            (what, start) for what in ("customized", "general") for start in groups
+        ):
+            for strategy, runs in groups[start].items():
+                k = strategies.index(strategy)
+                mean = _mean_curve([run[what] for run in runs])
+                style = {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k % len(DASHES)], "label": strategy}
+                if mean:
+                    axes[number].plot(*zip(*mean), marker=MARKERS[k % len(MARKERS)], markersize=3, **style)
+            axes[number].set_xlabel("training pairs" if what == "general" else "")
+        for first, what in ((0, "customized"), (len(groups), "general")):
+            axes[first].set_ylabel(f"{what} accuracy")
+        shared_legend(axes)
+
+
+def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Mean at the positions that all runs have."""
+    positions = sorted(set.intersection(*(set(dict(points)) for points in curves))) if curves else []
+    return [(x, float(np.mean([dict(points)[x] for points in curves]))) for x in positions]
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,145 @@
+"""Runs the cells of a study, each as the command a user would type; what is done stays done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from ..checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
+from ..errors import InputError
+from .grid import Cell, StudyConfig, cells, command
+
+
+RESULT_NAME = "result.json"
+# Variables by which a launcher tells its processes who they are: a cell is a launch of its own.
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+class StudyRunner:
+    """
+    Runs what is missing. Several runners may work on one study: a cell is locked by the one that runs it.
+
+    Args:
+        study (`StudyConfig`): The grid.
+        retry_failed (`bool`): Whether cells that failed in an earlier call are run again.
+    """
+
+    def __init__(self, study: StudyConfig, *, retry_failed: bool = True):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(
+                "a study launches its own runs: start it once (`accelerate launch` with one process, or `python`), and "
+                "name the hardware of the runs in its `launch`."
+            )
+        self.study = study
+        self.cells = cells(study)
+        self.failed: dict[Cell, str] = {}
+        if retry_failed:
+            for cell in self.cells:
+                Path(self.folder(cell), "failed").unlink(missing_ok=True)
+
+    def folder(self, cell: Cell) -> Path:
+        """Folder of a cell."""
+        return Path(self.study.output_dir, "cells", cell.name)
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What a finished cell found, or `None`."""
+        path = self.folder(cell) / RESULT_NAME
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def run(self) -> bool:
+        """
+        Runs every cell that has no result yet; returns whether all of them have one at the end.
+
+        A cell that fails is reported and skipped, with those that start from it.
+        """
+        with tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True) as bar:
+            while True:
+                waiting = [cell for cell in self.cells if self._state(cell) == "waiting"]
+                bar.update(len(self.cells) - len(waiting) - bar.n)
+                if not waiting:
+                    break
+                if not any(self._try(cell, bar) for cell in waiting):
+                    time.sleep(SECONDS_BETWEEN_LOOKS)  # all that can be run is being run by another runner
+        return all(self.result(cell) for cell in self.cells)
+
+    def _state(self, cell: Cell) -> str:
+        if (self.folder(cell) / RESULT_NAME).is_file():
+            return "done"
+        if (self.folder(cell) / "failed").is_file():
+            return "failed"
+        if cell.start is not None and self._state(cell.start) == "failed":
+            self.failed[cell] = f"{cell.start.name} failed"
+            return "failed"
+        return "waiting"
+
+    def _try(self, cell: Cell, bar: tqdm) -> bool:
+        """Runs a cell if what it starts from is there and nobody else runs it; returns whether it did."""
+        if cell.start is not None and self._state(cell.start) != "done":
+            return False
+        folder = self.folder(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                if self._state(cell) != "waiting":
+                    return True
+                bar.set_postfix_str(cell.name)
+                self._compute(cell, folder)
+        except Timeout:
+            return False
+        bar.update(1)
+        return True
+
+    def _compute(self, cell: Cell, folder: Path) -> None:
+        model = folder / "model"
+        start = None if cell.start is None else self.folder(cell.start) / "model"
+        words = command(self.study, cell, model, start)
+        begin = time.perf_counter()
+        code = _call(words, folder / "log.txt")
+        if code:
+            last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = next((line for line in last if line.startswith("error: ")), last[-1] if last else "no output")
+            self.failed[cell] = reason
+            (folder / "failed").write_text(reason + "\n", encoding="utf-8")
+            tqdm.write(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
+            return
+        log = json.loads((model / TRAINING_LOG_NAME).read_text(encoding="utf-8"))
+        result = {
+            "cell": {name: getattr(cell, name) for name in cell.__dataclass_fields__},
+            "command": shlex.join(words),
+            "seconds": time.perf_counter() - begin,
+            "results": json.loads((model / FINAL_RESULTS_NAME).read_text(encoding="utf-8")),
+            "pairs_per_step": log["pairs_per_step"],
+            "log_history": log["log_history"],
+        }
+        if cell.stage == "crft" and not self.study.keep_models:
+            shutil.rmtree(model)
+        else:
+            for checkpoint in model.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        temporary = folder / (RESULT_NAME + ".tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / RESULT_NAME)
+
+
+def _call(words: list[str], log: Path) -> int:
+    """Runs a command in a process group of its own, which ends with us; its output goes to a file."""
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
+    with log.open("wb") as output:
+        process = subprocess.Popen(words, stdout=output, stderr=output, env=environment, start_new_session=True)
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise

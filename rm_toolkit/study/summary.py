@@ -1,0 +1,181 @@
+"""What the runs of a study show: means over seeds with intervals, what was kept of plain CRFT's gain, the frontier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .grid import Cell, StudyConfig
+
+
+PLAIN = "plain"
+
+
+@dataclass
+class Estimate:
+    """
+    A mean over seeds.
+
+    Args:
+        mean (`float`): The mean.
+        low, high (`float`, *optional*): 95% interval of it (Student's t); `None` for a single seed.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, values: list[float]) -> Estimate:
+        """The mean of one value a seed."""
+        mean = float(np.mean(values))
+        if len(values) < 2:
+            return cls(mean)
+        half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+        return cls(mean, mean - float(half), mean + float(half))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.low is None else f" ± {(self.high - self.low) / 2:.3f}")
+
+
+@dataclass
+class Line:
+    """
+    One strategy after one kind of GRFT, over all seeds and domains.
+
+    Args:
+        base, data, strategy (`str`): Names in the grid.
+        grft_lm_loss_coef (`float`, *optional*): Of the GRFT run.
+        customized, general (`Estimate`): Accuracy at the end; general is the mean over the general sets.
+        gain (`Estimate`): Customized accuracy won by CRFT.
+        loss (`Estimate`): General accuracy lost by CRFT (below 0: won).
+        kept_gain (`float`, *optional*): Gain over that of plain CRFT.
+        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` where plain CRFT lost nothing.
+        num_runs (`int`): Runs behind it.
+        on_frontier (`bool`): No other line of the same base model is better in one accuracy and as good in the other.
+    """
+
+    base: str
+    data: str
+    grft_lm_loss_coef: float | None
+    strategy: str
+    customized: Estimate
+    general: Estimate
+    gain: Estimate
+    loss: Estimate
+    num_runs: int
+    kept_gain: float | None = None
+    relative_loss: float | None = None
+    on_frontier: bool = False
+
+    @property
+    def start(self) -> str:
+        """The kind of GRFT in words."""
+        coefficient = "" if self.grft_lm_loss_coef in (None, 0) else f", LM loss {self.grft_lm_loss_coef:g}"
+        return f"{self.data}{coefficient}"
+
+
+@dataclass
+class _Runs:
+    by_seed: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+
+    def over_seeds(self, name: str) -> Estimate:
+        return Estimate.of([float(np.mean([run[name] for run in runs])) for runs in self.by_seed.values()])
+
+
+def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[Line]:
+    """
+    Args:
+        study (`StudyConfig`): The grid.
+        results (`dict[Cell, dict]`): What finished CRFT cells found.
+
+    Returns:
+        `list[Line]`: In the order of the grid.
+    """
+    groups: dict[tuple, _Runs] = {}
+    for cell, result in results.items():
+        if cell.stage == "crft":
+            key = (cell.base, cell.data, cell.grft_lm_loss_coef, cell.strategy)
+            groups.setdefault(key, _Runs()).by_seed.setdefault(cell.seed, []).append(_numbers(study, cell, result))
+    lines = []
+    for key, runs in groups.items():
+        names = ("customized", "general", "gain", "loss")
+        estimates = {name: runs.over_seeds(name) for name in names}
+        lines.append(Line(*key, **estimates, num_runs=sum(map(len, runs.by_seed.values()))))
+    for line in lines:
+        plain = next((other for other in lines if _same_start(line, other) and other.strategy == PLAIN), None)
+        if plain is not None:
+            line.kept_gain = line.gain.mean / plain.gain.mean if plain.gain.mean > 0 else None
+            line.relative_loss = line.loss.mean / plain.loss.mean if plain.loss.mean > 0 else None
+        line.on_frontier = not any(_dominates(other, line) for other in lines if other.base == line.base)
+    return lines
+
+
+def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
+    """
+    The line with the highest customized accuracy among those that lose at most so much general accuracy.
+
+    Args:
+        lines (`list[Line]`): From [`summarise`].
+        allowed_loss (`float`): In accuracy, such as 0.01 for one point.
+
+    Returns:
+        `dict[str, Line]`: For each base model that has one. Runs without GRFT have nothing to lose and do not count.
+    """
+    best: dict[str, Line] = {}
+    for line in lines:
+        if line.grft_lm_loss_coef is None or line.loss.mean > allowed_loss:
+            continue
+        if line.base not in best or line.customized.mean > best[line.base].customized.mean:
+            best[line.base] = line
+    return best
+
+
+def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """
+    General (mean over the sets) and customized accuracy over training pairs of one run.
+
+    Returns:
+        `dict[str, list[tuple[float, float]]]`: `"general"` and `"customized"` -> (pairs, accuracy).
+    """
+    points: dict[str, list[tuple[float, float]]] = {"general": [], "customized": []}
+    for log in result["log_history"]:
+        values = [log.get(f"eval_{name}_accuracy") for name in study.general_sets]
+        own = log.get(f"eval_{_customized_set(study, cell)}_accuracy")
+        if own is None or None in values:
+            continue
+        pairs = log["step"] * result["pairs_per_step"]
+        points["general"].append((pairs, float(np.mean(values))))
+        points["customized"].append((pairs, own))
+    return points
+
+
+def _numbers(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, float]:
+    start, end = result["results"]["start"], result["results"]["end"]
+    general = {
+        when: float(np.mean([sets[n]["accuracy"] for n in study.general_sets]))
+        for when, sets in (("start", start), ("end", end))
+    }
+    own = _customized_set(study, cell)
+    return {
+        "customized": end[own]["accuracy"],
+        "general": general["end"],
+        "gain": end[own]["accuracy"] - start[own]["accuracy"],
+        "loss": general["start"] - general["end"],
+    }
+
+
+def _customized_set(study: StudyConfig, cell: Cell) -> str:
+    return study.customized_set.replace("{domain}", cell.domain or "")
+
+
+def _same_start(a: Line, b: Line) -> bool:
+    return (a.base, a.data, a.grft_lm_loss_coef) == (b.base, b.data, b.grft_lm_loss_coef)
+
+
+def _dominates(a: Line, b: Line) -> bool:
+    at_least = a.customized.mean >= b.customized.mean and a.general.mean >= b.general.mean
+    return at_least and (a.customized.mean > b.customized.mean or a.general.mean > b.general.mean)

@@ -1,0 +1,100 @@
+"""A study runs what is missing, once, and reports what it could not run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.study import runner as runner_module
+from rm_toolkit.study.grid import load_study
+from rm_toolkit.study.report import write_report
+from rm_toolkit.study.runner import StudyRunner
+
+
+def calls(study):
+    path = Path(study.output_dir, "calls.txt")
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+@pytest.fixture
+def study(study_file):
+    return load_study(study_file(seeds=[0]))
+
+
+def test_every_cell_runs_once_and_leaves_its_result(study):
+    runner = StudyRunner(study)
+    assert runner.run()
+    assert calls(study) == Counter(cell.name for cell in runner.cells)
+    for cell in runner.cells:
+        found = runner.result(cell)
+        assert found["cell"]["strategy"] == cell.strategy and "--output_dir" in found["command"]
+        kept = (runner.folder(cell) / "model").exists()
+        assert kept is (cell.stage == "grft"), "only the models that others start from are kept"
+        assert not list(runner.folder(cell).rglob("checkpoint-*"))
+    assert StudyRunner(study).run() and set(calls(study).values()) == {1}, "what is done stays done"
+
+
+def test_a_broken_cell_stops_what_starts_from_it_and_nothing_else(study):
+    broken = Path(study.output_dir, "break-grft--tiny--hh--lm0.1--seed0")
+    broken.parent.mkdir(parents=True)
+    broken.touch()
+    runner = StudyRunner(study)
+    assert not runner.run()
+    reasons = {cell.name: reason for cell, reason in runner.failed.items()}
+    assert reasons == {
+        "grft--tiny--hh--lm0.1--seed0": "error: this cell is broken on purpose",
+        **{
+            f"crft--tiny--hh--lm0.1--{strategy}--law--seed0": "grft--tiny--hh--lm0.1--seed0 failed"
+            for strategy in ("plain", "imitation")
+        },
+    }
+    write_report(runner)
+    text = Path(study.output_dir, "README.md").read_text()
+    assert "5 of 8 runs" in text and "this cell is broken on purpose" in text
+    broken.unlink()
+    assert StudyRunner(study).run()
+    assert calls(study).pop("grft--tiny--hh--lm0.1--seed0") == 2
+
+
+def test_a_cell_that_another_runner_holds_is_left_to_it(study, monkeypatch):
+    """The lock is let go while this one waits; it finds the result of the other and goes on."""
+    runner, other = StudyRunner(study), StudyRunner(study)
+    held = runner.cells[0]
+    runner.folder(held).mkdir(parents=True)
+    lock = FileLock(runner.folder(held) / ".lock")
+    lock.acquire()
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        lock.release()
+        other._compute(held, other.folder(held))
+
+    monkeypatch.setattr(runner_module.time, "sleep", sleep)
+    assert runner.run() and len(waits) == 1 and calls(study)[held.name] == 1
+
+
+def test_a_study_is_not_started_by_several_processes(study, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="a study launches its own runs"):
+        StudyRunner(study)
+
+
+def test_the_report_has_table_pictures_and_commands(study, capsys):
+    runner = StudyRunner(study)
+    runner.run()
+    write_report(runner)
+    folder = Path(study.output_dir)
+    text = (folder / "README.md").read_text()
+    assert "| hh | imitation | 0.800 | 0.830 | 0.300 | 0.020 | 75% | 20% | yes |" in text
+    assert "Best of tiny for at most 1 points" not in text
+    lines = json.loads((folder / "summary.json").read_text())
+    assert len(lines) == 6 and {line["on_frontier"] for line in lines} == {True}
+    for name in ("frontier-tiny.png", "curves-tiny.png"):
+        assert (folder / "figures" / name).read_bytes().startswith(b"\x89PNG") and f"(figures/{name})" in text
+    assert "│ hh, LM loss 0.1 │ imitation │" in capsys.readouterr().out

@@ -1,0 +1,68 @@
+"""What a study concludes from its runs, worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from rm_toolkit.study.grid import Cell, load_study
+from rm_toolkit.study.summary import Estimate, best_within, curve, summarise
+
+
+def result(start, end):
+    def sets(general, own):
+        return {"a": {"accuracy": general + 0.05}, "b": {"accuracy": general - 0.05}, "dsp_law": {"accuracy": own}}
+
+    history = [
+        {"step": step, **{f"eval_{name}_accuracy": value["accuracy"] for name, value in sets(*values).items()}}
+        for step, values in ((0, start), (3, end))
+    ]
+    return {
+        "results": {"start": sets(*start), "end": sets(*end)},
+        "pairs_per_step": 8,
+        "log_history": [{"step": 1, "loss": 1.0}, *history],
+    }
+
+
+@pytest.fixture
+def study(study_file):
+    return load_study(study_file())
+
+
+def cell(strategy, seed=0, data="hh"):
+    return Cell("crft", "tiny", data, None if data == "none" else 0.0, seed, strategy, "law")
+
+
+def test_a_mean_with_students_interval():
+    """Two values 0.2 apart: standard error 0.1, t(1) = 12.706."""
+    estimate = Estimate.of([0.4, 0.6])
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.5, 0.5 - 1.2706, 0.5 + 1.2706), abs=1e-4)
+    assert str(estimate) == "0.500 ± 1.271" and str(Estimate.of([0.25])) == "0.250"
+
+
+def test_gain_loss_and_what_is_kept_of_plain(study):
+    results = {
+        cell("plain", 0): result((0.8, 0.5), (0.7, 0.9)),
+        cell("plain", 1): result((0.8, 0.5), (0.72, 0.9)),
+        cell("replay", 0): result((0.8, 0.5), (0.78, 0.88)),
+        cell("replay", 1): result((0.8, 0.5), (0.78, 0.88)),
+        cell("poor", 0): result((0.8, 0.5), (0.7, 0.6)),
+        cell("plain", 0, "none"): result((0.5, 0.5), (0.5, 0.85)),
+    }
+    lines = {(line.data, line.strategy): line for line in summarise(study, results)}
+    plain, replay = lines["hh", "plain"], lines["hh", "replay"]
+    assert plain.gain.mean == pytest.approx(0.4) and plain.loss.mean == pytest.approx(0.09)
+    assert replay.kept_gain == pytest.approx(0.95) and replay.relative_loss == pytest.approx(0.02 / 0.09)
+    assert plain.kept_gain == 1 and plain.relative_loss == 1 and plain.num_runs == 2
+    assert lines["none", "plain"].relative_loss is None  # nothing was lost that could be compared
+    frontier = {key for key, line in lines.items() if line.on_frontier}
+    assert frontier == {("hh", "plain"), ("hh", "replay")}
+    best = best_within(list(lines.values()), allowed_loss=0.03)
+    assert best["tiny"] is replay
+    assert best_within(list(lines.values()), allowed_loss=0.2)["tiny"] is plain
+    assert best_within(list(lines.values()), allowed_loss=0.0) == {}
+
+
+def test_curves_count_training_pairs(study):
+    points = curve(study, cell("plain"), result((0.8, 0.5), (0.7, 0.9)))
+    assert points["customized"] == [(0, 0.5), (24, 0.9)]
+    assert points["general"] == [(0, pytest.approx(0.8)), (24, pytest.approx(0.7))]
