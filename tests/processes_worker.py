@@ -66,4 +66,6 @@ def main(base: str, rows: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from rm_toolkit.runtime import run_main
+
+    run_main(lambda: main(*sys.argv[1:]))()  # leaves the process group before Python is torn down
