@@ -138,8 +138,16 @@ def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monke
     grft, whole = run(
         "grft", base_model(), *LORA, "--save_steps", "3", "--save_strategy", "steps", "--save_total_limit", "5"
     )
-    shutil.copytree(grft / "checkpoint-3", grft.parent / "checkpoint-3")
-    again, _ = run("grft", base_model(), *LORA, "--overwrite_output_dir", resume=str(grft.parent / "checkpoint-3"))
+    interrupted = str(grft / "checkpoint-3")
+
+    def forget_what_came_after():
+        for folder in grft.glob("checkpoint-*"):
+            if folder != Path(interrupted):
+                shutil.rmtree(folder)
+
+    forget_what_came_after()
+    again, _ = run("grft", base_model(), *LORA, "--save_total_limit", "5", resume=interrupted)
+    forget_what_came_after()
     found = load_file(again / "adapter" / "adapter_model.safetensors")
     state = whole.model.classifier.state_dict()
     for name, value in found.items():
@@ -147,7 +155,7 @@ def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monke
         name = name.replace("score.weight", "score.modules_to_save.default.weight")
         assert torch.equal(value, state[name]), name
     with pytest.raises(InputError, match=r"checkpoint-3 is a checkpoint of a LoRA run. Resume with the same flags"):
-        run("grft", base_model(), resume=str(grft.parent / "checkpoint-3"))
+        run("grft", base_model(), resume=interrupted)
 
 
 def test_a_stage_can_start_from_an_adapter_folder(make_trainer, base_model, rows, tmp_path):
