@@ -14,6 +14,7 @@ from ..errors import InputError, did_you_mean, name_list
 
 
 NO_GRFT = "none"
+PLAIN = "plain"
 
 
 @dataclass
@@ -52,6 +53,8 @@ class StudyConfig:
         seeds (`list[int]`): Each cell is run with each of them.
         launch (`list[str]`): What stands in front of the recipe's path.
         allowed_loss (`float`): General accuracy that a strategy may cost, for the choice in the report.
+        merge_weights (`list[float]`): Models between the GRFT model and its plain CRFT model that are evaluated too, by
+            the weight of the latter; each makes a strategy of its own. They need a strategy named `plain`.
         keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
     """
 
@@ -64,6 +67,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     launch: list[str] = field(default_factory=lambda: ["accelerate", "launch"])
     allowed_loss: float = 0.01
+    merge_weights: list[float] = field(default_factory=list)
     keep_models: bool = False
 
 
@@ -209,6 +213,12 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
             raise InputError(f"{path}: `{name}` is {value!r}; it is {wanted}.")
         if not value and not name.endswith("flags"):
             raise InputError(f"{path}: `{name}` is empty; name one at least.")
+    if not isinstance(study.merge_weights, list) or not all(_is_share(weight) for weight in study.merge_weights):
+        raise InputError(
+            f"{path}: `merge_weights` is {study.merge_weights!r}; it is a list of numbers between 0 and 1."
+        )
+    if study.merge_weights and PLAIN not in study.crft.strategies:
+        raise InputError(f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}'; there is none.")
     for name, settings in study.base_models.items():
         if not isinstance(settings, dict) or "model_name_or_path" not in settings:
             raise InputError(f"{path}: base model '{name}' needs `model_name_or_path`.")
@@ -223,3 +233,7 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
         raise InputError(
             f"{path}: two cells have the same name: {name_list(doubled)}. Rename one of what they are made of."
         )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

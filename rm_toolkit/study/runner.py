@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..errors import InputError
-from .grid import Cell, StudyConfig, cells, command
+from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 
 RESULT_NAME = "result.json"
@@ -122,6 +122,8 @@ class StudyRunner:
             "pairs_per_step": log["pairs_per_step"],
             "log_history": log["log_history"],
         }
+        if self.study.merge_weights and cell.strategy == PLAIN and start is not None:
+            result["merged"] = merged_accuracies(self.study, cell, words, start, model)
         if cell.stage == "crft" and not self.study.keep_models:
             shutil.rmtree(model)
         else:
@@ -130,6 +132,40 @@ class StudyRunner:
         temporary = folder / (RESULT_NAME + ".tmp")
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, folder / RESULT_NAME)
+
+
+def merged_accuracies(
+    study: StudyConfig, cell: Cell, words: list[str], general: Path, customized: Path
+) -> dict[str, dict[str, float]]:
+    """
+    Accuracy on every test set of the models between a GRFT model and its CRFT model.
+
+    Args:
+        study (`StudyConfig`): Its `merge_weights`.
+        cell (`Cell`): The CRFT run.
+        words (`list[str]`): Its command, which names the test sets.
+        general, customized (`Path`): Folders of the two models.
+
+    Returns:
+        `dict[str, dict[str, float]]`: By weight, then by test set.
+    """
+    from ..arguments import parse_recipe
+    from ..evaluation.frontier import compute_frontier
+
+    flags = words[words.index("--config") + 2 :]
+    recipe, _, _ = parse_recipe(study.crft.config, flags)
+    own = study.customized_set.replace("{domain}", cell.domain or "")
+    found = compute_frontier(
+        general,
+        customized,
+        {name: recipe.eval_datasets[name] for name in study.general_sets},
+        {own: recipe.eval_datasets[own]},
+        study.merge_weights,
+        seed=cell.seed,
+        show_progress=False,
+    )
+    points = [point for point in found.points if point.weight in study.merge_weights]
+    return {f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points}
 
 
 def _call(words: list[str], log: Path) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from .grid import Cell, StudyConfig
-
-
-PLAIN = "plain"
+from .grid import PLAIN, Cell, StudyConfig
 
 
 @dataclass
@@ -96,7 +95,7 @@ def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[L
         `list[Line]`: In the order of the grid.
     """
     groups: dict[tuple, _Runs] = {}
-    for cell, result in results.items():
+    for cell, result in _with_merged(results):
         if cell.stage == "crft":
             key = (cell.base, cell.data, cell.grft_lm_loss_coef, cell.strategy)
             groups.setdefault(key, _Runs()).by_seed.setdefault(cell.seed, []).append(_numbers(study, cell, result))
@@ -151,6 +150,16 @@ def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, l
         points["general"].append((pairs, float(np.mean(values))))
         points["customized"].append((pairs, own))
     return points
+
+
+def _with_merged(results: dict[Cell, dict[str, Any]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """All runs, and each merged model as a run of its own."""
+    for cell, result in results.items():
+        yield cell, result
+        for weight, sets in result.get("merged", {}).items():
+            end = {name: {"accuracy": accuracy} for name, accuracy in sets.items()}
+            merged = {"results": {"start": result["results"]["start"], "end": end}}
+            yield dataclasses.replace(cell, strategy=f"merged {weight}"), merged
 
 
 def _numbers(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, float]:

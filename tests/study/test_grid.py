@@ -81,6 +81,17 @@ MISTAKES = {
         {"crft": {"config": "nowhere.yaml", "strategies": {"plain": None}, "domains": ["law"]}},
         r"the recipe nowhere.yaml is not there",
     ),
+    "a weight outside": (
+        {"merge_weights": [1.5]},
+        r"`merge_weights` is \[1.5\]; it is a list of numbers between 0 and 1",
+    ),
+    "nothing to merge": (
+        {
+            "merge_weights": [0.5],
+            "crft": {"config": "recipes/tiny/crft.yaml", "strategies": {"imitation": None}, "domains": ["law"]},
+        },
+        r"a strategy named 'plain'; there is none",
+    ),
     "two cells of one name": ({"seeds": [0, 0]}, r"two cells have the same name"),
 }
 

@@ -62,6 +62,15 @@ def test_gain_loss_and_what_is_kept_of_plain(study):
     assert best_within(list(lines.values()), allowed_loss=0.0) == {}
 
 
+def test_merged_models_are_strategies_of_their_own(study):
+    run = result((0.8, 0.5), (0.7, 0.9))
+    run["merged"] = {"0.5": {"a": 0.82, "b": 0.76, "dsp_law": 0.86}}
+    lines = {line.strategy: line for line in summarise(study, {cell("plain"): run})}
+    merged = lines["merged 0.5"]
+    assert merged.kept_gain == pytest.approx(0.9) and merged.relative_loss == pytest.approx(0.1)
+    assert lines["plain"].kept_gain == 1 and merged.on_frontier
+
+
 def test_curves_count_training_pairs(study):
     points = curve(study, cell("plain"), result((0.8, 0.5), (0.7, 0.9)))
     assert points["customized"] == [(0, 0.5), (24, 0.9)]
