@@ -32,7 +32,7 @@ def test_what_differs_is_recorded_and_what_is_private_is_not(tmp_path):
         "q_proj",
         "v_proj",
     ]
-    private = ["--hub_token", "hf_x", "--run_name", "x", "--model_name_or_path", "/home/x", "--logging_steps", "3"]
+    private = ["--hub_model_id", "me/rm", "--run_name", "x", "--model_name_or_path", "/home/x", "--logging_steps", "3"]
     found = recorded(tmp_path, *flags, *private)
     assert found == {
         "learning_rate": 2e-6,
