@@ -70,11 +70,6 @@ def _frontier(args: argparse.Namespace) -> None:
     allowed_loss = 0.01 if args.allowed_loss is None else args.allowed_loss
     if not 0 <= allowed_loss < 1:
         raise InputError(f"--allowed-loss is {allowed_loss:g}, but is a share of the pairs: 0.01 is one point.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError("--frontier draws with matplotlib: pip install -c constraints.txt -e '.[report]'") from error
-
     from ..console import console, print_table
     from ..data.specs import parse_named_specs
     from ..evaluation.frontier import check_weights, compute_frontier
