@@ -36,7 +36,7 @@ CLAIMS = {
     "zero3_offload": ("DEEPSPEED", 1, 8, 3, True),
     "multi_node_zero3_offload": ("DEEPSPEED", 2, 16, 3, True),
 }
-RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*/[gc]rft.yaml"))
 
 
 @pytest.fixture

@@ -37,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--output", type=Path, required=True, metavar="DIR", help="folder for report.md, metrics.json and figures/")
     add("--split", default="test", help="split to take where a SPEC names none (default test)")
-    add("--seed", type=int, default=0, help="seed of the bootstrap and of fractions of the data (default 0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
+    )
     add("--resamples", type=int, default=2000, help="bootstrap resamples of the prompts (default 2000)")
     add("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights")

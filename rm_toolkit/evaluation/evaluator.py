@@ -22,6 +22,7 @@ from ..errors import InputError, name_list
 from ..output_folder import check_output, written_whole
 from ..scoring import RewardScorer
 from ..settings import RewardModelSettings
+from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves
 from .preferences import PreferencePairs
@@ -108,7 +109,8 @@ def evaluate(
         show_progress (`bool`): Whether to draw progress bars.
 
     Raises:
-        `InputError`: if a model has no trained reward head, or a test set cannot be read.
+        `InputError`: if a model has no trained reward head, a test set cannot be read, or its split is not the one that
+            a model's own run held out.
     """
     if not models or not datasets:
         raise InputError("nothing to evaluate: name at least one model and one test set.")
@@ -122,6 +124,7 @@ def evaluate(
             if not isinstance(model, RewardScorer):
                 options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch}
                 scorer = RewardScorer(model, trust_remote_code=trust_remote_code, **options)
+            check_held_out(name, scorer.settings, datasets, seed)
             found.metrics["models"][name] = _describe(scorer, model)
             _judge(name, scorer, tests, bootstrap, found, bar)
             if not isinstance(model, RewardScorer) and Path(model).is_dir():
