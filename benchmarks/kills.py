@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import shutil
 import socket
@@ -31,7 +32,7 @@ import transformers
 
 import rm_toolkit.trainer  # noqa: F401  once, instead of in every run
 from rm_toolkit.console import console, print_table
-from rm_toolkit.manifest import find_checkpoint
+from rm_toolkit.manifest import find_checkpoint, read_manifest
 
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "grft.py"
@@ -78,6 +79,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         work = Path(temporary)
         seconds, steps = run(work, "whole", options.processes), Clock.step.value
+        engine = re.search(r"Engine (.+?) process", (work / "whole.log").read_text(encoding="utf-8"))
+        wrote = read_manifest(str(find_checkpoint(work / "whole")[0]))["num_processes"]
+        if engine is None or wrote != options.processes:
+            sys.exit(f"{options.processes} process(es) were asked for, {wrote} ran: nothing would be shown")
+        console.print(f"Engine {engine[1]} process(es), as the run itself says", highlight=False)
         expected = ending(work / "whole")
         rows, good = [], True
         for number in range(options.kills):
