@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,21 @@ class RewardModelSettings:
         if not self.max_length or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
 
+    def stages(self) -> Iterator[dict[str, Any]]:
+        """Yields every stage that the model comes from, oldest first: those of all models that were merged too."""
+        yield from _stages(self.lineage)
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `rm_toolkit.json` into `folder`."""
         text = json.dumps(redact(dataclasses.asdict(self)), indent=2, ensure_ascii=False)
         Path(folder, SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _stages(lineage: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for entry in lineage:
+        for merged in (entry.get("general_lineage", []), *entry.get("customized_lineages", [])):
+            yield from _stages(merged)
+        yield entry
 
 
 def not_stock_notice(pooling_type: str) -> str:

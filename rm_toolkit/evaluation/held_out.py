@@ -25,7 +25,7 @@ def check_held_out(model: str, settings: RewardModelSettings, specs: Mapping[str
         `InputError`: naming the test set and the flag or key to change.
     """
     trained = []
-    for stage in settings.lineage:
+    for stage in settings.stages():
         sets = {**stage.get("datasets", {}), **stage.get("replay_datasets", {})}
         trained += [(stage.get("seed"), part["spec"]) for part in sets.values() if part.get("spec") is not None]
     for test, given in specs.items():

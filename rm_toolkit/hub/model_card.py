@@ -25,7 +25,7 @@ LICENSE_NAMES = {NON_COMMERCIAL: "CC BY-NC 4.0", "mit": "MIT"}
 # In a lineage entry, but not a setting of the training.
 NOT_SETTINGS = (
     "stage", "domain", "base", "base_is_local", "datasets", "replay_datasets", "eval_datasets", "changed_settings",
-    "versions",
+    "versions", "customized", "weights", "general_lineage", "customized_lineages",
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def data_licenses(settings: RewardModelSettings) -> dict[str, str]:
         `dict[str, str]`: Source (`dsp`, …) or name of the data set -> licence.
     """
     licenses: dict[str, str] = {}
-    for entry in settings.lineage:
+    for entry in settings.stages():
         for key in ("datasets", "replay_datasets"):
             for name, described in entry.get(key, {}).items():
                 if described.get("license"):
@@ -181,7 +181,7 @@ def _base_model(settings: RewardModelSettings, options: CardOptions) -> str | No
 
 def _hub_datasets(settings: RewardModelSettings) -> list[str]:
     found = []
-    for entry in settings.lineage:
+    for entry in settings.stages():
         for key in ("datasets", "replay_datasets"):
             for described in entry.get(key, {}).values():
                 spec = described.get("spec")
@@ -237,9 +237,17 @@ def _stage(entry: dict[str, Any]) -> dict[str, Any]:
             for key, use in (("datasets", "train"), ("replay_datasets", "replay"), ("eval_datasets", "test"))
             for name, described in entry.get(key, {}).items()
         ],
+        "merged": _merged_text(entry),
         "settings": settings,
         "versions": ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
     }
+
+
+def _merged_text(entry: dict[str, Any]) -> str | None:
+    if "weights" not in entry:
+        return None
+    weights = ", ".join(f"`{name}` ({weight:g})" for name, weight in zip(entry["customized"], entry["weights"]))
+    return f"Weights of `{entry['base']}` (general) and {weights}, interpolated linearly."
 
 
 def _spec_text(spec: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import fnmatch
 import json
 import os
@@ -21,10 +20,10 @@ from ..saving import ADAPTER_FOLDER
 from ..settings import SETTINGS_NAME, RewardModelSettings
 
 
-# Training state stays at home: it is large, and optimizer and RNG files are pickles.
+# Training state stays at home: it is large, and optimizer and RNG files are pickles. So does what names places here.
 NOT_PUBLISHED = (
     "checkpoint-*", "runs", "wandb", "trackio", "trainer_state.json", "*.bin", "*.pt", "*.pth", "*.pkl", "*.tmp", "*.log",
-    "events.out.tfevents*", "__pycache__", ".*",
+    "events.out.tfevents*", "__pycache__", ".*", "anchor_rewards", "merge.json", "frontier",
 )  # fmt: skip
 # Files that loaders and servers take up wherever they find them.
 LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "adapter_model.*", "pytorch_model*")
@@ -47,15 +46,17 @@ def public_name(name: str, recorded: bool | None = None) -> str:
 
 def public_settings(settings: RewardModelSettings) -> RewardModelSettings:
     """Returns the settings with nothing of the user's machine in their lineage."""
-    lineage = copy.deepcopy(settings.lineage)
-    for entry in lineage:
+    settings = copy.deepcopy(settings)
+    for entry in settings.stages():
         if "base" in entry:
             entry["base_is_local"] = is_local(entry["base"], entry.get("base_is_local"))
             entry["base"] = public_name(entry["base"], entry["base_is_local"])
         for key in ("datasets", "replay_datasets", "eval_datasets"):
             for described in entry.get(key, {}).values():
                 described["spec"] = _public_spec(described.get("spec"), described.get("local"))
-    return dataclasses.replace(settings, lineage=lineage)
+        if "customized" in entry:  # folders that were merged
+            entry["customized"] = [Path(folder).name for folder in entry["customized"]]
+    return settings
 
 
 def _public_spec(spec: Any, recorded: bool | None) -> Any:

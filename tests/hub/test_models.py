@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,9 @@ from rm_toolkit import RewardScorer
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
+from rm_toolkit.hub.models import preview_model
+from rm_toolkit.merging import merge_models
+from rm_toolkit.settings import load_settings
 
 
 # `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.
@@ -311,3 +315,30 @@ def test_a_preview_sends_nothing(model_folder, tmp_path, quick_reload, capsys):
     assert (output / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert "secret-place" not in (output / "README.md").read_text() + (output / "rm_toolkit.json").read_text()
     assert main(command) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_a_merged_model_is_published_with_both_lineages_and_no_place_of_this_machine(
+    model_folder, tmp_path, quick_reload
+):
+    """Both folders, and what the general model was trained on, stand in its lineage; the licences of all count."""
+    general, customized = model_folder("text"), tmp_path / "models" / "law"
+    shutil.copytree(general, customized)
+    settings = load_settings(str(general))
+    settings.lineage[0]["datasets"] = {
+        "scored": {"rows": 3, "spec": {"path": str(tmp_path / "g.json")}, "sources": ["gpt4llm"]}
+    }
+    settings.save(general)
+    settings.lineage[0]["datasets"] = {"talks": {"rows": 3, "spec": str(tmp_path / "h.json"), "sources": ["hh"]}}
+    settings.lineage = settings.lineage[:1]
+    settings.save(customized)
+    merge_models(general, [customized], [0.25], tmp_path / "merged", show_progress=False)
+    (tmp_path / "merged" / "anchor_rewards").mkdir()
+    (tmp_path / "merged" / "anchor_rewards" / "data.arrow").touch()
+    preview_model(str(tmp_path / "merged"), "tester/merged", str(tmp_path / "preview"))
+    names = {path.relative_to(tmp_path / "preview").as_posix() for path in (tmp_path / "preview").rglob("*")}
+    assert "rm_toolkit.json" in names and not [name for name in names if name.startswith(("merge", "anchor"))]
+    for path in (tmp_path / "preview").glob("*.[jm][sd]*"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    card = (tmp_path / "preview" / "README.md").read_text(encoding="utf-8")
+    assert "Weights of `text` (general) and `law` (0.25)" in card and "lineage" not in card
+    assert "| rows of the format `gpt4llm` |" in card and "| rows of the format `hh` |" in card
