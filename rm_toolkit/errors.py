@@ -32,3 +32,14 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
 def name_list(names: Iterable[str]) -> str:
     """Returns `'a', 'b', 'c'` for an error message."""
     return ", ".join(f"'{name}'" for name in names)
+
+
+def one_line(text: str, width: int | None = None) -> str:
+    """Returns a user's text for a message: control characters and line ends escaped, cut to `width` characters."""
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if width is None or len(text) <= width else text[:width].rstrip() + "…"
+
+
+def beginning(text: str, width: int = 60) -> str:
+    """Returns the first words of a user's text for a message, every run of white space as one blank."""
+    return one_line(" ".join(text.split()), width)

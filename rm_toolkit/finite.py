@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 
 from .data.collator import MicroBatch
 from .data.tokenization import TokenizedPreferences
-from .errors import InputError
+from .errors import InputError, beginning
 from .manifest import newest_complete
 
 
@@ -89,7 +89,7 @@ class StepWatch:
         data, tokenizer = data or trainer.train_data, trainer.processing_class
         text = tokenizer.decode(data.sequence(data.better[pair])[: 2 * MOST_CHARACTERS], skip_special_tokens=True)
         name = f"{row}{trainer.row_tags(row)}"
-        return f"{name}: {_beginning(text)}"
+        return f"{name}: '{beginning(text, MOST_CHARACTERS)}'"
 
 
 def row_tags(dataset: Any, row: int) -> str:
@@ -99,8 +99,3 @@ def row_tags(dataset: Any, row: int) -> str:
     values = dataset[row]
     tags = [f"{name} '{values[name]}'" for name in ("prompt_id", "source") if values.get(name)]
     return f" ({', '.join(tags)})" if tags else ""
-
-
-def _beginning(text: str) -> str:
-    text = " ".join(text.split())
-    return f"'{text[:MOST_CHARACTERS]}{'…' if len(text) > MOST_CHARACTERS else ''}'"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, name_list
+from ..errors import InputError, beginning, name_list
 
 
 if TYPE_CHECKING:
@@ -98,5 +98,4 @@ def shorten_prompt(row: Mapping[str, Any], width: int = 60) -> str:
     """Returns the beginning of a row's prompt (or else of its first text), for a message."""
     prompt = row["prompt"]
     text = prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
-    text = " ".join((text or str(row.get("chosen") or row.get("completions"))).split())
-    return text if len(text) <= width else text[:width].rstrip() + " …"
+    return beginning(text or str(row.get("chosen") or row.get("completions")), width)

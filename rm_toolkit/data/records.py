@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import InputError, did_you_mean, name_list
+from ..errors import InputError, did_you_mean, name_list, one_line
 
 
 GZIP_MAGIC = b"\x1f\x8b"
+MOST_OF_A_PROBLEM = 700  # characters: keys and values of the data stand in it
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -39,6 +40,7 @@ class Place:
         """
         if remedy is None:
             remedy = f"Mend or drop the {self.unit}, or pass --skip-invalid."
+        problem = one_line(problem, MOST_OF_A_PROBLEM)
         return InputError(f"{self.file}, {self.unit} {self.number}: {problem} {remedy.strip()}".strip())
 
 

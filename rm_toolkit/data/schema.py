@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, did_you_mean, name_list
+from ..errors import InputError, did_you_mean, name_list, one_line
 from .records import Place
 
 
@@ -115,7 +115,7 @@ def field(record: Mapping[str, Any], key: str, place: Place) -> Any:
 
 def known_keys(record: Mapping[str, Any], most: int = 12) -> str:
     """Returns the keys of a record for an error message."""
-    keys = name_list(list(record)[:most]) or "no keys at all"
+    keys = name_list(one_line(str(key), 40) for key in list(record)[:most]) or "no keys at all"
     return f"{keys} and {len(record) - most} more" if len(record) > most else keys
 
 
@@ -183,9 +183,9 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
-        return f"the number {value}"
+        return f"the number {one_line(str(value), 40)}"
     if isinstance(value, str):
-        return f"the string '{value if len(value) <= 40 else value[:40] + '…'}'"
+        return f"the string '{one_line(value, 40)}'"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "an object" if isinstance(value, Mapping) else type(value).__name__

@@ -81,6 +81,10 @@ def test_any_value_in_any_field_builds_or_is_refused_with_file_and_row(source, t
     @example(paths[-1], "x\ud800")
     @example((), None)
     @example(paths[1], {"a": 1})
+    @example(paths[1], "\n\x07\u2028")
+    @example(paths[-1], "\n")
+    @example(paths[1], 10**4000)
+    @example((), {"\n" * 30: 1, "x" * 2000: 2})
     def check(path, value):
         records = [RECORDS[source](n) for n in range(3)]
         records[1] = put(records[1], path, value)

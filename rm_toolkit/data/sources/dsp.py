@@ -6,9 +6,9 @@ One domain's answer is preferred over each of the others: scores 1 and 0.
 
 from __future__ import annotations
 
-from ...errors import did_you_mean, name_list
+from ...errors import did_you_mean
 from ..records import Place
-from ..schema import RawRow, describe, field, text_value
+from ..schema import RawRow, describe, field, known_keys, text_value
 from .base import Record, Source, SourceOptions
 
 
@@ -24,11 +24,11 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     }
     domain = options.domain
     if domain is None:
-        problem = f"`domain` is not set. Whose answers are preferred? Here answered {name_list(texts)}."
+        problem = f"`domain` is not set. Whose answers are preferred? Here answered {known_keys(texts)}."
         raise place.error(problem, "Pass --domain NAME.")
     if domain not in texts and place.number == 1:
         remedy = did_you_mean(domain, texts) or "Take one of these."
-        raise place.error(f"`domain` is '{domain}', but this file has {name_list(texts)}.", remedy)
+        raise place.error(f"`domain` is '{domain}', but this file has {known_keys(texts)}.", remedy)
     if domain not in texts:
         raise place.error(
             f"`responses` has no '{domain}'.",
