@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +17,12 @@ from ..console import console
 from ..data.build import INFO_FILE
 from ..errors import InputError
 from .dataset_card import dataset_card
-from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
-from .staging import check_no_token
+from .pushing import Push, check_preview, upload, write_preview
+from .repository import CARD_NAME, Repository
 
 
 SHARD_BYTES = 500_000_000  # as `datasets` cuts them
 ROWS_COMPARED_AT_ONCE = 1000
-
-
-@dataclass
-class DatasetPush:
-    """
-    What to publish of a dataset, and how.
-
-    Args:
-        folder (`str`): A folder that `rm-toolkit build-data` wrote.
-        repo_id (`str`, *optional*): `NAMESPACE/NAME`, or `NAME`.
-        private (`bool`, *optional*): Visibility of a new repository.
-        revision (`str`, *optional*): Branch; made if it is not there.
-        token (`str`, *optional*): Defaults to the one of `hf auth login`; it is never printed or saved.
-        message (`str`, *optional*): Commit message.
-        license (`str`, *optional*): Licence of the data, as the Hub names it; default: what `build-data --license` said,
-            then that of the published data of the source.
-        verify (`bool`): Load what was published into an empty cache and compare every row.
-        overwrite_card (`bool`): Replace a card on the Hub that a person wrote or changed.
-    """
-
-    folder: str
-    repo_id: str | None
-    private: bool | None = None
-    revision: str | None = None
-    token: str | None = None
-    message: str | None = None
-    license: str | None = None
-    verify: bool = False
-    overwrite_card: bool = False
 
 
 def push_dataset(folder: str, repo_id: str | None, **options: Any) -> str:
@@ -63,7 +32,8 @@ def push_dataset(folder: str, repo_id: str | None, **options: Any) -> str:
     Args:
         folder (`str`): A folder that `rm-toolkit build-data` wrote.
         repo_id (`str`): `NAMESPACE/NAME` or `NAME`.
-        **options: See [`DatasetPush`].
+        **options: See [`~rm_toolkit.hub.pushing.Push`]; `license` defaults to what `build-data --license` said, then to
+            that of the published data of the source.
 
     Returns:
         `str`: Address of the commit.
@@ -71,25 +41,17 @@ def push_dataset(folder: str, repo_id: str | None, **options: Any) -> str:
     Raises:
         `InputError`: if the folder is no built dataset, or the Hub refuses.
     """
-    push = DatasetPush(folder, repo_id, **options)
+    push = Push(folder, repo_id, **options)
     data, info = read_built(folder)
-    repository = Repository(repo_id, "dataset", revision=push.revision, token=push.token)
+    repository = push.repository("dataset")
     with prepared(push, data, info, repository.repo_id) as staged:
-        check_no_token(staged, push.token)
-        repository.open(push.private)
-        remote, earlier = repository.files(), earlier_push(repository)
-        kept = None if push.overwrite_card else foreign_card(repository, earlier, remote)
-        if kept is not None:
-            merge_card(staged / CARD_NAME, kept)
-            console.print(
-                f"{repository.repo_id}: the text of the card there was written or changed by hand and stays as it is; "
-                "--overwrite-card replaces it.",
-                highlight=False,
-            )
-        write_manifest(staged, card_is_ours=kept is None)
-        published = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
-        stale = (set(earlier["files"]) & remote) - published
-        commit = repository.upload(staged, push.message or "Upload dataset (rm_toolkit)", stale)
+        commit = upload(
+            push,
+            repository,
+            staged,
+            "Upload dataset (rm_toolkit)",
+            lambda card: merge_card(staged / CARD_NAME, card, repository.repo_id),
+        )
         if push.verify:
             verify_rows(repository, commit.oid, data, push.token)
     return str(commit.commit_url)
@@ -103,13 +65,11 @@ def preview_dataset(folder: str, repo_id: str, output: str, **options: Any) -> N
         folder, repo_id, **options: As in [`push_dataset`].
         output (`str`): A folder that is not there yet.
     """
-    push = DatasetPush(folder, repo_id, **options)
+    push = Push(folder, repo_id, **options)
     data, info = read_built(folder)
-    if Path(output).exists():
-        raise InputError(f"--preview {output}: it is there already. Name a folder that is not.")
+    check_preview(output)
     with prepared(push, data, info, repo_id) as staged:
-        check_no_token(staged, push.token)
-        shutil.copytree(staged, output)
+        write_preview(push, staged, output)
 
 
 def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
@@ -131,7 +91,7 @@ def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
 
 
 @contextmanager
-def prepared(push: DatasetPush, data: DatasetDict, info: dict[str, Any], repo_id: str) -> Iterator[Path]:
+def prepared(push: Push, data: DatasetDict, info: dict[str, Any], repo_id: str) -> Iterator[Path]:
     """Lays out what is published, Parquet files and card, in a temporary folder and yields it."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary, "dataset")
@@ -151,8 +111,13 @@ def write_parquet(rows: Any, staged: Path, split: str) -> list[str]:
     return names
 
 
-def merge_card(path: Path, kept: str) -> None:
+def merge_card(path: Path, kept: str, repo_id: str) -> None:
     """Keeps the text and the metadata of a card on the Hub, but for what `load_dataset` reads: that is the new files'."""
+    console.print(
+        f"{repo_id}: the text of the card there was written or changed by hand and stays as it is; --overwrite-card "
+        "replaces it.",
+        highlight=False,
+    )
     ours, theirs = DatasetCard.load(path), DatasetCard(kept)
     for key in ("configs", "dataset_info"):
         theirs.data[key] = ours.data.get(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,49 +19,25 @@ from ..scoring import RewardScorer
 from ..settings import RewardModelSettings, load_settings, not_stock_notice
 from ..tokenizer import load_tokenizer
 from .model_card import CardOptions, Example, model_card
-from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
-from .staging import (
-    FIGURE_FOLDER,
-    adapter_base,
-    check_no_foreign_weights,
-    check_no_token,
-    stage_evaluation,
-    stage_model,
-)
+from .pushing import Push, check_preview, upload, write_preview
+from .repository import CARD_NAME, Repository
+from .staging import FIGURE_FOLDER, adapter_base, stage_evaluation, stage_model
 
 
 @dataclass
-class ModelPush:
+class ModelPush(Push):
     """
-    What to publish of a model, and how.
+    What to publish of a model.
 
     Args:
-        folder (`str`): A saved reward model, or with `adapter` an adapter.
-        repo_id (`str`, *optional*): `NAMESPACE/NAME`, or `NAME`.
-        private (`bool`, *optional*): Visibility of a new repository.
-        revision (`str`, *optional*): Branch; made if it is not there.
-        token (`str`, *optional*): Defaults to the one of `hf auth login`; it is never printed or saved.
-        message (`str`, *optional*): Commit message.
-        adapter (`bool`): Publish the adapter alone instead of the merged model.
+        adapter (`bool`): Publish the adapter alone instead of the merged model; `folder` may be either's.
         base_model (`str`, *optional*): Hub id of the adapter's base, where the adapter was trained on a folder.
         evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures go along.
-        license (`str`, *optional*): Licence of the model, as the Hub names it.
-        verify (`bool`): Download what was published into an empty cache and compare its rewards.
-        overwrite_card (`bool`): Replace a card on the Hub that a person wrote or changed.
     """
 
-    folder: str
-    repo_id: str | None
-    private: bool | None = None
-    revision: str | None = None
-    token: str | None = None
-    message: str | None = None
     adapter: bool = False
     base_model: str | None = None
     evaluation: str | None = None
-    license: str | None = None
-    verify: bool = False
-    overwrite_card: bool = False
 
 
 def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
@@ -72,7 +47,7 @@ def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
     Args:
         folder (`str`): A saved reward model.
         repo_id (`str`): `NAMESPACE/NAME` or `NAME`.
-        **options: See [`ModelPush`].
+        **options: See [`ModelPush`] and [`~rm_toolkit.hub.pushing.Push`].
 
     Returns:
         `str`: Address of the commit.
@@ -82,20 +57,12 @@ def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
     """
     push = ModelPush(folder, repo_id, **options)
     source, settings = find_model(push)
-    repository = Repository(repo_id, revision=push.revision, token=push.token)
+    repository = push.repository()
+    message = f"Upload reward model ({settings.stage or 'rm_toolkit'})"
     with prepared(push, source, settings, repository.repo_id) as (staged, texts, rewards):
-        check_no_token(staged, push.token)
-        repository.open(push.private)
-        remote, earlier = repository.files(), earlier_push(repository)
-        kept = None if push.overwrite_card else foreign_card(repository, earlier, remote)
-        if kept is not None:
-            keep_card(staged, repository.repo_id, kept, settings)
-        write_manifest(staged, card_is_ours=kept is None)
-        published = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
-        check_no_foreign_weights(repository.repo_id, remote, published, earlier["files"])
-        message = push.message or f"Upload reward model ({settings.stage or 'rm_toolkit'})"
-        stale = (set(earlier["files"]) & remote) - published - {CARD_NAME}
-        commit = repository.upload(staged, message, stale)
+        commit = upload(
+            push, repository, staged, message, lambda card: keep_card(staged, repository.repo_id, card, settings)
+        )
         if push.verify:
             verify_download(repository, commit.oid, texts, rewards)
     return str(commit.commit_url)
@@ -111,11 +78,9 @@ def preview_model(folder: str, repo_id: str, output: str, **options: Any) -> Non
     """
     push = ModelPush(folder, repo_id, **options)
     source, settings = find_model(push)
-    if Path(output).exists():
-        raise InputError(f"--preview {output}: it is there already. Name a folder that is not.")
+    check_preview(output)
     with prepared(push, source, settings, repo_id) as (staged, _, _):
-        check_no_token(staged, push.token)
-        shutil.copytree(staged, output, symlinks=True)
+        write_preview(push, staged, output)
 
 
 def find_model(push: ModelPush) -> tuple[str, RewardModelSettings]:

@@ -1,0 +1,91 @@
+"""What pushing a model and pushing a dataset have in common: options, the upload, the preview."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
+from .staging import check_no_foreign_weights, check_no_token
+
+
+@dataclass
+class Push:
+    """
+    What to publish, and how.
+
+    Args:
+        folder (`str`): What is published.
+        repo_id (`str`, *optional*): `NAMESPACE/NAME`, or `NAME`.
+        private (`bool`, *optional*): Visibility of a new repository.
+        revision (`str`, *optional*): Branch; made if it is not there.
+        token (`str`, *optional*): Defaults to the one of `hf auth login`; it is never printed or saved.
+        message (`str`, *optional*): Commit message.
+        license (`str`, *optional*): Licence of what is published, as the Hub names it.
+        verify (`bool`): Download what was published into an empty cache and compare.
+        overwrite_card (`bool`): Replace a card on the Hub that a person wrote or changed.
+    """
+
+    folder: str
+    repo_id: str | None
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = None
+    message: str | None = None
+    license: str | None = None
+    verify: bool = False
+    overwrite_card: bool = False
+
+    def repository(self, repo_type: str = "model") -> Repository:
+        """Returns where it goes."""
+        return Repository(self.repo_id, repo_type, revision=self.revision, token=self.token)
+
+
+def upload(push: Push, repository: Repository, staged: Path, message: str, keep_card: Callable[[str], None]) -> Any:
+    """
+    Uploads a prepared folder; files of an earlier push that are not in it any more go away.
+
+    Args:
+        push (`Push`): The options.
+        repository (`Repository`): Where to; made where it is not there yet.
+        staged (`Path`): What is published, card included.
+        message (`str`): Commit message where the user gave none.
+        keep_card (`Callable`): Called with a card on the Hub that a person wrote, to keep it in `staged`.
+
+    Returns:
+        `huggingface_hub.CommitInfo`: The commit.
+
+    Raises:
+        `InputError`: if a file holds the token, the Hub refuses, or foreign weights stand there.
+    """
+    check_no_token(staged, push.token)
+    repository.open(push.private)
+    remote, earlier = repository.files(), earlier_push(repository)
+    kept = None if push.overwrite_card else foreign_card(repository, earlier, remote)
+    if kept is not None:
+        keep_card(kept)
+    write_manifest(staged, card_is_ours=kept is None)
+    published = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
+    if repository.repo_type == "model":
+        check_no_foreign_weights(repository.repo_id, remote, published, earlier["files"])
+    stale = (set(earlier["files"]) & remote) - published - {CARD_NAME}
+    return repository.upload(staged, push.message or message, stale)
+
+
+def check_preview(output: str) -> None:
+    """
+    Raises:
+        `InputError`: if the folder of a preview is there already.
+    """
+    if Path(output).exists():
+        raise InputError(f"--preview {output}: it is there already. Name a folder that is not.")
+
+
+def write_preview(push: Push, staged: Path, output: str) -> None:
+    """Copies what would be published; large files stay links."""
+    check_no_token(staged, push.token)
+    shutil.copytree(staged, output, symlinks=True)
