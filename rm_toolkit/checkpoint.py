@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from .errors import InputError
 from .evaluation.metrics import PreferenceMetrics
 from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
+from .output_folder import replace_text
 from .quantization import quantization_of
 from .reload_check import TOLERANCE, check_reload
 from .saving import check_saved_weights, save_reward_model
@@ -154,9 +154,7 @@ class CheckpointMixin:
 
 
 def _write_json(values: Any, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_nan_to_null(values), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(_nan_to_null(values), indent=2) + "\n")
 
 
 def _nan_to_null(value: Any) -> Any:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .errors import InputError
+from .output_folder import replace_text
 
 
 MANIFEST_NAME = "manifest.json"
@@ -37,12 +38,7 @@ def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
     )
     files = dict(zip(names, _fingerprints([folder / name for name in names], to_disk=True)))
     content = {"rm_toolkit_version": __version__, "num_processes": num_processes, "files": files}
-    temporary = folder / f".saving-{MANIFEST_NAME}"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=1) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, folder / MANIFEST_NAME)
+    replace_text(folder / MANIFEST_NAME, json.dumps(content, indent=1) + "\n")
     _sync_folder(folder)
 
 
@@ -145,7 +141,7 @@ def remove_checkpoint(path: Path) -> None:
 
 def clear_leftovers(output_dir: str | os.PathLike, resumed_step: int | None) -> None:
     """
-    Removes temporary folders of a killed run, and the checkpoint that it was writing.
+    Removes temporary folders and files of a killed run, and the checkpoint that it was writing.
 
     Args:
         output_dir (`str` or `os.PathLike`): Output folder of the run.
@@ -153,7 +149,10 @@ def clear_leftovers(output_dir: str | os.PathLike, resumed_step: int | None) -> 
     """
     for pattern in LEFTOVERS:
         for path in Path(output_dir).glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     if resumed_step is not None:
         for step, path in checkpoints(output_dir).items():
             if step > resumed_step and read_manifest(path) is None:

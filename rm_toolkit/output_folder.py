@@ -1,4 +1,4 @@
-"""Folders that a command writes: refused while in use, written beside their place, and renamed when whole."""
+"""What a command writes: refused while in use, written beside its place, and renamed when whole."""
 
 from __future__ import annotations
 
@@ -38,6 +38,20 @@ def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) ->
         raise InputError(
             f"{folder}: not a folder that {command} wrote, so --overwrite leaves it alone. Remove it yourself."
         )
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file (UTF-8) beside its place, puts it on the disk and renames it: it is never half there."""
+    path = Path(path)
+    temporary = path.with_name(f".saving-{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

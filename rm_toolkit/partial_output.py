@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import InputError
+from .output_folder import replace_text
 
 
 class PartialOutput:
@@ -105,12 +106,7 @@ class PartialOutput:
 
     def _write_journal(self, state: Mapping[str, Any]) -> None:
         self.state = {**state, "run": self.run}
-        temporary = self.journal.with_name(self.journal.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(self.state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.journal)
+        replace_text(self.journal, json.dumps(self.state, indent=1))
 
     def _lock(self) -> None:
         """Two runs at once would write into each other's lines."""

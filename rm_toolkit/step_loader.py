@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from .data.replay import ReplayPlan
 from .data.stream import PreferenceStream, Tokenize
 from .data.stream_planning import StreamPlan
 from .errors import InputError
+from .output_folder import replace_text
 from .stopping import leave_signals_to_the_run
 
 
@@ -103,9 +103,7 @@ class StepLoaderMixin:
         super()._save_rng_state(output_dir)
         if self.stream_plan is not None:
             path = Path(output_dir, stream_state_name(self.args.process_index))
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.stream_plan.state_dict()) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            replace_text(path, json.dumps(self.stream_plan.state_dict()) + "\n")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Each process goes to its position in the stream, before the first step is read."""

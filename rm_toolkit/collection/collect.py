@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output_folder import replace_text
 from .asking import Outcome, Question, ask_all
 from .domains import NORMAL, Domain
 from .endpoint import Endpoint
@@ -200,23 +200,4 @@ def _report(
 
 
 def _write(path: Path, content: Any) -> None:
-    """Writes JSON beside its place and renames it."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """What the process takes from the rights of new files; `mkstemp` gives none to others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from .. import __version__
 from ..console import console, print_table
+from ..output_folder import replace_text
 from ..plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
 from .runner import StudyRunner
@@ -44,8 +44,8 @@ def write_report(runner: StudyRunner) -> None:
     folder = Path(study.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     figures = _draw(study, results, lines, folder / "figures") if lines else []
-    _write(folder / "summary.json", json.dumps([dataclasses.asdict(line) for line in lines], indent=2) + "\n")
-    _write(folder / "README.md", markdown(runner, results, lines, figures))
+    replace_text(folder / "summary.json", json.dumps([dataclasses.asdict(line) for line in lines], indent=2) + "\n")
+    replace_text(folder / "README.md", markdown(runner, results, lines, figures))
     for base in study.base_models:
         rows = [_row(line) for line in lines if line.base == base]
         if rows:
@@ -191,9 +191,3 @@ def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, fl
 
 def _distinct(values: Any) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..errors import InputError
+from ..output_folder import replace_text
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 
@@ -129,9 +130,7 @@ class StudyRunner:
         else:
             for checkpoint in model.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-        temporary = folder / (RESULT_NAME + ".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / RESULT_NAME)
+        replace_text(folder / RESULT_NAME, json.dumps(result, indent=1) + "\n")
 
 
 def merged_accuracies(
