@@ -3,23 +3,28 @@ Kills the tiny recipe at random moments, resumes it, and compares the end with t
 
     python benchmarks/kills.py --kills 20                  # one process
     python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
+    python benchmarks/kills.py --kills 5 --processes 2 --deepspeed accelerate_configs/zero3_offload.yaml
 
 Every kill is a SIGKILL at a moment drawn from all of training, saving and evaluation included; every resume is
 `--resume_from_checkpoint auto`. Equal means: every byte of the exported weights, every logged number and
-`final_eval_results.json`. Exits with 1 if one is not.
+`final_eval_results.json`; under DeepSpeed, weights and numbers to 1e-6. Exits with 1 if one is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import multiprocessing
+import operator
 import os
 import random
 import re
 import runpy
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +32,12 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
 import transformers
+import yaml
+from safetensors.torch import load
 
 import rm_toolkit.trainer  # noqa: F401  once, instead of in every run
 from rm_toolkit.console import console, print_table
@@ -53,12 +62,13 @@ FLAGS = {
 }
 SPEEDS = ("runtime", "per_second")
 NOT_BEGUN = -1.0
+TOLERANCE = 1e-6  # DeepSpeed's
 
 
 class Clock(transformers.TrainerCallback):
     """Tells the process that kills where the run is."""
 
-    step: Synchronized
+    step: Synchronized | MappedNumber
 
     def on_train_begin(self, args, state, control, **kwargs):
         Clock.step.value = state.global_step
@@ -67,18 +77,64 @@ class Clock(transformers.TrainerCallback):
         Clock.step.value = state.global_step
 
 
+class MappedNumber:
+    """A number in a file, for processes that have nothing else in common."""
+
+    def __init__(self, path: Path):
+        if not path.exists():
+            path.write_bytes(bytes(8))
+        self.array = np.memmap(path, dtype=np.float64, mode="r+", shape=(1,))
+
+    value = property(lambda self: float(self.array[0]), lambda self, step: self.array.__setitem__(0, step))
+
+
+class Launched:
+    """A run under `accelerate launch`, with the methods of a process that [`run`] needs."""
+
+    def __init__(self, config: Path, num_processes: int, work: Path, name: str):
+        # The flag --cpu would take the place of the engine that the file names.
+        values = yaml.safe_load(config.read_text(encoding="utf-8")) | {"use_cpu": True, "main_process_port": 0}
+        file = work / "accelerate.yaml"
+        file.write_text(yaml.safe_dump(values | {"num_processes": num_processes}), encoding="utf-8")
+        launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(file)]
+        command = [sys.executable, *launch, __file__]
+        with (work / f"{name}.log").open("a") as log:
+            self.process = subprocess.Popen([*command, "--train", str(work), name], stdout=log, stderr=log)
+
+    exitcode = property(lambda self: self.process.poll())
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def join(self, seconds: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
+    def kill_rank(self, rank: int) -> None:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        ranks = [child for child in children if "--train" in child.cmdline()]
+        next(child for child in ranks if child.environ().get("RANK") == str(rank)).kill()
+
+
 def main() -> int:
     """Runs everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
     parser.add_argument("--processes", type=int, default=1, help="processes of each run")
+    parser.add_argument("--deepspeed", type=Path, default=None, help="an accelerate config that names DeepSpeed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--train", nargs=2, default=None, help=argparse.SUPPRESS)  # one rank of a launched run
     options = parser.parse_args()
+    if options.train:
+        work, name = Path(options.train[0]), options.train[1]
+        Clock.step = MappedNumber(work / "clock")
+        train(work, name)
     rng = random.Random(options.seed)
-    Clock.step = multiprocessing.get_context("fork").Value("d", NOT_BEGUN)
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         work = Path(temporary)
-        seconds, steps = run(work, "whole", options.processes), Clock.step.value
+        number = multiprocessing.get_context("fork").Value("d", NOT_BEGUN)
+        Clock.step = MappedNumber(work / "clock") if options.deepspeed else number
+        seconds, steps = run(work, "whole", options), Clock.step.value
         engine = re.search(r"Engine (.+?) process", (work / "whole.log").read_text(encoding="utf-8"))
         wrote = read_manifest(str(find_checkpoint(work / "whole")[0]))["num_processes"]
         if engine is None or wrote != options.processes:
@@ -89,10 +145,12 @@ def main() -> int:
         for number in range(options.kills):
             moment = rng.uniform(0, steps)
             victim = rng.randrange(options.processes)
-            killed = run(work, "killed", options.processes, (moment, seconds / steps), victim)
+            killed = run(work, "killed", options, (moment, seconds / steps), victim)
             resumed = find_checkpoint(work / "killed")[0]
-            run(work, "killed", options.processes)
-            equal = [found == wanted for found, wanted in zip(ending(work / "killed"), expected)]
+            run(work, "killed", options)
+            found = ending(work / "killed")
+            close = is_close if options.deepspeed else operator.eq
+            equal = [close(one, other) for one, other in zip(found, expected)]
             good = good and all(equal)
             start = resumed.rpartition("-")[2] if resumed else "the start"
             rows.append(
@@ -105,7 +163,11 @@ def main() -> int:
 
 
 def run(
-    work: Path, name: str, num_processes: int, kill_at: tuple[float, float] | None = None, victim: int = 0
+    work: Path,
+    name: str,
+    options: argparse.Namespace,
+    kill_at: tuple[float, float] | None = None,
+    victim: int = 0,
 ) -> float:
     """
     Runs the recipe in processes of its own.
@@ -113,7 +175,7 @@ def run(
     Args:
         work (`Path`): Where everything is written.
         name (`str`): Output folder in it.
-        num_processes (`int`): Processes of the run.
+        options (`argparse.Namespace`): Of the command line: processes and engine of the run.
         kill_at (`tuple`, *optional*): Step, whose fraction is waited in the step, and the seconds a step takes on
             average; `None` lets the run end by itself.
         victim (`int`): Rank that is killed.
@@ -122,15 +184,7 @@ def run(
         `float`: Seconds of training, or the step at which it was killed.
     """
     Clock.step.value = NOT_BEGUN
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=train, args=(work, name, rank, num_processes, port)) for rank in range(num_processes)
-    ]
-    for process in processes:
-        process.start()
+    processes = start(work, name, options)
     while Clock.step.value == NOT_BEGUN and processes[0].is_alive():
         time.sleep(0.01)
     begin = end = time.monotonic()
@@ -146,11 +200,15 @@ def run(
             sys.exit(f"a run ended with {[process.exitcode for process in processes]}: see {work / f'{name}.log'}")
         return end - begin
     whole, fraction = divmod(kill_at[0], 1)
+    rank, victim = victim, min(victim, len(processes) - 1)
     while Clock.step.value < whole and processes[victim].is_alive():
         time.sleep(0.005)
     processes[victim].join(fraction * kill_at[1])
     step = Clock.step.value
-    processes[victim].kill()
+    if options.deepspeed:
+        processes[0].kill_rank(rank)
+    else:
+        processes[victim].kill()
     for process in processes:
         process.join(120)
     if not all(process.exitcode for process in processes):
@@ -158,13 +216,32 @@ def run(
     return step
 
 
-def train(work: Path, name: str, rank: int, num_processes: int, port: int) -> None:
+def start(work: Path, name: str, options: argparse.Namespace) -> list[Any]:
+    """Starts the processes of a run: forked ones, or one launcher."""
+    if options.deepspeed:
+        return [Launched(options.deepspeed, options.processes, work, name)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(options.processes):
+        world = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": options.processes,
+            "LOCAL_WORLD_SIZE": options.processes,
+        }
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {key: str(value) for key, value in world.items()} if options.processes > 1 else {}
+        processes.append(multiprocessing.get_context("fork").Process(target=train, args=(work, name, variables)))
+        processes[-1].start()
+    return processes
+
+
+def train(work: Path, name: str, variables: dict[str, str] | None = None) -> None:
     """The recipe, as `python recipes/grft.py` runs it."""
-    if num_processes > 1:
-        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
-        os.environ.update({key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"})
-        os.environ["MASTER_PORT"] = str(port)
-    if rank == 0:
+    os.environ.update(variables or {})
+    if os.environ.get("RANK", "0") == "0":
         transformers.trainer.DEFAULT_CALLBACKS.append(Clock)
     log = os.open(work / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -188,12 +265,43 @@ def train(work: Path, name: str, rank: int, num_processes: int, port: int) -> No
 
 
 def ending(folder: Path) -> tuple[bytes, list[dict[str, Any]], str]:
-    """Weights, logs without speeds, and results of a finished run."""
+    """Weights as bytes, logs without speeds, and results of a finished run."""
     newest = find_checkpoint(folder)[0]
     logs = json.loads(Path(str(newest), "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     logs = [{key: value for key, value in log.items() if not key.endswith(SPEEDS)} for log in logs]
     weights = b"".join((folder / name).read_bytes() for name in ("model.safetensors", "lm_head/model.safetensors"))
     return weights, logs, (folder / "final_eval_results.json").read_text(encoding="utf-8")
+
+
+def is_close(one: Any, other: Any) -> bool:
+    """Whether two endings, or parts of them, are the same to 1e-6; the bytes are those of safetensors files."""
+    if isinstance(one, bytes):
+        difference = 0.0
+        for mine, theirs in zip(read_tensors(one), read_tensors(other), strict=True):
+            difference = max(difference, (mine.double() - theirs.double()).abs().max().item())
+        console.print(f"largest difference of a weight: {difference:.1e}", highlight=False)
+        return difference <= TOLERANCE
+    if isinstance(one, str):
+        return is_close(json.loads(one), json.loads(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(is_close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(is_close, one, other))
+    if isinstance(one, float):
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return one == other
+
+
+def read_tensors(content: bytes) -> list[torch.Tensor]:
+    """The tensors of safetensors files that stand one behind the other."""
+    tensors = []
+    while content:
+        header = int.from_bytes(content[:8], "little")
+        described = json.loads(content[8 : 8 + header])
+        end = 8 + header + max(entry["data_offsets"][1] for key, entry in described.items() if key != "__metadata__")
+        tensors += [tensor for _, tensor in sorted(load(content[:end]).items())]
+        content = content[end:]
+    return tensors
 
 
 if __name__ == "__main__":
