@@ -9,20 +9,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerBase,
     Qwen3Config,
+    Qwen3ForCausalLM,
     set_seed,
 )
 
 from .modeling import quiet_loading
 
 
-ARCHITECTURES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
+ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 def train_tokenizer(
@@ -106,8 +106,11 @@ def build_tiny_model(
         "eos_token_id": 2,
         "pad_token_id": None,
         "tie_word_embeddings": tie_word_embeddings,
+        "dtype": "float32",
     }
+    config_class, model_class = ARCHITECTURES[architecture]
     set_seed(seed)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](**{**values, **config}), dtype=torch.float32)
+    # Not `from_config`: under ZeRO-3 that shards the weights, which all processes must do together; only one builds.
+    model = model_class(config_class(**{**values, **config}))
     with quiet_loading():
         model.save_pretrained(folder)

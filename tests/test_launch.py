@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
@@ -25,10 +26,10 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def launch(folder, *arguments, expected=0):
+def launch(folder, *arguments, expected=0, timeout=600):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache"), "COLUMNS": "120"}
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *map(str, arguments)]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
     output = result.stdout + result.stderr
     assert (result.returncode == 0) == (expected == 0), output[-4000:]
     return output
@@ -92,6 +93,26 @@ def test_a_second_run_stops_in_one_line_and_changes_nothing(checkout, grft):
     assert len(errors) == 1 and "--overwrite_output_dir" in errors[0] and "--resume_from_checkpoint" in errors[0]
     assert "Traceback" not in output
     assert (checkout / "outputs/grft/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_zero3_processes_build_the_tiny_base_and_train_from_it(checkout, tmp_path):
+    """One process builds it; sharded initialisation of its weights would wait for the other for ever."""
+    config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": 2, "main_process_port": 0}
+    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(config))
+    flags = {
+        "model_name_or_path": tmp_path / "tiny",
+        "output_dir": tmp_path / "grft",
+        "max_steps": 1,
+        "max_length": 32,
+    }
+    flags |= {"eval_strategy": "no", "eval_on_start": False}
+    flags |= {"eval_datasets": '{"webgpt": {"path": "data/samples/webgpt.test.jsonl", "source": "webgpt"}}'}
+    flags |= {"train_datasets": '{"webgpt": {"path": "data/samples/webgpt.train.jsonl", "source": "webgpt"}}'}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    output = launch(checkout, "--config_file", tmp_path / "zero3.yaml", "recipes/grft.py", *words, timeout=240)
+    assert "Engine DEEPSPEED ZeRO-3" in output and "2 process(es)" in output
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "grft")
 
 
 def test_crft_without_its_base_says_what_to_run(tmp_path):
