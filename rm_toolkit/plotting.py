@@ -113,9 +113,9 @@ def label_outer(axes: list[Axes], x: str, y: str) -> None:
 
 
 def shared_legend(axes: list[Axes], columns: int = 4) -> None:
-    """Puts the legend of the first panel under the grid."""
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    """Puts one legend of all that the panels show under the grid."""
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def shorten(text: str, width: int) -> str:

@@ -15,7 +15,7 @@ from ..output_folder import replace_text
 from ..plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
 from .runner import StudyRunner
-from .summary import Line, best_within, curve, summarise
+from .summary import Estimate, Line, best_within, curve, summarise
 
 
 COLUMNS = (
@@ -111,7 +111,7 @@ def _draw(
         if not own:
             continue
         file = f"frontier-{slug(base)}.png"
-        draw_frontier(own, f"General against customized accuracy · {base}", folder / file)
+        draw_frontier(study, own, f"General against customized accuracy · {base}", folder / file)
         drawn.append((file, f"General against customized accuracy, {base}"))
         file = f"curves-{slug(base)}.png"
         draw_curves(study, {c: r for c, r in results.items() if c.base == base}, base, folder / file)
@@ -119,27 +119,29 @@ def _draw(
     return drawn
 
 
-def draw_frontier(lines: list[Line], title: str, path: Path) -> None:
+def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path) -> None:
     """One point a line: colour is the strategy, marker the GRFT data; the frontier joined."""
-    strategies, starts = _distinct(line.strategy for line in lines), _distinct(line.start for line in lines)
+    strategies = _distinct([*study.crft.strategies, *(line.strategy for line in lines)])
+    starts = _distinct(line.start for line in lines)
     with picture(path, 5.2) as figure:
         axis = figure.subplots()
         for line in lines:
-            spread = [
-                None if e.low is None else [[e.mean - e.low], [e.high - e.mean]]
-                for e in (line.customized, line.general)
-            ]
             axis.errorbar(
                 line.customized.mean,
                 line.general.mean,
-                xerr=spread[0],
-                yerr=spread[1],
+                xerr=_bars(line.customized),
+                yerr=_bars(line.general),
                 color=COLORS[strategies.index(line.strategy) % len(COLORS)],
                 marker=MARKERS[starts.index(line.start) % len(MARKERS)],
                 markersize=8,
                 elinewidth=0.7,
                 linestyle="none",
             )
+        # The interval of two seeds may be wider than all that there is to see: bars end at the edge of the picture.
+        for which, limits in (("customized", axis.set_xlim), ("general", axis.set_ylim)):
+            means = [getattr(line, which).mean for line in lines]
+            margin = max(0.02, 0.15 * (max(means) - min(means)))
+            limits(min(means) - margin, max(means) + margin)
         edge = sorted((line.customized.mean, line.general.mean) for line in lines if line.on_frontier)
         axis.plot(*zip(*edge), color=GREY, linewidth=1, linestyle="--", zorder=0)
         axis.set_xlabel("accuracy on the customized domain")
@@ -163,11 +165,9 @@ def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: s
         if cell.stage == "crft":
             start = cell.data if not cell.grft_lm_loss_coef else f"{cell.data}, LM loss {cell.grft_lm_loss_coef:g}"
             groups.setdefault(start, {}).setdefault(cell.strategy, []).append(curve(study, cell, result))
-    strategies = _distinct(strategy for runs in groups.values() for strategy in runs)
-    names = [f"GRFT: {start}" for _ in ("customized", "general") for start in groups]
-    with panels(
-        path, names, f"Accuracy over training pairs · {base}", columns=len(groups), sharex=True, sharey="row"
-    ) as axes:
+    strategies = list(study.crft.strategies)
+    title = f"Accuracy over training pairs, by the data of GRFT · {base}"
+    with panels(path, [*groups, *groups], title, columns=len(groups), sharex=True, sharey="row") as axes:
         for number, (what, start) in enumerate(
             (what, start) for what in ("customized", "general") for start in groups
         ):
@@ -181,6 +181,13 @@ def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: s
         for first, what in ((0, "customized"), (len(groups), "general")):
             axes[first].set_ylabel(f"{what} accuracy")
         shared_legend(axes)
+
+
+def _bars(estimate: Estimate) -> list[list[float]] | None:
+    """The interval as `errorbar` takes it, within what an accuracy can be."""
+    if estimate.low is None:
+        return None
+    return [[estimate.mean - max(0.0, estimate.low)], [min(1.0, estimate.high) - estimate.mean]]
 
 
 def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:

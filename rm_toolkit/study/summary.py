@@ -52,7 +52,7 @@ class Line:
         gain (`Estimate`): Customized accuracy won by CRFT.
         loss (`Estimate`): General accuracy lost by CRFT (below 0: won).
         kept_gain (`float`, *optional*): Gain over that of plain CRFT.
-        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` where plain CRFT lost nothing.
+        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` without GRFT or where that lost nothing.
         num_runs (`int`): Runs behind it.
         on_frontier (`bool`): No other line of the same base model is better in one accuracy and as good in the other.
     """
@@ -108,7 +108,8 @@ def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[L
         plain = next((other for other in lines if _same_start(line, other) and other.strategy == PLAIN), None)
         if plain is not None:
             line.kept_gain = line.gain.mean / plain.gain.mean if plain.gain.mean > 0 else None
-            line.relative_loss = line.loss.mean / plain.loss.mean if plain.loss.mean > 0 else None
+            has_general = line.grft_lm_loss_coef is not None and plain.loss.mean > 0
+            line.relative_loss = line.loss.mean / plain.loss.mean if has_general else None
         line.on_frontier = not any(_dominates(other, line) for other in lines if other.base == line.base)
     return lines
 
