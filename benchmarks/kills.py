@@ -197,7 +197,8 @@ def run(
         for process in processes:
             process.join()
         if any(process.exitcode for process in processes):
-            sys.exit(f"a run ended with {[process.exitcode for process in processes]}: see {work / f'{name}.log'}")
+            printed = (work / f"{name}.log").read_text(encoding="utf-8")[-8000:]
+            sys.exit(f"{printed}\na run ended with {[process.exitcode for process in processes]}")
         return end - begin
     whole, fraction = divmod(kill_at[0], 1)
     rank, victim = victim, min(victim, len(processes) - 1)

@@ -106,7 +106,7 @@ def test_two_zero3_processes_build_the_tiny_base_and_train_from_it(checkout, tmp
         "max_steps": 1,
         "max_length": 32,
     }
-    flags |= {"eval_strategy": "no", "eval_on_start": False}
+    flags |= {"eval_strategy": "no", "eval_on_start": True}
     flags |= {"eval_datasets": '{"webgpt": {"path": "data/samples/webgpt.test.jsonl", "source": "webgpt"}}'}
     flags |= {"train_datasets": '{"webgpt": {"path": "data/samples/webgpt.train.jsonl", "source": "webgpt"}}'}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]

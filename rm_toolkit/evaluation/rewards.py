@@ -14,7 +14,8 @@ from ..data.layout import clusters, prefix_order
 from ..data.tokenization import TokenizedPreferences
 
 
-@torch.inference_mode()
+# Not inference mode: ZeRO-3 keeps small parameters that it gathers here for the next step of training.
+@torch.no_grad()
 def compute_rewards(
     forward: Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]],
     data: TokenizedPreferences,
