@@ -53,7 +53,10 @@ def test_commands_are_what_the_recipes_take(study_file, tmp_path):
             assert model.model_name_or_path == (str(tmp_path / "start") if cell.start else "base")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/study.yaml")), ids=lambda path: path.parent.name)
+STUDIES = [*(ROOT / "recipes").glob("*/study.yaml"), *(ROOT / "benchmarks").glob("*/study_*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_study_of_the_repository_is_made_of_valid_commands(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     study = load_study(path)
