@@ -285,10 +285,14 @@ def is_close(one: Any, other: Any) -> bool:
     if isinstance(one, str):
         return is_close(json.loads(one), json.loads(other))
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(is_close(one[key], other[key]) for key in one)
+        for key in one:
+            if key not in other or not is_close(one[key], other[key]):
+                console.print(f"{key}: {one[key]} is not {other.get(key)}", highlight=False)
+                return False
+        return one.keys() == other.keys()
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(is_close, one, other))
-    if isinstance(one, float):
+        return len(one) == len(other) and all(is_close(mine, theirs) for mine, theirs in zip(one, other))
+    if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return one == other
 

@@ -176,6 +176,23 @@ def check_engine(accelerator: Accelerator, optim: str) -> None:
             )
 
 
+def replay_bias_correction(optimizer: Any) -> None:
+    """
+    Brings DeepSpeed's CPU Adam to the very powers of its betas that it had when its state was saved.
+
+    It multiplies them up in fp32, one step after the other, and after a resume takes `pow` instead, whose rounding is
+    another: early in training that changes the next step by 1e-5 of its length.
+
+    Args:
+        optimizer (`DeepSpeedCPUAdam`): With its state loaded.
+    """
+    nothing = [torch.zeros(1) for _ in range(4)]
+    group, state = optimizer.param_groups[0], next(iter(optimizer.state.values()), {"step": 0})
+    fixed = (*group["betas"], group["eps"], 0.0, group["bias_correction"])
+    for step in range(1, int(state["step"]) + 1):  # one count for all parameters
+        optimizer.ds_opt_adam.adam_update(optimizer.opt_id, step, 0.0, *fixed, *nothing)
+
+
 class EngineMixin:
     """What [`~rm_toolkit.trainer.RewardModelTrainer`] does otherwise where an engine shards the model."""
 
@@ -188,6 +205,14 @@ class EngineMixin:
 
             # accelerate's policy would compute, reduce and return the rewards themselves in bf16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called when DeepSpeed, where it is used, has loaded its own state."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_deepspeed_enabled:
+            optimizer = getattr(self.model_wrapped.optimizer, "optimizer", None)
+            if hasattr(optimizer, "ds_opt_adam"):
+                replay_bias_correction(optimizer)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> contextlib.AbstractContextManager:
         """Accelerate puts autocast around the model's forward pass, except under FSDP 2."""

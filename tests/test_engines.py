@@ -5,6 +5,7 @@ each, of `benchmarks/engine_agreement.py`. K responses, LM loss, shared prompts,
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import runpy
@@ -149,3 +150,28 @@ def test_fsdp2_on_gpus(launched, tmp_path):
         compared = bench["agreement"](launched[1]["one process"][0][run], results[0][run])
         assert compared["loss"] < 1e-2  # other kernels
     assert json.loads((folder / "FSDP2-on-GPUs" / "grft" / "config.json").read_text())["num_labels"] == 1
+
+
+@pytest.mark.parametrize("steps", [1, 5, 30])
+def test_a_resumed_cpu_adam_goes_on_bit_for_bit(steps):
+    """DeepSpeed multiplies up the powers of beta step by step, and takes another rounding of them when it is resumed."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    from rm_toolkit.engines import replay_bias_correction
+
+    def train(parameter, optimizer, begin, end):
+        for step in range(begin, end):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)) * 1e-3
+            optimizer.step()
+
+    whole = torch.nn.Parameter(torch.ones(100))
+    optimizer = DeepSpeedCPUAdam([whole], lr=1e-2)
+    train(whole, optimizer, 0, steps)
+    resumed = torch.nn.Parameter(whole.detach().clone())
+    fresh = DeepSpeedCPUAdam([resumed], lr=1e-2)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    replay_bias_correction(fresh)
+    assert torch.equal(resumed, whole)
+    for one, other in ((whole, optimizer), (resumed, fresh)):
+        train(one, other, steps, steps + 20)
+    assert torch.equal(resumed, whole)
