@@ -18,6 +18,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from .arguments import RecipeArguments
 from .console import console, print_table
 from .data.tokenization import TokenizedPreferences, tokenize_preferences
+from .engines import EngineMixin, LaunchedConfig, read_engine
 from .errors import InputError, name_list
 from .load_errors import first_line
 from .modeling import quiet_loading
@@ -45,7 +46,7 @@ class BaseLmArguments(RecipeArguments):
 
 
 @dataclass
-class BaseLmConfig(SFTConfig):
+class BaseLmConfig(LaunchedConfig, SFTConfig):
     """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
 
     max_length: int = field(default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."})
@@ -58,17 +59,11 @@ class BaseLmConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available()
-        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
-        for name in ("checkpointing", "checkpointing_kwargs"):
-            if getattr(self, f"activation_{name}") is None:
-                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"
 
 
-class BaseLmTrainer(SFTTrainer):
+class BaseLmTrainer(EngineMixin, SFTTrainer):
     """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
 
     def __init__(self, *args, **kwargs):
@@ -161,8 +156,13 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
         trainer (`SFTTrainer`): On rows of [`language_modelling_rows`].
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
-    before = trainer.evaluate() if trainer.eval_dataset and not resume else {}
+    if trainer.is_world_process_zero():
+        console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.", highlight=False)
+    # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
+    trainer.args.eval_on_start = bool(trainer.eval_dataset) and not resume
     trainer.train(resume_from_checkpoint=resume)
+    logs = trainer.state.log_history
+    before = {key: value for log in logs if log["step"] == 0 for key, value in log.items() if key.startswith("eval_")}
     after = trainer.evaluate() if trainer.eval_dataset else {}
     trainer.save_model()
     trainer.save_state()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
-import torch
 from trl import RewardConfig
 
-from .engines import full_precision_weights, launched_for_cpu
+from .engines import LaunchedConfig
 from .errors import InputError, name_list
 from .settings import DATA_FORMATS, POOLING_TYPES
 
@@ -19,7 +17,7 @@ BATCH_LAYOUTS = ("auto", "plain", "shared")
 
 
 @dataclass
-class RewardModelConfig(RewardConfig):
+class RewardModelConfig(LaunchedConfig, RewardConfig):
     """
     Configuration of [`~rm_toolkit.trainer.RewardModelTrainer`].
 
@@ -144,15 +142,6 @@ class RewardModelConfig(RewardConfig):
     )
 
     def __post_init__(self):
-        self.use_cpu = self.use_cpu or launched_for_cpu()
-        if self.bf16 is None:
-            self.bf16 = (
-                not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            )
-        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
-        for name in ("checkpointing", "checkpointing_kwargs"):
-            if getattr(self, f"activation_{name}") is None:
-                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
         # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
@@ -162,11 +151,7 @@ class RewardModelConfig(RewardConfig):
                     f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
                     "(`processing_class`, or --tokenizer_name_or_path DIR)."
                 )
-        with full_precision_weights(self):
-            super().__post_init__()
-        if self.device.type == "cpu":
-            # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        super().__post_init__()
         choices = {
             "pooling_type": POOLING_TYPES,
             "data_format": DATA_FORMATS,

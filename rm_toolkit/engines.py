@@ -16,7 +16,7 @@ from .errors import InputError
 
 
 if TYPE_CHECKING:
-    from .configs import RewardModelConfig
+    from transformers import TrainingArguments
 
 # What accelerate turns into one of DeepSpeed's own optimizers that does the same.
 OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adagrad")
@@ -100,7 +100,7 @@ def launched_for_cpu() -> bool:
 
 
 @contextlib.contextmanager
-def full_precision_weights(config: RewardModelConfig):
+def full_precision_weights(config: TrainingArguments):
     """
     Within it `TrainingArguments` sets itself up; afterwards bf16 and fp16 mean autocast under DeepSpeed, too.
 
@@ -109,7 +109,7 @@ def full_precision_weights(config: RewardModelConfig):
     to be sent in 16 bits, because gathered weights are also what is saved.
 
     Args:
-        config (`RewardModelConfig`): Its `bf16` and `fp16` are off afterwards where DeepSpeed does the autocasting.
+        config (`TrainingArguments`): Its `bf16` and `fp16` are off afterwards where DeepSpeed does the autocasting.
 
     Raises:
         `InputError`: if a DeepSpeed config asks for 16-bit weights itself.
@@ -191,6 +191,26 @@ def replay_bias_correction(optimizer: Any) -> None:
     fixed = (*group["betas"], group["eps"], 0.0, group["bias_correction"])
     for step in range(1, int(state["step"]) + 1):  # one count for all parameters
         optimizer.ds_opt_adam.adam_update(optimizer.opt_id, step, 0.0, *fixed, *nothing)
+
+
+class LaunchedConfig:
+    """What the configs of all stages take from the launch; to stand before the `TrainingArguments` that they extend."""
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or launched_for_cpu()
+        if self.bf16 is None:
+            self.bf16 = (
+                not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            )
+        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            if getattr(self, f"activation_{name}") is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
+        with full_precision_weights(self):
+            super().__post_init__()
+        if self.device.type == "cpu":
+            # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 class EngineMixin:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 
 ROOT = Path(__file__).parents[1]
@@ -95,24 +95,30 @@ def test_a_second_run_stops_in_one_line_and_changes_nothing(checkout, grft):
     assert (checkout / "outputs/grft/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_two_zero3_processes_build_the_tiny_base_and_train_from_it(checkout, tmp_path):
-    """One process builds it; sharded initialisation of its weights would wait for the other for ever."""
+@pytest.mark.parametrize("recipe", ["sft", "grft"])
+def test_two_zero3_processes_build_the_tiny_base_and_train_after_an_evaluation(checkout, tmp_path, recipe):
+    """One process builds the base; sharded initialisation of its weights would wait for the other for ever."""
     config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
     config |= {"use_cpu": True, "num_processes": 2, "main_process_port": 0}
     (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(config))
     flags = {
         "model_name_or_path": tmp_path / "tiny",
-        "output_dir": tmp_path / "grft",
+        "tiny_base": '{"vocab_size": 512, "hidden_size": 32, "num_layers": 1, "num_heads": 2}',
+        "train_datasets": '{"webgpt": {"path": "data/samples/webgpt.train.jsonl", "source": "webgpt"}}',
+        "eval_datasets": '{"webgpt": {"path": "data/samples/webgpt.test.jsonl", "source": "webgpt"}}',
         "max_steps": 1,
         "max_length": 32,
+        "eval_strategy": "no",
+        "output_dir": tmp_path / recipe,
     }
-    flags |= {"eval_strategy": "no", "eval_on_start": True}
-    flags |= {"eval_datasets": '{"webgpt": {"path": "data/samples/webgpt.test.jsonl", "source": "webgpt"}}'}
-    flags |= {"train_datasets": '{"webgpt": {"path": "data/samples/webgpt.train.jsonl", "source": "webgpt"}}'}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    output = launch(checkout, "--config_file", tmp_path / "zero3.yaml", "recipes/grft.py", *words, timeout=240)
-    assert "Engine DEEPSPEED ZeRO-3" in output and "2 process(es)" in output
-    AutoModelForSequenceClassification.from_pretrained(tmp_path / "grft")
+    output = launch(checkout, "--config_file", tmp_path / "zero3.yaml", f"recipes/{recipe}.py", *words, timeout=240)
+    if recipe == "grft":
+        assert "Engine DEEPSPEED ZeRO-3" in output and "2 process(es)" in output
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / recipe)
+    else:
+        assert re.search(r"webgpt +│ +6\.\d+ │ +6\.\d+ │", output), output[-2000:]
+        AutoModelForCausalLM.from_pretrained(tmp_path / recipe)
 
 
 def test_crft_without_its_base_says_what_to_run(tmp_path):
