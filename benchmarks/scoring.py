@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 
-SETS = ("best-of-64", "best-of-16", "dsp")
+SETS = ("best-of-16", "best-of-16-multi-turn", "dsp")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", default=None, help="12M, 28M, 1B or 7B; default 12M on a CPU, 1B on a GPU")
-    parser.add_argument("--sets", nargs="+", default=["best-of-64", "best-of-16", "dsp"], choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--parts", nargs="+", default=["pipeline", "adapters"], choices=["pipeline", "adapters"])
     parser.add_argument("--rows", type=int, default=5000, help="rows (prompt and one completion) of each set")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats")

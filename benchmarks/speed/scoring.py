@@ -38,12 +38,12 @@ def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: a
     """
     As many rows as asked for, all different; those of one prompt stand next to each other, as in a file.
 
-    `dsp`: a query and its five responses; where the file has too few, queries with the responses of another. `best-of-N`:
-    the dialogue of a helpful pair and N answers, its own two and those of other dialogues, so that prompts and answers
-    have the lengths that they have there.
+    `dsp`: a query and its five responses; where the file has too few, queries with the responses of another. `best-of-16`:
+    the dialogue of a helpful pair and 16 answers, its own two and those of other dialogues, so that prompts and answers
+    have the lengths that they have there; `-multi-turn`: only dialogues in which a person has spoken three times or more.
 
     Args:
-        name (`str`): `"dsp"`, `"best-of-16"` or `"best-of-64"`.
+        name (`str`): `"dsp"`, `"best-of-16"` or `"best-of-16-multi-turn"`.
         rows (`Rows`): What the set is made from.
         tokenizer: To leave out what does not fit.
         args: Numbers of rows and tokens.
@@ -51,10 +51,11 @@ def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: a
     rng = random.Random(0)
     groups = rows.groups
     if name != "dsp":
-        number = int(name.rpartition("-")[2])
         split = [_split(completions) for _, completions in groups]
         answers = [answer for _, own in split for answer in own]
-        groups = [(prompt, [*own, *rng.sample(answers, number - 2)]) for prompt, own in split if len(prompt) > 1]
+        groups = [(prompt, [*own, *rng.sample(answers, 14)]) for prompt, own in split if len(prompt) > 1]
+        if name.endswith("multi-turn"):
+            groups = [(prompt, own) for prompt, own in groups if prompt.count("Human:") >= 3]
     elif len(groups) * 5 < args.rows:
         turns = range(1, 1 + args.rows // (5 * len(groups)))
         others = [(p, groups[(k + turn) % len(groups)][1]) for turn in turns for k, (p, _) in enumerate(groups)]
