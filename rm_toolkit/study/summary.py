@@ -53,6 +53,8 @@ class Line:
         loss (`Estimate`): General accuracy lost by CRFT (below 0: won).
         kept_gain (`float`, *optional*): Gain over that of plain CRFT.
         relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` without GRFT or where that lost nothing.
+        saved (`Estimate`, *optional*): General accuracy that the runs lost less than plain CRFT of the same domain and seed;
+            the interval is over these pairs of runs.
         num_runs (`int`): Runs behind it.
         on_frontier (`bool`): No other line of the same base model is better in one accuracy and as good in the other.
     """
@@ -68,6 +70,7 @@ class Line:
     num_runs: int
     kept_gain: float | None = None
     relative_loss: float | None = None
+    saved: Estimate | None = None
     on_frontier: bool = False
 
     @property
@@ -79,10 +82,17 @@ class Line:
 
 @dataclass
 class _Runs:
-    by_seed: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+    """What the runs of one line found, by seed and domain."""
+
+    numbers: dict[tuple[int, str | None], dict[str, float]] = field(default_factory=dict)
 
     def over_seeds(self, name: str) -> Estimate:
-        return Estimate.of([float(np.mean([run[name] for run in runs])) for runs in self.by_seed.values()])
+        seeds = dict.fromkeys(seed for seed, _ in self.numbers)
+        of_seed = {seed: [run[name] for (own, _), run in self.numbers.items() if own == seed] for seed in seeds}
+        return Estimate.of([float(np.mean(values)) for values in of_seed.values()])
+
+    def less_than(self, other: _Runs, name: str) -> Estimate:
+        return Estimate.of([other.numbers[key][name] - run[name] for key, run in self.numbers.items()])
 
 
 def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[Line]:
@@ -98,18 +108,23 @@ def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[L
     for cell, result in _with_merged(results):
         if cell.stage == "crft":
             key = (cell.base, cell.data, cell.grft_lm_loss_coef, cell.strategy)
-            groups.setdefault(key, _Runs()).by_seed.setdefault(cell.seed, []).append(_numbers(study, cell, result))
+            groups.setdefault(key, _Runs()).numbers[cell.seed, cell.domain] = _numbers(study, cell, result)
     lines = []
     for key, runs in groups.items():
         names = ("customized", "general", "gain", "loss")
         estimates = {name: runs.over_seeds(name) for name in names}
-        lines.append(Line(*key, **estimates, num_runs=sum(map(len, runs.by_seed.values()))))
+        lines.append(Line(*key, **estimates, num_runs=len(runs.numbers)))
     for line in lines:
         plain = next((other for other in lines if _same_start(line, other) and other.strategy == PLAIN), None)
         if plain is not None:
             line.kept_gain = line.gain.mean / plain.gain.mean if plain.gain.mean > 0 else None
             has_general = line.grft_lm_loss_coef is not None and plain.loss.mean > 0
             line.relative_loss = line.loss.mean / plain.loss.mean if has_general else None
+            runs, of_plain = (
+                groups[each.base, each.data, each.grft_lm_loss_coef, each.strategy] for each in (line, plain)
+            )
+            if has_general and line is not plain and runs.numbers.keys() <= of_plain.numbers.keys():
+                line.saved = runs.less_than(of_plain, "loss")
         line.on_frontier = not any(_dominates(other, line) for other in lines if other.base == line.base)
     return lines
 

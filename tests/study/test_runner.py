@@ -91,7 +91,7 @@ def test_the_report_has_table_pictures_and_commands(study, capsys):
     write_report(runner)
     folder = Path(study.output_dir)
     text = (folder / "README.md").read_text()
-    assert "| hh | imitation | 0.800 | 0.830 | 0.300 | 0.020 | 75% | 20% | yes |" in text
+    assert "| hh | imitation | 0.800 | 0.830 | 0.300 | 0.020 | 75% | 20% | 0.080 | yes |" in text
     assert "Best of tiny for at most 1 points" not in text
     lines = json.loads((folder / "summary.json").read_text())
     assert len(lines) == 6 and {line["on_frontier"] for line in lines} == {True}
