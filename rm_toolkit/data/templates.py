@@ -52,7 +52,7 @@ def common_prompt(texts: list[str]) -> str:
 
     Dialogues share their leading common turns, and the marker of the assistant's turn in which they part. Other texts
     share their longest common prefix, cut back to the end of a line or, without one, behind a space. No completion is
-    left empty, unless its text is.
+    left empty, unless its text or the assistant's turn in it is.
     """
     dialogues = [split_turns(text) for text in texts]
     if not all(dialogues):

@@ -210,7 +210,10 @@ def test_stopped_by_hand_it_says_how_to_go_on(arguments, tmp_path):
     journal = tmp_path / "dsp.journal.jsonl"
     with llm_server(delay=lambda: 0.3) as (address, state):
         command = [sys.executable, "-m", "rm_toolkit.cli", *arguments(address, 60, "--concurrency", "4")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        heed = {
+            "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        }  # ignored where tests run behind `&`
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heed)
         deadline = time.monotonic() + 120
         while len(lines_of(journal)) < 4:
             assert process.poll() is None and time.monotonic() < deadline

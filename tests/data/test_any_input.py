@@ -75,7 +75,7 @@ def test_any_value_in_any_field_builds_or_is_refused_with_file_and_row(source, t
     folder = tmp_path_factory.mktemp(source)
     paths = list(places(RECORDS[source](2)))
 
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(paths), VALUES)
     @example(paths[-1], "\ud800")
     @example(paths[-1], "x\ud800")
@@ -104,7 +104,7 @@ def test_any_value_in_any_field_builds_or_is_refused_with_file_and_row(source, t
     check()
 
 
-@settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(domain=TEXTS, source=TEXTS, prompt=TEXTS)
 @example(domain="../../outside", source="/tmp/outside", prompt="../outside")
 @example(domain="\x00", source="..", prompt=".")
@@ -130,7 +130,7 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path_factory, domain, 
 WHOLE_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip)
 
 
-@settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(WHOLE_TEXTS, WHOLE_TEXTS, WHOLE_TEXTS), min_size=1, max_size=4))
 @example([("\x00\x01\x1b[31m", "\u202e\ufeff\U0010ffff", "a\r\nb\u2028c\x85\x0b")])
 @example([("p", "Ａ", "A")])
