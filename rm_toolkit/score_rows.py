@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .data.encoding import render
+from .data.messages import TEMPLATE_COLUMNS, unread
 from .data.records import Place
 from .data.schema import field, text_or_messages
 from .data.templates import wrap
@@ -80,6 +81,9 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
         raise place.error(
             f"there is a column '{options.reward_column}' already.", "Name another with --reward-column NAME."
         )
+    columns = [column for column in TEMPLATE_COLUMNS if record.get(column)]
+    if columns:
+        raise place.error(str(unread(columns)), "")
     prompt: Any = ""
     if options.prompt_column is not None:
         prompt = text_or_messages(field(record, options.prompt_column, place), options.prompt_column, place)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from .encoding import Text
+from .messages import check_template_columns, extra_fields, unread
 
 
 @dataclass
@@ -55,6 +56,7 @@ def as_row(row: Mapping[str, Any], ranked: bool) -> PreferenceRow:
         row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
         ranked (`bool`): Which of the two.
     """
+    check_template_columns(row)
     completions = row["completions"] if ranked else [row["chosen"], row["rejected"]]
     prompt = row.get("prompt")
     if prompt is None:
@@ -77,4 +79,7 @@ def text_key(prompt: Text, completion: Text) -> Any:
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt + completion
     messages = (prompt if isinstance(prompt, list) else []) + (completion if isinstance(completion, list) else [])
+    extra = extra_fields(messages)
+    if extra:
+        raise unread(extra)
     return tuple((message["role"], message["content"]) for message in messages)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean, name_list, one_line
+from .messages import extra_fields, unread
 from .records import Place
 
 
@@ -145,6 +146,9 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
             raise place.error(
                 f"`{name}`, message {number}: must be {{'role': …, 'content': …}}, got {describe(message)}."
             )
+        extra = extra_fields([message])
+        if extra:
+            raise place.error(f"`{name}`, message {number}: {unread(extra)}", "")
         parts = {key: text_value(message[key], f"{name}[{number - 1}].{key}", place) for key in ("role", "content")}
         messages.append(parts)
     return messages

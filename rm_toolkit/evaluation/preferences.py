@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.messages import check_template_columns
 from ..data.schema import Text
 from ..errors import InputError
 
@@ -124,6 +125,7 @@ class _Collected:
 
     def add(self, row: dict[str, Any], number: int) -> None:
         """Adds the pairs of one row."""
+        check_template_columns(row)
         prompt, completions, scores, writers = _responses(row)
         members = [self._number(prompt, completion) for completion in completions]
         # A row without a prompt is a cluster of its own.

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import InputError, did_you_mean, name_list
+from ..messages import TEMPLATE_COLUMNS, unread
 from ..records import Place
 from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
 from .base import Record, Records, SourceOptions
@@ -56,6 +57,9 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     if isinstance(record, Grouped):
         check_ranked(record["completions"], record["scores"], ("response", "score"), place)
         return RawRow(**record)
+    columns = [name for name in TEMPLATE_COLUMNS if record.get(name)]
+    if columns:
+        raise place.error(str(unread(columns)), "")
     prompt = _find(record, "prompt", place, options)
     if prompt is not None:
         prompt = text_or_messages(prompt, "prompt", place) if prompt != [] else None
