@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from torch.nn import functional as F
 
@@ -99,6 +100,27 @@ def test_rewards_in_evaluation(make_trainer, base_model, preference_rows, archit
         rewards[layout] = trainer.compute_rewards(trainer.train_dataset)
     assert np.ptp(rewards["plain"]) > 0.01
     np.testing.assert_allclose(rewards["shared"], rewards["plain"], atol=1e-5)
+
+
+def test_700_growing_prefixes_of_one_answer_train_and_are_scored(make_trainer):
+    answer = " a" * 700
+    rows = [
+        {
+            "prompt": "## Human:\nSay it.\n\n## Assistant:\n",
+            "chosen": answer[: 4 * k + 4],
+            "rejected": answer[: 4 * k + 2],
+        }
+        for k in range(350)
+    ]
+    trainer = make_trainer(rows, batch_layout="shared", max_length=1024, per_device_train_batch_size=350, max_steps=1)
+    assert trainer.train_dataset.num_sequences == 700
+    trainer.train()
+    assert np.isfinite(trainer.state.log_history[0]["loss"])
+    rewards = trainer.compute_rewards(trainer.train_dataset)
+    few = trainer._prepare_dataset(Dataset.from_list(rows[::50]), trainer.processing_class, trainer.args, "few")
+    trainer.batch_layout = "plain"
+    expected = trainer.compute_rewards(few)[few.better]
+    np.testing.assert_allclose(rewards[trainer.train_dataset.better[::50]], expected, atol=1e-5)
 
 
 def leak(layout):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,17 +215,32 @@ def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
         `list[tuple[int, int, int]]`: First and last (exclusive) sequence of each cluster and the tokens they share.
     """
 
-    def best(first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
-        if last - first == 1:
-            return 0, [(first, last, 0)]
-        inside = common[first : last - 1]
-        shared = int(inside.min())
-        edges = [first, *(first + 1 + np.flatnonzero(inside == shared)).tolist(), last]
-        saved, parts = 0, []
-        for part_saved, part in (best(*edge) for edge in itertools.pairwise(edges)):
-            saved += part_saved
-            parts.extend(part)
-        together = (last - first - 1) * shared - SHARING_OVERHEAD
-        return (together, [(first, last, shared)]) if together > max(saved, 0) else (saved, parts)
+    # The sequences that share most close first: one pass with the groups that are still open on a stack, because nests
+    # can be as deep as there are sequences (growing prefixes of one text), deeper than Python's recursion.
+    parts: list[tuple[int, int, int]] = []
+    groups: list[_OpenGroup] = []
+    for sequence, following in enumerate([*common.tolist(), -1]):
+        done = _OpenGroup(shared=0, first=sequence, first_part=len(parts))
+        parts.append((sequence, sequence + 1, 0))
+        while groups and groups[-1].shared > following:
+            saved, done = done.saved, groups.pop()
+            done.saved += saved
+            together = (sequence - done.first) * done.shared - SHARING_OVERHEAD
+            if together > done.saved:
+                done.saved = together
+                parts[done.first_part :] = [(done.first, sequence + 1, done.shared)]
+        if groups and groups[-1].shared == following:
+            groups[-1].saved += done.saved
+        elif following >= 0:
+            groups.append(dataclasses.replace(done, shared=following))
+    return parts
 
-    return best(0, len(common) + 1)[1]
+
+@dataclass
+class _OpenGroup:
+    """Sequences from `first` on that share that many tokens; `saved` by the clusters from `first_part` on."""
+
+    shared: int
+    first: int
+    first_part: int
+    saved: int = 0

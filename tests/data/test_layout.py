@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rm_toolkit.data.layout import SHARING_OVERHEAD, clusters, common_prefix, flat_row
 
@@ -69,6 +73,38 @@ def test_thousands_of_sequences_are_no_deep_recursion():
     found = clusters(np.tile([40, 40, 2], 3000)[:-1])
     assert len(found) == 3000
     assert all(shared == 40 for _, _, shared in found)
+
+
+def recursive_clusters(common):
+    """The definition: what a group of sequences saves together, against what its parts save by themselves."""
+
+    def best(first, last):
+        if last - first == 1:
+            return 0, [(first, last, 0)]
+        inside = common[first : last - 1]
+        shared = min(inside)
+        edges = [first, *(first + 1 + n for n, value in enumerate(inside) if value == shared), last]
+        parts = [best(begin, end) for begin, end in itertools.pairwise(edges)]
+        apart = sum(saved for saved, _ in parts)
+        together = (last - first - 1) * shared - SHARING_OVERHEAD
+        if together > apart:
+            return together, [(first, last, shared)]
+        return apart, [cluster for _, found in parts for cluster in found]
+
+    return best(0, len(common) + 1)[1]
+
+
+@given(st.lists(st.one_of(st.integers(0, 60), st.sampled_from([0, 8, 16, 17, 40])), max_size=60))
+def test_clusters_are_those_of_the_recursive_definition(common):
+    assert clusters(np.array(common, dtype=np.int64)) == recursive_clusters(common)
+
+
+def test_nests_as_deep_as_there_are_sequences():
+    # 40,000 growing prefixes of one text, each sharing with the next all that it has: half of them save the most.
+    common = np.arange(1, 40_000)
+    assert clusters(common)[-1] == (19_999, 40_000, 20_000)
+    assert len(clusters(common)) == 20_000
+    assert clusters(common[::-1].copy())[0] == (0, 20_001, 20_000)
 
 
 @pytest.mark.parametrize(
