@@ -129,10 +129,11 @@ def load_adapter(
     *,
     require_head: bool,
     trust_remote_code: bool = False,
+    keep: bool = False,
     **options: Any,
 ) -> RewardModel:
     """
-    Loads the base of an adapter and merges the adapter into it, in memory.
+    Loads the base of an adapter and merges the adapter into it, in memory, or keeps it on the base to be trained further.
 
     Args:
         model_class (`type`): `RewardModel`.
@@ -140,16 +141,22 @@ def load_adapter(
         settings (`RewardModelSettings`, *optional*): Defaults to those saved with the adapter, then with the base.
         require_head (`bool`): Whether an adapter without a reward head on a base without one is an error.
         trust_remote_code (`bool`): Whether code that comes with the base may run.
+        keep (`bool`): Whether the adapter is trained further. On a base in 4 bits it always is.
         **options: As in `RewardModel.from_pretrained`.
 
     Raises:
-        `InputError`: if the base is not there, or the adapter does not fit it.
+        `InputError`: if the base is not there, the adapter does not fit it, or is to be trained without a reward head.
     """
     settings = settings or load_settings(folder)
     in_4bit = _take_quantization(folder, options)
     config, weights = read_adapter(folder)
     base = _find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
+    if keep and not has_head:
+        raise InputError(
+            f"the adapter in '{folder}' holds no reward head, and its base is frozen: no head would be trained. Pass "
+            "--use_peft to merge it and train a new adapter with a head."
+        )
     try:
         model = model_class.from_pretrained(
             base,
@@ -165,12 +172,12 @@ def load_adapter(
     model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
     try:
         with quiet_peft():
-            adapted = PeftModel.from_pretrained(model.classifier, folder, is_trainable=in_4bit)
+            adapted = PeftModel.from_pretrained(model.classifier, folder, is_trainable=keep or in_4bit)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
     # Merged into 4-bit weights it would be rounded with them: it stays, and a further stage goes on training it.
-    model.classifier = adapted if in_4bit else adapted.merge_and_unload()
+    model.classifier = adapted if keep or in_4bit else adapted.merge_and_unload()
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
     model.settings = model.settings

@@ -94,6 +94,7 @@ class RewardModel(EngineInterface, nn.Module):
         seed: int = 42,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        keep_adapter: bool = False,
         **model_init_kwargs: Any,
     ) -> RewardModel:
         """
@@ -108,6 +109,7 @@ class RewardModel(EngineInterface, nn.Module):
             seed (`int`): Seed of a fresh head.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             trust_remote_code (`bool`): Whether code that comes with the model may run.
+            keep_adapter (`bool`): Whether an adapter stays on its base, to be trained further, instead of being merged.
             **model_init_kwargs: Passed to `AutoModelForSequenceClassification.from_pretrained`.
 
         Raises:
@@ -116,9 +118,8 @@ class RewardModel(EngineInterface, nn.Module):
         """
         if is_adapter(model_name_or_path, revision):
             options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
-            return load_adapter(
-                cls, model_name_or_path, settings, require_head=require_head, **options, **model_init_kwargs
-            )
+            options |= {"require_head": require_head, "keep": keep_adapter}
+            return load_adapter(cls, model_name_or_path, settings, **options, **model_init_kwargs)
         config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
         settings = settings or load_settings(model_name_or_path, revision)
         had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
@@ -243,6 +244,10 @@ class RewardModel(EngineInterface, nn.Module):
             return
         self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
+        self.untie_lm_head()
+
+    def untie_lm_head(self) -> None:
+        """Gives a tied LM head a weight of its own, which is trained beside an adapter: that freezes the embedding."""
         if self.lm_head is not None and self.lm_head.tied:
             self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
 

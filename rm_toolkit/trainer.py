@@ -92,7 +92,7 @@ class RewardModelTrainer(
     ):
         _refuse_unused(kwargs)
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
-        model = as_reward_model(model, args, settings, require_head)
+        model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
         self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:
             processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)

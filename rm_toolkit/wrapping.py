@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .configs import RewardModelConfig
@@ -18,15 +19,19 @@ def as_reward_model(
     args: RewardModelConfig,
     settings: RewardModelSettings | None,
     require_head: bool,
+    new_adapter: bool = False,
 ) -> RewardModel:
     """
     Wraps a model; the configuration says how the result reads its texts.
+
+    An adapter that is named as the model is trained further, unless a new one is to be put on the merged weights.
 
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): Folder or Hub id, a stock classifier, or a reward model.
         args (`RewardModelConfig`): Configuration.
         settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
         require_head (`bool`): Whether a checkpoint without a reward head is an error.
+        new_adapter (`bool`): Whether the trainer puts an adapter on the model.
 
     Raises:
         `InputError`: if the model has not exactly one label, or what the configuration needs is missing.
@@ -43,15 +48,23 @@ def as_reward_model(
         return model
     if isinstance(model, str):
         settings = settings or load_settings(model) or RewardModelSettings()
-        return RewardModel.from_pretrained(
+        loaded = RewardModel.from_pretrained(
             model,
             dataclasses.replace(settings, **reads),
             with_lm_head=with_lm_head,
             require_head=require_head,
             seed=args.seed,
             trust_remote_code=args.trust_remote_code,
+            keep_adapter=not new_adapter,
             **(args.model_init_kwargs or {}),
         )
+        if loaded.is_peft and not new_adapter:
+            loaded.untie_lm_head()
+            if args.should_log:
+                tqdm.write(
+                    f"The adapter in {model} goes on being trained; --use_peft would put a new one on top of it."
+                )
+        return loaded
     if getattr(model.config, "num_labels", None) != 1:
         raise InputError(f"the model has `num_labels` {model.config.num_labels}; a reward model has exactly 1.")
     model.config.problem_type = "regression"

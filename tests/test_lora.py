@@ -158,6 +158,59 @@ def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monke
         run("grft", base_model(), resume=interrupted)
 
 
+def test_an_adapter_without_use_peft_is_trained_further(run, base_model, monkeypatch, capsys):
+    base = base_model("qwen3", tied=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)
+        grft, _ = run("grft", base, *LORA, "--lm_loss_coef", "0")
+    before = load_file(grft / "adapter" / "adapter_model.safetensors")
+    flags = ["--lm_loss_coef", "0.1", "--save_total_limit", "5"]
+    crft, trainer = run("crft", grft / "adapter", *flags, "--save_strategy", "steps", "--save_steps", "3")
+    assert "goes on being trained" in "".join(capsys.readouterr())
+    # The very adapter: on the same base, of the same rank, from where it stood; nothing else moves.
+    config = json.loads((crft / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"]) == (base, 4)
+    results = [json.loads((path / "final_eval_results.json").read_text()) for path in (grft, crft)]
+    assert results[1]["start"]["toy"] == pytest.approx(results[0]["end"]["toy"], abs=1e-5)
+    after = load_file(crft / "adapter" / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert all("lora_" in name or "score" in name or name == "lm_head.weight" for name in trained)
+    assert "lm_head.weight" in trained and load_settings(str(crft)).lm_head == "saved"
+    # Merged folder, adapter and what was trained are one model; the reload check inside the run has seen it, too.
+    expected = stock_rewards(crft)
+    assert np.abs(np.array(expected) - stock_rewards(grft)).max() > 1e-3
+    assert rewards_from(crft / "adapter") == pytest.approx(expected, abs=1e-5)
+    # A run that was cut off goes on to the same end.
+    for checkpoint in crft.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-3":
+            shutil.rmtree(checkpoint)
+    monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)
+    run("crft", grft / "adapter", *flags, resume=str(crft / "checkpoint-3"))
+    again = load_file(crft / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+def test_an_adapter_without_a_head_is_not_trained_further(make_trainer, base_model, rows, tmp_path):
+    base = AutoModelForSequenceClassification.from_pretrained(base_model(), num_labels=1)
+    get_peft_model(base, LoraConfig(r=2, task_type="FEATURE_EXTRACTION")).save_pretrained(tmp_path / "headless")
+    with pytest.raises(InputError, match=r"headless' holds no reward head.*Pass --use_peft"):
+        make_trainer(rows.pairs(8), str(tmp_path / "headless"))
+
+
+def test_gradients_reach_a_further_trained_adapter_through_checkpointing(make_trainer, rows, tmp_path, step_gradients):
+    make_trainer(rows.pairs(8), peft_config=LoraConfig(r=2)).save_model(str(tmp_path / "rm"))
+    found = [
+        step_gradients(make_trainer(rows.pairs(8), str(tmp_path / "rm" / "adapter"), gradient_checkpointing=on))
+        for on in (False, True)
+    ]
+    assert all("lora_" in name or "score" in name for name in found[0][1])
+    assert any("lora_B" in name for name in found[0][1])
+    assert found[0][1].keys() == found[1][1].keys()
+    assert all(torch.allclose(found[0][1][name], value, atol=1e-6) for name, value in found[1][1].items())
+
+
 def test_a_stage_can_start_from_an_adapter_folder(make_trainer, base_model, rows, tmp_path):
     make_trainer(rows.pairs(8), peft_config=LoraConfig(r=2), lm_loss_coef=0.1).save_model(str(tmp_path / "rm"))
     trainer = make_trainer(rows.pairs(8), str(tmp_path / "rm" / "adapter"), require_head=True)
