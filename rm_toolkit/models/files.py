@@ -1,0 +1,228 @@
+"""The files of a model folder, in one table: what each is, who writes it, and what others may do with it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+ADAPTER_FOLDER = "adapter"
+LM_HEAD_FOLDER = "lm_head"
+FIGURE_FOLDER = "evaluation"
+ANCHOR_FOLDER = "anchor_rewards"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CARD_NAME = "README.md"
+CONFIG_NAME = "config.json"
+SAFE_WEIGHTS = "model.safetensors"
+SAFE_INDEX = f"{SAFE_WEIGHTS}.index.json"
+SETTINGS_NAME = "rm_toolkit.json"
+MANIFEST_NAME = "manifest.json"
+MERGE_NAME = "merge.json"
+FRONTIER_FOLDER = "frontier"
+FINAL_RESULTS_NAME = "final_eval_results.json"
+TRAINING_LOG_NAME = "training_log.json"
+# What an unfinished run leaves behind, files and folders; nothing of it is a result.
+LEFTOVERS = (".saving-*", ".removing-*")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """
+    One row of the table.
+
+    Args:
+        name (`str`): Path in the folder. `*` stands for any characters but a slash, `{N}` for digits. With a slash at its
+            end it is a folder, with all that is in it.
+        what (`str`): What it holds.
+        writer (`str`): Who writes it, one of `WRITERS`.
+        overwritten (`bool`): Whether a new run in the same output folder may remove it (`--overwrite_output_dir`).
+        carried (`bool`): Whether it goes along as it is when models are merged.
+        published (`bool`): Whether a push sends it.
+        loaded (`bool`): Whether a model, an adapter or a tokenizer is read from it.
+        in_adapter (`bool`): Whether `adapter/` may hold it too.
+        legacy (`bool`): Whether only earlier versions of transformers, or other toolkits, write it.
+    """
+
+    name: str
+    what: str
+    writer: str
+    overwritten: bool = False
+    carried: bool = False
+    published: bool = False
+    loaded: bool = False
+    in_adapter: bool = False
+    legacy: bool = False
+
+    def matches(self, path: str) -> bool:
+        """Whether a path (with slashes, relative to the folder) is this file, or is this folder or in it."""
+        return _pattern(self.name).fullmatch(path) is not None
+
+
+WRITERS = {
+    "saving": "save_reward_model, and the base-LM stage: the result of a run, and each checkpoint",
+    "results": "the end of a run",
+    "trainer": "a run, while it trains",
+    "reports": "what `report_to` names",
+    "checkpoint": "the trainer, inside `checkpoint-N/` alone: the state to resume from",
+    "merge": "rm-toolkit merge",
+    "push": "rm-toolkit push, in the repository on the Hub",
+    "person": "a person",
+}
+
+
+def _saved(name: str, what: str, **more: bool) -> ModelFile:
+    given = {"overwritten": not more.get("legacy"), "published": True, "loaded": True, **more}
+    return ModelFile(name, what, "saving", **given)
+
+
+def _tokenizer(name: str, what: str, **more: bool) -> ModelFile:
+    return _saved(name, what, carried=True, in_adapter=True, **more)
+
+
+def _vocabulary(name: str) -> ModelFile:
+    return _tokenizer(name, "vocabulary of a tokenizer without tokenizer.json", legacy=True)
+
+
+def _state(name: str, what: str, **more: bool) -> ModelFile:
+    return ModelFile(name, what, "checkpoint", **more)
+
+
+# Names that transformers gives the files of slow tokenizers.
+VOCABULARIES = (
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model",
+    "bpe.model", "source.spm", "target.spm", "vocab.json", "vocab.txt", "merges.txt", "vocab-src.json", "vocab-tgt.json",
+    "dict.txt", "bpe.codes", "bpe_codes", "byte_maps.json", "emoji.json", "entity_vocab.json", "prophetnet.tokenizer",
+    "normalizer.json", "target_vocab.json", "word_shape.json", "word_pronunciation.json", "tekken.json",
+    "tokenizer.tiktoken",
+)  # fmt: skip
+MODEL_FILES: tuple[ModelFile, ...] = (
+    _saved(CONFIG_NAME, "architecture", carried=True),
+    _saved("generation_config.json", "how a causal LM generates: of the base-LM stage", carried=True),
+    _saved(SAFE_WEIGHTS, "weights, reward head included"),
+    _saved("model-{N}-of-{N}.safetensors", "weights of a large model, in shards"),
+    _saved(SAFE_INDEX, "which shard holds which tensor"),
+    _saved(SETTINGS_NAME, "how texts are read, and where the model comes from", in_adapter=True),
+    _saved(f"{LM_HEAD_FOLDER}/{SAFE_WEIGHTS}", "language-modelling head for the next stage"),
+    _saved(ADAPTER_CONFIG, "adapter and the name of its base", in_adapter=True),
+    _saved(ADAPTER_WEIGHTS, "weights of an adapter, reward head included", in_adapter=True),
+    _tokenizer("tokenizer.json", "tokenizer"),
+    _tokenizer("tokenizer_config.json", "settings of the tokenizer"),
+    _tokenizer("chat_template.jinja", "chat template"),
+    _tokenizer("additional_chat_templates/*.jinja", "further chat templates by name"),
+    _tokenizer("chat_template.json", "chat template", legacy=True),
+    _tokenizer("special_tokens_map.json", "special tokens", legacy=True),
+    _tokenizer("added_tokens.json", "tokens added to a vocabulary", legacy=True),
+    *(_vocabulary(name) for name in VOCABULARIES),
+    # Which of these belong to the model, its `auto_map` says: see `code_files`.
+    _saved("*.py", "code of a model that needs trust_remote_code", carried=True, overwritten=False, in_adapter=True),
+    ModelFile(FINAL_RESULTS_NAME, "metrics before and after training", "results", overwritten=True, published=True),
+    ModelFile(TRAINING_LOG_NAME, "everything that was logged", "results", overwritten=True, published=True),
+    ModelFile("checkpoint-{N}/", "state to resume from", "trainer", overwritten=True),
+    ModelFile(f"{ANCHOR_FOLDER}/", "the starting model's rewards of replayed pairs", "trainer", overwritten=True),
+    *(ModelFile(name, "half written or removed when a run was killed", "trainer", True) for name in LEFTOVERS),
+    ModelFile("runs/", "TensorBoard's log", "reports", overwritten=True),
+    ModelFile("trainer_state.json", "progress and log of the base-LM stage, and in a checkpoint", "results", True),
+    _state(MANIFEST_NAME, "size and hash of every file of a checkpoint"),
+    _state("run_progress.json", "where the run stands in its data and sums"),
+    _state("optimizer.pt", "optimizer"),
+    _state("optimizer.bin", "optimizer"),
+    _state("optimizer_{N}/", "optimizer under FSDP"),
+    _state("pytorch_model_fsdp_{N}/", "weights under FSDP"),
+    _state("scheduler.pt", "learning-rate schedule"),
+    _state("scaler.pt", "scale of fp16 gradients"),
+    _state("rng_state*.pth", "random numbers of each process"),
+    _state("global_step{N}/", "weights and optimizer under DeepSpeed"),
+    _state("latest", "DeepSpeed's pointer to that folder"),
+    _state("zero_to_fp32.py", "DeepSpeed's script that gathers its weights"),
+    ModelFile(MERGE_NAME, "weights and lineages of a merge", "merge"),
+    ModelFile(f"{FRONTIER_FOLDER}/", "table and picture of a series of weights", "merge"),
+    ModelFile(f"{FIGURE_FOLDER}/report.md", "report of rm-toolkit evaluate", "push", published=True),
+    ModelFile(f"{FIGURE_FOLDER}/figures/*.png", "figures of rm-toolkit evaluate", "push", published=True),
+    ModelFile(".rm_toolkit_push.json", "files of the last push", "push"),
+    ModelFile(".gitattributes", "which files the Hub keeps as large ones", "push"),
+    ModelFile(CARD_NAME, "card", "person", published=True),
+    *(
+        ModelFile(name, "licence of the model, or of its base", "person", published=True)
+        for name in ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
+    ),
+)
+# What loaders and servers take up from the top of a folder wherever they find it, under other names than ours too.
+TAKEN_UP = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "adapter_model.*", "pytorch_model*")
+
+
+def find_row(path: str | os.PathLike) -> ModelFile | None:
+    """
+    Returns the row of a file or folder.
+
+    Args:
+        path (`str` or `os.PathLike`): Relative to the model folder. A checkpoint is a model folder of its own.
+
+    Returns:
+        `ModelFile`, *optional*: `None` for what is not in the table.
+    """
+    name = Path(path).as_posix()
+    inside = name.removeprefix(f"{ADAPTER_FOLDER}/")
+    rows = [row for row in MODEL_FILES if row.matches(inside) and (row.in_adapter or inside == name)]
+    # An exact name goes before a pattern: a script of DeepSpeed is no code of the model.
+    return min(rows, key=lambda row: "*" in row.name, default=None)
+
+
+def list_folder(folder: str | os.PathLike) -> Iterator[tuple[str, ModelFile | None]]:
+    """
+    Lists what stands in a model folder, with its row of the table.
+
+    A folder that the table lists as a whole, and one of which it lists nothing, is one entry; links are not followed.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model folder.
+
+    Yields:
+        `tuple`: Path relative to the folder, with a slash at its end if it is a folder; and its row, or `None` if it is
+        none of ours.
+    """
+    yield from _list(Path(folder), "")
+
+
+def _list(folder: Path, above: str) -> Iterator[tuple[str, ModelFile | None]]:
+    for path in sorted(folder.iterdir()):
+        name = above + path.name
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder and f"{name}/" in _opened_folders():
+            yield from _list(path, f"{name}/")
+            continue
+        row = find_row(name)
+        if row is not None and row.name.endswith("/") != is_folder and row.name not in LEFTOVERS:
+            row = None  # a file where the table has a folder, or the other way round
+        yield f"{name}/" if is_folder else name, row
+
+
+def run_files(folder: str | os.PathLike) -> list[str]:
+    """
+    Returns what runs of this toolkit write into their output folder, of what stands there; by its name alone.
+
+    Args:
+        folder (`str` or `os.PathLike`): An output folder.
+
+    Returns:
+        `list[str]`: Paths relative to it, those of folders with a slash at their end.
+    """
+    return [name for name, row in list_folder(folder) if row is not None and row.overwritten]
+
+
+@functools.cache
+def _opened_folders() -> set[str]:
+    """Folders that the table lists by their files."""
+    files = [row.name for row in MODEL_FILES if not row.name.endswith("/")]
+    files += [f"{ADAPTER_FOLDER}/{row.name}" for row in MODEL_FILES if row.in_adapter]
+    return {f"{above}/" for name in files for above in map(str, PurePosixPath(name).parents) if above != "."}
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[str]:
+    text = re.escape(name.removesuffix("/")).replace(r"\*", "[^/]*").replace(r"\{N\}", r"\d+")
+    return re.compile(text + ("(/.*)?" if name.endswith("/") else ""), re.DOTALL)
