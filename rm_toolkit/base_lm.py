@@ -23,8 +23,10 @@ from .errors import InputError, name_list
 from .load_errors import first_line
 from .modeling import quiet_loading
 from .progress import RunProgressCallback, describe_truncation
+from .training.best_model import check_best_metric
 
 
+OF_ALL_SETS = ("mean_token_accuracy", "entropy", "num_tokens")  # as TRL's SFTTrainer logs them
 SFT_TEXTS = ("best", "all")
 
 
@@ -68,6 +70,9 @@ class BaseLmTrainer(EngineMixin, SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        check_best_metric(
+            self.args, self.eval_dataset, self.callback_handler.callbacks, metrics=("loss",), of_all_sets=OF_ALL_SETS
+        )
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         self.add_callback(RunProgressCallback(show_bar=not self.args.disable_tqdm))

@@ -21,6 +21,7 @@ from .manifest import clear_leftovers, remove_checkpoint, rotate, write_manifest
 from .resume_from import checked_checkpoint
 from .resuming import ResumeCallback, RunFinished, whole_run_speed
 from .stopping import RunStopped, StopEvaluation, StopSignals, agree
+from .training.best_model import check_best_metric
 
 
 TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
@@ -63,6 +64,7 @@ class SurvivalMixin:
         Raises:
             `InputError`: if the checkpoint cannot be resumed from, a loss is no number, or the disk is full.
         """
+        check_best_metric(self.args, self.eval_dataset, self.callback_handler.callbacks)
         folder = checked_checkpoint(resume_from_checkpoint, self.args.output_dir, self.args.world_size)
         self._saved_step = int(Path(folder).name.rpartition("-")[2]) if folder else None
         self.resuming.folder, self._evaluation_put_off, self.stop_signal = folder, False, 0

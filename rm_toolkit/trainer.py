@@ -38,6 +38,7 @@ from .step_loader import EpochCallback, StepLoaderMixin
 from .step_log import StepLogMixin
 from .survival import SurvivalMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
+from .training.best_model import check_best_metric
 from .wrapping import as_reward_model
 
 
@@ -91,6 +92,7 @@ class RewardModelTrainer(
         **kwargs: Any,
     ):
         _refuse_unused(kwargs)
+        check_best_metric(args, eval_dataset, callbacks)
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
         self.model_is_encoder = is_encoder(model.base_classifier)

@@ -1,0 +1,1 @@
+"""Training runs: what they check, compute and leave behind."""

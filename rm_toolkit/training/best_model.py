@@ -1,0 +1,89 @@
+"""Whether the metric that picks the best checkpoint, stops a run early or lowers its rate is one that will be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from ..errors import InputError, did_you_mean, name_list
+from ..evaluation.metrics import PreferenceMetrics
+
+
+PREFERENCE_METRICS = tuple(field.name for field in fields(PreferenceMetrics))
+SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second")  # of all sets together; nothing to be best at
+SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+
+
+def check_best_metric(
+    args: TrainingArguments,
+    eval_dataset: Any,
+    callbacks: Iterable[Any] | None = None,
+    metrics: tuple[str, ...] = PREFERENCE_METRICS,
+    of_all_sets: tuple[str, ...] = (),
+) -> None:
+    """
+    Refuses a `metric_for_best_model` that no evaluation of the run will give, before anything is computed.
+
+    Args:
+        args (`TrainingArguments`): Of the run. `metric_for_best_model` counts with and without `eval_` in front.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; the metrics of a dict bear its names.
+        callbacks (*optional*): Those of the run, among which `EarlyStoppingCallback` reads the metric.
+        metrics (`tuple[str, ...]`): What is measured on each set.
+        of_all_sets (`tuple[str, ...]`): What is measured besides, under a name without that of a set.
+
+    Raises:
+        `InputError`: naming what needs the metric, and the metrics there will be.
+    """
+    users = _users(args, callbacks)
+    metric = args.metric_for_best_model
+    if metric is None and not users:
+        return
+    if metric is None:
+        raise InputError(
+            f"{users[0]} needs `metric_for_best_model`, which is not set; set it, for example to "
+            f"'{next(iter(_metric_names(eval_dataset, metrics)), 'eval_NAME_accuracy')}'."
+        )
+    needed = f"`metric_for_best_model` is '{metric}'" + (f", for {', '.join(users)}" if users else "")
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise InputError(
+            f"{needed}, but `eval_strategy` is 'no': it is never measured. Set `eval_strategy` to 'steps' or 'epoch', or "
+            "leave the metric out."
+        )
+    if eval_dataset is None or eval_dataset == {}:
+        raise InputError(
+            f"{needed}, but there is no test set to measure it on. Name one: --eval_datasets NAME=SPEC (in Python, "
+            "`eval_dataset`), or leave the metric out."
+        )
+    known = _metric_names(eval_dataset, metrics)
+    full = metric if metric.startswith("eval_") else f"eval_{metric}"
+    if full not in [*known, *(f"eval_{name}" for name in (*of_all_sets, *SPEED_METRICS))]:
+        default = " (transformers' default)" if metric == "loss" else ""
+        raise InputError(
+            f"{needed}{default}, but the test sets will give no '{full}', only {name_list(known)}."
+            f"{did_you_mean(full, known) or ' Take one of these.'}"
+        )
+
+
+def _users(args: TrainingArguments, callbacks: Iterable[Any] | None) -> list[str]:
+    """What of a run reads the metric."""
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    users = {
+        "`load_best_model_at_end`": args.load_best_model_at_end,
+        "`save_strategy: best`": args.save_strategy == SaveStrategy.BEST,
+        f"`lr_scheduler_type: {schedule}`": schedule in SCHEDULES_BY_METRIC,
+        "early stopping": any(_is_early_stopping(callback) for callback in callbacks or ()),
+    }
+    return [name for name, is_used in users.items() if is_used]
+
+
+def _is_early_stopping(callback: Any) -> bool:
+    return isinstance(callback, EarlyStoppingCallback) or callback is EarlyStoppingCallback
+
+
+def _metric_names(eval_dataset: Any, metrics: tuple[str, ...]) -> list[str]:
+    sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
+    return [f"eval_{name}_{metric}" if name else f"eval_{metric}" for name in sets for metric in metrics]
