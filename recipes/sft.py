@@ -24,11 +24,13 @@ def main() -> None:
     from rm_toolkit.modeling import load_config
     from rm_toolkit.resume_from import resolve_resume
     from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.training.output_dir import hold_output_dir
 
     silence_launch_noise()
     groups = (base_lm.BaseLmArguments, base_lm.BaseLmConfig, ModelConfig)
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__, groups=groups)
     use_all_cores(recipe.cpu_threads)
+    hold_output_dir(training.output_dir)
     resume = resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
 

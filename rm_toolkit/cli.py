@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 
 from . import __version__
 from .errors import InputError, did_you_mean, name_list
+from .output.lock import WriterLock
 from .redaction import redact
 
 
-# Each command is a module with `add_arguments(parser)` and `run(args)`. Only the one asked for is imported, so that
+# Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked for is imported, so that
 # `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.commands.build_data", "raw preference data -> Arrow datasets for TRL"),
@@ -60,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.recipe_flags = unknown
     try:
         args.command_line = ["rm-toolkit", *argv]
-        module.run(args)
+        with contextlib.ExitStack() as held:
+            for output in module.outputs(args) if hasattr(module, "outputs") else ():
+                held.enter_context(WriterLock(output))
+            module.run(args)
     except InputError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return 2

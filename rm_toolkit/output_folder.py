@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError
+from .output.lock import WriterLock
 
 
 def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) -> None:
@@ -61,14 +62,24 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
     Args:
         folder (`Path`): Where to, checked with [`check_output`]; what stands there is replaced.
+
+    Raises:
+        `InputError`: if another process writes that folder.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (unfinished / "new").mkdir()
-        yield unfinished / "new"
-        if folder.exists():
-            folder.rename(unfinished / "old")
-        (unfinished / "new").rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with WriterLock(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        new, old = unfinished / "new", unfinished / "old"
+        try:
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)

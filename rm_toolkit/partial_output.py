@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import InputError
+from .output.lock import WriterLock
 from .output_folder import replace_text
 
 
@@ -26,31 +27,56 @@ class PartialOutput:
         run (`Mapping[str, Any]`): What must be the same for a run to go on, each value a JSON one.
         overwrite (`bool`): Whether the output of another run is replaced.
 
+    Entered, it holds the output, and knows whether it is `complete` and what the `state` of an unfinished one is.
+
     Raises:
-        `InputError`: if there is an output of another run, or its folder cannot be written.
+        `InputError`: when it is entered, if another process writes it, there is an output of another run, or its folder
+            cannot be written.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], *, overwrite: bool = False):
-        self.path, self.run = path, dict(run)
+        self.path, self.run, self.overwrite = path, dict(run), overwrite
         self.partial = path.with_name(path.name + ".partial")
         self.journal = path.with_name(path.name + ".run.json")
         self.file: IO[bytes] | None = None
+        self.state: dict[str, Any] = {}
+        self.complete = False
+        self._lock: WriterLock | None = None
+
+    def __enter__(self) -> PartialOutput:
+        path = self.path
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder '{path.parent}'. Make it, or name another file.")
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file.")
+        self._lock = WriterLock(path, alone=True)
+        try:
+            self._read()
+            if not self.complete:
+                self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _read(self) -> None:
+        """Finds out what an earlier run has left; under the lock, or it could go on writing meanwhile."""
         found = self._read_journal()
         same = found is not None and found.get("run") == self.run
-        if not same and not overwrite:
+        if not same and not self.overwrite:
             self._refuse(found)
-        self.state: dict[str, Any] = found if same and found is not None else {}
-        if self.state.get("finished") and not self.partial.exists() and path.exists():
+        self.state = found if same and found is not None else {}
+        if self.state.get("finished") and not self.partial.exists() and self.path.exists():
             # A finished run is left as it is, or made anew; an unfinished one goes on even with `overwrite`.
-            self.complete = not overwrite
-            self.state = {} if overwrite else self.state
-            return
-        self.complete = False
-        if not self.partial.exists() or self.partial.stat().st_size < self.state.get("bytes", 0):
+            self.complete = not self.overwrite
+            self.state = {} if self.overwrite else self.state
+        elif not self.partial.exists() or self.partial.stat().st_size < self.state.get("bytes", 0):
             self.state = {}
 
     def _refuse(self, found: dict[str, Any] | None) -> None:
@@ -74,21 +100,15 @@ class PartialOutput:
             return found if isinstance(found, dict) else None
         return None
 
-    def __enter__(self) -> PartialOutput:
+    def _open(self) -> None:
         try:
             self.file = self.partial.open("r+b" if self.partial.exists() else "w+b")
-            self._lock()
             self.file.truncate(self.state.get("bytes", 0))
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
             raise InputError(f"{self.partial} cannot be written ({error.strerror}). Name another file.") from error
         if not self.state:
             self._write_journal({"bytes": 0})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
 
     def append(self, data: bytes, state: Mapping[str, Any]) -> None:
         """Writes one piece, and then that it counts."""
@@ -107,15 +127,3 @@ class PartialOutput:
     def _write_journal(self, state: Mapping[str, Any]) -> None:
         self.state = {**state, "run": self.run}
         replace_text(self.journal, json.dumps(self.state, indent=1))
-
-    def _lock(self) -> None:
-        """Two runs at once would write into each other's lines."""
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.file.close()
-            raise InputError(f"{self.partial} is being written by another process. Wait for it, or end it.") from error

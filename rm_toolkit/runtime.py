@@ -28,6 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from accelerate import PartialState
 
 from .errors import InputError
+from .output.lock import release_all
 from .redaction import redact
 from .stopping import end_with_launcher
 
@@ -77,6 +78,7 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(128 + signal.SIGINT)
         finally:
             leave_process_group()
+            release_all()
         if mistake is not None:
             if int(os.environ.get("RANK", "0")) == 0 or of_one_process:
                 print(f"error: {mistake}", file=sys.stderr, flush=True)

@@ -89,27 +89,37 @@ def score_file(
         "template": options.template,
         "window": options.window,
     }
-    partial = PartialOutput(output, run, overwrite=overwrite)
-    summary = ScoreSummary(**partial.state.get("summary", {}))
-    if partial.complete:
-        return summary
-    scorer.try_sharing()  # decided before the first window, so that a resumed run computes each window alike
-    summary.resumed_at = summary.rows
-    with partial, _bar(source, summary, show_progress) as bar:
-        records = read_records(source)
-        read = partial.state.get("read", 0)
-        for _ in itertools.islice(records, read):
-            pass
-        for rows in _windows(records, scorer, options, summary):
-            rewards = _score(scorer, rows, bar)
-            lines = b"".join(line(row, reward, options.reward_column) for row, reward in zip(rows, rewards))
-            read += sum(1 + row.skipped for row in rows)
-            _count(summary, rewards)
-            bar.n = summary.rows
-            bar.refresh()
-            partial.append(lines, {"read": read, "summary": {**vars(summary), "resumed_at": 0}})
-        partial.finish({"summary": {**vars(summary), "resumed_at": 0}, "rm_toolkit_version": __version__})
+    with PartialOutput(output, run, overwrite=overwrite) as partial:
+        summary = ScoreSummary(**partial.state.get("summary", {}))
+        if not partial.complete:
+            scorer.try_sharing()  # decided before the first window, so that a resumed run computes each window alike
+            summary.resumed_at = summary.rows
+            with _bar(source, summary, show_progress) as bar:
+                _write_rewards(partial, scorer, source, options, summary, bar)
     return summary
+
+
+def _write_rewards(
+    partial: PartialOutput,
+    scorer: RewardScorer,
+    source: RecordFile,
+    options: ScoreOptions,
+    summary: ScoreSummary,
+    bar: tqdm,
+) -> None:
+    records = read_records(source)
+    read = partial.state.get("read", 0)
+    for _ in itertools.islice(records, read):
+        pass
+    for rows in _windows(records, scorer, options, summary):
+        rewards = _score(scorer, rows, bar)
+        lines = b"".join(line(row, reward, options.reward_column) for row, reward in zip(rows, rewards))
+        read += sum(1 + row.skipped for row in rows)
+        _count(summary, rewards)
+        bar.n = summary.rows
+        bar.refresh()
+        partial.append(lines, {"read": read, "summary": {**vars(summary), "resumed_at": 0}})
+    partial.finish({"summary": {**vars(summary), "resumed_at": 0}, "rm_toolkit_version": __version__})
 
 
 def _windows(

@@ -20,6 +20,7 @@ from .data.streams import mix_streams
 from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
+from .output.lock import WriterLock
 from .output_folder import written_whole
 from .quantization import quantization_config
 from .resume_from import goes_on
@@ -30,6 +31,9 @@ from .stage_streams import amount_of_data, are_streams, report_overlap, sample_t
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
 from .trainer import RewardModelTrainer
+
+
+SECONDS_FOR_TINY_BASE = 600.0  # which another run may be building
 
 
 def load_stage_data(
@@ -100,16 +104,23 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
     with PartialState().main_process_first():
         if (folder / "config.json").exists():
             return
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(
-                f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
-            )
-        size = dict(recipe.tiny_base)
-        console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
-        # Moved into place when it is complete: another run may be looking for it.
-        with written_whole(folder) as building:
-            tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
-            build_tiny_model(building, len(tokenizer), seed=seed, **size)
+        with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE):
+            _build_tiny_base(recipe, folder, train, seed)
+
+
+def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset], seed: int) -> None:
+    if (folder / "config.json").exists():
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
+        )
+    size = dict(recipe.tiny_base)
+    console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
+    # Moved into place when it is complete: another run may be looking for it.
+    with written_whole(folder) as building:
+        tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
+        build_tiny_model(building, len(tokenizer), seed=seed, **size)
 
 
 def build_trainer(

@@ -22,6 +22,7 @@ from .resume_from import checked_checkpoint
 from .resuming import ResumeCallback, RunFinished, whole_run_speed
 from .stopping import RunStopped, StopEvaluation, StopSignals, agree
 from .training.best_model import check_best_metric
+from .training.output_dir import hold_output_dir
 
 
 TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
@@ -62,9 +63,14 @@ class SurvivalMixin:
             **options: As in `transformers.Trainer.train`.
 
         Raises:
-            `InputError`: if the checkpoint cannot be resumed from, a loss is no number, or the disk is full.
+            `InputError`: if another process writes `output_dir`, the checkpoint cannot be resumed from, a loss is no number,
+                or the disk is full.
         """
         check_best_metric(self.args, self.eval_dataset, self.callback_handler.callbacks)
+        with hold_output_dir(self.args.output_dir):
+            return self._train_alone(resume_from_checkpoint, options)
+
+    def _train_alone(self, resume_from_checkpoint: str | bool | None, options: dict[str, Any]) -> TrainOutput:
         folder = checked_checkpoint(resume_from_checkpoint, self.args.output_dir, self.args.world_size)
         self._saved_step = int(Path(folder).name.rpartition("-")[2]) if folder else None
         self.resuming.folder, self._evaluation_put_off, self.stop_signal = folder, False, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import json
@@ -256,8 +257,69 @@ def test_a_partial_output_of_another_run_is_refused(scorer, some_rows, tmp_path)
 def test_two_runs_do_not_write_one_output(tmp_path):
     with PartialOutput(tmp_path / "out", {"a": 1}) as first:
         first.append(b"x\n", {})
-        with pytest.raises(InputError, match="is being written by another process"):
+        with pytest.raises(InputError, match="out is being written by this process already"):
             PartialOutput(tmp_path / "out", {"a": 1}).__enter__()
+
+
+def test_an_equal_run_that_starts_meanwhile_spoils_nothing(scorer, some_rows, tmp_path):
+    """
+    The window: what an earlier run left is read, and before anything is written an equal run comes by and finishes.
+
+    0.2.1 then replaced the finished file by one that began with NULs.
+    """
+    source, options = RecordFile(str(write(tmp_path / "in.jsonl", some_rows))), ScoreOptions(window=13)
+    score_file(scorer, "m", source, tmp_path / "whole", options, show_progress=False)
+    with pytest.raises(InputError), PartialOutput(tmp_path / "out", {}) as partial:  # interrupted
+        lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+        state = json.loads((tmp_path / "whole.run.json").read_text())
+        partial.run = state["run"]
+        partial.append(b"".join(lines[:13]), {"read": 13, "summary": {**state["summary"], "rows": 13}})
+        raise InputError("stopped")
+
+    class Meanwhile:
+        def try_sharing(self):
+            with contextlib.suppress(InputError):
+                score_file(scorer, "m", source, tmp_path / "out", options, show_progress=False)
+
+        def __getattr__(self, name):
+            return getattr(scorer, name)
+
+    score_file(Meanwhile(), "m", source, tmp_path / "out", options, show_progress=False)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+SLOW = """
+import sys
+from rm_toolkit.partial_output import PartialOutput
+append = PartialOutput.append
+def slow(self, *pieces):
+    print("inside", flush=True)
+    sys.stdin.readline()
+    append(self, *pieces)
+PartialOutput.append = slow
+from rm_toolkit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_second_of_two_equal_commands_is_told_who_writes(reward_model, some_rows, tmp_path, capsys):
+    source, output = write(tmp_path / "in.jsonl", some_rows[:6]), tmp_path / "out.jsonl"
+    assert score(reward_model(), source, tmp_path / "whole.jsonl") == 0
+    words = ["score", "--model", reward_model(), "--input", source, "--output", output, "--device", "cpu"]
+    first = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "inside\n"
+        assert score(reward_model(), source, output) == score("nowhere", source, output, "--overwrite") == 2
+        said = capsys.readouterr().err
+        assert said.count(f"{output} is being written by process {first.pid} on host") == 2
+        first.communicate("\n", timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 0 and output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    before = output.stat().st_mtime_ns
+    assert score(reward_model(), source, output) == 0 and output.stat().st_mtime_ns == before
 
 
 def test_a_model_that_was_trained_again_is_another(tmp_path):

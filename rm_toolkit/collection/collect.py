@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.lock import WriterLock
 from ..output_folder import replace_text
 from .asking import Outcome, Question, ask_all
 from .domains import NORMAL, Domain
@@ -105,14 +106,28 @@ def collect(
         `InputError`: if the settings, the key or the address are wrong. Questions that stay unanswered are no error
             here; see `Collected.outcome`.
     """
-    check_output(output, overwrite)
-    if len(domains) < 2 and not all(entry.answer for entry in selection.instructions):
-        raise InputError(
-            f"one domain ('{domains[0].name}') makes no preference: give a second one, or instructions that bring their "
-            "own answer (--columns output=…)."
-        )
-    if concurrency < 1:
-        raise InputError(f"--concurrency is {concurrency}; it must be at least 1.")
+    with WriterLock(output):
+        check_output(output, overwrite)
+        if len(domains) < 2 and not all(entry.answer for entry in selection.instructions):
+            raise InputError(
+                f"one domain ('{domains[0].name}') makes no preference: give a second one, or instructions that bring "
+                "their own answer (--columns output=…)."
+            )
+        if concurrency < 1:
+            raise InputError(f"--concurrency is {concurrency}; it must be at least 1.")
+        return _collect(selection, domains, endpoint, output, filters, concurrency, overwrite, show_progress)
+
+
+def _collect(
+    selection: Selection,
+    domains: Sequence[Domain],
+    endpoint: Endpoint,
+    output: Path,
+    filters: FilterOptions,
+    concurrency: int,
+    overwrite: bool,
+    show_progress: bool,
+) -> Collected:
     files = output_files(output)
     questions = [
         Question(question_key(domain.system_prompt, entry.query), domain.name, domain.system_prompt, entry.query)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..errors import InputError
+from ..output.lock import WriterLock
 
 
 VERSION = 1
@@ -75,11 +74,7 @@ class Journal:
         self.answers: dict[str, Answer] = {}
         self.torn = False
         self._broken = False
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise InputError(f"{path} is in use by another run. Wait for it, or take another --output.") from error
+        self._lock = WriterLock(path, alone=True)
         try:
             self._open(replace)
         except BaseException:

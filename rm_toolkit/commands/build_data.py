@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an output that an earlier build wrote")
 
 
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [Path(output) for output in (args.output, args.export and args.export[1]) if output]
+
+
 def run(args: argparse.Namespace) -> None:
     """Builds, shows what cleaning did, saves."""
     from ..data.build import BuildOptions, build, check_output, save

@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an output, and a journal of other settings")
 
 
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output]
+
+
 def run(args: argparse.Namespace) -> None:
     """Asks, shows what was found, and ends with exit code 1 if something stays unanswered."""
     from ..collection.domains import load_domains

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an earlier report")
 
 
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output]
+
+
 def run(args: argparse.Namespace) -> None:
     """Inspects, writes the report, prints the counts."""
     from ..data.specs import parse_named_specs, parse_spec

@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace a folder that an earlier merge wrote")
 
 
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output]
+
+
 def run(args: argparse.Namespace) -> None:
     """Merges, or looks for the weight to merge with."""
     for name in ("general_datasets", "customized_datasets", "weights", "allowed_loss"):

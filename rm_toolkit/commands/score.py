@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trust-remote-code", action="store_true", help="let code that comes with the model run")
 
 
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output] if args.output.parent.is_dir() else []  # made by nobody
+
+
 def run(args: argparse.Namespace) -> None:
     """Scores the file; started again after it was stopped, it goes on."""
     adapters = parse_adapters(args.adapter)

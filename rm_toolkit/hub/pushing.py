@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.lock import WriterLock
 from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
 from .staging import check_no_foreign_weights, check_no_token
 
@@ -88,4 +89,6 @@ def check_preview(output: str) -> None:
 def write_preview(push: Push, staged: Path, output: str) -> None:
     """Copies what would be published; large files stay links."""
     check_no_token(staged, push.token)
-    shutil.copytree(staged, output, symlinks=True)
+    with WriterLock(output):
+        check_preview(output)
+        shutil.copytree(staged, output, symlinks=True)

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..errors import InputError
+from ..output.lock import OutputHeld, WriterLock, is_held
 from ..output_folder import replace_text
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
@@ -91,12 +91,14 @@ class StudyRunner:
         folder = self.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / ".lock", timeout=0):
+            with WriterLock(folder, alone=True):
                 if self._state(cell) != "waiting":
                     return True
+                if is_held(folder / "model"):  # a run that has outlived the runner that started it
+                    return False
                 bar.set_postfix_str(cell.name)
                 self._compute(cell, folder)
-        except Timeout:
+        except OutputHeld:
             return False
         bar.update(1)
         return True

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.output.lock import WriterLock
 from rm_toolkit.study import runner as runner_module
 from rm_toolkit.study.grid import load_study
 from rm_toolkit.study.report import write_report
@@ -66,8 +66,7 @@ def test_a_cell_that_another_runner_holds_is_left_to_it(study, monkeypatch):
     runner, other = StudyRunner(study), StudyRunner(study)
     held = runner.cells[0]
     runner.folder(held).mkdir(parents=True)
-    lock = FileLock(runner.folder(held) / ".lock")
-    lock.acquire()
+    lock = WriterLock(runner.folder(held), alone=True)
     waits = []
 
     def sleep(seconds):

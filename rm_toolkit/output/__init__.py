@@ -1,0 +1,1 @@
+"""What every command writes, and how: one writer for one output."""

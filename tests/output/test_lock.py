@@ -1,0 +1,260 @@
+"""One writer for one output: the second is told who holds it, whatever became of the first."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.output import lock as lock_module
+from rm_toolkit.output.holder import read_holder
+from rm_toolkit.output.lock import OutputHeld, WriterLock, is_held, lock_path, release_all
+from rm_toolkit.output_folder import written_whole
+
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from rm_toolkit.output.lock import WriterLock
+lock = WriterLock(sys.argv[1])
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def another_process(output):
+    """Holds the output in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def of_another_host(path, *, seconds_old, **changes):
+    values = {"kind": "rm_toolkit lock", "host": "node7", "machine": "another", "pid": 12, "command": "grft.py"}
+    path.write_text(json.dumps({**values, "since": "2026-11-26 21:00:00+00:00", **changes}))
+    os.utime(path, (time.time() - seconds_old,) * 2)
+
+
+def test_the_second_process_is_told_who_holds_the_output(tmp_path):
+    with another_process(tmp_path / "run") as first:
+        with pytest.raises(OutputHeld) as caught:
+            WriterLock(tmp_path / "run")
+        assert is_held(tmp_path / "run") and not is_held(tmp_path / "run2")
+        text = str(caught.value)
+        assert text.startswith(f"{tmp_path}/run is being written by process {first.pid} on host {os.uname().nodename}")
+        assert "since 20" in text and "Wait for it, or end it." in text
+        first.communicate("\n")
+    assert list(tmp_path.iterdir()) == [], "the holder removes its lock file and the folders made for it"
+    with WriterLock(tmp_path / "run"):
+        pass
+
+
+def test_names_of_one_folder_are_one_output(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    paths = {lock_path(name) for name in (tmp_path / "real", tmp_path / "link", ".", "../x/../real", "../link/")}
+    assert paths == {tmp_path / ".real.rm_toolkit.lock"}
+
+
+def test_a_killed_process_holds_nothing(tmp_path, capsys):
+    with another_process(tmp_path / "run") as first:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert read_holder(lock_path(tmp_path / "run")).pid == first.pid
+        with WriterLock(tmp_path / "run"):
+            assert read_holder(lock_path(tmp_path / "run")).pid == os.getpid()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_process_may_take_its_output_again_but_not_write_it_twice(tmp_path):
+    with WriterLock(tmp_path / "out") as outer:
+        with WriterLock(tmp_path / "out", alone=True):
+            with pytest.raises(OutputHeld, match="is being written by this process already"):
+                WriterLock(tmp_path / "out", alone=True)
+        with WriterLock(tmp_path / "out", alone=True):
+            pass
+        outer.release()
+        outer.release()
+        assert not lock_path(tmp_path / "out").exists()
+
+
+def test_waiting_ends_when_the_holder_does(tmp_path):
+    with another_process(tmp_path / "run") as first:
+        with pytest.raises(OutputHeld):
+            WriterLock(tmp_path / "run", wait=0.3)
+        first.stdin.write("\n")
+        first.stdin.flush()
+        WriterLock(tmp_path / "run", wait=60).release()
+
+
+def test_another_host_with_a_sign_of_life_holds_its_output(tmp_path):
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=9 * 60)
+    before = lock_path(tmp_path / "run").read_bytes()
+    with pytest.raises(OutputHeld, match=r"process 12 on host node7 .*sign of life is 5[34]\d s old.*10 minutes"):
+        WriterLock(tmp_path / "run")
+    assert lock_path(tmp_path / "run").read_bytes() == before, "the holder's file is left as it is"
+
+
+def test_another_host_without_a_sign_of_life_has_ended(tmp_path, capsys):
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=11 * 60)
+    with WriterLock(tmp_path / "run"):
+        assert read_holder(lock_path(tmp_path / "run")).pid == os.getpid()
+    said = capsys.readouterr().out
+    assert "process 12 on host node7" in said and "no sign of life for 11 minutes; this run takes over" in said
+
+
+def test_the_holder_shows_that_it_lives_and_notices_who_takes_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock_module, "SECONDS_BETWEEN_BEATS", 0.01)
+    path = lock_path(tmp_path / "run")
+
+    def wait_for(true):
+        for _ in range(500):
+            if true():
+                return
+            time.sleep(0.01)
+        raise AssertionError
+
+    with WriterLock(tmp_path / "run"):
+        os.utime(path, (0, 0))
+        wait_for(lambda: time.time() - path.stat().st_mtime < 60)
+        of_another_host(path, seconds_old=0)
+        said = []
+        wait_for(
+            lambda: said.append(capsys.readouterr().out) or "taken over by process 12 on host node7" in "".join(said)
+        )
+    assert read_holder(path).pid == 12, "the lock file is another's now"
+
+
+def test_a_child_holds_nothing_and_gives_nothing_back(tmp_path):
+    with WriterLock(tmp_path / "run") as lock:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                lock.release()
+                release_all()
+                code = 0 if is_held(tmp_path / "run") else 2
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with another_taker(tmp_path / "run") as code:
+            assert code == 2
+    assert not lock_path(tmp_path / "run").exists()
+
+
+@contextlib.contextmanager
+def another_taker(output):
+    take = "import sys\nfrom rm_toolkit.output.lock import *\ntry: WriterLock(sys.argv[1])\nexcept OutputHeld: sys.exit(2)"
+    yield subprocess.run([sys.executable, "-c", take, str(output)], cwd=ROOT).returncode
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Between opening and locking, the holder ends and removes the file, and a third one makes a new one."""
+    path = lock_path(tmp_path / "run")
+    real, calls = lock_module._try_lock, []
+
+    def late(descriptor):
+        if not calls:
+            calls.append(1)
+            path.unlink()
+            path.touch()
+        return real(descriptor)
+
+    monkeypatch.setattr(lock_module, "_try_lock", late)
+    with WriterLock(tmp_path / "run"), another_taker(tmp_path / "run") as code:
+        assert read_holder(path).pid == os.getpid() and code == 2
+
+
+@pytest.mark.parametrize("living", [True, False])
+def test_without_locks_in_the_file_system_the_process_decides(tmp_path, monkeypatch, living):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock_module, "SECONDS_TO_SETTLE", 0.0)
+    pid = os.getppid() if living else 2**22 + 1
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=60, host=os.uname().nodename, pid=pid)
+    if living:
+        with pytest.raises(OutputHeld, match=f"process {pid} on host"):
+            WriterLock(tmp_path / "run")
+    else:
+        WriterLock(tmp_path / "run").release()
+
+
+@pytest.mark.parametrize("content", ["my notes\n", "{}", '{"kind": "rm_toolkit lock"}', "[1]"])
+def test_a_file_of_that_name_that_is_no_lock_is_left_alone(tmp_path, content):
+    lock_path(tmp_path / "run").write_text(content)
+    with pytest.raises(InputError, match=r"was not written by rm_toolkit\. Move it away"):
+        WriterLock(tmp_path / "run")
+    assert lock_path(tmp_path / "run").read_text() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 90])
+def test_a_lock_file_without_a_name_is_nobodys(tmp_path, content):
+    """As a power cut leaves it."""
+    lock_path(tmp_path / "run").write_bytes(content)
+    WriterLock(tmp_path / "run").release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_below_a_file_cannot_be_held(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is no folder that can be written to"):
+        WriterLock(tmp_path / "file" / "run" / "deeper")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_where_the_folder_above_is_not_ours_the_lock_is_inside(tmp_path):
+    (tmp_path / "mount" / "out").mkdir(parents=True)
+    (tmp_path / "mount").chmod(0o500)
+    with WriterLock(tmp_path / "mount" / "out"):
+        assert [path.name for path in (tmp_path / "mount" / "out").iterdir()] == [".rm_toolkit.lock"]
+    (tmp_path / "mount").chmod(0o700)
+
+
+def test_tokens_of_the_command_line_are_not_in_the_lock_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/me/grft.py", "--hub_token", "hf_abcdefghijklmnop"])
+    with WriterLock(tmp_path / "run"):
+        assert read_holder(lock_path(tmp_path / "run")).command == "grft.py --hub_token hf_<hidden>"
+
+
+def test_a_folder_that_another_process_writes_is_not_replaced(tmp_path):
+    with written_whole(tmp_path / "report") as new:
+        (new / "metrics.json").write_text("first")
+    with another_process(tmp_path / "report"), pytest.raises(OutputHeld):
+        with written_whole(tmp_path / "report") as new:
+            (new / "metrics.json").write_text("second")
+    assert (tmp_path / "report" / "metrics.json").read_text() == "first"
+
+
+def test_a_folder_that_cannot_be_moved_in_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+    with written_whole(tmp_path / "report") as new:
+        (new / "metrics.json").write_text("first")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name == "new":
+            raise OSError(errno.EIO, "no")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+        patch.setattr(Path, "rename", fail)
+        with written_whole(tmp_path / "report") as new:
+            (new / "metrics.json").write_text("second")
+    assert (tmp_path / "report" / "metrics.json").read_text() == "first"
