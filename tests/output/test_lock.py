@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.output import lock as lock_module
 from rm_toolkit.output.holder import read_holder
@@ -258,3 +259,31 @@ def test_a_folder_that_cannot_be_moved_in_place_leaves_the_earlier_one(tmp_path,
         with written_whole(tmp_path / "report") as new:
             (new / "metrics.json").write_text("second")
     assert (tmp_path / "report" / "metrics.json").read_text() == "first"
+
+
+COMMANDS = {
+    "build-data": ["dsp", "--input", "absent.json", "--output"],
+    "inspect": ["absent", "--output"],
+    "evaluate": ["--model", "absent", "--datasets", "a=absent", "--overwrite", "--output"],
+    "merge": ["--general", "absent", "--customized", "absent", "--weight", "0.5", "--overwrite", "--output"],
+    "merge --frontier": ["--frontier", "--general", "absent", "--customized", "absent", "--output"],
+    "score": ["--model", "absent", "--input", "absent", "--overwrite", "--output"],
+    "collect": ["--input", "a", "--domains", "a", "--base-url", "http://a", "--model", "a", "--overwrite", "--output"],
+    "build-data --export": ["dsp", "--input", "absent.json", "--export", "text-score"],
+}
+
+
+@pytest.fixture(scope="module")
+def held_output(tmp_path_factory):
+    output = tmp_path_factory.mktemp("held") / "out.json"
+    with another_process(output) as holder:
+        yield output, holder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_told_who_writes_its_output(held_output, command, capsys):
+    """Before it reads anything: none of the inputs exists."""
+    output, holder = held_output
+    assert main([command.split()[0], *COMMANDS[command], str(output)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {output} is being written by process {holder.pid} on host")
+    assert [path.name for path in output.parent.iterdir()] == [lock_path(output).name]
