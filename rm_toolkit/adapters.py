@@ -23,15 +23,13 @@ from transformers.utils import cached_file
 from .errors import InputError, did_you_mean, name_list
 from .heads import gathered, head_name, modules_before_head
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
 
 if TYPE_CHECKING:
     from .modeling import RewardModel
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach_adapter(

@@ -14,13 +14,11 @@ from transformers import TrainerCallback
 
 from .data.tokenization import TokenizedPreferences
 from .errors import InputError
+from .models.files import ANCHOR_FOLDER
 
 
 if TYPE_CHECKING:
     from .trainer import RewardModelTrainer
-
-
-ANCHOR_FOLDER = "anchor_rewards"
 
 
 class AnchorCallback(TrainerCallback):

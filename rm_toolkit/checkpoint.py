@@ -17,17 +17,20 @@ from .data.tokenization import tokenize_preferences
 from .disk_errors import named_disk_errors
 from .errors import InputError
 from .evaluation.metrics import PreferenceMetrics
-from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .modeling import RewardModel, quiet_loading
+from .models.files import (
+    ADAPTER_WEIGHTS,
+    FINAL_RESULTS_NAME,
+    LM_HEAD_FOLDER,
+    SAFE_WEIGHTS,
+    TRAINING_LOG_NAME,
+    weight_files,
+)
 from .output_folder import replace_text
 from .quantization import quantization_of
 from .reload_check import TOLERANCE, check_reload
 from .saving import check_saved_weights, save_reward_model
 from .weight_names import shapes_in_files
-
-
-FINAL_RESULTS_NAME = "final_eval_results.json"
-TRAINING_LOG_NAME = "training_log.json"
 
 
 class CheckpointMixin:
@@ -185,8 +188,8 @@ def load_weights(model: RewardModel, folder: str) -> None:
     Raises:
         `InputError`: if the checkpoint has no weights, or they are not those of this model.
     """
-    files = sorted(Path(folder).glob("model*.safetensors"))
-    adapter = Path(folder, "adapter_model.safetensors")
+    files = weight_files(folder)
+    adapter = Path(folder, ADAPTER_WEIGHTS)
     if model.is_peft and adapter.exists():
         _load_adapter_weights(model, folder, load_file(adapter))
     elif adapter.exists():

@@ -16,11 +16,8 @@ from transformers.utils import cached_file
 
 from .errors import InputError
 from .losses import text_cross_entropy
+from .models.files import LM_HEAD_FOLDER, SAFE_INDEX, SAFE_WEIGHTS
 from .weight_names import shapes_in_files
-
-
-LM_HEAD_FOLDER = "lm_head"
-SAFE_WEIGHTS = "model.safetensors"
 
 
 class LMHead(nn.Module):
@@ -167,7 +164,7 @@ def _file(name: str, filename: str, revision: str | None, subfolder: str = "") -
 
 
 def _file_of_tensor(name: str, key: str, revision: str | None) -> str | None:
-    index = _file(name, f"{SAFE_WEIGHTS}.index.json", revision)
+    index = _file(name, SAFE_INDEX, revision)
     if index is not None:
         shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
         return _file(name, shard, revision) if shard is not None else None

@@ -20,28 +20,23 @@ from .console import console
 from .errors import InputError
 from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
 from .legacy import add_legacy_rope_keys
-from .lm_head import LM_HEAD_FOLDER, SAFE_WEIGHTS, save_lm_head
+from .lm_head import save_lm_head
 from .loading import load_config
+from .models.files import (
+    LM_HEAD_FOLDER,
+    MERGE_NAME,
+    SAFE_INDEX,
+    SAFE_WEIGHTS,
+    SETTINGS_NAME,
+    list_folder,
+    weight_files,
+)
 from .output_folder import check_output, written_whole
-from .settings import SETTINGS_NAME, RewardModelSettings, load_settings
+from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
 
 STAGE = "merge"
-MERGE_NAME = "merge.json"
-# What belongs to a model beside its weights; results, logs and cards of a source's run do not.
-CARRIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.py",
-)
 # Entries of config.json that say where a model comes from, not what it computes.
 NOT_COMPARED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
 
@@ -86,7 +81,7 @@ class Source:
         add_legacy_rope_keys(config)
         files: dict[str, Path] = {}
         shapes: dict[str, list[int]] = {}
-        for path in sorted(folder.glob("model*.safetensors")):
+        for path in weight_files(folder):
             try:
                 found = tensor_shapes(path)
             except (OSError, SafetensorError) as error:
@@ -216,9 +211,7 @@ def merge_models(
     base, sources = open_sources(general, customized)
     with written_whole(output) as folder:
         _write_weights(base, sources, weights, folder, show_progress)
-        for pattern in CARRIED:
-            for path in sources[0].folder.glob(pattern):
-                shutil.copyfile(path, folder / path.name)
+        _carry(sources[0].folder, folder)
         settings = _settings(base, sources, weights, _merge_lm_head(base, sources, weights, folder))
         settings.save(folder)
         entry = json.dumps(settings.lineage[-1], indent=2, ensure_ascii=False) + "\n"
@@ -227,6 +220,14 @@ def merge_models(
         if finish is not None:
             finish(folder)
     return len(texts)
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Copies what belongs to a model beside its weights; results, logs and cards of a source's run do not."""
+    for name, row in list_folder(source):
+        if row is not None and row.carried:
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
 
 
 def _write_weights(
@@ -244,8 +245,8 @@ def _write_weights(
 
         for path in sorted(set(first.files.values())):
             write_like(path, folder / path.name, tensor_of)
-    for index in first.folder.glob("*.safetensors.index.json"):
-        shutil.copyfile(index, folder / index.name)
+    if len(set(first.files.values())) > 1:
+        shutil.copyfile(first.folder / SAFE_INDEX, folder / SAFE_INDEX)
 
 
 def _merge_lm_head(base: Source, sources: list[Source], weights: Sequence[float], folder: Path) -> str:

@@ -20,12 +20,20 @@ from .errors import InputError
 from .legacy import write_legacy_rope_keys, write_legacy_tokenizer_keys
 from .lm_head import save_lm_head
 from .modeling import RewardModel, quiet_loading
+from .models.files import (
+    ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS,
+    CONFIG_NAME,
+    LM_HEAD_FOLDER,
+    SAFE_WEIGHTS,
+    find_row,
+    weight_files,
+)
 from .quantization import adapter_alone_notice, merged_in_full_precision, quantization_of
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
 
 
-ADAPTER_FOLDER = "adapter"
 NOT_STOCK_ARCHITECTURE = "RewardModel"
 
 
@@ -100,7 +108,7 @@ def check_saved_weights(
     Raises:
         `InputError`: naming the file or tensor that is wrong.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
+    files = [*weight_files(folder), *(path for path in [Path(folder, ADAPTER_WEIGHTS)] if path.exists())]
     shapes: dict[str, list[int]] = {}
     head: dict[str, Tensor] = {}
     for path in files:
@@ -147,17 +155,19 @@ def disown_architecture(path: Path) -> None:
 
 def move_into(source: Path, target: Path) -> None:
     """Moves every file of `source` into `target`, weights first and `config.json` last, replacing what is there."""
-    stale = [path for path in target.glob("*.safetensors*") if not (source / path.name).exists()]
-    files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json")
+    # Shards of an earlier save: some readers load every one of them. What we did not write stays.
+    ours = [path for path in target.glob("*.safetensors*") if find_row(path.name) is not None]
+    stale = [path for path in ours if not (source / path.name).exists()]
+    files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == CONFIG_NAME)
     # A folder that is used again has no `config.json` while old and new files stand beside each other in it.
     if (source / "config.json").exists():
         (target / "config.json").unlink(missing_ok=True)
+    for path in stale:
+        path.unlink()
     for path in files:
         destination = target / path.relative_to(source)
         destination.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, destination)
-    for path in stale:  # shards of an earlier save: some readers load every top-level safetensors file
-        path.unlink()
 
 
 def _split_state(state_dict: dict[str, Tensor] | None) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
@@ -188,8 +198,8 @@ def _save_lm_head(model: RewardModel, folder: Path, head_state: dict[str, Tensor
             else None
         )
         if own is not None:  # already a file of its own: carried without being read
-            (folder / "lm_head").mkdir(exist_ok=True)
-            shutil.copyfile(own, folder / "lm_head" / "model.safetensors")
+            (folder / LM_HEAD_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(own, folder / LM_HEAD_FOLDER / SAFE_WEIGHTS)
         else:
             save_lm_head(folder, source.load())
     return "saved"

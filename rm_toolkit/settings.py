@@ -14,10 +14,9 @@ from transformers.utils import cached_file
 
 from . import __version__
 from .errors import InputError, name_list
+from .models.files import SETTINGS_NAME
 from .redaction import redact
 
-
-SETTINGS_NAME = "rm_toolkit.json"
 
 POOLING_TYPES = ("last", "eos", "average", "max", "cls")
 DATA_FORMATS = ("text", "chat")

@@ -124,6 +124,17 @@ def test_saving_again_replaces_and_leaves_no_stale_shard(save, rows):
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
 
 
+def test_a_file_of_the_user_beside_the_weights_is_neither_removed_nor_read(save):
+    folder, trainer = save()
+    save_file({"score.weight": torch.full((1, 16), float("nan"))}, folder / "mine.safetensors")
+    trainer.save_model(str(folder))  # checks what was saved
+    assert (folder / "mine.safetensors").exists()
+    save_file({"score.weight": torch.ones(1, 16)}, folder / "model-extra.safetensors")
+    before = trainer.model.base_classifier.score.weight.clone()
+    load_weights(trainer.model, folder)
+    assert torch.equal(trainer.model.base_classifier.score.weight, before)
+
+
 # ---- the LM head ----
 
 

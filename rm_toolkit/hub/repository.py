@@ -24,11 +24,11 @@ from huggingface_hub.errors import (
 
 from .. import __version__
 from ..errors import InputError
+from ..models.files import CARD_NAME
 
 
 # What we put into a repository and may therefore replace or remove; everything else in it is somebody else's.
 MANIFEST = ".rm_toolkit_push.json"
-CARD_NAME = "README.md"
 
 
 class Unreachable(InputError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from ..errors import InputError
 
 
 ADAPTER_FOLDER = "adapter"
@@ -212,6 +215,36 @@ def run_files(folder: str | os.PathLike) -> list[str]:
         `list[str]`: Paths relative to it, those of folders with a slash at their end.
     """
     return [name for name, row in list_folder(folder) if row is not None and row.overwritten]
+
+
+def weight_files(folder: str | os.PathLike) -> list[Path]:
+    """
+    Returns the files that hold a model's weights, as transformers finds them: `model.safetensors`, else what the index
+    lists. Others of a like name are not read.
+
+    Args:
+        folder (`str` or `os.PathLike`): A model folder.
+
+    Returns:
+        `list[Path]`: Empty where there are none.
+
+    Raises:
+        `InputError`: if the index cannot be read, or lists what is not beside it.
+    """
+    folder = Path(folder)
+    if (folder / SAFE_WEIGHTS).is_file():
+        return [folder / SAFE_WEIGHTS]
+    index = folder / SAFE_INDEX
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index} cannot be read ({error!r}). Restore the file.") from error
+    wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if wrong:
+        raise InputError(f"{index} lists '{wrong[0]}', which is not beside it. Restore the file.")
+    return [folder / name for name in names]
 
 
 @functools.cache
