@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .errors import InputError
+from .models.files import LEFTOVERS, MANIFEST_NAME, find_row, list_folder
 from .output_folder import replace_text
 
 
-MANIFEST_NAME = "manifest.json"
+# Pickles and weights, whatever they are called.
+READ_ENDINGS = (".pt", ".pth", ".bin", ".pkl", ".safetensors", ".safetensors.index.json")
 BLOCK = 1 << 23  # bytes read at once
 _seen_whole: dict[Path, tuple] = {}  # sizes and times of checkpoints that this process has read: not read again
-# What an unfinished run leaves behind; nothing of it is a result.
-LEFTOVERS = (".saving-*", ".removing-*")
 
 
 def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
@@ -79,12 +79,15 @@ def find_damage(folder: str | os.PathLike) -> str | None:
             if fingerprint != expected:
                 return f"'{name}' is not what was saved: its content has changed"
         _seen_whole[folder.resolve()] = state
-    unknown = sorted(
-        path.name
-        for path in folder.rglob("*")
-        if path.suffix in (".pt", ".pth", ".bin", ".pkl") and str(path.relative_to(folder)) not in content["files"]
-    )
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    unknown = sorted(name for name in names - content["files"].keys() - {MANIFEST_NAME} if _would_be_read(name))
     return f"'{unknown[0]}' was put there afterwards" if unknown else None
+
+
+def _would_be_read(name: str) -> bool:
+    """Whether a file has the name of weights, of a pickle, or of anything else that a model or a state is read from."""
+    row = find_row(name)
+    return name.endswith(READ_ENDINGS) or (row is not None and (row.loaded or row.writer == "checkpoint"))
 
 
 def checkpoints(output_dir: str | os.PathLike) -> dict[int, Path]:
@@ -122,11 +125,10 @@ def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, list[str
 
 def is_unfinished(output_dir: str | os.PathLike) -> bool:
     """Whether a folder holds nothing but what a run leaves that was killed before its first checkpoint."""
-    known = ("checkpoint-*", "runs", "anchor_rewards", *LEFTOVERS)
     folder = Path(output_dir)
     return (
         folder.is_dir()
-        and all(any(path.match(pattern) for pattern in known) for path in folder.iterdir())
+        and all(row is not None and row.writer in ("trainer", "reports") for _, row in list_folder(folder))
         and all(read_manifest(path) is None for path in checkpoints(folder).values())
     )
 

@@ -128,6 +128,14 @@ def edit(path):
     path.write_bytes(content)
 
 
+def smuggle(name):
+    def add(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / "model.safetensors", folder / name)
+
+    return add
+
+
 DAMAGES = {
     "cut short": (
         lambda folder: cut(folder / "model.safetensors"),
@@ -136,6 +144,18 @@ DAMAGES = {
     "edited": (lambda folder: edit(folder / "optimizer.pt"), "'optimizer.pt' is not what was saved"),
     "missing": (lambda folder: (folder / "rng_state.pth").unlink(), "'rng_state.pth' is missing"),
     "smuggled in": (lambda folder: (folder / "x.pt").write_bytes(b"x"), "'x.pt' was put there afterwards"),
+    **{
+        f"smuggled in: {name}": (smuggle(name), f"'{name}' was put there afterwards")
+        for name in (
+            "model-extra.safetensors",
+            "adapter_model.safetensors",
+            "model.safetensors.index.json",
+            "lm_head/more.safetensors",
+            "config.json.d/x.safetensors",
+            "adapter_config.json",
+            "latest",
+        )
+    },
     "manifest": (lambda folder: cut(folder / "manifest.json"), None),
     "manifest emptied": (lambda folder: (folder / "manifest.json").write_text("{"), "`manifest.json` is damaged"),
 }
