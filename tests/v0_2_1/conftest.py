@@ -1,0 +1,115 @@
+"""Folders of version 0.2.1, copied to a place where they may be changed; and the commands as a user gives them."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from faulty_runs import in_child
+from hub.conftest import hub  # noqa: F401  the loopback Hub, as a fixture here
+
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures" / "v0_2_1"
+MODIFIED = 10**18  # the time that the journals of `score` give for their input, in nanoseconds
+
+# The digits were computed on another processor: fp32 kernels of another width sum in another order. Rewards of a saved
+# model are one forward pass; what several steps of training come to has passed through Adam, which divides by small numbers.
+SCORED = {"rel": 1e-6, "abs": 2e-6}
+TRAINED = {"rel": 1e-4, "abs": 1e-4}
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """What 0.2.1 itself computed."""
+    return json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """A copy of all the fixtures, which is also the working folder, as it was when they were made."""
+    folder = tmp_path / "old"
+    shutil.copytree(FIXTURES, folder)
+    os.utime(folder / "rows" / "answers.jsonl", ns=(MODIFIED, MODIFIED))
+    for journal in folder.glob("scores/*.run.json"):
+        journal.write_text(journal.read_text().replace("@HERE@", str(folder)))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(old, monkeypatch):
+    """
+    `recipe(stage, name, *flags, reload_check=False)`: exit code of `recipes/STAGE.py --config recipes/NAME.yaml FLAGS`.
+
+    In a forked process, which need not import everything; the check in a fresh process at the end only where asked for.
+    """
+
+    def launch(stage, name, *flags, reload_check=False):
+        def run():
+            from rm_toolkit import RewardModelTrainer
+
+            if not reload_check:
+                monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda self, folder=None: 0)
+            script = str(ROOT / "recipes" / f"{stage}.py")
+            sys.argv = [script, "--config", f"recipes/{name}.yaml", *flags]
+            runpy.run_path(script, run_name="__main__")
+
+        return in_child(run)[0]
+
+    return launch
+
+
+@pytest.fixture
+def ending():
+    """`ending(folder)`: results, losses and two sums of every tensor of a finished run, as `expected.json` has them."""
+
+    def read(folder):
+        from safetensors.torch import load_file
+
+        log = json.loads(Path(folder, "training_log.json").read_text())["log_history"]
+        weights = {}
+        for path in [*Path(folder).glob("model.safetensors"), *Path(folder).glob("[al][dm]*/*model.safetensors")]:
+            for key, value in load_file(path).items():
+                sums = [value.double().sum().item(), value.double().abs().sum().item()]
+                weights[f"{path.relative_to(folder).parent}/{key}"] = sums
+        return {
+            "results": json.loads(Path(folder, "final_eval_results.json").read_text()),
+            "losses": [[entry["step"], entry["loss"]] for entry in log if "loss" in entry],
+            "weights": weights,
+        }
+
+    return read
+
+
+@pytest.fixture
+def assert_ends_as():
+    """`assert_ends_as(found, expected)`: the same results, losses and weights; metrics that 0.2.1 had not are let be."""
+
+    def check(found, expected):
+        assert found["results"].keys() == expected["results"].keys()
+        for when, sets in expected["results"].items():
+            assert found["results"][when].keys() == sets.keys()
+            for name, metrics in sets.items():
+                ours = {key: found["results"][when][name][key] for key in metrics}
+                assert ours == pytest.approx(metrics, **TRAINED), (when, name)
+        assert [step for step, _ in found["losses"]] == [step for step, _ in expected["losses"]]
+        assert [x for _, x in found["losses"]] == pytest.approx([x for _, x in expected["losses"]], **TRAINED)
+        assert expected["weights"].keys() <= found["weights"].keys()
+        for name, sums in expected["weights"].items():
+            assert found["weights"][name] == pytest.approx(sums, rel=1e-4, abs=1e-3), name
+
+    return check
+
+
+@pytest.fixture
+def state_of():
+    """`state_of(folder)`: every file with its bytes, to see that nothing was changed."""
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
