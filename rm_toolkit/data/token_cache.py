@@ -15,9 +15,12 @@ import numpy as np
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from .. import __version__
 
-
+# The rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give other ids or
+# other fields of `TokenizedPreferences` than before: what an older rule has stored is then never read again. A new version
+# alone is no reason, so that an upgrade leaves the stored ids of large data sets as they are. Versions up to 0.2.1 had their
+# own version in the key instead, and no rule in the name of the file.
+RULE = 1
 # Fewer rows are tokenised in less time than it takes to look for a file.
 MIN_ROWS = 1000
 
@@ -28,7 +31,7 @@ class TokenCache:
     The file that holds the token ids of one data set, tokenizer and set of options.
 
     Args:
-        path (`Path`): An `.npz` file, named by the fingerprint of all three.
+        path (`Path`): An `.npz` file, named by the rule and the fingerprint of all three.
     """
 
     path: Path
@@ -40,8 +43,8 @@ class TokenCache:
         if fingerprint is None or len(dataset) < MIN_ROWS or not datasets.is_caching_enabled():
             return None
         made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
-        name = Hasher.hash((__version__, fingerprint, made_by, options))
-        return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-{name}.npz"))
+        name = Hasher.hash((RULE, fingerprint, made_by, options))
+        return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-rule{RULE}-{name}.npz"))
 
     def load(self) -> dict[str, Any] | None:
         """Reads the fields of `TokenizedPreferences`, or `None` where nothing readable is stored."""

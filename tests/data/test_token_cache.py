@@ -64,6 +64,31 @@ def test_other_rows_are_another_file(tokenize, rows, tmp_path):
     assert len(files(tmp_path)) == 2
 
 
+def test_a_new_version_keeps_the_ids_and_a_new_rule_does_not(tokenize, rows, tmp_path, monkeypatch):
+    tokenize(rows.ranked(5))
+    monkeypatch.setattr("rm_toolkit.__version__", "9.9")
+    tokenize(rows.ranked(5))
+    assert len(files(tmp_path)) == 1
+    monkeypatch.setattr(token_cache, "RULE", token_cache.RULE + 1)
+    tokenize(rows.ranked(5))
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_file_of_an_older_rule_is_never_read(tokenize, rows, tmp_path):
+    """Up to 0.2.1 the name had no rule in it: such a file is another one, whatever hash its name ends in."""
+    expected = tokenize(rows.ranked(5)).ids.tolist()
+    kept = files(tmp_path)[0]
+    assert kept.name.startswith(f"tokens-rule{token_cache.RULE}-")
+    tokenize(rows.ranked(5, seed=1))
+    other = next(path for path in files(tmp_path) if path != kept)
+    digest = kept.stem.rpartition("-")[2]
+    for name in (f"tokens-{digest}.npz", f"tokens-rule{token_cache.RULE - 1}-{digest}.npz"):
+        kept.with_name(name).write_bytes(other.read_bytes())
+    kept.unlink()
+    assert tokenize(rows.ranked(5)).ids.tolist() == expected
+    assert kept.exists()
+
+
 def test_a_broken_file_is_made_again(tokenize, rows, tmp_path):
     expected = tokenize(rows.ranked(5))
     files(tmp_path)[0].write_bytes(b"PK no zip")
