@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         help="jsonl, preference: prompt=question chosen=good …",
     )
+    add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="read the input as if it had no such columns")
     add("--strip-citations", action="store_true", help="webgpt: remove marks like [1] from the answers")
     add(
         "--test-size",
@@ -61,13 +62,15 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 def run(args: argparse.Namespace) -> None:
     """Builds, shows what cleaning did, saves."""
     from ..data.build import BuildOptions, build, check_output, save
-    from ..data.export import export_text_score
+    from ..data.export import EXPORT_KINDS, export_text_score
+    from ..data.schema import check_choice
 
     if args.output is None and args.export is None:
         raise InputError("nothing to write: pass --output DIR, --export text-score FILE, or both.")
     options = BuildOptions(
         domain=args.domain,
         columns=parse_columns(args.columns),
+        ignore_columns=tuple(args.ignore_columns),
         strip_citations=args.strip_citations,
         template=args.template,
         layout=args.layout or "pairs",
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         num_proc=args.num_proc,
         cache_dir=args.cache_dir,
     )
+    if args.export is not None:
+        check_choice("export", args.export[0], EXPORT_KINDS)
     if args.output is not None:
         check_output(args.output, args.overwrite)
     result = None

@@ -71,6 +71,9 @@ class BuildOptions(SourceOptions):
             if is_given and name not in source.accepts:
                 raise InputError(f"`{name}` means nothing to the source '{source.name}'; leave it out.")
         check_columns(self.columns)
+        for ours, theirs in self.columns.items():
+            if theirs.partition(".")[0] in self.ignore_columns or theirs in self.ignore_columns:
+                raise InputError(f"`ignore_columns` leaves out '{theirs}', which `columns` reads as {ours}; drop one.")
         if self.template == "human-assistant" and source.template is None:
             raise InputError(f"`template` cannot be set for '{source.name}': its texts bring their own markers.")
 
@@ -155,6 +158,8 @@ def nothing_left(inputs: str, split: str, counts: CleaningCounts) -> InputError:
 
 def _info(source: Source, inputs: list[str], options: BuildOptions) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(options).items() if name not in ("num_proc", "cache_dir")}
+    if not options.ignore_columns:
+        del settings["ignore_columns"]
     return {"source": source.name, "inputs": [_file_name(text) for text in inputs], "options": settings}
 
 

@@ -23,6 +23,9 @@ from .sources import find_source
 from .templates import arrange
 
 
+EXPORT_KINDS = ("text-score",)
+
+
 def text_score_items(row: RawRow, template: str, layout: str) -> list[dict[str, list[Any]]]:
     """
     Returns the items of one row: itself for `ranked`, one for each two texts with different scores for `pairs`.
@@ -88,7 +91,7 @@ def export_text_score(
     Returns:
         `int`: How many items were written.
     """
-    check_choice("export", kind, ("text-score",))
+    check_choice("export", kind, EXPORT_KINDS)
     if path.is_dir():
         raise InputError(f"{path}: there is a folder of that name; --export needs a file.")
     if path.exists() and not overwrite:

@@ -140,6 +140,7 @@ def _read_raw(
     options = BuildOptions(
         domain=spec.domain,
         columns=dict(spec.columns or {}),
+        ignore_columns=tuple(spec.ignore_columns or ()),
         strip_citations=spec.strip_citations,
         template=spec.template,
         layout=spec.layout or "ranked",

@@ -11,6 +11,7 @@ from .records import RecordFile
 from .schema import RawRow, extend_features, ranked_features
 from .sources import Source, SourceOptions, find_source
 from .sources.base import DEFAULT_DOMAIN
+from .sources.unread import ReadRecord, UnreadColumn, check_all_read
 from .templates import arrange, prompt_digest
 
 
@@ -111,18 +112,24 @@ def iterate_raw_rows(
 ) -> Iterator[RawRow | InputError]:
     """Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used."""
     for file in files:
-        records = file.records()
+        records = ((place, _watched(record, options)) for place, record in file.records())
         for place, record in source.group(records, options) if source.group else records:
             try:
                 if isinstance(record, InputError):
                     raise record
                 row = source.row(record, place, options)
+                if isinstance(record, ReadRecord):
+                    check_all_read(record, row, place, mappable="columns" in source.accepts)
             except InputError as error:
-                if not skip_invalid:
+                if not skip_invalid or isinstance(error, UnreadColumn):
                     raise
                 yield error
             else:
                 yield row
+
+
+def _watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:
+    return record if isinstance(record, InputError) else ReadRecord(record, options.ignore_columns)
 
 
 def template_of(source: Source, options: SourceOptions) -> str:

@@ -29,6 +29,7 @@ class DatasetSpec:
         test_size (`float`): Raw files only: hold out this part of the prompts (below 1) or this many of them as split
             `test`, with the run's seed; 0 takes the whole file whatever split is asked for.
         columns (`dict[str, str]`, *optional*): For `jsonl` and `preference`: our column -> its name in the file.
+        ignore_columns (`list[str]`, *optional*): Raw files only: columns that are left out, as if they were not there.
         template (`str`, *optional*): `human-assistant` or `none`, around plain-text prompts.
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]`.
         skip_invalid (`bool`): Leave out records that cannot be used.
@@ -49,6 +50,7 @@ class DatasetSpec:
     strip_citations: bool = False
     skip_invalid: bool = False
     streaming: bool = False
+    ignore_columns: Sequence[str] | None = None
 
     @classmethod
     def parse(cls, value: str | Mapping[str, Any] | DatasetSpec, name: str) -> DatasetSpec:
@@ -95,6 +97,14 @@ class DatasetSpec:
         if self.columns is not None and not isinstance(self.columns, Mapping):
             raise InputError(
                 f"dataset '{name}': `columns` must map our names to the file's, got {describe(self.columns)}."
+            )
+
+        names = self.ignore_columns
+        if names is not None and (
+            not isinstance(names, list | tuple) or not all(isinstance(entry, str) for entry in names)
+        ):
+            raise InputError(
+                f"dataset '{name}': `ignore_columns` must be a list of names like [input], got {describe(names)}."
             )
 
 

@@ -189,6 +189,7 @@ def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str
     options = SourceOptions(
         domain=spec.domain,
         columns=dict(spec.columns or {}),
+        ignore_columns=tuple(spec.ignore_columns or ()),
         strip_citations=spec.strip_citations,
         template=spec.template,
     )

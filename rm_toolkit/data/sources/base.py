@@ -29,12 +29,14 @@ class SourceOptions:
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]` from the answers.
         template (`str`, *optional*): `human-assistant` or `none`: what stands around a plain-text prompt in the text
             format. Default: as the source says.
+        ignore_columns (`tuple[str, ...]`): Columns that are left out, as if the file did not have them.
     """
 
     domain: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     strip_citations: bool = False
     template: str | None = None
+    ignore_columns: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

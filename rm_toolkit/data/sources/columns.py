@@ -4,6 +4,7 @@ Preferences in columns of any name, in the forms that are common: the sources `j
 - `chosen`, `rejected`; with or without `prompt` (else it is what both share), `score_chosen`, `score_rejected`, `margin`;
 - `completions` and `scores`, or completions that are objects with a text and a score (UltraFeedback);
 - `response` and `score`, one response a row, neighbouring rows with the same prompt together (HelpSteer);
+- in both, ranks instead of scores, of which the lowest is best;
 - two responses and a signed preference, negative for the first (HelpSteer's preference files).
 
 Texts are strings or lists of messages.
@@ -19,6 +20,7 @@ from ..messages import TEMPLATE_COLUMNS, unread
 from ..records import Place
 from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
 from .base import Record, Records, SourceOptions
+from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, is_rank, label_advice
 
 
 # Our names, each with the names that public datasets use for the same; --columns goes before them.
@@ -31,12 +33,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "margin": (),
     "completions": (),
     "scores": (),
+    "ranks": (),
     "response": (),
     "score": ("overall_score", "helpfulness"),
+    "rank": (),
     "domain": (),
 }
 SIGNED = (("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference"))
-TEXT_KEYS = ("response", "text", "content")
+TEXT_KEYS = ("response", "text", "content", "answer")
+SCORE_ADVICE = "Name its column: --columns score=…, or rank=… where 1 is best."
+SCORES_ADVICE = "Name their column: --columns scores=…, or ranks=… where 1 is best."
 
 
 class Grouped(dict):
@@ -49,6 +55,18 @@ def check_columns(columns: dict[str, str]) -> None:
         if ours not in COLUMNS:
             raise InputError(
                 f"`columns`: there is no '{ours}' among ours, only {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
+            )
+    for ours, of_ranks in (("score", "rank"), ("scores", "ranks"), ("score_chosen", ""), ("score_rejected", "")):
+        theirs = columns.get(ours)
+        if theirs is not None and is_rank(theirs):
+            remedy = f"Say {of_ranks}={theirs}: lower is better." if of_ranks else "Leave it out."
+            raise InputError(
+                f"`columns`: {ours}={theirs} reads a rank as a score, but rank 1 is best, and higher scores are better. "
+                f"{remedy}"
+            )
+        if of_ranks in columns and theirs is not None:
+            raise InputError(
+                f"`columns` names both {ours}={theirs} and {of_ranks}={columns[of_ranks]}; leave one out."
             )
 
 
@@ -91,6 +109,8 @@ def group(records: Records, options: SourceOptions) -> Records:
             if isinstance(record, dict) and _is_single(record, options):
                 single = _single(record, place, options)
         except InputError as error:
+            if isinstance(error, UnreadColumn):
+                raise
             record = error
         if group is not None and (single is None or single["prompt"] != group["prompt"]):
             yield start, group
@@ -113,15 +133,28 @@ def _is_single(record: Record, options: SourceOptions) -> bool:
 
 def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
     values = {name: _find(record, name, place, options) for name in ("prompt", "response", "score", "domain")}
-    for name in ("prompt", "score"):
-        if values[name] is None:
-            raise place.error(f"there is `response`, but no `{name}`.", f"Name its column: --columns {name}=….")
-    return Grouped(
+    if values["prompt"] is None:
+        raise place.error("there is `response`, but no `prompt`.", "Name its column: --columns prompt=….")
+    score = _score(record, values["score"], place, options)
+    if score is None:
+        raise place.error("there is `response`, but no `score`.", SCORE_ADVICE)
+    single = Grouped(
         prompt=text_or_messages(values["prompt"], "prompt", place),
         completions=[text_or_messages(values["response"], "response", place)],
-        scores=[number_value(values["score"], "score", place)],
+        scores=[score],
         domain=None if values["domain"] is None else text_value(values["domain"], "domain", place),
     )
+    if isinstance(record, ReadRecord):
+        check_all_read(record, RawRow(**single), place, mappable=True)
+    return single
+
+
+def _score(record: Record, score: Any, place: Place, options: SourceOptions) -> float | None:
+    """Returns a response's score as it stands, or its rank as one: of ranks the lowest is best. None without either."""
+    if score is not None:
+        return number_value(score, "score", place)
+    rank = _find(record, "rank", place, options)
+    return None if rank is None else 0.0 - number_value(rank, "rank", place)
 
 
 def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> Any:
@@ -130,13 +163,15 @@ def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> An
         name = options.columns[ours]
         if name in record:
             return record[name]
-        value: Any = record
+        value: Any = dict(record)
         for part in name.split("."):  # question.full_text
             if not isinstance(value, dict) or part not in value:
                 known = known_keys(record)
                 remedy = did_you_mean(name, record) or "Take one of these."
                 raise place.error(f"there is no column '{name}' (for `{ours}`), only {known}.", remedy)
             value = value[part]
+        if isinstance(record, ReadRecord):
+            record.read.add(name)
         return value
     for name in (ours, *COLUMNS[ours]):
         if record.get(name) is not None:
@@ -165,7 +200,11 @@ def _completions(record: Record, texts: Any, place: Place, options: SourceOption
         pairs = list(_scored_objects(texts, place, options))
         texts, scores = [text for text, _ in pairs], [score for _, score in pairs]
     elif scores is None:
-        raise place.error("there are `completions`, but no `scores`.", "Name their column: --columns scores=….")
+        ranks = _find(record, "ranks", place, options)
+        if ranks is None:
+            raise place.error("there are `completions`, but no `scores`.", SCORES_ADVICE)
+        check_ranked(texts, ranks, ("completions", "ranks"), place)
+        scores = [0.0 - number_value(rank, f"ranks[{n}]", place) for n, rank in enumerate(ranks)]
     check_ranked(texts, scores, ("completions", "scores"), place)
     texts = [text_or_messages(text, f"completions[{n}]", place) for n, text in enumerate(texts)]
     return texts, [number_value(score, f"scores[{n}]", place) for n, score in enumerate(scores)]
@@ -173,14 +212,16 @@ def _completions(record: Record, texts: Any, place: Place, options: SourceOption
 
 def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) -> Iterator[tuple[Any, Any]]:
     for number, entry in enumerate(entries):
+        entry = ReadRecord(entry, options.ignore_columns) if isinstance(entry, dict) else entry
         name = next((key for key in TEXT_KEYS if isinstance(entry, dict) and key in entry), None)
         if name is None:
             raise place.error(
                 f"`completions[{number}]` must have one of {name_list(TEXT_KEYS)}, got {describe(entry)}."
             )
-        score = _find(entry, "score", place, options)
+        score = _score(entry, _find(entry, "score", place, options), place, options)
         if score is None:
-            raise place.error(f"`completions[{number}]` has no score.", "Name it: --columns score=….")
+            raise place.error(f"`completions[{number}]` has no score.", SCORE_ADVICE)
+        check_completion(entry, f"completions[{number}]", place)
         yield entry[name], score
 
 
@@ -190,5 +231,5 @@ def _no_preference(record: Record, given: dict[str, Any], place: Place) -> Input
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "
         f"{known_keys(record)}.",
-        "Name them, for example --columns prompt=question chosen=good rejected=bad.",
+        label_advice(record) or "Name them, for example --columns prompt=question chosen=good rejected=bad.",
     )
