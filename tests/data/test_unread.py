@@ -9,7 +9,8 @@ from rm_toolkit.data.build import BuildOptions, build
 from rm_toolkit.data.mixture import load_datasets, read_uncleaned
 from rm_toolkit.data.records import Place
 from rm_toolkit.data.schema import RawRow
-from rm_toolkit.data.sources.unread import ReadRecord, UnreadColumn, check_all_read, is_rank
+from rm_toolkit.data.sources.column_names import is_rank
+from rm_toolkit.data.sources.unread import ReadRecord, UnreadColumn, check_all_read
 from rm_toolkit.data.specs import DatasetSpec
 from rm_toolkit.errors import InputError
 
@@ -52,6 +53,7 @@ LABELS = {
     "human_label": 1,
     "annotations": [{"result": [{"value": {"selected": "right"}}]}],
     "chosen_index": 1,
+    "is_chosen": False,
     "score_A": 5,
     "rating1": 2.5,
     "winner_model": "gpt",

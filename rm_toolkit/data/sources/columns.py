@@ -20,7 +20,8 @@ from ..messages import TEMPLATE_COLUMNS, unread
 from ..records import Place
 from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
 from .base import Record, Records, SourceOptions
-from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, is_rank, label_advice
+from .column_names import is_rank
+from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, label_advice
 
 
 # Our names, each with the names that public datasets use for the same; --columns goes before them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,106 +9,11 @@ from typing import Any
 from ...errors import InputError, name_list, one_line
 from ..records import Place
 from ..schema import RawRow
+from .column_names import PROMPT_PARTS, WHOLE_PROMPTS, is_rank, may_matter, says_which, words_of
 
 
-RANKS = frozenset({"rank", "ranks", "ranking", "rankings", "position", "positions", "placement"})
-_SCORES = frozenset(
-    ["score", "scores", "rating", "ratings", "reward", "rewards", "points", "votes", "upvotes", "likes", "grade"]
-)
-_BETTER = frozenset({"winner", "winners", "better", "safer", "preferred"})
-_JUDGED = frozenset(
-    ["preference", "preferences", "rank", "ranks", "ranking", "rankings", "selected", "choice", "verdict"]
-)
-_PLACES = frozenset(["a", "b", "c", "d", "0", "1", "2", "3", "4", "j", "k", "left", "right"])
-_INDEX = frozenset(["id", "idx", "index", "position", "number", "side", "label"])
-_RESPONSES = frozenset(["response", "answer", "completion", "output", "candidate", "option"])
-# With these words beside it, `label` is the label of a preference; with others it may be any kind of tag.
-_OF_A_LABEL = frozenset(["human", "ai", "gpt", "gold", "final", "true", "gt", "target", "binary", "majority", "pref"])
-# What stands last in the name of a column that speaks about a judgement and is none.
-_ABOUT = frozenset(
-    [
-        "model",
-        "source",
-        "dataset",
-        "url",
-        "date",
-        "time",
-        "type",
-        "category",
-        "version",
-        "prompt",
-        "statement",
-        "elaboration",
-        "reason",
-        "reasons",
-        "reasoning",
-        "rationale",
-        "explanation",
-        "comment",
-        "comments",
-        "feedback",
-        "text",
-        "annotator",
-        "annotators",
-        "user",
-        "judge",
-        "agreement",
-        "criteria",
-        "count",
-    ]
-)
-# Read as part of the prompt wherever it stands, and as a whole prompt where there is none.
-_PARTS = frozenset(
-    [
-        "prompt",
-        "instruction",
-        "instructions",
-        "question",
-        "query",
-        "input",
-        "inputs",
-        "input_text",
-        "system",
-        "system_prompt",
-        "system_message",
-        "system_text",
-        "system_instruction",
-        "history",
-        "chat_history",
-        "conversation_history",
-        "dialogue_history",
-        "dialog_history",
-        "context",
-        "contexts",
-        "passage",
-        "passages",
-        "document",
-        "documents",
-        "image",
-        "images",
-        "video",
-        "videos",
-        "audio",
-        "audios",
-    ]
-)
-_WHOLE = frozenset(
-    [
-        "messages",
-        "conversation",
-        "conversations",
-        "dialogue",
-        "dialog",
-        "user_input",
-        "user_prompt",
-        "user_message",
-        "post",
-        "problem",
-    ]
-)
 _SUMMED_UP = {"individual_preference": "overall_preference"}  # HelpSteer3: single votes, and what they came to
 _ANSWERING = frozenset({"assistant", "gpt", "model", "chatbot", "bot"})
-LONGEST_LABEL = 100  # characters; longer texts tell about a preference
 
 
 class UnreadColumn(InputError):
@@ -152,7 +56,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
     Raises:
         `UnreadColumn`: naming the columns, what they seem to be, and what to do.
     """
-    columns = [entry for entry in _unread(record, record.read | record.ignored) if _may_matter(entry[0])]
+    columns = [entry for entry in _unread(record, record.read | record.ignored) if may_matter(entry[0])]
     labels = label_columns(columns, own_names="chosen" in record.read and "rejected" in record.read)
     if labels:
         raise _error(
@@ -186,7 +90,7 @@ def label_columns(columns: Iterable[tuple[str, Any]], own_names: bool = False) -
         columns (iterable of `(name, value)`): Columns that were not read.
         own_names (`bool`): Whether the better response was found in a column that is named `chosen`.
     """
-    return [name for name, value in columns if _says_which(words_of(name), value, own_names)]
+    return [name for name, value in columns if says_which(words_of(name), value, own_names)]
 
 
 def label_advice(record: dict[str, Any]) -> str | None:
@@ -198,19 +102,6 @@ def label_advice(record: dict[str, Any]) -> str | None:
         f"Which response is better seems to stand in {name_list(labels)}, which is not read in this form: write the "
         "better one of every row into `chosen` and the other into `rejected`, or give each a score."
     )
-
-
-def is_rank(name: str) -> bool:
-    """Whether a column holds ranks by its name; of those, 1 is best."""
-    words = set(words_of(name))
-    return bool(words & RANKS) and not words & _SCORES
-
-
-@functools.lru_cache(maxsize=4096)  # the same names in every row
-def words_of(name: str) -> tuple[str, ...]:
-    """Returns the words of a column's name in lower case, those of the last part of a dotted one."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
-    return tuple(re.findall(r"[^\W\d_]+|\d+", apart.lower()))
 
 
 def _unread(record: dict[str, Any], read: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -232,39 +123,10 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == {}
 
 
-@functools.lru_cache(maxsize=4096)
-def _may_matter(name: str) -> bool:
-    """Whether a name can be that of a label or of a part of the prompt; spares looking at the others in every row."""
-    words = words_of(name)
-    return "_".join(words) in _PARTS | _WHOLE or any(_says_which(words, value, False) for value in ("", 0))
-
-
-def _says_which(words: tuple[str, ...], value: Any, own_names: bool) -> bool:
-    if not words or (isinstance(value, str) and len(value) > LONGEST_LABEL):
-        return False
-    named, last = set(words), words[-1]
-    if last in _ABOUT:
-        return last == "model" and bool(named & _BETTER)
-    if named & _BETTER or "selected" in named or "choice" in named:
-        return True
-    if named & _JUDGED:
-        return last not in ("id", "ids")
-    if "best" in named:
-        return last in _RESPONSES | _INDEX | {"best"}
-    if named & {"label", "labels"}:
-        return named <= {"label", "labels"} | _OF_A_LABEL | _PLACES | _INDEX | _RESPONSES
-    if own_names:
-        return False
-    if named & {"chosen", "rejected"}:
-        return len(words) == 1 or last in _INDEX
-    is_number = isinstance(value, int | float)
-    return named == {"annotations"} or (bool(named & _SCORES) and last in _PLACES and is_number)
-
-
 def _is_part(name: str, value: Any, row: RawRow) -> bool:
     """Whether a column is a part of the prompt that nothing which was read says again."""
     full = "_".join(words_of(name))
-    if full not in _PARTS and not (full in _WHOLE and row.prompt is None):
+    if full not in PROMPT_PARTS and not (full in WHOLE_PROMPTS and row.prompt is None):
         return False
     prompt = "\n".join(_strings(row.prompt))
     completions = ["\n".join(_strings(text)) for text in row.completions]
@@ -273,7 +135,7 @@ def _is_part(name: str, value: Any, row: RawRow) -> bool:
         pattern = re.compile(rf"(?<!\w){re.escape(text.strip())}(?!\w)")
         if text.strip() and not pattern.search(prompt) and not all(pattern.search(other) for other in completions):
             return True
-    return not said and full in _PARTS  # images and the like
+    return not said and full in PROMPT_PARTS  # images and the like
 
 
 def _strings(value: Any) -> Iterator[str]:
