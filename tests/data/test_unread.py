@@ -145,6 +145,7 @@ def test_a_part_of_the_prompt_that_is_not_read_stops_the_build(train, name):
 
 def test_a_part_that_the_prompt_or_both_dialogues_say_again_does_not_stop_the_build(train):
     whole = "Answer briefly.\n\nWhat is it?\nA grey thing."
+    assert len(train([{**PAIR, "prompt": "Name words with car, not carpet.", "input": "car"}])) == 1
     parts = {"system": "Answer briefly.", "question": "What is it?", "input": "A grey thing."}
     assert train([{**PAIR, **parts, "prompt": whole}])[0]["prompt"] == whole
     turns = [[{"role": "user", "content": whole}, {"role": "assistant", "content": text}] for text in ("Yes.", "No.")]

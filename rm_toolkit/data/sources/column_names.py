@@ -33,7 +33,7 @@ PROMPT_PARTS = _words(
     "context contexts passage passages document documents image images video videos audio audios"
 )
 WHOLE_PROMPTS = _words(
-    "messages conversation conversations dialogue dialog user_input user_prompt user_message post problem"
+    "messages conversation conversations dialogue dialog user_input user_prompt user_message post problem trajectory"
 )
 LONGEST_LABEL = 100  # characters; longer texts tell about a preference
 

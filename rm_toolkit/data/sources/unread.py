@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -131,11 +130,21 @@ def _is_part(name: str, value: Any, row: RawRow) -> bool:
     prompt = "\n".join(_strings(row.prompt))
     completions = ["\n".join(_strings(text)) for text in row.completions]
     said = list(_strings(value))
-    for text in said:
-        pattern = re.compile(rf"(?<!\w){re.escape(text.strip())}(?!\w)")
-        if text.strip() and not pattern.search(prompt) and not all(pattern.search(other) for other in completions):
+    for text in map(str.strip, said):
+        if text and not _says(prompt, text) and not all(_says(other, text) for other in completions):
             return True
     return not said and full in PROMPT_PARTS  # images and the like
+
+
+def _says(whole: str, text: str) -> bool:
+    """Whether a text stands in another one, not as a part of longer words."""
+    begin = whole.find(text)
+    while begin >= 0:
+        before, after = whole[begin - 1 : begin], whole[begin + len(text) : begin + len(text) + 1]
+        if not (before.isalnum() and text[0].isalnum()) and not (after.isalnum() and text[-1].isalnum()):
+            return True
+        begin = whole.find(text, begin + 1)
+    return False
 
 
 def _strings(value: Any) -> Iterator[str]:
