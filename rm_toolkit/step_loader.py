@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from .configs import RewardModelConfig
 from .data.planning import EpochPlan, StepDataset
 from .data.preference_rows import as_row, check_columns
+from .data.records import RowPlace
 from .data.replay import ReplayPlan
 from .data.stream import PreferenceStream, Tokenize
 from .data.stream_planning import StreamPlan
@@ -95,7 +96,12 @@ class StepLoaderMixin:
         rows = stream.sample()
         self._keep_samples(rows[0])
         # What the batch layout is chosen by, before the first block is read.
-        self.stream_sample = tokenize([as_row(row, check_columns(row, name)) for row in rows])
+        self.stream_sample = tokenize(
+            [
+                as_row(row, check_columns(row, name), RowPlace(f"data set '{name}', a stream", "row", number))
+                for number, row in enumerate(rows, 1)
+            ]
+        )
         return stream
 
     def _save_rng_state(self, output_dir: str) -> None:

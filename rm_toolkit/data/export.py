@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from .build import BuildOptions
 from .inputs import resolve_inputs
+from .pairing import pair_up
 from .rows import iterate_raw_rows, template_of
 from .schema import RawRow, check_choice
 from .sources import find_source
@@ -39,7 +39,8 @@ def text_score_items(row: RawRow, template: str, layout: str) -> list[dict[str, 
     scored = [(prompt + text, score) for text, score in zip(completions, row.scores)]
     if layout == "ranked":
         return [_item(scored)]
-    return [_item([first, second]) for first, second in combinations(scored, 2) if first[1] != second[1]]
+    pairs = pair_up(row.scores).pairs
+    return [_item([scored[min(pair)], scored[max(pair)]]) for pair in pairs]
 
 
 def _item(scored: list[tuple[str, float]]) -> dict[str, list[Any]]:

@@ -15,7 +15,7 @@ from .fingerprints import derived
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
 from .pairs import complete_columns, drop_empty_columns, pairs_to_ranked, ranked_to_pairs
-from .records import RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
+from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import read_rows, valid_rows
 from .schema import describe, find_format, find_layout, pair_features, ranked_features
 from .sources import find_source
@@ -23,6 +23,7 @@ from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
 from .streams import open_stream
 from .templates import messages_to_text, text_to_messages
+from .usable import usable_rows
 
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _load(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | N
     opened = _open(spec)
     if isinstance(opened, DatasetSpec):
         return _load_raw(opened, seed, cache_dir, num_proc)
-    dataset = take_fraction(_convert(opened, spec, num_proc), spec.fraction, seed)
+    dataset = take_fraction(_convert(_usable(opened, spec), spec, num_proc), spec.fraction, seed)
     return mark_origin(dataset, spec.path, spec.split, _built_split(spec.path))
 
 
@@ -114,8 +115,17 @@ def read_uncleaned(
     spec = replace(spec, split=spec.split or split)
     opened = _open(spec)
     if not isinstance(opened, DatasetSpec):
-        return opened
+        return _usable(opened, spec)
     return _read_raw(replace(opened, format=opened.format or "text"), seed, cache_dir, num_proc)[0]
+
+
+def _usable(dataset: Dataset, spec: DatasetSpec) -> Dataset:
+    """The rows of a built dataset that a preference can be read from: others may have written to it since."""
+    file = f"{spec.path}, split '{spec.split}'" if spec.split else spec.path
+    rows, invalid = usable_rows(dataset, lambda number: Place(file, "row", number), skip_invalid=spec.skip_invalid)
+    if invalid:
+        logger.info("%s: %d rows kept, left out: %s", spec.path, len(rows), {"invalid": invalid})
+    return rows
 
 
 def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
@@ -135,8 +145,11 @@ def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
 
 def _read_raw(
     spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None
-) -> tuple[Dataset, BuildOptions, str]:
-    """Returns the ranked rows of a raw input before cleaning, how they were read, and who drew their split."""
+) -> tuple[Dataset, BuildOptions, str, int]:
+    """
+    Returns the ranked rows of a raw input before cleaning, how they were read, who drew their split, and how many records
+    could not be used.
+    """
     options = BuildOptions(
         domain=spec.domain,
         columns=dict(spec.columns or {}),
@@ -157,18 +170,20 @@ def _read_raw(
         raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
     files = parts.get("") or parts[spec.split]
     rows = read_rows(source, files, options, format=spec.format, skip_invalid=spec.skip_invalid, cache_dir=cache_dir)
+    read = len(rows)
     rows = valid_rows(rows)
+    invalid = read - len(rows)
     if origin == "whole" and spec.test_size:
         origin = "made"
         train, test = split_by_prompt(rows, spec.test_size, seed)
         rows = test if spec.split == "test" else train
-    return rows, options, origin
+    return rows, options, origin, invalid
 
 
 def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
-    rows, options, origin = _read_raw(spec, seed, cache_dir, num_proc)
+    rows, options, origin, invalid = _read_raw(spec, seed, cache_dir, num_proc)
     dataset, counts = clean(rows, options)
-    counts.read = counts.rows if options.layout == "ranked" else len(rows)
+    counts.read, counts.invalid = len(rows) + invalid, invalid
     if not counts.kept:
         raise nothing_left(spec.path, spec.split, counts)
     lost = {

@@ -1,13 +1,15 @@
-"""Ranked rows <-> pairs: every two completions with different scores are a pair; order always comes from the scores."""
+"""Ranked rows <-> pairs, by the rule of [`~rm_toolkit.data.pairing`]."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from .fingerprints import derived
+from .pairing import label_scores, pair_up
+from .records import RowPlace
 from .schema import OPTIONAL_COLUMNS, find_format, pair_features, ranked_features
+from .usable import usable_rows
 
 
 if TYPE_CHECKING:
@@ -20,10 +22,8 @@ SHARED_COLUMNS = ("prompt", "margin", "domain", "source", "prompt_id")
 
 def expand_batch(batch: Batch) -> Batch:
     """
-    Turns a batch of ranked rows into pairs, in row order, the better-scored text as `chosen`.
-
-    Equal scores come out as pairs too (to be counted and dropped as ties), except where one domain was compared with the
-    rest: its rivals were never compared with each other.
+    Turns a batch of ranked rows into pairs, in row order, the better-scored text as `chosen`. Label ties come out as pairs
+    too, behind those of their row, to be counted and dropped.
 
     Args:
         batch (`dict[str, list]`): The columns of `ranked_features`.
@@ -34,10 +34,8 @@ def expand_batch(batch: Batch) -> Batch:
     out: Batch = {name: [] for name in pair_features("text")}
     for n, scores in enumerate(batch["scores"]):
         texts, domains = batch["completions"][n], batch["completion_domains"][n]
-        for i, j in combinations(range(len(scores)), 2):
-            if domains is not None and scores[i] == scores[j]:
-                continue
-            better, worse = (i, j) if scores[i] >= scores[j] else (j, i)
+        stated = pair_up(scores, domains, batch["domain"][n])
+        for better, worse in stated.pairs + stated.ties:
             out["chosen"].append(texts[better])
             out["rejected"].append(texts[worse])
             out["score_chosen"].append(scores[better])
@@ -55,9 +53,13 @@ def ranked_to_pairs(dataset: Dataset, num_proc: int | None = None) -> Dataset:
     Args:
         dataset (`datasets.Dataset`): Columns of a ranked row, in text or chat.
         num_proc (`int`, *optional*): Number of processes.
+
+    Raises:
+        `InputError`: naming the first row whose scores cannot be used.
     """
     from .cleaning import clean_pairs
 
+    dataset, _ = usable_rows(dataset, _place)
     dataset = complete_columns(dataset, ranked_features(find_format(dataset.features)))
     return clean_pairs(dataset, num_proc=num_proc)[0]
 
@@ -71,9 +73,13 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
 
     Args:
         dataset (`datasets.Dataset`): Columns of a pair, in text or chat.
+
+    Raises:
+        `InputError`: naming the first row whose scores cannot be used.
     """
     from datasets import Dataset
 
+    dataset, _ = usable_rows(dataset, _place)
     format = find_format(dataset.features)
     dataset = complete_columns(dataset, pair_features(format))
     ranked = Dataset.from_generator(
@@ -85,10 +91,16 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
     return drop_empty_columns(ranked)
 
 
+def _place(number: int) -> RowPlace:
+    return RowPlace("the data set", "row", number)
+
+
 def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:
     group: list[dict[str, Any]] = []
     scores: dict[str, float] = {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
+        stated = label_scores(pair["score_chosen"], pair["score_rejected"], _place(number))
+        pair = {**pair, "score_chosen": stated[0], "score_rejected": stated[1]}
         mine = {str(pair["chosen"]): pair["score_chosen"], str(pair["rejected"]): pair["score_rejected"]}
         same = bool(group) and all(pair[name] == group[0][name] for name in ("prompt", "domain", "source"))
         # The pairs of one ranked row hang together, and each of its texts has one score.
@@ -107,17 +119,18 @@ def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:
 def _ranked_rows(group: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     if not group:
         return
-    entries: dict[str, tuple[Any, float, str | None]] = {}
+    entries: dict[Any, tuple[Any, float, str | None]] = {}
     for pair in group:
-        entries.setdefault(str(pair["chosen"]), (pair["chosen"], pair["score_chosen"], pair["domain"]))
-        entries.setdefault(str(pair["rejected"]), (pair["rejected"], pair["score_rejected"], pair["rejected_domain"]))
-    ranked = sorted(entries.values(), key=lambda entry: -entry[1])
-    stated = sum(first[1] != second[1] for first, second in combinations(ranked, 2))
-    if stated != len(group):
+        for side, domain in (("chosen", pair["domain"]), ("rejected", pair["rejected_domain"])):
+            # A pair that stays alone keeps both of its texts, whatever they are.
+            key = str(pair[side]) if len(group) > 1 else side
+            entries.setdefault(key, (pair[side], pair[f"score_{side}"], domain))
+    texts, scores, domains = zip(*sorted(entries.values(), key=lambda entry: -entry[1]))
+    differing = sum(pair["score_chosen"] != pair["score_rejected"] for pair in group)
+    if len(group) > 1 and len(pair_up(scores).pairs) != differing:
         for pair in group:
             yield from _ranked_rows([pair])
         return
-    texts, scores, domains = zip(*ranked)
     yield {
         "completions": list(texts),
         "scores": list(scores),

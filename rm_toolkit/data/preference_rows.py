@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from .encoding import Text
 from .messages import check_template_columns, extra_fields, unread
+from .pairing import RowPairs, label_scores, pair_up, plain, ranked_scores
+from .records import Place
 
 
 @dataclass
@@ -22,6 +26,8 @@ class PreferenceRow:
         scores (list of K `float`): Higher is better.
         prompt_key: What rows of one prompt share; `None` where the row has no prompt.
         margin (`float`, *optional*): Wanted difference of the rewards.
+        writers (list of K `str`, *optional*): Which domain wrote each response, where one was compared with its rivals.
+        domain (`str`, *optional*): That domain.
     """
 
     prompt: Text
@@ -29,11 +35,22 @@ class PreferenceRow:
     scores: list[float]
     prompt_key: Any
     margin: float | None
+    writers: list[str] | None = None
+    domain: str | None = None
+
+    def pair_up(self) -> RowPairs:
+        """Returns the pairs and the ties of the row."""
+        return pair_up(self.scores, self.writers, self.domain)
 
 
-def check_columns(names: Iterable[str], name: str) -> bool:
+def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bool:
     """
     Returns whether rows with these columns are ranked rows; else they are pairs.
+
+    Args:
+        names (`Iterable[str]`): The columns.
+        name (`str`): Name of the data set, for the error.
+        kind (`str`): What it is called there.
 
     Raises:
         `InputError`: if they are neither.
@@ -42,36 +59,62 @@ def check_columns(names: Iterable[str], name: str) -> bool:
     ranked = {"completions", "scores"} <= names
     if not ranked and not {"chosen", "rejected"} <= names:
         raise InputError(
-            f"data set '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
+            f"{kind} '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
             "`completions` and `scores`. Build one with `rm-toolkit build-data`."
         )
     return ranked
 
 
-def as_row(row: Mapping[str, Any], ranked: bool) -> PreferenceRow:
+def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     """
-    Reads one row of a preference data set.
+    Reads one row of a preference data set: in training, in evaluation, whole or from a stream.
 
     Args:
         row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
         ranked (`bool`): Which of the two.
+        place (`Place`): Where the row stands, for the error.
+
+    Raises:
+        `InputError`: if its scores are not what a preference can have, see [`~rm_toolkit.data.pairing`].
     """
     check_template_columns(row)
-    completions = row["completions"] if ranked else [row["chosen"], row["rejected"]]
+    scores = stated_scores(row, ranked, place)
+    completions = plain(row["completions"]) if ranked else [row["chosen"], row["rejected"]]
     prompt = row.get("prompt")
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
-    scores = row["scores"] if ranked else _pair_scores(row)
     key = row.get("prompt_id") or (text_key(prompt, "") if prompt else None)
-    return PreferenceRow(prompt, completions, scores, key, row.get("margin"))
+    if ranked:
+        writers = row.get("completion_domains")
+    else:
+        writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
+    return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"))
 
 
-def _pair_scores(row: dict) -> list[float]:
-    """Scores of (chosen, rejected); 1 and 0 where the row has none or they contradict the columns' names."""
-    chosen, rejected = row.get("score_chosen"), row.get("score_rejected")
-    if chosen is None or rejected is None or not chosen > rejected:
-        return [1.0, 0.0]
-    return [chosen, rejected]
+def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[float]:
+    """
+    Returns the score of each response of a row.
+
+    Args:
+        row, ranked, place: As in [`as_row`].
+
+    Raises:
+        `InputError`: as in [`as_row`].
+    """
+    if ranked:
+        return ranked_scores(row["completions"], row["scores"], place)
+    return label_scores(row.get("score_chosen"), row.get("score_rejected"), place)
+
+
+def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
+    """
+    Returns the margins of all pairs of a data set, 0 where a row has none; `None` where no row has any.
+
+    Args:
+        margins (`Sequence[float]` of `num_pairs`): `None` for a pair of a row without a margin.
+    """
+    found = np.array([np.nan if margin is None else margin for margin in margins], dtype=np.float32)
+    return None if np.isnan(found).all() else np.nan_to_num(found)
 
 
 def text_key(prompt: Text, completion: Text) -> Any:

@@ -44,6 +44,14 @@ class Place:
         return InputError(f"{self.file}, {self.unit} {self.number}: {problem} {remedy.strip()}".strip())
 
 
+class RowPlace(Place):
+    """A row of a data set that a user made: no flag of ours leaves it out."""
+
+    def error(self, problem: str, remedy: str | None = None) -> InputError:
+        """As in [`Place`]."""
+        return super().error(problem, "Fix or remove the row." if remedy is None else remedy)
+
+
 @dataclass(frozen=True)
 class RecordFile:
     """

@@ -41,6 +41,7 @@ def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> Tok
         lm_better=np.concatenate([customized.lm_better, off]),
         lm_worse=np.concatenate([customized.lm_worse, off]),
         first_two=np.concatenate([customized.first_two, general.first_two + sequences]),
+        num_label_ties=customized.num_label_ties + general.num_label_ties,
         lm_target_eos=customized.lm_target_eos,
     )
 

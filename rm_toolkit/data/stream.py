@@ -14,9 +14,9 @@ from datasets.exceptions import DatasetsError
 
 from ..errors import InputError
 from .planning import group_pairs
-from .preference_rows import PreferenceRow, as_row, check_columns
-from .records import Place
-from .schema import check_ranked, number_value, text_or_messages
+from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
+from .records import Place, RowPlace
+from .schema import text_or_messages
 from .tokenization import TokenizedPreferences
 
 
@@ -192,7 +192,9 @@ class PreferenceStream:
             "dataset": end,
         }
         ranked = check_columns(rows[0], self.name)
-        data = self.tokenize(as_row(row, ranked) for row in rows)
+        data = self.tokenize(
+            as_row(row, ranked, self._place(number)) for number, row in enumerate(rows, position["row"] + 1)
+        )
         self.num_rows += len(rows)
         self.num_texts += data.num_sequences
         self.num_truncated += data.num_truncated
@@ -224,14 +226,16 @@ class PreferenceStream:
     def _readable(self, number: int) -> Any:
         return _ReadErrors(self.name, number)
 
-    def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    def _place(self, number: int) -> Place:
         share = f", share of process {self.process_index}" if self.num_processes > 1 else ""
-        place = _StreamPlace(f"data set '{self.name}', a stream{share}", "row", number)
-        if check_columns(row, self.name):
-            check_ranked(row["completions"], row["scores"], ("completions", "scores"), place)
+        return _StreamPlace(f"data set '{self.name}', a stream{share}", "row", number)
+
+    def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+        place = self._place(number)
+        ranked = check_columns(row, self.name)
+        stated_scores(row, ranked, place)
+        if ranked:
             texts = {f"completions[{k}]": text for k, text in enumerate(row["completions"])}
-            for k, score in enumerate(row["scores"]):
-                number_value(score, f"scores[{k}]", place)
         else:
             texts = {name: row[name] for name in ("chosen", "rejected")}
         if row.get("prompt"):
@@ -241,7 +245,7 @@ class PreferenceStream:
         return row
 
 
-class _StreamPlace(Place):
+class _StreamPlace(RowPlace):
     """A row of a stream that a user made: no flag of ours leaves it out."""
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, name_list
 from .cleaning import clean_row
 from .leakage import authors_split, mark_origin, shorten_prompt
+from .pairing import label_scores, ranked_scores
 from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import generate_rows
 from .schema import find_layout, ranked_features
@@ -203,13 +204,18 @@ def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str
 
 def _built_rows(shard: Shard, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
     empty = dict.fromkeys(ranked_features(spec.format))
-    for _, row in shard.records():
-        if "completions" not in row:
-            row = {
-                **row,
-                "completions": [row["chosen"], row["rejected"]],
-                "scores": [row["score_chosen"], row["score_rejected"]],
-            }
+    for place, row in shard.records():
+        try:
+            if "completions" in row:
+                ranked_scores(row["completions"], row["scores"], place)
+            else:
+                scores = label_scores(row["score_chosen"], row["score_rejected"], place)
+                row = {**row, "completions": [row["chosen"], row["rejected"]], "scores": scores}
+        except InputError as error:
+            if not spec.skip_invalid:
+                raise
+            logger.warning("left out: %s", error)
+            continue
         row = {**empty, **{name: row.get(name) for name in empty}}
         found = "text" if isinstance(row["completions"][0], str) else "chat"
         if found != spec.format:

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from .encoding import BATCH_SIZE, Text, encode
-from .preference_rows import PreferenceRow, as_row, check_columns, text_key
+from .preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
+from .records import RowPlace
 from .token_cache import TokenCache
 
 
@@ -176,7 +177,7 @@ def tokenize_rows(
     columns = _PairColumns()
     for number, row in enumerate(rows):
         members = [sequence_of(row.prompt, completion) for completion in row.completions]
-        columns.add_row(number, members, row.scores, row.prompt_key, row.margin, lm_score_threshold)
+        columns.add_row(number, members, row, lm_score_threshold)
     _check_format(texts, data_format, name)
     encoded = encode(texts, tokenizer, max_length, data_format, name, show_progress, find_completions=find_completions)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
@@ -185,49 +186,39 @@ def tokenize_rows(
 
 def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
     ranked = check_columns(dataset.column_names, name)
+    number = 0
     for batch in dataset.iter(batch_size=BATCH_SIZE):
         for values in zip(*batch.values()):
-            yield as_row(dict(zip(batch, values)), ranked)
+            number += 1
+            yield as_row(dict(zip(batch, values)), ranked, RowPlace(f"data set '{name}'", "row", number))
 
 
 class _PairColumns:
-    """Collects the pairs of each row, best-scored first; equal scores count as ties and make no pair."""
+    """Collects the pairs of each row, best-scored first, and counts its label ties."""
 
     def __init__(self):
         self.pairs: list[tuple] = []
-        self.margins: list[float] = []
+        self.margins: list[float | None] = []
         self.first_two: list[tuple[int, int]] = []
         self.prompts: dict[Any, int] = {}
         self.num_label_ties = 0
 
-    def add_row(
-        self,
-        number: int,
-        members: list[int],
-        scores: Sequence[float],
-        prompt: Any,
-        margin: float | None,
-        threshold: float,
-    ) -> None:
-        # Best first; equal scores in reverse order of the file, as the original does (an ascending argsort, reversed).
-        order = sorted(range(len(members)), key=lambda k: scores[k])[::-1]
-        best = max(scores)
-        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in scores]
+    def add_row(self, number: int, members: list[int], row: PreferenceRow, threshold: float) -> None:
+        stated = row.pair_up()
+        best = max(row.scores)
+        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
         # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
-        prompt_number = self.prompts.setdefault(number if prompt is None else prompt, len(self.prompts))
-        if len(order) > 1 and scores[order[0]] != scores[order[1]]:
-            self.first_two.append((members[order[0]], members[order[1]]))
-        for position, i in enumerate(order):
-            for j in order[position + 1 :]:
-                if scores[i] == scores[j]:
-                    self.num_label_ties += 1
-                    continue
-                self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
-                self.margins.append(np.nan if margin is None else margin)
+        key = number if row.prompt_key is None else row.prompt_key
+        prompt_number = self.prompts.setdefault(key, len(self.prompts))
+        if stated.first_two is not None:
+            self.first_two.append(tuple(members[k] for k in stated.first_two))
+        for i, j in stated.best_first():
+            self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
+            self.margins.append(row.margin)
+        self.num_label_ties += len(stated.ties)
 
     def arrays(self) -> dict[str, Any]:
         table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
-        margin = np.array(self.margins, dtype=np.float32)
         return {
             "better": table[:, 0],
             "worse": table[:, 1],
@@ -235,7 +226,7 @@ class _PairColumns:
             "prompt": table[:, 3],
             "lm_better": table[:, 4].astype(bool),
             "lm_worse": table[:, 5].astype(bool),
-            "margin": None if not len(margin) or np.isnan(margin).all() else np.nan_to_num(margin),
+            "margin": as_margins(self.margins),
             "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
             "num_label_ties": self.num_label_ties,
         }

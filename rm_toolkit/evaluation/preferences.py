@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.messages import check_template_columns
+from ..data.preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
+from ..data.records import RowPlace
 from ..data.schema import Text
 from ..errors import InputError
 
@@ -38,6 +38,11 @@ class PreferencePairs:
         tags (`dict[str, np.ndarray]`): For each tag that the data has, its value for each pair, `None` where it has none.
         num_rows (`int`): Rows of the data set.
         num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
+        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored texts of each row whose scores
+            differ, better first.
+        distinct (`np.ndarray`): Numbers of the texts that a model tells apart: what stands on either side of the border
+            between prompt and completion may differ where the whole does not.
     """
 
     name: str
@@ -49,6 +54,13 @@ class PreferencePairs:
     tags: dict[str, np.ndarray] = field(default_factory=dict)
     num_rows: int = 0
     num_label_ties: int = 0
+    margin: np.ndarray | None = None
+    first_two: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    distinct: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.distinct is None:
+            self.distinct = np.arange(len(self.completions))
 
     def __len__(self) -> int:
         return len(self.better)
@@ -75,24 +87,20 @@ def text_length(text: Text) -> int:
 
 def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     """
-    Lists the pairs of a data set: every two responses to a prompt whose scores differ, as evaluation in training does.
+    Lists the pairs of a data set: those that training makes of the same rows, in the order of the file.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows, with or without tags.
         name (`str`): Name of the test set.
 
     Raises:
-        `InputError`: if the columns are not those of a preference data set, or no pair is in it.
+        `InputError`: if the columns are not those of a preference data set, a row cannot be used, or no pair is in it.
     """
-    columns = set(dataset.column_names)
-    if not ({"completions", "scores"} <= columns or {"chosen", "rejected"} <= columns):
-        raise InputError(
-            f"test set '{name}' has the columns {sorted(columns)}; a preference data set has `chosen` and `rejected`, or "
-            "`completions` and `scores`. Build one with `rm-toolkit build-data`."
-        )
+    ranked = check_columns(dataset.column_names, name, "test set")
     found = _Collected()
-    for number, row in enumerate(dataset):
-        found.add(row, number)
+    for number, values in enumerate(dataset):
+        row = as_row(values, ranked, RowPlace(f"test set '{name}'", "row", number + 1))
+        found.add(row, number, values.get("source"))
     if not found.pairs:
         raise InputError(
             f"test set '{name}' has {len(dataset)} rows but not one pair with a preference ({found.label_ties} ties). "
@@ -109,6 +117,9 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
         {tag: np.array(values, dtype=object) for tag, values in found.tags.items() if any(values)},
         len(dataset),
         found.label_ties,
+        as_margins(found.margins),
+        np.array(found.first_two, dtype=np.int64).reshape(-1, 2),
+        np.array(list(found.distinct.values()), dtype=np.int64),
     )
 
 
@@ -119,33 +130,35 @@ class _Collected:
         self.texts: list[tuple[Text, Text]] = []
         self.pairs: list[tuple[int, int, int]] = []
         self.tags: dict[str, list[str | None]] = {tag: [] for tag in TAGS}
+        self.margins: list[float | None] = []
+        self.first_two: list[tuple[int, int]] = []
+        self.distinct: dict[Any, int] = {}
         self.label_ties = 0
         self._numbers: dict[str, int] = {}
         self._clusters: dict[Any, int] = {}
 
-    def add(self, row: dict[str, Any], number: int) -> None:
+    def add(self, row: PreferenceRow, number: int, source: str | None) -> None:
         """Adds the pairs of one row."""
-        check_template_columns(row)
-        prompt, completions, scores, writers = _responses(row)
-        members = [self._number(prompt, completion) for completion in completions]
+        members = [self._number(row.prompt, completion) for completion in row.completions]
         # A row without a prompt is a cluster of its own.
-        cluster = row.get("prompt_id") or (json.dumps(prompt) if prompt else number)
+        cluster = number if row.prompt_key is None else row.prompt_key
         cluster_number = self._clusters.setdefault(cluster, len(self._clusters))
-        for i, j in combinations(range(len(members)), 2):
-            if scores[i] == scores[j]:
-                # Where one domain was compared with the rest, its rivals were not compared with each other: no ties.
-                self.label_ties += writers is None
-                continue
-            better, worse = (i, j) if scores[i] > scores[j] else (j, i)
+        stated = row.pair_up()
+        self.label_ties += len(stated.ties)
+        if stated.first_two is not None:
+            self.first_two.append(tuple(members[k] for k in stated.first_two))
+        for better, worse in stated.pairs:
             self.pairs.append((members[better], members[worse], cluster_number))
-            for tag in ("domain", "source"):
-                self.tags[tag].append(row.get(tag))
-            self.tags["rejected_domain"].append(writers[worse] if writers else None)
+            self.margins.append(row.margin)
+            self.tags["domain"].append(row.domain)
+            self.tags["source"].append(source)
+            self.tags["rejected_domain"].append(row.writers[worse] if row.writers else None)
 
     def _number(self, prompt: Text, completion: Text) -> int:
         key = json.dumps([prompt, completion])
         if key not in self._numbers:
             self._numbers[key] = len(self.texts)
+            self.distinct.setdefault(text_key(prompt, completion), len(self.texts))
             self.texts.append((prompt, completion))
         return self._numbers[key]
 
@@ -155,16 +168,3 @@ def tag_values(pairs: PreferencePairs) -> Iterator[tuple[str, str, np.ndarray]]:
     for tag, values in pairs.tags.items():
         for value in sorted({value for value in values if value}):
             yield tag, value, np.flatnonzero(values == value)
-
-
-def _responses(row: dict[str, Any]) -> tuple[Text, list[Text], list[float], list[str] | None]:
-    """Prompt, completions, scores and who wrote each completion, of a pair or a ranked row."""
-    if "completions" in row:
-        completions, scores, writers = row["completions"], row["scores"], row.get("completion_domains")
-    else:
-        completions, scores = [row["chosen"], row["rejected"]], [1.0, 0.0]
-        writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
-    prompt = row.get("prompt")
-    if prompt is None:
-        prompt = [] if isinstance(completions[0], list) else ""
-    return prompt, completions, scores, writers

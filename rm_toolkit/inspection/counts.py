@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.cleaning import clean_pairs
+from ..data.pairing import label_scores
 from ..data.pairs import complete_columns
+from ..data.records import RowPlace
 from ..data.schema import Text, find_format, ranked_features
 from ..data.templates import normalise
 from ..evaluation.preferences import PreferencePairs
@@ -27,11 +29,19 @@ def as_ranked(dataset: Dataset) -> Dataset:
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows, with their tags.
+
+    Raises:
+        `InputError`: naming the first pair whose scores contradict its label.
     """
     features = ranked_features(find_format(dataset.features))
     if "chosen" in dataset.column_names:
         dataset = dataset.map(
-            _row_of_two, batched=True, remove_columns=dataset.column_names, features=features, desc="Arranging"
+            _row_of_two,
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            features=features,
+            desc="Arranging",
         )
     return complete_columns(dataset, features)
 
@@ -158,14 +168,17 @@ def _texts(pairs: PreferencePairs) -> set[str]:
     return {f"{normalise(p)}\n{normalise(c)}" for p, c in zip(pairs.prompts, pairs.completions)}
 
 
-def _row_of_two(batch: dict[str, list]) -> dict[str, list]:
+def _row_of_two(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
     empty = [None] * len(batch["chosen"])
     domains = zip(batch["domain"], batch.get("rejected_domain", empty))
     # A margin means nothing here.
     return {
         "prompt": batch["prompt"],
         "completions": [list(both) for both in zip(batch["chosen"], batch["rejected"])],
-        "scores": [list(both) for both in zip(batch["score_chosen"], batch["score_rejected"])],
+        "scores": [
+            label_scores(chosen, rejected, RowPlace("the data set", "row", number + 1))
+            for chosen, rejected, number in zip(batch["score_chosen"], batch["score_rejected"], numbers)
+        ],
         "completion_domains": [[own, rival] if rival else None for own, rival in domains],
         "margin": empty,
         **{name: batch[name] for name in ("domain", "source", "prompt_id")},

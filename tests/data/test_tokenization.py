@@ -139,7 +139,7 @@ def test_texts_above_the_share_of_the_best_score_count(tokenizer_of, scores, thr
 
 
 def test_pairs_without_scores_count_the_chosen_text(tokenizer_of):
-    for scores in ({}, {"score_chosen": None, "score_rejected": None}, {"score_chosen": 1.0, "score_rejected": 2.0}):
+    for scores in ({}, {"score_chosen": None, "score_rejected": None}):
         data = tokenized([pair("a ", "x", "y", **scores)], tokenizer_of())
         assert (data.lm_better.tolist(), data.lm_worse.tolist()) == ([True], [False])
         assert len(data) == 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...errors import InputError, did_you_mean, name_list
 from ..messages import TEMPLATE_COLUMNS, unread
+from ..pairing import label_scores
 from ..records import Place
 from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
 from .base import Record, Records, SourceOptions
@@ -184,14 +185,7 @@ def _pair_scores(record: Record, place: Place, options: SourceOptions) -> tuple[
     found = [_find(record, name, place, options) for name in ("score_chosen", "score_rejected")]
     margin = _find(record, "margin", place, options)
     margin = None if margin is None else number_value(margin, "margin", place)
-    if found == [None, None]:
-        return [1.0, 0.0], margin
-    scores = [number_value(value, name, place) for value, name in zip(found, ("score_chosen", "score_rejected"))]
-    if scores[0] < scores[1]:
-        raise place.error(
-            f"`score_chosen` ({scores[0]:g}) is below `score_rejected` ({scores[1]:g}); the labels contradict the scores."
-        )
-    return scores, margin
+    return label_scores(*found, place), margin
 
 
 def _completions(record: Record, texts: Any, place: Place, options: SourceOptions) -> tuple[list[Text], list[float]]:

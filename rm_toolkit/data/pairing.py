@@ -1,0 +1,109 @@
+"""
+The one rule by which the responses of a row become pairs, and by which its ties are counted.
+
+- `chosen` and `rejected` are the label. Scores beside them may say how much better, never the opposite: a row whose
+  `score_chosen` is below its `score_rejected` is refused; a row without scores has 1 and 0.
+- Every two responses with different scores are a pair; two with equal scores are a label tie, which is no pair.
+- Where one domain's response was compared with those of its rivals, the rivals were not compared with each other: their
+  equal scores are no ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from .records import Place
+from .schema import check_ranked, number_value
+
+
+@dataclass(frozen=True)
+class RowPairs:
+    """
+    What the scores of one row state, as positions in the list of its responses.
+
+    Args:
+        pairs (`list[tuple[int, int]]`): (better, worse) of every two responses with different scores, in file order.
+        ties (`list[tuple[int, int]]`): Label ties: every two that were compared and have equal scores, in file order.
+        order (`list[int]`): Responses by score, best first; equal ones in reverse file order, as the original work has
+            them (it reverses an ascending sort).
+        first_two (`tuple[int, int]`, *optional*): The two best-scored responses, if their scores differ.
+    """
+
+    pairs: list[tuple[int, int]]
+    ties: list[tuple[int, int]]
+    order: list[int]
+    first_two: tuple[int, int] | None
+
+    def best_first(self) -> list[tuple[int, int]]:
+        """Returns the pairs by the place of the better response in `order`, then by that of the worse one."""
+        place = {response: position for position, response in enumerate(self.order)}
+        return sorted(self.pairs, key=lambda pair: (place[pair[0]], place[pair[1]]))
+
+
+def pair_up(scores: Sequence[float], writers: Sequence[str] | None = None, domain: str | None = None) -> RowPairs:
+    """
+    Finds the pairs and the ties of one row.
+
+    Args:
+        scores (`Sequence[float]` of K): Finite; higher is better.
+        writers (`Sequence[str]` of K, *optional*): Which domain wrote each response, where one domain was compared with
+            its rivals.
+        domain (`str`, *optional*): That domain; the others are rivals.
+    """
+    pairs, ties = [], []
+    for i, j in combinations(range(len(scores)), 2):
+        if scores[i] != scores[j]:
+            pairs.append((i, j) if scores[i] > scores[j] else (j, i))
+        elif writers is None or domain in (writers[i], writers[j]):
+            ties.append((i, j))
+    order = sorted(range(len(scores)), key=lambda k: scores[k])[::-1]
+    differ = len(order) > 1 and scores[order[0]] != scores[order[1]]
+    return RowPairs(pairs, ties, order, (order[0], order[1]) if differ else None)
+
+
+def label_scores(chosen: Any, rejected: Any, place: Place) -> list[float]:
+    """
+    Returns the scores of (chosen, rejected): 1 and 0 where the row has neither.
+
+    Args:
+        chosen, rejected (`float`, *optional*): `score_chosen` and `score_rejected` of the row.
+        place (`Place`): Where the row stands, for the error.
+
+    Raises:
+        `InputError`: if one of the two is missing or not finite, or they contradict the label.
+    """
+    if chosen is None and rejected is None:
+        return [1.0, 0.0]
+    scores = [
+        number_value(plain(value), name, place)
+        for value, name in ((chosen, "score_chosen"), (rejected, "score_rejected"))
+    ]
+    if scores[0] < scores[1]:
+        raise place.error(
+            f"`score_chosen` ({scores[0]:g}) is below `score_rejected` ({scores[1]:g}); the labels contradict the scores."
+        )
+    return scores
+
+
+def ranked_scores(completions: Any, scores: Any, place: Place) -> list[float]:
+    """
+    Returns the scores of a ranked row.
+
+    Args:
+        completions, scores: As the row has them.
+        place (`Place`): Where the row stands, for the error.
+
+    Raises:
+        `InputError`: unless they are two lists of one length, at least 2, and every score is finite.
+    """
+    scores = plain(scores)
+    check_ranked(plain(completions), scores, ("completions", "scores"), place)
+    return [number_value(score, f"scores[{k}]", place) for k, score in enumerate(scores)]
+
+
+def plain(value: Any) -> Any:
+    """Returns what an array or a tensor holds as Python numbers and lists, anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
