@@ -6,6 +6,7 @@ import torch
 from transformers import Trainer
 
 from .data.collator import MicroBatch
+from .evaluation.metrics import wins_of
 
 
 class StepLogMixin:
@@ -17,7 +18,7 @@ class StepLogMixin:
     @torch.no_grad()
     def _count(self, batch: MicroBatch, rewards: torch.Tensor, *losses: torch.Tensor) -> None:
         difference = rewards[batch.better] - rewards[batch.worse]
-        wins = (difference > 0).sum() + 0.5 * (difference == 0).sum()
+        wins = wins_of(difference).sum()
         read = rewards if len(batch.better) else rewards[:0]
         values = [*losses, wins, difference.sum(), difference.numel(), read.sum(), (read**2).sum(), read.numel()]
         values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=rewards.device) for v in values])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from .metrics import wins_of
+
 
 NUM_BINS = 10
 
@@ -50,7 +52,7 @@ def reliability(margins: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response, in
-            logits.
+            logits; a margin that the data asks for is not subtracted.
         num_bins (`int`): Number of bins on [0.5, 1].
 
     References:
@@ -64,7 +66,9 @@ def reliability(margins: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
         sums = np.bincount(bins, weights=values, minlength=num_bins)
         return np.divide(sums, counts, out=np.full(num_bins, np.nan), where=counts > 0)
 
-    return Reliability(np.linspace(0.5, 1.0, num_bins + 1), counts, mean(confidence), mean(wins_of(margins)))
+    return Reliability(
+        np.linspace(0.5, 1.0, num_bins + 1), counts, mean(confidence), mean(wins_of(np.asarray(margins)))
+    )
 
 
 def brier_score(margins: np.ndarray) -> float:
@@ -73,12 +77,6 @@ def brier_score(margins: np.ndarray) -> float:
     order gives the same: (0 - (1 - p))^2.
 
     Args:
-        margins (`np.ndarray` of shape `(num_pairs,)`): In logits.
+        margins (`np.ndarray` of shape `(num_pairs,)`): In logits; a margin that the data asks for is not subtracted.
     """
     return float((expit(-np.asarray(margins, dtype=np.float64)) ** 2).mean())
-
-
-def wins_of(margins: np.ndarray) -> np.ndarray:
-    """1 for each pair ranked rightly, 0.5 for equal rewards, 0 else."""
-    margins = np.asarray(margins)
-    return (margins > 0) + 0.5 * (margins == 0)

@@ -46,7 +46,7 @@ def accuracy_by_length(
     Accuracy by how much longer the chosen response is.
 
     Args:
-        wins (`np.ndarray` of shape `(num_pairs,)`): From [`~rm_toolkit.evaluation.calibration.wins_of`].
+        wins (`np.ndarray` of shape `(num_pairs,)`): From [`~rm_toolkit.evaluation.metrics.wins_of`].
         better_lengths, worse_lengths (`np.ndarray` of shape `(num_pairs,)`): Characters of the two responses.
 
     Returns:

@@ -1,12 +1,20 @@
-"""Metrics of a preference test set from the rewards of its sequences: counts, and one division at the end."""
+"""
+Metrics of a preference test set from the rewards of its texts: counts, and one division at the end.
+
+Each has one function, which training, `rm-toolkit evaluate`, the frontier and, through their results, studies and model
+cards share. Brier score and calibration error stand in [`~rm_toolkit.evaluation.calibration`].
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.tokenization import TokenizedPreferences
+
+if TYPE_CHECKING:
+    from ..data.tokenization import TokenizedPreferences
 
 
 @dataclass
@@ -18,12 +26,14 @@ class PreferenceMetrics:
         accuracy (`float`): Share of pairs whose preferred response has the higher reward; equal rewards count half.
         first_two_accuracy (`float`): The same over the two best-scored responses of each row.
         margin (`float`): Mean reward of the better minus the worse response, in logits.
-        loss (`float`): Mean negative log-likelihood of the preferences, in nats.
+        loss (`float`): What training minimizes: the mean of -log sigmoid(margin - wanted margin), in nats; the wanted
+            margin is 0 where the data has none.
         reward_mean (`float`): Mean reward over the distinct texts of the set, in logits.
         reward_std (`float`): Its standard deviation over them (divided by their number), in logits.
         num_pairs (`int`): Pairs counted.
         num_ties (`int`): Pairs whose two rewards are equal.
-        num_label_ties (`int`): Pairs whose two scores are equal; they are not in `num_pairs`.
+        num_label_ties (`int`): Pairs whose two scores are equal, see [`~rm_toolkit.data.pairing`]; they are not in
+            `num_pairs`.
     """
 
     accuracy: float
@@ -52,23 +62,79 @@ def preference_metrics(rewards: np.ndarray, data: TokenizedPreferences) -> Prefe
     if rewards.shape != (data.num_sequences,):
         raise ValueError(f"`rewards` has shape {rewards.shape}, but '{data.name}' has {data.num_sequences} sequences.")
     rewards = rewards.astype(np.float64)
-    difference = rewards[data.better] - rewards[data.worse]
-    shifted = difference if data.margin is None else difference - data.margin
-    wins, ties = int((difference > 0).sum()), int((difference == 0).sum())
-    first = rewards[data.first_two[:, 0]] - rewards[data.first_two[:, 1]]
-    first_wins = (first > 0).sum() + (first == 0).sum() / 2
-    num_pairs = len(difference)
+    margins = rewards[data.better] - rewards[data.worse]
+    mean, std = reward_moments(rewards)
     return PreferenceMetrics(
-        accuracy=_ratio(wins + ties / 2, num_pairs),
-        first_two_accuracy=_ratio(first_wins, len(first)),
-        margin=_ratio(difference.sum(), num_pairs),
-        loss=_ratio(np.logaddexp(0.0, -shifted).sum(), num_pairs),
-        reward_mean=float(rewards.mean()) if len(rewards) else float("nan"),
-        reward_std=float(rewards.std()) if len(rewards) else float("nan"),
-        num_pairs=num_pairs,
-        num_ties=ties,
+        accuracy=accuracy(margins),
+        first_two_accuracy=first_two_accuracy(rewards, data.first_two),
+        margin=mean_margin(margins),
+        loss=mean_loss(margins, data.margin),
+        reward_mean=mean,
+        reward_std=std,
+        num_pairs=len(margins),
+        num_ties=count_ties(margins),
         num_label_ties=data.num_label_ties,
     )
+
+
+def wins_of(margins: Any) -> Any:
+    """
+    Returns 1 for each pair ranked rightly, 0.5 for equal rewards, 0 else.
+
+    Args:
+        margins (`np.ndarray` or `torch.Tensor` of shape `(num_pairs,)`): Reward of the better minus that of the worse
+            response, in logits.
+    """
+    return (margins > 0) + 0.5 * (margins == 0)
+
+
+def accuracy(margins: np.ndarray) -> float:
+    """Share of pairs ranked rightly, of `margins` as in [`wins_of`]; NaN without a pair, as of all means here."""
+    return _ratio(wins_of(margins).sum(), len(margins))
+
+
+def first_two_accuracy(rewards: np.ndarray, first_two: np.ndarray) -> float:
+    """
+    Accuracy over the two best-scored responses of each row.
+
+    Args:
+        rewards (`np.ndarray` of shape `(num_texts,)`): Reward of each text, in logits.
+        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): Numbers of the two texts, better first.
+    """
+    return accuracy(rewards[first_two[:, 0]] - rewards[first_two[:, 1]])
+
+
+def count_ties(margins: np.ndarray) -> int:
+    """Number of pairs with equal rewards."""
+    return int((margins == 0).sum())
+
+
+def mean_margin(margins: np.ndarray) -> float:
+    """Mean of `margins`, in logits."""
+    return _ratio(margins.sum(), len(margins))
+
+
+def mean_loss(margins: np.ndarray, wanted: np.ndarray | None = None) -> float:
+    """
+    The objective of training over the same pairs, each with the same weight: the mean of
+    [`~rm_toolkit.losses.ranking_loss`].
+
+    Args:
+        margins (`np.ndarray` of shape `(num_pairs,)`): As in [`wins_of`].
+        wanted (`np.ndarray` of shape `(num_pairs,)`, *optional*): Margins that the data asks for, in logits.
+    """
+    shifted = margins if wanted is None else margins - wanted
+    return _ratio(np.logaddexp(0.0, -shifted).sum(), len(margins))
+
+
+def reward_moments(rewards: np.ndarray) -> tuple[float, float]:
+    """
+    Mean and standard deviation (divided by their number) of rewards, in logits.
+
+    Args:
+        rewards (`np.ndarray` of shape `(num_texts,)`): One of each text that the model tells apart.
+    """
+    return (float(rewards.mean()), float(rewards.std())) if len(rewards) else (float("nan"), float("nan"))
 
 
 def _ratio(total: float, count: int) -> float:

@@ -15,9 +15,9 @@ READING = """## How to read this
   the {level:.0%} interval: {resamples:,} bootstrap resamples of the prompts, each with all of its pairs (percentiles). Where
   every pair is right, or none, it is the Wilson interval with each prompt as one trial.
 - **Longer wins**: what the rule "the completion with more characters is the better one" reaches on the same pairs.
-- **Margin**: mean reward of the chosen minus the rejected response, in logits. **Loss**: mean −ln p, in nats, with
-  p = sigmoid(margin); 0.693 is chance.
-- **Brier**: mean (1 − p)²; 0.25 is chance. **ECE**: how far accuracy lies from the stated probability max(p, 1 − p), over
+- **Margin**: mean reward of the chosen minus the rejected response, in logits. **Loss**: what training minimizes, mean
+  −ln sigmoid(margin), in nats; a margin that the data asks for is subtracted first. Without any, 0.693 is chance.
+- **Brier**: mean (1 − p)² with p = sigmoid(margin), nothing subtracted; 0.25 is chance. **ECE**: how far accuracy lies from the stated probability max(p, 1 − p), over
   ten equally wide bins from 0.5 to 1. Both are the same whichever of the two responses is named first.
 - **Length**: correlation of the reward of each distinct text with the characters of its completion.
 - **Cut**: texts longer than the model reads; they lost their beginning.

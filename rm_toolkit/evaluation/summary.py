@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import brier_score, reliability, wins_of
+from .calibration import brier_score, reliability
 from .intervals import Bootstrap
 from .lengths import accuracy_by_length, length_correlation, longer_wins
+from .metrics import accuracy, count_ties, first_two_accuracy, mean_loss, mean_margin, reward_moments, wins_of
 from .preferences import PreferencePairs, tag_values
 
 
@@ -23,7 +24,8 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
         bootstrap (`Bootstrap`): How intervals are computed.
 
     Returns:
-        `dict`: counts, `accuracy` (`value`, `low`, `high`), `margin` and `margin_interval`, `loss`, `brier`, `ece`,
+        `dict`: counts, `accuracy` (`value`, `low`, `high`), `first_two_accuracy` (`None` where no row has a best
+        response), `margin` and `margin_interval`, `loss` (with the margins that the data asks for), `brier`, `ece`,
         `confidence`, `reward` statistics, `length`, `reliability`, and under `by_tag` the main ones for each value of
         each tag.
 
@@ -39,18 +41,20 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
     chosen, rejected = rewards[pairs.better], rewards[pairs.worse]
     margins, wins = chosen - rejected, wins_of(chosen - rejected)
     curve = reliability(margins)
+    mean, std = reward_moments(rewards[pairs.distinct])
     by_tag: dict[str, dict[str, Any]] = {tag: {} for tag in pairs.tags}
     for tag, value, members in tag_values(pairs):
         by_tag[tag][value] = _counts(pairs, members, margins, lengths, bootstrap)
     return {
         **_counts(pairs, np.arange(len(pairs)), margins, lengths, bootstrap),
         "margin_interval": bootstrap.interval(margins, pairs.prompt),
-        "loss": float(np.logaddexp(0.0, -margins).mean()),
+        "first_two_accuracy": _or_none(first_two_accuracy(rewards, pairs.first_two)),
+        "loss": mean_loss(margins, pairs.margin),
         "confidence": float((curve.confidence * curve.counts)[curve.counts > 0].sum() / len(margins)),
         "num_label_ties": pairs.num_label_ties,
         "reward": {
-            "mean": float(rewards.mean()),
-            "std": float(rewards.std()),
+            "mean": mean,
+            "std": std,
             "chosen_mean": float(chosen.mean()),
             "rejected_mean": float(rejected.mean()),
         },
@@ -61,8 +65,8 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
         "reliability": {
             "edges": curve.edges.tolist(),
             "counts": curve.counts.tolist(),
-            "confidence": _nan_to_none(curve.confidence),
-            "accuracy": _nan_to_none(curve.accuracy),
+            "confidence": [_or_none(value) for value in curve.confidence],
+            "accuracy": [_or_none(value) for value in curve.accuracy],
         },
         "by_tag": by_tag,
     }
@@ -96,14 +100,14 @@ def _counts(
     return {
         "num_pairs": len(members),
         "num_prompts": len(np.unique(prompt)),
-        "num_ties": int((own == 0).sum()),
-        "accuracy": {"value": float(wins.mean()), "low": low, "high": high},
+        "num_ties": count_ties(own),
+        "accuracy": {"value": accuracy(own), "low": low, "high": high},
         "longer_wins": float(rule.mean()),
-        "margin": float(own.mean()),
+        "margin": mean_margin(own),
         "brier": brier_score(own),
         "ece": reliability(own).error,
     }
 
 
-def _nan_to_none(values: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(value) else float(value) for value in values]
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
