@@ -22,7 +22,7 @@ def main() -> None:
     from rm_toolkit import stages
     from rm_toolkit.arguments import parse_recipe
     from rm_toolkit.resume_from import goes_on, resolve_resume
-    from rm_toolkit.training.output_dir import hold_output_dir
+    from rm_toolkit.training.output_dir import take_output_dir
 
     silence_launch_noise()
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
@@ -32,7 +32,7 @@ def main() -> None:
         raise InputError(
             f"{base} is not there yet. Run `accelerate launch recipes/grft.py` first, or name another model."
         )
-    hold_output_dir(training.output_dir)
+    take_output_dir(recipe, training, model)
     resume = resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
 

@@ -21,12 +21,12 @@ def main() -> None:
     from rm_toolkit import stages
     from rm_toolkit.arguments import parse_recipe
     from rm_toolkit.resume_from import goes_on, resolve_resume
-    from rm_toolkit.training.output_dir import hold_output_dir
+    from rm_toolkit.training.output_dir import take_output_dir
 
     silence_launch_noise()
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)
     use_all_cores(recipe.cpu_threads)
-    hold_output_dir(training.output_dir)
+    take_output_dir(recipe, training, model)
     resume = resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
 

@@ -9,7 +9,7 @@ The training is TRL's SFTTrainer; any of its settings can be given. Data are nam
 
 from pathlib import Path
 
-from rm_toolkit.runtime import claim_output_dir, clear_output_dir, run_main, silence_launch_noise, use_all_cores
+from rm_toolkit.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
 
 
 DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
@@ -22,17 +22,19 @@ def main() -> None:
     from rm_toolkit import base_lm, stages
     from rm_toolkit.arguments import parse_recipe
     from rm_toolkit.modeling import load_config
-    from rm_toolkit.resume_from import resolve_resume
+    from rm_toolkit.resume_from import goes_on, resolve_resume
     from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
-    from rm_toolkit.training.output_dir import hold_output_dir
+    from rm_toolkit.training.output_dir import take_output_dir
+    from rm_toolkit.training.run_files import clear_output_dir
 
     silence_launch_noise()
     groups = (base_lm.BaseLmArguments, base_lm.BaseLmConfig, ModelConfig)
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__, groups=groups)
     use_all_cores(recipe.cpu_threads)
-    hold_output_dir(training.output_dir)
+    take_output_dir(recipe, training, model)
     resume = resolve_resume(training)
-    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=resume is not None)
+    goes = goes_on(training, resume)
+    claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes)
 
     train, evaluation, _ = stages.load_stage_data(recipe, training)
     stages.ensure_tiny_base(recipe, model, train, training.seed)
@@ -43,7 +45,7 @@ def main() -> None:
         base_lm.language_modelling_rows(rows, tokenizer, recipe, training, name)
         for name, rows in {"train": stages.mix(train), **evaluation}.items()
     )
-    if recipe.overwrite_output_dir and not resume:
+    if not resume and (recipe.overwrite_output_dir or goes):
         clear_output_dir(training.output_dir)
     trainer = base_lm.BaseLmTrainer(
         base_lm.load_base_lm(model, training, tokenizer),

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from .data.tokenization import TokenizedPreferences
 from .errors import InputError
 from .models.files import ANCHOR_FOLDER
+from .output.written import record_written
 
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class AnchorCallback(TrainerCallback):
         else:
             rewards = self.trainer.compute_rewards(general)
             if args.should_save:
+                record_written(args.output_dir, [f"{ANCHOR_FOLDER}/"])
                 save_anchor_rewards(folder, general, rewards)
         margin = np.full(len(self.trainer.train_data), np.nan, dtype=np.float32)
         margin[len(margin) - len(general) :] = rewards[general.better] - rewards[general.worse]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from .engines import EngineMixin, LaunchedConfig, read_engine
 from .errors import InputError, name_list
 from .load_errors import first_line
 from .modeling import quiet_loading
+from .output.written import record_written
 from .progress import RunProgressCallback, describe_truncation
+from .saving import move_into
 from .training.best_model import check_best_metric
+from .training.run_files import RecordReports, begin_run
 
 
 OF_ALL_SETS = ("mean_token_accuracy", "entropy", "num_tokens")  # as TRL's SFTTrainer logs them
@@ -76,13 +80,20 @@ class BaseLmTrainer(EngineMixin, SFTTrainer):
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         self.add_callback(RunProgressCallback(show_bar=not self.args.disable_tqdm))
+        self.add_callback(RecordReports(self.args.output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with quiet_loading():
-            super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            with quiet_loading():
+                super()._save(temporary, state_dict)
+            Path(temporary, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            move_into(Path(temporary), folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            record_written(self.args.output_dir, [f"checkpoint-{self.state.global_step}/"])
         Trainer._save_checkpoint(self, model, trial)
 
 
@@ -165,11 +176,15 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
         console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.", highlight=False)
     # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
     trainer.args.eval_on_start = bool(trainer.eval_dataset) and not resume
+    if trainer.args.should_save:
+        begin_run(trainer.args.output_dir)
     trainer.train(resume_from_checkpoint=resume)
     logs = trainer.state.log_history
     before = {key: value for log in logs if log["step"] == 0 for key, value in log.items() if key.startswith("eval_")}
     after = trainer.evaluate() if trainer.eval_dataset else {}
     trainer.save_model()
+    if trainer.args.should_save:
+        record_written(trainer.args.output_dir, ["trainer_state.json"])
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return

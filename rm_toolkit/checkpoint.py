@@ -26,6 +26,7 @@ from .models.files import (
     TRAINING_LOG_NAME,
     weight_files,
 )
+from .output.written import record_written
 from .output_folder import replace_text
 from .quantization import quantization_of
 from .reload_check import TOLERANCE, check_reload
@@ -114,6 +115,7 @@ class CheckpointMixin:
         results = {"start": self.results(step=0), "end": self.results()}
         if self.args.should_save:
             log = {"pairs_per_step": self.pairs_per_step, "log_history": self.state.log_history}
+            record_written(self.args.output_dir, [FINAL_RESULTS_NAME, TRAINING_LOG_NAME])
             _write_json(results, Path(self.args.output_dir, FINAL_RESULTS_NAME))
             _write_json(log, Path(self.args.output_dir, TRAINING_LOG_NAME))
         return results

@@ -14,12 +14,14 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .errors import InputError
-from .models.files import LEFTOVERS, MANIFEST_NAME, find_row, list_folder
+from .models.files import LEFTOVERS, MANIFEST_NAME, SETTINGS_NAME, find_row, list_folder
+from .output.written import read_written
 from .output_folder import replace_text
 
 
 # Pickles and weights, whatever they are called.
 READ_ENDINGS = (".pt", ".pth", ".bin", ".pkl", ".safetensors", ".safetensors.index.json")
+OF_A_TRAINER = ("trainer_state.json", "training_args.bin")
 BLOCK = 1 << 23  # bytes read at once
 _seen_whole: dict[Path, tuple] = {}  # sizes and times of checkpoints that this process has read: not read again
 
@@ -126,11 +128,25 @@ def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, list[str
 def is_unfinished(output_dir: str | os.PathLike) -> bool:
     """Whether a folder holds nothing but what a run leaves that was killed before its first checkpoint."""
     folder = Path(output_dir)
-    return (
-        folder.is_dir()
-        and all(row is not None and row.writer in ("trainer", "reports") for _, row in list_folder(folder))
-        and all(read_manifest(path) is None for path in checkpoints(folder).values())
+    if not folder.is_dir():
+        return False
+    rows = dict(list_folder(folder))
+    if (written := read_written(folder)) is not None:  # what else is there stays there
+        rows = {name: rows[name] for name in written if name in rows}
+    return all(row is not None and row.writer in ("trainer", "reports") for row in rows.values()) and all(
+        read_manifest(path) is None and was_begun_by_us(path) for path in checkpoints(folder).values()
     )
+
+
+def was_begun_by_us(checkpoint: Path) -> bool:
+    """Whether a checkpoint may be one of ours: our settings are in it before the state of the Trainer."""
+    if "rm_toolkit_version" in (read_manifest(checkpoint) or {}):
+        return True
+    rows = [row for _, row in list_folder(checkpoint)]
+    others = any(row is not None and row.writer == "checkpoint" for row in rows) or any(
+        (checkpoint / name).exists() for name in OF_A_TRAINER
+    )
+    return (checkpoint / SETTINGS_NAME).is_file() or not others
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -6,7 +6,6 @@ import functools
 import gc
 import logging
 import os
-import shutil
 import signal
 import sys
 import warnings
@@ -28,34 +27,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from accelerate import PartialState
 
 from .errors import InputError
+from .manifest import is_unfinished
+from .models.files import SETTINGS_NAME
 from .output.lock import release_all
+from .output.written import RUN_MANIFEST
 from .redaction import redact
 from .stopping import end_with_launcher
+from .training.run_files import is_in_use, own_files
 
 
 # On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-# What a run writes into its output folder, and what --overwrite_output_dir may therefore remove.
-RUN_OUTPUTS = (
-    "checkpoint-*",
-    ".saving-*",
-    ".removing-*",
-    "*.safetensors*",
-    "lm_head",
-    "adapter",
-    "anchor_rewards",
-    "config.json",
-    "rm_toolkit.json",
-    "final_eval_results.json",
-    "training_log.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "added_tokens.json",
-    "README.md",
-    "runs",
-)
 
 
 def run_main(main: Callable[[], None]) -> Callable[[], None]:
@@ -134,7 +116,7 @@ def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
     Refuses an output folder that is in use or cannot be written. Changes nothing: the run may still fail to start.
 
     Raises:
-        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`.
+        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`; or if no run of ours wrote it.
     """
     folder = Path(output_dir)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -143,27 +125,19 @@ def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
         problem = f"`output_dir` {output_dir}: {existing} is a file; name a folder."
     elif not os.access(existing, os.W_OK | os.X_OK):
         problem = f"`output_dir` {output_dir}: {existing} may not be written; name a folder elsewhere."
-    elif folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
-        problem = (
-            f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
-            "--resume_from_checkpoint auto to go on from its last checkpoint."
-        )
+    elif is_in_use(folder) and not resume:
+        if own_files(folder) is None and not is_unfinished(folder):
+            problem = (
+                f"{output_dir} holds files, but no run of this toolkit has written it (it has no `{RUN_MANIFEST}` and no "
+                f"`{SETTINGS_NAME}` of a run); nothing was changed. Name another `output_dir`, or empty it yourself: "
+                "--overwrite_output_dir leaves it alone."
+            )
+        elif not overwrite:
+            problem = (
+                f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
+                "--resume_from_checkpoint auto to go on from its last checkpoint."
+            )
     # Every process looks before any of them writes.
     PartialState().wait_for_everyone()
     if problem:
         raise InputError(problem)
-
-
-def clear_output_dir(output_dir: str) -> None:
-    """
-    Removes what an earlier run left in its output folder, and nothing else. Called when the new run is ready to begin.
-
-    Args:
-        output_dir (`str`): The folder.
-    """
-    state = PartialState()
-    if state.is_main_process:
-        for pattern in RUN_OUTPUTS:
-            for path in Path(output_dir).glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    state.wait_for_everyone()

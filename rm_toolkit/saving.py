@@ -29,6 +29,7 @@ from .models.files import (
     find_row,
     weight_files,
 )
+from .output.written import record_written
 from .quantization import adapter_alone_notice, merged_in_full_precision, quantization_of
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
@@ -155,6 +156,7 @@ def disown_architecture(path: Path) -> None:
 
 def move_into(source: Path, target: Path) -> None:
     """Moves every file of `source` into `target`, weights first and `config.json` last, replacing what is there."""
+    record_written(target, [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
     # Shards of an earlier save: some readers load every one of them. What we did not write stays.
     ours = [path for path in target.glob("*.safetensors*") if find_row(path.name) is not None]
     stale = [path for path in ours if not (source / path.name).exists()]

@@ -25,12 +25,12 @@ from .output_folder import written_whole
 from .quantization import quantization_config
 from .resume_from import goes_on
 from .run_record import lineage_entry
-from .runtime import clear_output_dir
 from .settings import RewardModelSettings, load_settings
 from .stage_streams import amount_of_data, are_streams, report_overlap, sample_texts, watch_overlap
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
 from .trainer import RewardModelTrainer
+from .training.run_files import clear_output_dir
 
 
 SECONDS_FOR_TINY_BASE = 600.0  # which another run may be building

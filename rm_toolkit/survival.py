@@ -18,11 +18,13 @@ from .data.stream import PreferenceStream
 from .disk_errors import named_disk_errors
 from .finite import StepWatch, row_tags
 from .manifest import clear_leftovers, remove_checkpoint, rotate, write_manifest
+from .output.written import record_written
 from .resume_from import checked_checkpoint
 from .resuming import ResumeCallback, RunFinished, whole_run_speed
 from .stopping import RunStopped, StopEvaluation, StopSignals, agree
 from .training.best_model import check_best_metric
 from .training.output_dir import hold_output_dir
+from .training.run_files import RecordReports, begin_run
 
 
 TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
@@ -50,6 +52,7 @@ class SurvivalMixin:
         self.args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
         self.add_callback(self.resuming)
         self.add_callback(_StopCallback(self))
+        self.add_callback(RecordReports(self.args.output_dir))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """
@@ -77,6 +80,7 @@ class SurvivalMixin:
         if folder:
             self.args.eval_on_start = False  # the start of the run is in its log already
         if self.args.should_save:
+            begin_run(self.args.output_dir)
             clear_leftovers(self.args.output_dir, self._saved_step)
         self.accelerator.wait_for_everyone()
         with StopSignals() as self.signals:
@@ -185,8 +189,10 @@ class SurvivalMixin:
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = self._checkpoint_folder()
         if self.state.global_step != self._saved_step:
-            if self.args.should_save and folder.exists():
-                remove_checkpoint(folder)
+            if self.args.should_save:
+                record_written(self.args.output_dir, [f"{folder.name}/"])
+                if folder.exists():
+                    remove_checkpoint(folder)
             self.accelerator.wait_for_everyone()
             self._write_checkpoint(folder, model, trial)
             self._saved_step = self.state.global_step

@@ -212,8 +212,20 @@ CASES = {
     ),
     "nothing to train on": (lambda place: {"train_datasets": None}, r"`train_datasets` is empty; name at least one"),
     "an output folder in use": (
-        lambda place: (place.output.mkdir(), (place.output / "config.json").write_text("mine"), {})[-1],
+        lambda place: (
+            place.output.mkdir(),
+            (place.output / "rm_toolkit.json").write_text('{"pooling_type": "last"}'),
+            {},
+        )[-1],
         r"output holds an earlier run; nothing was changed\. Pass --overwrite_output_dir",
+    ),
+    "an output folder of something else": (
+        lambda place: (
+            place.output.mkdir(),
+            (place.output / "config.json").write_text("mine"),
+            {"overwrite_output_dir": "true"},
+        )[-1],
+        r"output holds files, but no run of this toolkit has written it .*--overwrite_output_dir leaves it alone",
     ),
     "an output folder that is a file": (
         lambda place: (place.output.write_text("mine"), {})[-1],
@@ -338,8 +350,8 @@ def test_a_recipe_prints_one_line_and_exits_with_2(place, case):
 def test_overwriting_waits_until_the_new_run_can_begin(place):
     """A mistake in the flags must not cost the earlier run."""
     place.output.mkdir()
-    (place.output / "config.json").write_text("an earlier run")
+    (place.output / "rm_toolkit.json").write_text('{"pooling_type": "last"}')
     changes = {"model_name_or_path": place.base(model__safetensors=None), "overwrite_output_dir": "true"}
     with pytest.raises(InputError, match="no weights"):
         run_in_process("grft", command_line(place, changes))
-    assert (place.output / "config.json").read_text() == "an earlier run"
+    assert (place.output / "rm_toolkit.json").read_text() == '{"pooling_type": "last"}'

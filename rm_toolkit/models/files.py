@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
+from ..output.lock import LOCK_NAME
+from ..output.written import RUN_MANIFEST
 
 
 ADAPTER_FOLDER = "adapter"
@@ -128,6 +130,8 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     ModelFile("checkpoint-{N}/", "state to resume from", "trainer", overwritten=True),
     ModelFile(f"{ANCHOR_FOLDER}/", "the starting model's rewards of replayed pairs", "trainer", overwritten=True),
     *(ModelFile(name, "half written or removed when a run was killed", "trainer", True) for name in LEFTOVERS),
+    ModelFile(RUN_MANIFEST, "what the run has written", "trainer", overwritten=True),
+    ModelFile(LOCK_NAME, "who is writing, where the folder above is not ours", "trainer"),
     ModelFile("runs/", "TensorBoard's log", "reports", overwritten=True),
     ModelFile("trainer_state.json", "progress and log of the base-LM stage, and in a checkpoint", "results", True),
     _state(MANIFEST_NAME, "size and hash of every file of a checkpoint"),

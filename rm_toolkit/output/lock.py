@@ -30,7 +30,7 @@ except ImportError:  # Windows: the file's age and its process decide
     fcntl = None
 
 # filelock would give the same lock, but its older versions empty the file that they open: it could not name the holder.
-SUFFIX = ".rm_toolkit.lock"
+LOCK_NAME = ".rm_toolkit.lock"
 SECONDS_BETWEEN_BEATS = 60.0
 SECONDS_TO_SETTLE = 0.2
 MAX_TRIES = 1000
@@ -119,8 +119,8 @@ def lock_path(output: str | os.PathLike) -> Path:
     """Returns where the lock file of an output is: beside it, or in it where the folder above cannot be written."""
     output = Path(os.path.realpath(output))
     if output.is_dir() and not os.access(output.parent, os.W_OK | os.X_OK):
-        return output / SUFFIX
-    return output.parent / f".{output.name}{SUFFIX}"
+        return output / LOCK_NAME
+    return output.parent / f".{output.name}{LOCK_NAME}"
 
 
 def is_held(output: str | os.PathLike) -> bool:

@@ -11,24 +11,13 @@ from pathlib import Path
 
 import pytest
 from faulty_runs import assert_same_ending, at, build, ending, in_child, train_to_end
+from trees import tree
 
 from rm_toolkit.output.holder import read_holder
 from rm_toolkit.output.lock import WriterLock, lock_path
 
 
 ROOT = Path(__file__).parents[2]
-
-
-def tree(folder):
-    """Every path below a folder with what it is."""
-    found = {}
-    for path in sorted(Path(folder).rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = f"-> {path.readlink()}"
-        else:
-            found[name] = "folder" if path.is_dir() else path.read_bytes()
-    return found
 
 
 @pytest.fixture(scope="module")
