@@ -136,6 +136,7 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     ModelFile("trainer_state.json", "progress and log of the base-LM stage, and in a checkpoint", "results", True),
     _state(MANIFEST_NAME, "size and hash of every file of a checkpoint"),
     _state("run_progress.json", "where the run stands in its data and sums"),
+    _state("stream_state_{N}.json", "where each process stands in streamed data"),
     _state("optimizer.pt", "optimizer"),
     _state("optimizer.bin", "optimizer"),
     _state("optimizer_{N}/", "optimizer under FSDP"),

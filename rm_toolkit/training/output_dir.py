@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +94,27 @@ def hold_output_dir(output_dir: str) -> contextlib.AbstractContextManager:
     Raises:
         `InputError`: naming the process that writes into it.
     """
-    lock, problem = contextlib.nullcontext(), None
+    return on_main_process(lambda: WriterLock(output_dir)) or contextlib.nullcontext()
+
+
+def on_main_process(action: Callable[[], Any]) -> Any:
+    """
+    Does something on the main process, while the others wait.
+
+    Returns:
+        What the action returns; `None` on the other processes.
+
+    Raises:
+        `InputError`: on all processes, if the action raises one.
+    """
+    found, problem = None, None
     if PartialState().is_main_process:
         try:
-            lock = WriterLock(output_dir)
+            found = action()
         except InputError as error:
             problem = str(error)
     answer: list[Any] = [problem]
     broadcast_object_list(answer)
     if answer[0]:
         raise InputError(answer[0])
-    return lock
+    return found

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 
 from ..errors import InputError
@@ -28,6 +27,7 @@ from ..models.files import (
 )
 from ..output.lock import LOCK_NAME
 from ..output.written import RUN_MANIFEST, begin_written, is_inside, read_written, record_written
+from .output_dir import on_main_process
 
 
 ANCHOR_FILES = ("data-*.arrow", "dataset_info.json", "state.json")
@@ -41,9 +41,9 @@ ONLY_OF_SFT = ("generation_config.json", "trainer_state.json")  # whose folders 
 
 
 def is_in_use(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds anything but a lock file."""
+    """Whether a folder holds anything but a lock file, and the list of a run that has written nothing yet."""
     folder = Path(folder)
-    return folder.is_dir() and any(path.name != LOCK_NAME for path in folder.iterdir())
+    return folder.is_dir() and any(path.name not in (LOCK_NAME, RUN_MANIFEST) for path in folder.iterdir())
 
 
 def own_files(folder: str | os.PathLike) -> list[str] | None:
@@ -95,10 +95,7 @@ def clear_output_dir(output_dir: str) -> None:
     Raises:
         `InputError`: if a folder in it may not be written; nothing is removed then.
     """
-    state = PartialState()
-    if state.is_main_process:
-        _remove(Path(output_dir))
-    state.wait_for_everyone()
+    on_main_process(lambda: _remove(Path(output_dir)))
 
 
 def _remove(folder: Path) -> None:

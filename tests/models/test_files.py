@@ -169,6 +169,7 @@ def test_every_file_of_a_run_is_in_the_table_and_every_row_is_written(run, base_
 
 # Rows of runs that this file does not make, each with where it is made.
 OTHERWISE_WRITTEN = {
+    "stream_state_{N}.json": "test_streaming",
     ".rm_toolkit.lock": "test_lock: where the folder above is not ours",
     "generation_config.json": "test_base_lm",
     "model-{N}-of-{N}.safetensors": "test_saving: shards",
