@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
+from trees import tree
 
 from rm_toolkit.base_lm import BaseLmArguments, BaseLmConfig, language_modelling_rows
 from rm_toolkit.errors import InputError
 from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.training.run_files import own_files
 
 
 ROOT = Path(__file__).parents[1]
@@ -85,3 +87,15 @@ def test_the_recipe_trains_a_causal_lm_that_grft_takes(base_model, tmp_path, mon
     assert not list(output.rglob("*.bin")) and not list(output.rglob("README.md"))
     assert AutoModelForCausalLM.from_pretrained(output).config.architectures == ["LlamaForCausalLM"]
     assert load_tokenizer(str(output)).truncation_side == "left"
+
+    (output / "notes.txt").write_text("mine")
+    assert {*own_files(output)} | {"notes.txt"} == {
+        name for name, content in tree(output).items() if content != "folder"
+    }
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+    assert "holds an earlier run; nothing was changed" in capsys.readouterr().err
+    sys.argv += ["--overwrite_output_dir", "true", "--max_steps", "1", "--save_strategy", "no"]
+    runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+    assert (output / "notes.txt").read_text() == "mine" and not list(output.glob("checkpoint-*"))
+    assert {*own_files(output)} >= {"model.safetensors", "trainer_state.json", "generation_config.json"}
