@@ -16,6 +16,7 @@ from faulty_runs import ending, in_child, kill, train_to_end
 from rm_toolkit import manifest
 from rm_toolkit.errors import InputError
 from rm_toolkit.manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, rotate, write_manifest
+from rm_toolkit.output.written import RUN_MANIFEST
 from rm_toolkit.resume_from import checked_checkpoint, resolve_resume
 from rm_toolkit.saving import save_reward_model
 
@@ -93,7 +94,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_last_whole_checkpoint(
     assert in_child(killed) == [-signal.SIGKILL]
     assert find_checkpoint(folder) == (str(folder / f"checkpoint-{expected}"), [])
     assert in_child(train_to_end(folder, base_model(), data, OPTIONS)) == [0]
-    assert list(checkpoints(folder)) == [6] and not list(folder.glob(".*"))
+    assert list(checkpoints(folder)) == [6] and [path.name for path in folder.glob(".*")] == [RUN_MANIFEST]
     assert weights_equal(folder, finished)
 
 
