@@ -13,7 +13,8 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from .data.tokenization import tokenize_preferences
+from .data.messages import content_text
+from .data.scored_texts import tokenize_texts
 from .disk_errors import named_disk_errors
 from .errors import InputError
 from .evaluation.metrics import PreferenceMetrics
@@ -132,22 +133,14 @@ class CheckpointMixin:
                 under autocast).
         """
         texts = check_texts(self.sample_texts, self.args.max_length)
-        rows = {
-            "chosen": [t for _, t in texts],
-            "rejected": [texts[0][1]] * len(texts),
-            "prompt": [p for p, _ in texts],
-        }
-        from datasets import Dataset
-
-        data = tokenize_preferences(
-            Dataset.from_dict(rows),
+        data, numbers = tokenize_texts(
+            texts,
             self.processing_class,
             max_length=self.args.max_length,
             data_format=self.args.data_format,
             name="reload check",
-            show_progress=False,
         )
-        rewards = self.compute_rewards(data)[data.better].tolist()
+        rewards = self.compute_rewards(data)[numbers].tolist()
         if self.args.should_save:
             raw = [p + t for p, t in texts]
             # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
@@ -178,7 +171,7 @@ def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[A
         long = (prompt, " ".join([completion or "word"] * (max_length + 1)))
     else:
         message = dict(completion[-1])
-        message["content"] = " ".join([message["content"] or "word"] * (max_length + 1))
+        message["content"] = " ".join([content_text(message) or "word"] * (max_length + 1))
         long = (prompt, [*completion[:-1], message])
     return [*samples[:4], long]
 

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import __version__
+from .data.messages import TEMPLATE_COLUMNS
 from .data.records import GZIP_MAGIC, Place, RecordFile, read_records
 from .errors import InputError
 from .partial_output import PartialOutput
@@ -161,6 +162,7 @@ def _score(scorer: RewardScorer, rows: list[Row], bar: tqdm) -> list[Any]:
         [row.prompt for row in rows],
         [row.completions for row in rows],
         domains=[row.domain for row in rows] if scorer.routing else None,
+        **{name: [row.template.get(name) for row in rows] for name in TEMPLATE_COLUMNS},
         on_progress=report,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import decimal
 import json
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .data.encoding import render
-from .data.messages import TEMPLATE_COLUMNS, unread
+from .data.given_texts import as_format, is_several
+from .data.messages import TEMPLATE_COLUMNS, content_text, extras
 from .data.records import Place
+from .data.rendering import render
 from .data.schema import field, text_or_messages
 from .data.templates import wrap
 from .errors import InputError
-from .scoring import RewardScorer, as_format, is_several
+from .scoring import RewardScorer
 
 
 COMPLETION_COLUMNS = ("completion", "completions", "response", "responses")
@@ -53,7 +55,8 @@ class ScoreOptions:
 
 @dataclass
 class Row:
-    """A row that can be scored; `skipped` rows before it were left out, and `size` counts its characters."""
+    """A row that can be scored; `skipped` rows before it were left out, `size` counts its characters, and `template` is what
+    the chat template reads beside its messages."""
 
     place: Place
     record: Mapping[str, Any]
@@ -62,6 +65,7 @@ class Row:
     domain: str | None
     skipped: int = 0
     size: int = 0
+    template: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, options: ScoreOptions) -> Row:
@@ -81,9 +85,6 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
         raise place.error(
             f"there is a column '{options.reward_column}' already.", "Name another with --reward-column NAME."
         )
-    columns = [column for column in TEMPLATE_COLUMNS if record.get(column)]
-    if columns:
-        raise place.error(str(unread(columns)), "")
     prompt: Any = ""
     if options.prompt_column is not None:
         prompt = text_or_messages(field(record, options.prompt_column, place), options.prompt_column, place)
@@ -103,17 +104,18 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
             scorer.routing.group(domain)
         asked: Any = [] if prompt == "" and entries and isinstance(entries[0], list) else prompt
         data_format = scorer.settings.data_format
-        texts = [as_format(asked, entry, data_format) for entry in entries]
+        template = {name: record.get(name) for name in TEMPLATE_COLUMNS}
+        texts = [as_format(asked, entry, data_format, **template) for entry in entries]
         if data_format == "chat":  # its template may refuse a row, which is named here and not in the window
             render(texts, scorer.tokenizer, data_format)
     except InputError as error:
         raise place.error(str(error)) from error
-    size = sum(_length(part) for text in texts for part in text)
-    return Row(place, record, asked, entries if several else entries[0], domain, size=size)
+    size = sum(_length(part) for text in texts for part in text[:2])
+    return Row(place, record, asked, entries if several else entries[0], domain, size=size, template=template)
 
 
 def _length(text: Any) -> int:
-    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
+    return len(text) if isinstance(text, str) else sum(len(content_text(m)) + len(extras(m)) for m in text)
 
 
 def line(row: Row, reward: Any, column: str) -> bytes:

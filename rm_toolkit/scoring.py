@@ -13,8 +13,11 @@ from .adapter_routing import AdapterRouting
 from .adapters import is_adapter, tokenizer_source
 from .batch_layout import layout_problem, sharing_pays
 from .data.collator import PreferenceCollator
-from .data.templates import text_to_messages
-from .data.tokenization import Text, TokenizedPreferences, tokenize_texts
+from .data.given_texts import as_format, is_several
+from .data.messages import TEMPLATE_COLUMNS, Conversation
+from .data.rendering import Text
+from .data.scored_texts import tokenize_texts
+from .data.tokenization import TokenizedPreferences
 from .errors import InputError
 from .evaluation.rewards import compute_rewards, shared_batches
 from .lm_head import is_causal_lm
@@ -74,6 +77,7 @@ class RewardScorer:
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
         self.routing = AdapterRouting(self.model, adapters) if adapters else None
         self._shares: bool | None = None
+        self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
 
     def score(
         self,
@@ -81,6 +85,8 @@ class RewardScorer:
         completions: Sequence[Any],
         *,
         domains: Sequence[str | None] | None = None,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Sequence[Any] | None = None,
         show_progress: bool = False,
         on_progress: Callable[[float], None] | None = None,
     ) -> list[Any]:
@@ -93,6 +99,9 @@ class RewardScorer:
                 user turn (or the turns of a marked dialogue); a text model takes strings alone.
             completions (`Sequence`): For each prompt one response (a string or a list of messages) or a list of them.
             domains (`Sequence`, *optional*): The adapter that each row is read with; `None` is the base.
+            tools (`Sequence`, *optional*): Of each row, the tools that the chat template may list (as TRL's column), or
+                `None`.
+            chat_template_kwargs (`Sequence`, *optional*): Of each row, further variables of the chat template, or `None`.
             show_progress (`bool`): Whether to draw a progress bar.
             on_progress (`Callable`, *optional*): Told the share that is done, from 0 to 1, now and then.
 
@@ -106,14 +115,18 @@ class RewardScorer:
         given = [len(prompts), len(completions), len(prompts if domains is None else domains)]
         if len(set(given)) > 1:
             raise InputError(f"got {given[0]} prompts, {given[1]} completions and {given[2]} domains; give one each.")
+        for name, values in (("tools", tools), ("chat_template_kwargs", chat_template_kwargs)):
+            if values is not None and len(values) != len(prompts):
+                raise InputError(f"got {len(prompts)} prompts and {len(values)} `{name}`; give one each.")
         if domains is not None and self.routing is None:
             raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
         nested = [is_several(entry) for entry in completions]
         texts, groups = [], []
         for number, (prompt, entry) in enumerate(zip(prompts, completions)):
             group = self.routing.group(domains[number]) if domains is not None else 0
+            template = (tools and tools[number], chat_template_kwargs and chat_template_kwargs[number])
             for completion in entry if nested[number] else [entry]:
-                texts.append(as_format(prompt, completion, self.settings.data_format))
+                texts.append(as_format(prompt, completion, self.settings.data_format, *template))
                 groups.append(group)
         rewards = iter(self._rewards(texts, groups if self.routing else None, show_progress, on_progress))
         return [
@@ -122,7 +135,7 @@ class RewardScorer:
 
     def _rewards(
         self,
-        texts: list[tuple[Text, Text]],
+        texts: list[Conversation],
         groups: list[int] | None,
         show_progress: bool,
         on_progress: Callable[[float], None] | None,
@@ -136,6 +149,7 @@ class RewardScorer:
             data_format=self.settings.data_format,
             show_progress=show_progress,
             groups=groups,
+            checked=self._checked_fields,
         )
         done = 0
 
@@ -174,7 +188,7 @@ class RewardScorer:
         return "shared" if pays else "plain"
 
     def best_of_n(
-        self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None
+        self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None, **template: Any
     ) -> tuple[int, list[float]]:
         """
         Chooses among several responses to one prompt.
@@ -183,6 +197,7 @@ class RewardScorer:
             prompt (`str` or `list[dict]`): The prompt.
             completions (`Sequence`): The responses; at least one.
             domain (`str`, *optional*): The adapter to read them with.
+            **template: `tools` and `chat_template_kwargs` of the prompt, for the chat template.
 
         Returns:
             `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
@@ -193,7 +208,8 @@ class RewardScorer:
         if not len(completions):
             raise InputError("`completions` is empty; give at least one response to choose from.")
         domains = [domain] * len(completions) if domain is not None else None
-        rewards = self.score([prompt] * len(completions), completions, domains=domains)
+        columns = {name: [value] * len(completions) for name, value in template.items()}
+        rewards = self.score([prompt] * len(completions), completions, domains=domains, **columns)
         return max(range(len(rewards)), key=rewards.__getitem__), rewards
 
     def as_reward_function(self, *, domain_column: str | None = None) -> Callable[..., list[float]]:
@@ -210,35 +226,10 @@ class RewardScorer:
 
         def reward(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float]:
             domains = columns[domain_column] if domain_column is not None else None
-            return self.score(prompts, completions, domains=domains)
+            template = {name: columns[name] for name in TEMPLATE_COLUMNS if columns.get(name) is not None}
+            return self.score(prompts, completions, domains=domains, **template)
 
         return reward
-
-
-def is_several(entry: Any) -> bool:
-    """Whether a row's completions are a list of responses, and not one: a string or a list of messages."""
-    return isinstance(entry, (list, tuple)) and not (len(entry) and isinstance(entry[0], Mapping))
-
-
-def as_format(prompt: Text, completion: Text, data_format: str) -> tuple[Text, Text]:
-    """
-    Brings a prompt and a completion into the form that a model reads.
-
-    Raises:
-        `InputError`: for messages where the model reads strings.
-    """
-    if data_format == "text":
-        if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise InputError(
-                "the model reads strings (`data_format` 'text'), but a row holds a list of messages. Give prompt and "
-                "completion as the strings that it was trained on, or take a chat model."
-            )
-        return prompt, completion
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return text_to_messages(prompt, completion)
-    asked = text_to_messages(prompt, "")[0] if isinstance(prompt, str) else list(prompt)
-    answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
-    return asked, answered
 
 
 def _guess_settings(model: str, tokenizer, trust_remote_code: bool) -> RewardModelSettings:

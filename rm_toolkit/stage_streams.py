@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 
 from .console import console
+from .data.messages import content_text, extras
 from .data.stream import PreferenceStream
 from .data.streams import OverlapWatch
 
@@ -69,4 +70,6 @@ def sample_texts(datasets: dict[str, Dataset | IterableDataset]) -> Iterator[str
                 if isinstance(response, str):
                     yield (row.get("prompt") or "") + response
                 else:
-                    yield from (message["content"] for message in [*(row.get("prompt") or []), *response])
+                    yield from (
+                        content_text(message) + extras(message) for message in [*(row.get("prompt") or []), *response]
+                    )

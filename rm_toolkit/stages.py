@@ -14,7 +14,7 @@ from .configs import RewardModelConfig
 from .console import console, print_table
 from .data.leakage import check_overlap
 from .data.mixture import load_datasets
-from .data.pairs import ranked_to_pairs
+from .data.pairs import ranked_to_pairs, with_same_messages
 from .data.replay import replayed_per_step
 from .data.streams import mix_streams
 from .engines import read_engine
@@ -85,7 +85,7 @@ def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDatase
     ranked = ["completions" in part.column_names for part in parts]
     if any(ranked) and not all(ranked):
         parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    return concatenate_datasets(with_same_messages(parts)) if len(parts) > 1 else parts[0]
 
 
 def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[str, Dataset], seed: int) -> None:

@@ -169,6 +169,7 @@ class RewardModelTrainer(
             "lm_score_threshold": args.lm_score_threshold,
             "lm_target_eos": args.lm_loss_coef > 0,
             "name": dataset_name,
+            "keep_equal": dataset_name != "train",
             "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         }
         if isinstance(dataset, IterableDataset):

@@ -125,7 +125,7 @@ def test_a_chat_model_reads_strings_as_turns(reward_model, rows):
     ]
     assert forms == pytest.approx([forms[0]] * 4, abs=1e-6)
     # The two turns of a marked dialogue, as `build-data --format chat` reads them.
-    assert as_format("## Human:\nriver?\n\n## Assistant:\n", "stone.", "chat") == (
+    assert as_format("## Human:\nriver?\n\n## Assistant:\n", "stone.", "chat")[:2] == (
         [{"role": "user", "content": "river?"}],
         [{"role": "assistant", "content": "stone."}],
     )

@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from rm_toolkit.data.tokenization import tokenize_texts
+from rm_toolkit.data.scored_texts import tokenize_texts
 from rm_toolkit.settings import load_settings
 
 

@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, pipeline
 
 from rm_toolkit.data.collator import PreferenceCollator
-from rm_toolkit.data.tokenization import tokenize_texts
+from rm_toolkit.data.scored_texts import tokenize_texts
 from rm_toolkit.evaluation.rewards import compute_rewards, shared_batches
 from rm_toolkit.modeling import RewardModel
 from rm_toolkit.saving import save_reward_model

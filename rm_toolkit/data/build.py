@@ -12,8 +12,9 @@ from .. import output_folder
 from ..errors import InputError
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
+from .pairs import with_same_messages
 from .rows import read_rows, valid_rows
-from .schema import FORMATS, LAYOUTS, check_choice
+from .schema import FORMATS, LAYOUTS, check_choice, has_free_messages
 from .sources import Source, SourceOptions, find_source
 from .sources.columns import check_columns
 from .splits import split_by_prompt
@@ -116,6 +117,8 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     parts = resolve_inputs(source, inputs, options)
     how = {"format": options.format, "skip_invalid": options.skip_invalid, "cache_dir": options.cache_dir}
     read = {name: read_rows(source, files, options, **how) for name, files in parts.items()}
+    if len({has_free_messages(rows.features) for rows in read.values()}) > 1:  # both splits have the same columns
+        read = {name: read_rows(source, files, options, **how, free=True) for name, files in parts.items()}
     split = "given"
     invalid = {name: len(rows) - len(valid_rows(rows)) for name, rows in read.items()}
     if "" in read:
@@ -135,6 +138,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     shared = 0
     if len(datasets) == 2:
         shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
+    datasets = dict(zip(datasets, with_same_messages(list(datasets.values()))))
     return BuildResult(DatasetDict(datasets), counts, split, shared, _info(source, inputs, options))
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .fingerprints import derived
+from .messages import TEMPLATE_COLUMNS, canonical, says_nothing
 from .pairs import Batch, drop_empty_columns, expand_batch
-from .schema import Text, extend_features, find_format, pair_features, ranked_features
+from .schema import Text, extend_features, features_like
 from .templates import normalise
 
 
@@ -80,7 +81,7 @@ def clean_pairs(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, 
     Returns:
         `(pairs, counts)`: Optional columns that hold nothing are gone; the first of several duplicates stays.
     """
-    features = extend_features(pair_features(find_format(ranked.features)), **{DROP: "int8", KEY: "int64"})
+    features = extend_features(features_like(ranked.features, "pairs"), **{DROP: "int8", KEY: "int64"})
     flagged = _map(ranked, _flag_pairs, features, "Pairing and cleaning", num_proc)
     return _keep(flagged)
 
@@ -93,7 +94,7 @@ def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset,
         `(rows, counts)`
     """
     helpers = {DROP: "int8", KEY: "int64", EMPTY: "int64", IDENTICAL: "int64"}
-    features = extend_features(ranked_features(find_format(ranked.features)), **helpers)
+    features = extend_features(features_like(ranked.features, "ranked"), **helpers)
     flagged = _map(ranked, _flag_ranked, features, "Cleaning", num_proc)
     return _keep(flagged)
 
@@ -174,9 +175,8 @@ def _keep(flagged: Dataset) -> tuple[Dataset, CleaningCounts]:
 def _flag_pairs(batch: Batch) -> Batch:
     out = expand_batch(batch)
     out[DROP], out[KEY] = [], []
-    for prompt, chosen, rejected, better, worse in zip(
-        *(out[name] for name in ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"))
-    ):
+    columns = (out[name] for name in ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"))
+    for n, (prompt, chosen, rejected, better, worse) in enumerate(zip(*columns)):
         texts = [normalise(chosen), normalise(rejected)]
         if is_empty(chosen) or is_empty(rejected):
             out[DROP].append(IS_EMPTY)
@@ -184,7 +184,7 @@ def _flag_pairs(batch: Batch) -> Batch:
             out[DROP].append(IS_IDENTICAL)
         else:
             out[DROP].append(IS_TIE if better == worse else KEEP)
-        out[KEY].append(_digest(normalise(prompt), *texts))
+        out[KEY].append(_digest(normalise(prompt), *texts, *_template(out, n)))
     return out
 
 
@@ -207,15 +207,20 @@ def _flag_ranked(batch: Batch) -> Batch:
         out[EMPTY].append(len(texts) - len(filled))
         out[IDENTICAL].append(len(filled) - len(kept))
         content = sorted(f"{scores[i]!r} {text}" for text, i in best.items())
-        out[KEY].append(_digest(normalise(batch["prompt"][n]), *content))
+        out[KEY].append(_digest(normalise(batch["prompt"][n]), *content, *_template(batch, n)))
     return out
 
 
+def _template(batch: Batch, n: int) -> list[str]:
+    """What a chat template reads beside the messages of a row, where there is any."""
+    return [canonical({name: batch[name][n]}) for name in TEMPLATE_COLUMNS if name in batch and batch[name][n]]
+
+
 def is_empty(text: Text) -> bool:
-    """Whether a completion says nothing: only white space, or messages without content."""
+    """Whether a completion says nothing: only white space, or messages without content, calls or thoughts."""
     if isinstance(text, str):
         return not text.strip()
-    return not any(message["content"].strip() for message in text)
+    return says_nothing(text)
 
 
 def _digest(*parts: str) -> int:

@@ -22,6 +22,8 @@ CONTENT_COLUMNS = (
     "score_chosen",
     "score_rejected",
     "margin",
+    "tools",
+    "chat_template_kwargs",
 )
 BATCH_SIZE = 1000
 

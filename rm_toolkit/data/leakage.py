@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, beginning, name_list
+from .messages import content_text
 
 
 if TYPE_CHECKING:
@@ -97,5 +98,5 @@ def authors_split(evaluation: Dataset, train: Dataset) -> bool:
 def shorten_prompt(row: Mapping[str, Any], width: int = 60) -> str:
     """Returns the beginning of a row's prompt (or else of its first text), for a message."""
     prompt = row["prompt"]
-    text = prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
+    text = prompt if isinstance(prompt, str) else " ".join(content_text(message) for message in prompt)
     return beginning(text or str(row.get("chosen") or row.get("completions")), width)

@@ -14,15 +14,16 @@ from .build import INFO_FILE, BuildOptions, clean, nothing_left
 from .fingerprints import derived
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
+from .messages import TEMPLATE_COLUMNS
 from .pairs import complete_columns, drop_empty_columns, pairs_to_ranked, ranked_to_pairs
 from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import read_rows, valid_rows
-from .schema import describe, find_format, find_layout, pair_features, ranked_features
+from .schema import describe, features_like, find_format, find_layout, has_free_messages
 from .sources import find_source
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
 from .streams import open_stream
-from .templates import messages_to_text, text_to_messages
+from .templates import messages_to_text, refuse_template_columns, text_to_messages
 from .usable import usable_rows
 
 
@@ -223,13 +224,16 @@ def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Datas
         dataset = ranked_to_pairs(dataset, num_proc) if found == "ranked" else pairs_to_ranked(dataset)
     if find_format(dataset.features) != spec.format:
         layout = find_layout(dataset.column_names)
-        make = pair_features if layout == "pairs" else ranked_features
+        if spec.format == "text":
+            dataset = _without_template_columns(dataset)
         names = ("chosen", "rejected") if layout == "pairs" else ("completions",)
-        dataset = complete_columns(dataset, make(find_format(dataset.features)))
+        free = has_free_messages(dataset.features)
+        completed = complete_columns(dataset, features_like(dataset.features, layout))
+        dataset = completed.remove_columns(list(TEMPLATE_COLUMNS)) if free else completed
         dataset = dataset.map(
             _convert_batch,
             batched=True,
-            features=make(spec.format),
+            features=features_like(dataset.features, layout, spec.format),
             fn_kwargs={"names": names, "convert": messages_to_text if spec.format == "text" else text_to_messages},
             num_proc=num_proc,
             new_fingerprint=derived(dataset, spec.format),
@@ -237,6 +241,14 @@ def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Datas
         )
         dataset = drop_empty_columns(dataset)
     return dataset
+
+
+def _without_template_columns(dataset: Dataset) -> Dataset:
+    """Removes what only a chat template reads where no row has any of it."""
+    names = [name for name in TEMPLATE_COLUMNS if name in dataset.column_names]
+    for row in dataset.select_columns(names) if names else ():
+        refuse_template_columns(row)
+    return dataset.remove_columns(names)
 
 
 def _convert_batch(batch: dict[str, list], names: tuple[str, ...], convert: Any) -> dict[str, list]:

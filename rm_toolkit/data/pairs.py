@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .fingerprints import derived
+from .messages import TEMPLATE_COLUMNS
 from .pairing import label_scores, pair_up
 from .records import RowPlace
-from .schema import OPTIONAL_COLUMNS, find_format, pair_features, ranked_features
+from .schema import OPTIONAL_COLUMNS, features_like, find_format, has_free_messages, pair_features, ranked_features
 from .usable import usable_rows
 
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 Batch = dict[str, list[Any]]
-SHARED_COLUMNS = ("prompt", "margin", "domain", "source", "prompt_id")
+SHARED_COLUMNS = ("prompt", "margin", "domain", "source", "prompt_id", *TEMPLATE_COLUMNS)
+
+ALIKE = ("prompt", "domain", "source", *TEMPLATE_COLUMNS)  # in the pairs of one ranked row
+
+TEXTS = ("prompt", "chosen", "rejected", "completions")
 
 
 def expand_batch(batch: Batch) -> Batch:
@@ -31,7 +36,8 @@ def expand_batch(batch: Batch) -> Batch:
     Returns:
         `dict[str, list]`: The columns of `pair_features`.
     """
-    out: Batch = {name: [] for name in pair_features("text")}
+    shared = [name for name in SHARED_COLUMNS if name in batch]
+    out: Batch = {name: [] for name in (*pair_features("text"), *shared)}
     for n, scores in enumerate(batch["scores"]):
         texts, domains = batch["completions"][n], batch["completion_domains"][n]
         stated = pair_up(scores, domains, batch["domain"][n])
@@ -41,7 +47,7 @@ def expand_batch(batch: Batch) -> Batch:
             out["score_chosen"].append(scores[better])
             out["score_rejected"].append(scores[worse])
             out["rejected_domain"].append(None if domains is None else domains[worse])
-            for name in SHARED_COLUMNS:
+            for name in shared:
                 out[name].append(batch[name][n])
     return out
 
@@ -60,7 +66,7 @@ def ranked_to_pairs(dataset: Dataset, num_proc: int | None = None) -> Dataset:
     from .cleaning import clean_pairs
 
     dataset, _ = usable_rows(dataset, _place)
-    dataset = complete_columns(dataset, ranked_features(find_format(dataset.features)))
+    dataset = complete_columns(dataset, features_like(dataset.features, "ranked"))
     return clean_pairs(dataset, num_proc=num_proc)[0]
 
 
@@ -80,11 +86,10 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
     from datasets import Dataset
 
     dataset, _ = usable_rows(dataset, _place)
-    format = find_format(dataset.features)
-    dataset = complete_columns(dataset, pair_features(format))
+    dataset = complete_columns(dataset, features_like(dataset.features, "pairs"))
     ranked = Dataset.from_generator(
         _merge,
-        features=ranked_features(format),
+        features=features_like(dataset.features, "ranked"),
         gen_kwargs={"pairs": dataset},
         fingerprint=derived(dataset, "pairs_to_ranked"),
     )
@@ -102,7 +107,7 @@ def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:
         stated = label_scores(pair["score_chosen"], pair["score_rejected"], _place(number))
         pair = {**pair, "score_chosen": stated[0], "score_rejected": stated[1]}
         mine = {str(pair["chosen"]): pair["score_chosen"], str(pair["rejected"]): pair["score_rejected"]}
-        same = bool(group) and all(pair[name] == group[0][name] for name in ("prompt", "domain", "source"))
+        same = bool(group) and all(pair.get(name) == group[0].get(name) for name in ALIKE)
         # The pairs of one ranked row hang together, and each of its texts has one score.
         if (
             not same
@@ -135,7 +140,7 @@ def _ranked_rows(group: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         "completions": list(texts),
         "scores": list(scores),
         "completion_domains": list(domains) if domains[-1] is not None else None,
-        **{name: group[0][name] for name in SHARED_COLUMNS if name != "margin"},
+        **{name: group[0][name] for name in SHARED_COLUMNS if name in group[0] and name != "margin"},
         "margin": group[0]["margin"] if len(group) == 1 else None,
     }
 
@@ -148,6 +153,29 @@ def complete_columns(dataset: Dataset, features: Features) -> Dataset:
     return dataset.select_columns(list(features))
 
 
+def with_same_messages(datasets: list[Dataset]) -> list[Dataset]:
+    """Returns datasets that can be put together: where one has free messages all have, with the columns beside them."""
+    from datasets import Features
+
+    if not any(find_format(part.features) == "chat" and has_free_messages(part.features) for part in datasets):
+        return datasets
+    names = [name for name in TEMPLATE_COLUMNS if any(name in part.column_names for part in datasets)]
+    same = []
+    for part in datasets:
+        free = (
+            pair_features("chat", free=True) if "chosen" in part.column_names else ranked_features("chat", free=True)
+        )
+        if not has_free_messages(part.features):
+            features = Features({**part.features, **{name: free[name] for name in TEXTS if name in part.column_names}})
+            part = part.map(dict, batched=True, features=features, desc="Storing messages as JSON")
+        for name in names:
+            if name not in part.column_names:
+                absent = None if name == "tools" else "{}"  # as TRL reads each
+                part = part.add_column(name, [absent] * len(part), feature=free[name])
+        same.append(part)
+    return same
+
+
 def drop_empty_columns(dataset: Dataset) -> Dataset:
     """Removes the optional columns that hold nothing but nulls; a row without a margin among others has margin 0."""
     arrow = dataset.with_format("arrow")
@@ -156,8 +184,16 @@ def drop_empty_columns(dataset: Dataset) -> Dataset:
         dataset = dataset.map(
             _fill_margin, batched=True, new_fingerprint=derived(dataset, "margin"), desc="Filling in margins of 0"
         )
+    if 0 < nulls.get("chat_template_kwargs", 0) < len(dataset):  # TRL reads an empty object, and no null
+        dataset = dataset.map(
+            _fill_kwargs, batched=True, new_fingerprint=derived(dataset, "kwargs"), desc="Filling in empty objects"
+        )
     return dataset.remove_columns([name for name, number in nulls.items() if number == len(dataset)])
 
 
 def _fill_margin(batch: Batch) -> Batch:
     return {"margin": [margin or 0.0 for margin in batch["margin"]]}
+
+
+def _fill_kwargs(batch: Batch) -> Batch:
+    return {"chat_template_kwargs": [kwargs or {} for kwargs in batch["chat_template_kwargs"]]}

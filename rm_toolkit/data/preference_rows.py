@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .encoding import Text
-from .messages import check_template_columns, extra_fields, unread
+from .messages import TEMPLATE_COLUMNS, Conversation, canonical, read_template_kwargs, read_tools
 from .pairing import RowPairs, label_scores, pair_up, plain, ranked_scores
 from .records import Place
+from .rendering import Text
 
 
 @dataclass
@@ -28,6 +28,8 @@ class PreferenceRow:
         margin (`float`, *optional*): Wanted difference of the rewards.
         writers (list of K `str`, *optional*): Which domain wrote each response, where one was compared with its rivals.
         domain (`str`, *optional*): That domain.
+        tools (list of `dict`, *optional*): JSON schemas of the tools that the chat template may list.
+        chat_template_kwargs (`dict`, *optional*): Further variables of the chat template.
     """
 
     prompt: Text
@@ -37,6 +39,8 @@ class PreferenceRow:
     margin: float | None
     writers: list[str] | None = None
     domain: str | None = None
+    tools: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def pair_up(self) -> RowPairs:
         """Returns the pairs and the ties of the row."""
@@ -77,18 +81,18 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     Raises:
         `InputError`: if its scores are not what a preference can have, see [`~rm_toolkit.data.pairing`].
     """
-    check_template_columns(row)
     scores = stated_scores(row, ranked, place)
     completions = plain(row["completions"]) if ranked else [row["chosen"], row["rejected"]]
     prompt = row.get("prompt")
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
-    key = row.get("prompt_id") or (text_key(prompt, "") if prompt else None)
+    template = template_columns(row, place)
+    key = row.get("prompt_id") or (text_key(prompt, "", **template) if prompt else None)
     if ranked:
         writers = row.get("completion_domains")
     else:
         writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
-    return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"))
+    return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"), **template)
 
 
 def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[float]:
@@ -117,12 +121,27 @@ def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
     return None if np.isnan(found).all() else np.nan_to_num(found)
 
 
-def text_key(prompt: Text, completion: Text) -> Any:
-    """What two texts share if they are the same text."""
+def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kwargs: Any = None) -> Any:
+    """What two texts share if they are the same text: of messages every field, and what else the template reads."""
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt + completion
-    messages = (prompt if isinstance(prompt, list) else []) + (completion if isinstance(completion, list) else [])
-    extra = extra_fields(messages)
-    if extra:
-        raise unread(extra)
-    return tuple((message["role"], message["content"]) for message in messages)
+    text = Conversation(prompt, completion, tools, chat_template_kwargs)
+    if text.is_plain:
+        return tuple((message["role"], message["content"]) for message in text.messages)
+    return canonical([text.messages, tools, chat_template_kwargs or {}])
+
+
+def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """
+    Returns the `tools` and `chat_template_kwargs` of a row, None where it has none.
+
+    Raises:
+        `InputError`: if they are not what a chat template can take.
+    """
+    tools, kwargs = (row.get(name) for name in TEMPLATE_COLUMNS)
+    if tools is None and kwargs is None:
+        return {"tools": None, "chat_template_kwargs": None}
+    try:
+        return {"tools": read_tools(tools), "chat_template_kwargs": read_template_kwargs(kwargs)}
+    except ValueError as error:
+        raise place.error(f"{error}.", "Correct it, or remove the column.") from error

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError, did_you_mean, name_list, one_line
+from .messages import decode_json, holds_json, null_stripper
 
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -92,7 +93,8 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
         records = _read_parquet(source.path) if path.suffix == ".parquet" else _read_json(source.path)
     else:
         dataset = open_dataset(source.path, source.split)
-        records = ((Place(source.path, "row", number), row) for number, row in enumerate(dataset, 1))
+        strip = null_stripper(getattr(dataset, "features", None)) or (lambda row: row)
+        records = ((Place(source.path, "row", number), strip(row)) for number, row in enumerate(dataset, 1))
     empty = True
     for place, record in records:
         empty = False
@@ -189,12 +191,26 @@ def _read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
     try:
         # Pre-buffering would hold every row group at once: as much memory as the file is long.
         table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
+        read = _parquet_reader(table.schema_arrow)
         for batch in table.iter_batches(batch_size=200, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
-                yield Place(path, "row", number), row
+                yield Place(path, "row", number), read(row)
     except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _parquet_reader(schema: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    """Returns what makes of a row of Parquet the row that was written: columns of JSON read, Arrow's nulls taken out."""
+    from datasets import Features
+
+    try:
+        features = Features.from_arrow_schema(schema)
+    except (ValueError, TypeError, NotImplementedError):  # a type that `datasets` has no name for: left as it is
+        return lambda row: row
+    strip = null_stripper(features) or (lambda row: row)
+    decoded = {name: kind for name, kind in features.items() if holds_json(kind)}
+    return lambda row: strip({name: decode_json(value, decoded.get(name)) for name, value in row.items()})
 
 
 def _read_json(path: str) -> Iterator[tuple[Place, Any]]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .fingerprints import fingerprint
-from .records import RecordFile
+from .messages import Conversation, text_format_problem
+from .records import Place, RecordFile
 from .schema import RawRow, extend_features, ranked_features
 from .sources import Source, SourceOptions, find_source
 from .sources.base import DEFAULT_DOMAIN
@@ -27,6 +28,7 @@ def read_rows(
     format: str = "text",
     skip_invalid: bool = False,
     cache_dir: str | None = None,
+    free: bool = False,
 ) -> Dataset:
     """
     Reads files into an Arrow dataset of ranked rows, on disk in the cache of `datasets`, one record at a time.
@@ -38,6 +40,8 @@ def read_rows(
         format (`str`): `text` or `chat`.
         skip_invalid (`bool`): Make a record that cannot be used a row whose column `_invalid` says why.
         cache_dir (`str`, *optional*): The cache; default: that of `datasets`.
+        free (`bool`): Store messages as JSON, see [`~rm_toolkit.data.schema.text_type`]; done unasked where one has more
+            than role and content.
 
     Raises:
         `InputError`: for the first record that cannot be used, unless `skip_invalid` is on.
@@ -51,12 +55,13 @@ def read_rows(
         "options": SourceOptions(**{name: getattr(options, name) for name in SourceOptions.__dataclass_fields__}),
         "format": format,
         "skip_invalid": skip_invalid,
+        "free": free,
     }
     content = [file.fingerprint() for file in files]
     try:
         return Dataset.from_generator(
             generate_rows,
-            features=extend_features(ranked_features(format), _invalid="string"),
+            features=extend_features(ranked_features(format, free), _invalid="string"),
             gen_kwargs=reading,
             cache_dir=cache_dir,
             fingerprint=fingerprint(reading, content),
@@ -65,7 +70,14 @@ def read_rows(
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, FreeMessage):
+            how = {"format": format, "skip_invalid": skip_invalid, "cache_dir": cache_dir}
+            return read_rows(source, files, options, **how, free=True)
         raise
+
+
+class FreeMessage(Exception):
+    """A row has what only free messages can hold: the reading begins again with them."""
 
 
 def valid_rows(rows: Dataset) -> Dataset:
@@ -85,15 +97,32 @@ def valid_rows(rows: Dataset) -> Dataset:
 
 
 def generate_rows(
-    source_name: str, files: tuple[RecordFile, ...], options: SourceOptions, format: str, skip_invalid: bool
+    source_name: str,
+    files: tuple[RecordFile, ...],
+    options: SourceOptions,
+    format: str,
+    skip_invalid: bool,
+    free: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yields ranked rows (all columns of `ranked_features`, and `_invalid`)."""
+    """
+    Yields ranked rows (all columns of `ranked_features`, and `_invalid`).
+
+    Raises:
+        `FreeMessage`: at the first row that has more than role and content, unless `free`.
+    """
     source = find_source(source_name)
-    for row in iterate_raw_rows(source, files, options, skip_invalid):
+    for row in iterate_raw_rows(source, files, options, skip_invalid, format):
         if isinstance(row, InputError):
-            yield {**dict.fromkeys(ranked_features(format)), "_invalid": str(row)}
+            yield {**dict.fromkeys(ranked_features(format, free)), "_invalid": str(row)}
             continue
         prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options))
+        template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs} if format == "chat" else {}
+        if (
+            format == "chat"
+            and not free
+            and not all(Conversation(prompt, c, **template).is_plain for c in completions)
+        ):
+            raise FreeMessage
         yield {
             "prompt": prompt,
             "completions": completions,
@@ -102,13 +131,18 @@ def generate_rows(
             "margin": row.margin,
             "domain": options.domain or row.domain or DEFAULT_DOMAIN,
             "source": source.name,
-            "prompt_id": prompt_digest(prompt, completions),
+            "prompt_id": prompt_digest(prompt, completions, **template),
+            **(template if free else {}),
             "_invalid": None,
         }
 
 
 def iterate_raw_rows(
-    source: Source, files: tuple[RecordFile, ...] | list[RecordFile], options: SourceOptions, skip_invalid: bool
+    source: Source,
+    files: tuple[RecordFile, ...] | list[RecordFile],
+    options: SourceOptions,
+    skip_invalid: bool,
+    format: str = "text",
 ) -> Iterator[RawRow | InputError]:
     """Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used."""
     for file in files:
@@ -120,6 +154,8 @@ def iterate_raw_rows(
                 row = source.row(record, place, options)
                 if isinstance(record, ReadRecord):
                     check_all_read(record, row, place, mappable="columns" in source.accepts)
+                if format == "text":
+                    check_text_format(row, place)
             except InputError as error:
                 if not skip_invalid or isinstance(error, UnreadColumn):
                     raise
@@ -130,6 +166,17 @@ def iterate_raw_rows(
 
 def _watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:
     return record if isinstance(record, InputError) else ReadRecord(record, options.ignore_columns)
+
+
+def check_text_format(row: RawRow, place: Place) -> None:
+    """Raises an `InputError` if a row says what the text format has no place for."""
+    texts = [text for text in (row.prompt, *row.completions) if isinstance(text, list)]
+    problem = text_format_problem([m for messages in texts for m in messages], row.tools, row.chat_template_kwargs)
+    if problem:
+        remedy = "Build with --format chat, or write what the model is to read into the content."
+        if row.tools or row.chat_template_kwargs:
+            remedy += " --ignore-columns NAME leaves a column out."
+        raise place.error(problem, remedy)
 
 
 def template_of(source: Source, options: SourceOptions) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean, name_list, one_line
-from .messages import extra_fields, unread
+from .messages import TEMPLATE_COLUMNS, Message, read_message
 from .records import Place
 
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
 
-Message = dict[str, str]
 Text = str | list[Message]
 
 LAYOUTS = ("pairs", "ranked")
@@ -29,7 +28,7 @@ TAGS = ("domain", "source", "prompt_id")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
 RANKED_COLUMNS = ("prompt", "completions", "scores")
 # Present only where the data has them.
-OPTIONAL_COLUMNS = ("margin", "rejected_domain", "completion_domains")
+OPTIONAL_COLUMNS = ("margin", "rejected_domain", "completion_domains", *TEMPLATE_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class RawRow:
             one was compared with the others, and the others not with each other: no ties are counted among them.
         margin (`float`, *optional*): Wanted reward distance; only for two completions.
         domain (`str`, *optional*): Tag of the row, where the source knows it.
+        tools (list of `dict`, *optional*): JSON schemas of the tools that a chat template may list.
+        chat_template_kwargs (`dict`, *optional*): Further variables of a chat template.
     """
 
     prompt: Text | None
@@ -53,38 +54,75 @@ class RawRow:
     completion_domains: list[str] | None = None
     margin: float | None = None
     domain: str | None = None
+    tools: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
-def text_type(format: str) -> Any:
-    """Returns the Arrow feature of one text: a string, or a list of messages for `chat`."""
-    from datasets import List, Value
+def text_type(format: str, free: bool = False) -> Any:
+    """
+    Returns the Arrow feature of one text.
 
-    return Value("string") if format == "text" else List({"role": Value("string"), "content": Value("string")})
+    Args:
+        format (`str`): `text` for a string, `chat` for a list of messages.
+        free (`bool`): Whether messages have fields beside role and content: each is then JSON, so that Arrow adds no
+            nulls for what another one has.
+    """
+    from datasets import Json, List, Value
+
+    if format == "text":
+        return Value("string")
+    return List(Json() if free else {"role": Value("string"), "content": Value("string")})
 
 
-def pair_features(format: str) -> Features:
-    """Returns the features of pairs, all optional columns included."""
+def pair_features(format: str, free: bool = False) -> Features:
+    """Returns the features of pairs, all optional columns included; see `text_type`."""
     from datasets import Features, Value
 
-    texts = {name: text_type(format) for name in PAIR_COLUMNS[:3]}
+    texts = {name: text_type(format, free) for name in PAIR_COLUMNS[:3]}
     numbers = {name: Value("float64") for name in (*PAIR_COLUMNS[3:], "margin")}
-    return Features({**texts, **numbers, **{name: Value("string") for name in ("rejected_domain", *TAGS)}})
+    tags = {name: Value("string") for name in ("rejected_domain", *TAGS)}
+    return Features({**texts, **numbers, **tags, **_template_features(format, free)})
 
 
-def ranked_features(format: str) -> Features:
-    """Returns the features of ranked rows, all optional columns included."""
+def ranked_features(format: str, free: bool = False) -> Features:
+    """Returns the features of ranked rows, all optional columns included; see `text_type`."""
     from datasets import Features, List, Value
 
     return Features(
         {
-            "prompt": text_type(format),
-            "completions": List(text_type(format)),
+            "prompt": text_type(format, free),
+            "completions": List(text_type(format, free)),
             "scores": List(Value("float64")),
             "completion_domains": List(Value("string")),
             "margin": Value("float64"),
             **{name: Value("string") for name in TAGS},
+            **_template_features(format, free),
         }
     )
+
+
+def _template_features(format: str, free: bool) -> dict[str, Any]:
+    from datasets import Json
+
+    return {name: Json() for name in TEMPLATE_COLUMNS} if free and format == "chat" else {}
+
+
+def features_like(features: Mapping[str, Any], layout: str, format: str | None = None) -> Features:
+    """
+    Returns the features of pairs or ranked rows, all optional columns included, for messages as a built dataset has them.
+
+    Args:
+        features (`datasets.Features`): Of the built dataset.
+        layout (`str`): `pairs` or `ranked`.
+        format (`str`, *optional*): Another format than the dataset's.
+    """
+    make = pair_features if layout == "pairs" else ranked_features
+    return make(format or find_format(features), has_free_messages(features))
+
+
+def has_free_messages(features: Mapping[str, Any]) -> bool:
+    """Whether the messages of a built dataset are JSON, see `text_type`."""
+    return type(getattr(features["prompt"], "feature", None)).__name__ == "Json"
 
 
 def extend_features(features: Features, **columns: str) -> Features:
@@ -133,7 +171,11 @@ def text_value(value: Any, name: str, place: Place) -> str:
 
 
 def text_or_messages(value: Any, name: str, place: Place) -> Text:
-    """Returns `value` if it is a string or a list of messages (`role` and `content` kept), else raises an `InputError`."""
+    """
+    Returns `value` if it is a string or a list of messages, else raises an `InputError`.
+
+    Messages keep every field that is not null, see [`~rm_toolkit.data.messages.read_message`].
+    """
     if not isinstance(value, list):
         if isinstance(value, str):
             return text_value(value, name, place)
@@ -142,15 +184,16 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
         raise place.error(f"`{name}` is an empty list of messages.")
     messages = []
     for number, message in enumerate(value, 1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise place.error(
-                f"`{name}`, message {number}: must be {{'role': …, 'content': …}}, got {describe(message)}."
-            )
-        extra = extra_fields([message])
-        if extra:
-            raise place.error(f"`{name}`, message {number}: {unread(extra)}", "")
-        parts = {key: text_value(message[key], f"{name}[{number - 1}].{key}", place) for key in ("role", "content")}
-        messages.append(parts)
+
+        def check_string(text: Any, part: str, number: int = number) -> str:
+            return text_value(text, f"{name}[{number - 1}].{part}", place)
+
+        try:
+            messages.append(read_message(message, check_string))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise place.error(f"`{name}`, message {number}: {error}, got {describe(message)}.") from error
     return messages
 
 

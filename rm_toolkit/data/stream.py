@@ -13,6 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetsError
 
 from ..errors import InputError
+from .messages import TEMPLATE_COLUMNS, null_stripper
 from .planning import group_pairs
 from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
 from .records import Place, RowPlace
@@ -77,6 +78,7 @@ class PreferenceStream:
         self.group_by_prompt = group_by_prompt
         self.watch = watch
         self.num_rows = self.num_texts = self.num_truncated = 0
+        self._strip = null_stripper(dataset.features)
         if num_processes > 1:
             strategy = "shards" if dataset.num_shards >= num_processes else "auto"
             dataset = split_dataset_by_node(dataset, process_index, num_processes, strategy=strategy)
@@ -91,7 +93,7 @@ class PreferenceStream:
             `InputError`: if they cannot be read, or there are none.
         """
         with self._readable(0):
-            rows = [dict(row) for row in self.source.take(size)]
+            rows = [dict(self._strip(row) if self._strip else row) for row in self.source.take(size)]
         if not rows:
             raise InputError(f"data set '{self.name}' is a stream without rows. Give files that hold some.")
         return [self._checked(row, number) for number, row in enumerate(rows, 1)]
@@ -218,6 +220,7 @@ class PreferenceStream:
         if row is None:
             self._ended = True
             return None
+        row = self._strip(row) if self._strip else row
         row = self._checked(row, number + 1)
         if self.watch is not None:
             self.watch(row)
@@ -273,4 +276,5 @@ class _ReadErrors:
 
 def _same_prompt(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     keys = [row.get("prompt_id") or row.get("prompt") or None for row in (first, second)]
-    return keys[0] is not None and keys[0] == keys[1]
+    alike = all(first.get(name) == second.get(name) for name in TEMPLATE_COLUMNS)
+    return keys[0] is not None and keys[0] == keys[1] and alike

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, name_list
 from .cleaning import clean_row
 from .leakage import authors_split, mark_origin, shorten_prompt
+from .messages import null_stripper
 from .pairing import label_scores, ranked_scores
 from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import generate_rows
@@ -19,7 +20,7 @@ from .schema import find_layout, ranked_features
 from .sources import SourceOptions, find_source
 from .specs import DatasetSpec
 from .splits import in_fraction
-from .templates import messages_to_text, text_to_messages
+from .templates import messages_to_text, refuse_template_columns, text_to_messages
 
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Shard(RecordFile):
             first = 1 + (len(dataset) * self.index) // self.of
             dataset = dataset.select(range(first - 1, (len(dataset) * (self.index + 1)) // self.of))
             name = self.path
+        strip = null_stripper(dataset.features)
         for number, row in enumerate(dataset, first):
-            yield Place(name, "row", number), row
+            yield Place(name, "row", number), strip(row) if strip else row
 
 
 def open_stream(spec: DatasetSpec, source: str | None, recognise: Callable[[str], str], seed: int) -> IterableDataset:
@@ -100,7 +102,7 @@ def open_stream(spec: DatasetSpec, source: str | None, recognise: Callable[[str]
             raise first
     dataset = IterableDataset.from_generator(
         stream_rows,
-        features=ranked_features(spec.format),
+        features=ranked_features(spec.format, free=True),  # what is in later rows is not known
         gen_kwargs={"shards": shards, "reading": (spec, None if built else source, seed)},
     )
     dataset = mark_origin(
@@ -194,7 +196,7 @@ def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str
         strip_citations=spec.strip_citations,
         template=spec.template,
     )
-    for row in generate_rows(source, (shard,), options, spec.format, spec.skip_invalid):
+    for row in generate_rows(source, (shard,), options, spec.format, spec.skip_invalid, free=True):
         problem = row.pop("_invalid")
         if problem is None:
             yield row
@@ -203,8 +205,10 @@ def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str
 
 
 def _built_rows(shard: Shard, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
-    empty = dict.fromkeys(ranked_features(spec.format))
+    empty = dict.fromkeys(ranked_features(spec.format, free=True))
     for place, row in shard.records():
+        if spec.format == "text":
+            refuse_template_columns(row)
         try:
             if "completions" in row:
                 ranked_scores(row["completions"], row["scores"], place)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ..errors import InputError
+from .messages import TEMPLATE_COLUMNS, canonical, content_text, extras, text_format_problem
 from .schema import Message, Text
 
 
@@ -120,7 +124,15 @@ def _said(text: str, turn: Turn) -> str:
 
 
 def messages_to_text(prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
-    """Returns prompt and completion as text in the template `## Human:` / `## Assistant:`, any number of turns."""
+    """
+    Returns prompt and completion as text in the template `## Human:` / `## Assistant:`, any number of turns.
+
+    Raises:
+        `InputError`: if a message says more than a role and a content.
+    """
+    problem = text_format_problem([*prompt, *completion])
+    if problem:
+        raise InputError(f"{problem} Take a chat model and the format chat.")
     before = "\n\n".join(_marked(message) for message in prompt)
     after = "\n\n".join(_marked(message) for message in completion)
     if before:
@@ -128,6 +140,13 @@ def messages_to_text(prompt: list[Message], completion: list[Message]) -> tuple[
     if completion and completion[0]["role"] == "assistant":
         return before + MARKERS["assistant"], after.removeprefix(MARKERS["assistant"])
     return before, after
+
+
+def refuse_template_columns(row: Mapping[str, Any]) -> None:
+    """Raises an `InputError` if a row has tools or variables for a chat template: a text has no place for them."""
+    problem = text_format_problem([], *(row.get(name) for name in TEMPLATE_COLUMNS))
+    if problem:
+        raise InputError(f"{problem} Take a chat model and the format chat, or remove the column.")
 
 
 def _marked(message: Message) -> str:
@@ -198,15 +217,20 @@ def normalise(text: Text) -> str:
     """Returns the text with every run of white space made one space; the messages of a chat joined, with their roles."""
     if isinstance(text, str):
         return " ".join(text.split())
-    return "\n".join(f"{message['role']}: {' '.join(message['content'].split())}" for message in text)
+    return "\n".join(
+        f"{message['role']}: {' '.join(content_text(message).split())}{extras(message)}" for message in text
+    )
 
 
-def prompt_digest(prompt: Text, completions: list[Text]) -> str:
+def prompt_digest(
+    prompt: Text, completions: list[Text], tools: Any = None, chat_template_kwargs: dict[str, Any] | None = None
+) -> str:
     """
     Returns the `prompt_id`: 16 hex digits over the white-space-normalised prompt, without its markers.
 
     The same question has the same id as plain text, in either dialogue form and as chat. A row without a prompt is a
-    prompt of its own: its id comes from the completions.
+    prompt of its own: its id comes from the completions. What a message says beside its content, tools and variables of
+    the chat template belong to the prompt where they are.
     """
     turns = split_turns(prompt) if isinstance(prompt, str) else []
     if turns:
@@ -214,8 +238,11 @@ def prompt_digest(prompt: Text, completions: list[Text]) -> str:
     elif isinstance(prompt, str):
         said = [normalise(prompt)]
     else:
-        said = [" ".join(message["content"].split()) for message in prompt]
+        said = [" ".join(content_text(message).split()) + extras(message) for message in prompt]
     content = "\n".join(part for part in said if part)
     if not content:
         content = "\0".join(sorted(normalise(completion) for completion in completions))
+    template = {name: value for name, value in zip(TEMPLATE_COLUMNS, (tools, chat_template_kwargs)) if value}
+    if template:
+        content += "\0" + canonical(template)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]

@@ -12,9 +12,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .encoding import BATCH_SIZE, Text, encode
+from .encoding import BATCH_SIZE, encode
+from .equal_texts import have_more_than_content, merge_pairs, report_equal_pairs
+from .messages import Conversation, null_stripper
 from .preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
 from .records import RowPlace
+from .rendering import Text
 from .token_cache import TokenCache
 
 
@@ -39,6 +42,7 @@ class TokenizedPreferences:
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
             scores differ, better first.
         num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        num_equal_pairs (`int`): Pairs of messages that differ in nothing the chat template renders.
         num_truncated (`int`): Sequences that were cut.
         num_truncated_tokens (`int`): Tokens that were cut off, in all.
         lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
@@ -61,6 +65,7 @@ class TokenizedPreferences:
     lm_worse: np.ndarray
     first_two: np.ndarray
     num_label_ties: int = 0
+    num_equal_pairs: int = 0
     num_truncated: int = 0
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
@@ -100,6 +105,7 @@ def tokenize_preferences(
     name: str = "train",
     show_progress: bool = True,
     find_completions: bool = True,
+    keep_equal: bool = True,
 ) -> TokenizedPreferences:
     """
     Turns preference rows (pairs or ranked) into token ids.
@@ -115,14 +121,16 @@ def tokenize_preferences(
         show_progress (`bool`): Whether to draw a progress bar.
         find_completions (`bool`): Whether `completion_start` is wanted (`lm_loss_on="completion"`); without it, the
             tokenizer keeps no offsets and is about a third faster.
+        keep_equal (`bool`): Whether pairs stay whose messages differ in nothing that the chat template renders.
 
     Raises:
         `InputError`: if the columns are not those of a preference data set, or the format does not fit the rows.
     """
-    options = (max_length, data_format, lm_score_threshold, lm_target_eos, find_completions)
+    options = (max_length, data_format, lm_score_threshold, lm_target_eos, find_completions, keep_equal)
     cache = TokenCache.of(dataset, tokenizer, options)
     stored = cache.load() if cache else None
     if stored is not None:
+        report_equal_pairs(name, stored["num_equal_pairs"], keep_equal)
         return TokenizedPreferences(name=name, **stored)
     data = tokenize_rows(
         _rows(dataset, name),
@@ -134,7 +142,9 @@ def tokenize_preferences(
         name=name,
         show_progress=show_progress,
         find_completions=find_completions,
+        keep_equal=keep_equal,
     )
+    report_equal_pairs(name, data.num_equal_pairs, keep_equal)
     if cache:
         fields = dataclasses.fields(data)
         cache.save({field.name: getattr(data, field.name) for field in fields if field.name != "name"})
@@ -152,45 +162,62 @@ def tokenize_rows(
     name: str = "train",
     show_progress: bool = False,
     find_completions: bool = True,
+    keep_equal: bool = True,
 ) -> TokenizedPreferences:
     """
     Turns rows into token ids; nothing is read from or kept in a cache.
 
     Args:
         rows (`Iterable[PreferenceRow]`): From [`as_row`].
-        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions: As
-            in [`tokenize_preferences`].
+        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions,
+            keep_equal: As in [`tokenize_preferences`].
 
     Raises:
         `InputError`: if the format does not fit the rows.
     """
     index: dict[Any, int] = {}
-    texts: list[tuple[Text, Text]] = []
+    texts: list[Conversation] = []
 
-    def sequence_of(prompt: Text, completion: Text) -> int:
-        key = text_key(prompt, completion)
+    def sequence_of(row: PreferenceRow, completion: Text) -> int:
+        text = Conversation(row.prompt, completion, row.tools, row.chat_template_kwargs)
+        key = text_key(*text)
         if key not in index:
             index[key] = len(texts)
-            texts.append((prompt, completion))
+            texts.append(text)
         return index[key]
 
     columns = _PairColumns()
     for number, row in enumerate(rows):
-        members = [sequence_of(row.prompt, completion) for completion in row.completions]
+        members = [sequence_of(row, completion) for completion in row.completions]
         columns.add_row(number, members, row, lm_score_threshold)
-    _check_format(texts, data_format, name)
-    encoded = encode(texts, tokenizer, max_length, data_format, name, show_progress, find_completions=find_completions)
+    check_format(texts, data_format, name)
+    merge = have_more_than_content(texts, tokenizer, f"data set '{name}'")
+    encoded, numbers = encode(
+        texts,
+        tokenizer,
+        max_length,
+        data_format,
+        name,
+        show_progress,
+        find_completions=find_completions,
+        merge_within=[0] * len(texts) if merge else None,
+    )
+    pairs = columns.arrays()
+    if merge:
+        pairs = merge_pairs(pairs, numbers, keep_equal)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
-    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **columns.arrays())
+    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
 
 
 def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
     ranked = check_columns(dataset.column_names, name)
+    strip = null_stripper(dataset.features)
     number = 0
     for batch in dataset.iter(batch_size=BATCH_SIZE):
         for values in zip(*batch.values()):
             number += 1
-            yield as_row(dict(zip(batch, values)), ranked, RowPlace(f"data set '{name}'", "row", number))
+            row = dict(zip(batch, values))
+            yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
 
 
 class _PairColumns:
@@ -232,7 +259,8 @@ class _PairColumns:
         }
 
 
-def _check_format(texts: list[tuple[Text, Text]], data_format: str, name: str) -> None:
+def check_format(texts: Sequence[tuple[Any, ...]], data_format: str, name: str) -> None:
+    """Raises an `InputError` if texts are not in the format that a run reads."""
     if not texts:
         return
     found = "chat" if isinstance(texts[0][1], list) else "text"
@@ -242,39 +270,3 @@ def _check_format(texts: list[tuple[Text, Text]], data_format: str, name: str) -
             f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
             f"`data_format: {found}`."
         )
-
-
-def tokenize_texts(
-    texts: Sequence[tuple[Text, Text]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    data_format: str = "text",
-    name: str = "texts",
-    show_progress: bool = False,
-    groups: Sequence[int] | None = None,
-) -> tuple[TokenizedPreferences, np.ndarray]:
-    """
-    Turns (prompt, completion) texts into token ids without any preference: for scoring.
-
-    Args:
-        texts (`Sequence[tuple]`): Strings or message lists; doubles are encoded once.
-        tokenizer, max_length, data_format, name, show_progress: As in [`tokenize_preferences`].
-        groups (`Sequence[int]`, *optional*): Group of each text; equal texts of two groups are two sequences.
-
-    Returns:
-        `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
-    """
-    index: dict[Any, int] = {}
-    keys = (text_key(prompt, completion) for prompt, completion in texts)
-    numbers = [index.setdefault(key, len(index)) for key in (keys if groups is None else zip(keys, groups))]
-    distinct: list[Any] = [None] * len(index)
-    for number, text in zip(numbers, texts):
-        distinct[number] = text
-    _check_format(distinct, data_format, name)
-    encoded = encode(distinct, tokenizer, max_length, data_format, name, show_progress, find_completions=False)
-    data = TokenizedPreferences.without_pairs(name, **encoded)
-    if groups is not None:
-        data.group = np.zeros(data.num_sequences, dtype=np.int64)
-        data.group[numbers] = groups
-    return data, np.array(numbers, dtype=np.int64)

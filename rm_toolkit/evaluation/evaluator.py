@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..checkpoint import FINAL_RESULTS_NAME
-from ..data.tokenization import tokenize_texts
+from ..data.scored_texts import tokenize_texts
 from ..errors import InputError, name_list
 from ..output_folder import check_output, written_whole
 from ..scoring import RewardScorer
@@ -170,7 +170,9 @@ def _judge(
     found.rewards[name], results = {}, {}
     for test, table in pairs.items():
         bar.set_postfix_str(test)
-        rewards = np.array(scorer.score(table.prompts, table.completions, show_progress=not bar.disable))
+        rewards = np.array(
+            scorer.score(table.prompts, table.completions, **table.columns, show_progress=not bar.disable)
+        )
         found.rewards[name][test] = rewards
         results[test] = {**summarize(table, rewards, bootstrap), "num_truncated": _num_truncated(scorer, table)}
         bar.update()
@@ -208,7 +210,7 @@ def _split_name(text: str) -> tuple[str | None, str]:
 def _num_truncated(scorer: RewardScorer, table: PreferencePairs) -> int:
     """Texts that lose their beginning. The scorer keeps no count; tokenising again takes little of what scoring does."""
     data, _ = tokenize_texts(
-        list(zip(table.prompts, table.completions)),
+        table.texts,
         scorer.tokenizer,
         max_length=scorer.settings.max_length,
         data_format=scorer.settings.data_format,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.messages import Conversation, canonical, content_text, null_stripper
 from ..data.preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
 from ..data.records import RowPlace
 from ..data.schema import Text
@@ -43,6 +44,7 @@ class PreferencePairs:
             differ, better first.
         distinct (`np.ndarray`): Numbers of the texts that a model tells apart: what stands on either side of the border
             between prompt and completion may differ where the whole does not.
+        template (`list[dict]`, *optional*): `tools` and `chat_template_kwargs` of each distinct text, where any has them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class PreferencePairs:
     margin: np.ndarray | None = None
     first_two: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     distinct: np.ndarray | None = None
+    template: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.distinct is None:
@@ -64,6 +67,18 @@ class PreferencePairs:
 
     def __len__(self) -> int:
         return len(self.better)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """What a chat template reads beside the messages, for each distinct text; nothing where no text has any."""
+        names = self.template[0] if self.template else ()
+        return {name: [own[name] for own in self.template or ()] for name in names}
+
+    @property
+    def texts(self) -> list[Conversation]:
+        """Each distinct text, with what the chat template reads beside its messages."""
+        template = self.template or [{}] * len(self.prompts)
+        return [Conversation(p, c, **own) for p, c, own in zip(self.prompts, self.completions, template)]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -75,6 +90,8 @@ class PreferencePairs:
         digest = hashlib.sha256()
         for prompt, completion in zip(self.prompts, self.completions):
             digest.update(json.dumps([prompt, completion], ensure_ascii=True).encode("ascii"))
+        if self.template is not None:
+            digest.update(canonical(self.template).encode("ascii"))
         for numbers in (self.better, self.worse):
             digest.update(numbers.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
@@ -82,7 +99,7 @@ class PreferencePairs:
 
 def text_length(text: Text) -> int:
     """Characters of a text; of a chat those of its messages."""
-    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
+    return len(text) if isinstance(text, str) else sum(len(content_text(message)) for message in text)
 
 
 def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
@@ -98,9 +115,10 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     """
     ranked = check_columns(dataset.column_names, name, "test set")
     found = _Collected()
+    strip = null_stripper(dataset.features)
     for number, values in enumerate(dataset):
-        row = as_row(values, ranked, RowPlace(f"test set '{name}'", "row", number + 1))
-        found.add(row, number, values.get("source"))
+        place = RowPlace(f"test set '{name}'", "row", number + 1)
+        found.add(as_row(strip(values) if strip else values, ranked, place), number, values.get("source"))
     if not found.pairs:
         raise InputError(
             f"test set '{name}' has {len(dataset)} rows but not one pair with a preference ({found.label_ties} ties). "
@@ -109,8 +127,8 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     better, worse, prompt = np.array(found.pairs, dtype=np.int64).T
     return PreferencePairs(
         name,
-        [prompt for prompt, _ in found.texts],
-        [completion for _, completion in found.texts],
+        [prompt for prompt, _, _ in found.texts],
+        [completion for _, completion, _ in found.texts],
         better,
         worse,
         prompt,
@@ -120,6 +138,7 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
         as_margins(found.margins),
         np.array(found.first_two, dtype=np.int64).reshape(-1, 2),
         np.array(list(found.distinct.values()), dtype=np.int64),
+        [own for _, _, own in found.texts] if any(any(own.values()) for _, _, own in found.texts) else None,
     )
 
 
@@ -127,7 +146,7 @@ class _Collected:
     """Texts, pairs and tags as the rows come in."""
 
     def __init__(self):
-        self.texts: list[tuple[Text, Text]] = []
+        self.texts: list[tuple[Text, Text, dict[str, Any]]] = []
         self.pairs: list[tuple[int, int, int]] = []
         self.tags: dict[str, list[str | None]] = {tag: [] for tag in TAGS}
         self.margins: list[float | None] = []
@@ -139,7 +158,8 @@ class _Collected:
 
     def add(self, row: PreferenceRow, number: int, source: str | None) -> None:
         """Adds the pairs of one row."""
-        members = [self._number(row.prompt, completion) for completion in row.completions]
+        template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
+        members = [self._number(row.prompt, completion, template) for completion in row.completions]
         # A row without a prompt is a cluster of its own.
         cluster = number if row.prompt_key is None else row.prompt_key
         cluster_number = self._clusters.setdefault(cluster, len(self._clusters))
@@ -154,13 +174,18 @@ class _Collected:
             self.tags["source"].append(source)
             self.tags["rejected_domain"].append(row.writers[worse] if row.writers else None)
 
-    def _number(self, prompt: Text, completion: Text) -> int:
-        key = json.dumps([prompt, completion])
+    def _number(self, prompt: Text, completion: Text, template: dict[str, Any]) -> int:
+        key = _key([prompt, completion], template)
         if key not in self._numbers:
             self._numbers[key] = len(self.texts)
-            self.distinct.setdefault(text_key(prompt, completion), len(self.texts))
-            self.texts.append((prompt, completion))
+            self.distinct.setdefault(text_key(prompt, completion, **template), len(self.texts))
+            self.texts.append((prompt, completion, template))
         return self._numbers[key]
+
+
+def _key(text: Any, template: dict[str, Any]) -> str:
+    """What equal texts share, and nothing else: JSON of all that is written in them."""
+    return canonical([text, template] if any(template.values()) else text)
 
 
 def tag_values(pairs: PreferencePairs) -> Iterator[tuple[str, str, np.ndarray]]:

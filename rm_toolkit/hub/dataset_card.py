@@ -32,6 +32,8 @@ COLUMNS = {
     "domain": "whose preferences these are",
     "source": "raw format that the row was read from",
     "prompt_id": "the same for all rows of a prompt; splits never share one that was split here",
+    "tools": "JSON schemas of the tools that a chat template may list",
+    "chat_template_kwargs": "further variables of a chat template",
 }
 
 
@@ -103,6 +105,8 @@ def size_category(rows: int) -> str:
 def _type_name(feature: Any) -> str:
     if hasattr(feature, "dtype") and isinstance(feature.dtype, str) and feature.dtype not in ("list", "dict"):
         return feature.dtype
+    if type(feature).__name__ == "Json":
+        return "object (JSON)"
     if isinstance(feature, dict):
         return "message (" + ", ".join(feature) + ")"
     inner = getattr(feature, "feature", None)

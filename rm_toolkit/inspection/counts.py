@@ -11,7 +11,7 @@ from ..data.cleaning import clean_pairs
 from ..data.pairing import label_scores
 from ..data.pairs import complete_columns
 from ..data.records import RowPlace
-from ..data.schema import Text, find_format, ranked_features
+from ..data.schema import Text, features_like
 from ..data.templates import normalise
 from ..evaluation.preferences import PreferencePairs
 
@@ -33,7 +33,7 @@ def as_ranked(dataset: Dataset) -> Dataset:
     Raises:
         `InputError`: naming the first pair whose scores contradict its label.
     """
-    features = ranked_features(find_format(dataset.features))
+    features = features_like(dataset.features, "ranked")
     if "chosen" in dataset.column_names:
         dataset = dataset.map(
             _row_of_two,
@@ -105,7 +105,7 @@ def length_groups(pairs: PreferencePairs) -> dict[str, list[tuple[Text, Text]]]:
         `dict[str, list]`: `whole texts`, `prompts`, and the completions: by domain where each has its own, else of
         chosen and rejected responses.
     """
-    whole = list(zip(pairs.prompts, pairs.completions))
+    whole = pairs.texts
     empty: Text = [] if isinstance(pairs.completions[0], list) else ""
     prompts = {normalise(prompt): (prompt, empty) for prompt in pairs.prompts if prompt}
     groups = {"whole texts": whole}

@@ -14,9 +14,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..data.encoding import BATCH_SIZE, Text, render
+from ..data.encoding import BATCH_SIZE
+from ..data.messages import content_text
 from ..data.mixture import read_uncleaned
 from ..data.records import RecordFile, read_records
+from ..data.rendering import Text, render
 from ..data.schema import find_format
 from ..data.specs import DatasetSpec
 from ..evaluation.lengths import longer_wins
@@ -164,14 +166,16 @@ class LengthCounter:
             `np.ndarray` of shape `(num_texts,)`.
         """
         if self.tokenizer is None:
-            return np.array([len((_content(p) + " " + _content(c)).split()) for p, c in texts], dtype=np.int64)
+            return np.array([len((_content(p) + " " + _content(c)).split()) for p, c, *_ in texts], dtype=np.int64)
         counts = []
         for begin in tqdm(
             range(0, len(texts), BATCH_SIZE), desc="Tokenizing", disable=not self.show_progress, leave=False, delay=2
         ):
             batch = list(texts[begin : begin + BATCH_SIZE])
             strings = (
-                render(batch, self.tokenizer, self.data_format)[0] if whole else [_content(p or c) for p, c in batch]
+                render(batch, self.tokenizer, self.data_format)[0]
+                if whole
+                else [_content(p or c) for p, c, *_ in batch]
             )
             special = whole and self.data_format == "text"
             encoded = self.tokenizer(strings, add_special_tokens=special, truncation=False, verbose=False)
@@ -207,4 +211,4 @@ def _longer_wins(pairs: PreferencePairs) -> float:
 
 def _content(text: Text) -> str:
     """A string as it is, of messages their contents."""
-    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
+    return text if isinstance(text, str) else "\n".join(content_text(message) for message in text)

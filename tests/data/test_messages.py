@@ -1,67 +1,466 @@
-"""What a message says beside its role and content: nothing of it is dropped without a word."""
+"""What a message says beside its role and content is read as the chat template renders it, or named; never dropped."""
 
 from __future__ import annotations
 
-import pytest
-from datasets import Dataset
+import json
+import logging
 
-from rm_toolkit.data.build import BuildOptions, build
-from rm_toolkit.data.records import Place
-from rm_toolkit.data.tokenization import tokenize_preferences, tokenize_texts
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_dataset, load_from_disk
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl.trainer.utils import remove_none_values
+
+from rm_toolkit.data.build import BuildOptions, build, save
+from rm_toolkit.data.messages import null_stripper
+from rm_toolkit.data.mixture import load_datasets
+from rm_toolkit.data.pairs import pairs_to_ranked, ranked_to_pairs, with_same_messages
+from rm_toolkit.data.records import Place, RecordFile, read_records
+from rm_toolkit.data.scored_texts import tokenize_texts
+from rm_toolkit.data.templates import prompt_digest
+from rm_toolkit.data.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
+from rm_toolkit.evaluation.evaluator import evaluate
 from rm_toolkit.evaluation.preferences import read_preferences
+from rm_toolkit.hub.datasets import preview_dataset
+from rm_toolkit.inspection.inspector import inspect_dataset
+from rm_toolkit.score_file import score_file
 from rm_toolkit.score_rows import ScoreOptions, read_row
 from rm_toolkit.scoring import RewardScorer
 
 
-ASKED = [{"role": "user", "content": "river?"}]
-CALL = {"role": "assistant", "content": "stone", "tool_calls": [{"function": {"name": "look", "arguments": {"q": 1}}}]}
-OTHER = {
-    "role": "assistant",
-    "content": "stone",
-    "tool_calls": [{"function": {"name": "look", "arguments": {"q": 2}}}],
+# Renders every field that the tests use, as templates of models with tools and reasoning do.
+TOOL_TEMPLATE = (
+    "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}{% if mood %}<mood>{{ mood }}</mood>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}"
+    "{% if m.tool_call_id %} {{ m.tool_call_id }}{% endif %}\n"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{% if m.note %}<note>{{ m.note }}</note>{% endif %}"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content or [] %}{{ p.text }}{% endfor %}{% endif %}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c | tojson }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "river?"}]
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"q": {}}}}}]
+
+
+def call(**arguments):
+    return [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": arguments}}]
+
+
+def answer(content="stone", **fields):
+    return [{"role": "assistant", "content": content, **fields}]
+
+
+# field -> two values that a template which renders the field tells apart
+FIELDS = {
+    "tool_calls": (call(q=1), call(q=2, deep={"a": [1]})),
+    "reasoning_content": ("because", "perhaps"),
+    "thinking": ("because", "perhaps"),  # transformers gives it to the template under its other names, too
+    "name": ("anna", "bert"),
+    "tool_call_id": ("c1", "c2"),
 }
-PAIR = {"prompt": ASKED, "chosen": [CALL], "rejected": [OTHER]}
-PLAIN = {"prompt": ASKED, "chosen": [{"role": "assistant", "content": "a"}], "rejected": [ASKED[0]]}
+
+
+def pair_of(field, content="stone"):
+    first, second = FIELDS[field]
+    return {
+        "prompt": ASKED,
+        "chosen": answer(content, **{field: first}),
+        "rejected": answer(content, **{field: second}),
+    }
 
 
 @pytest.fixture(scope="module")
-def scorer(reward_model):
+def folder(reward_model, tmp_path_factory):
+    """A chat model whose template renders tools, calls and thoughts."""
+    from shutil import copytree
+
+    made = copytree(
+        reward_model("qwen3", data_format="chat", max_length=512), tmp_path_factory.mktemp("tools") / "model"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.save_pretrained(made)
+    return str(made)
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return RewardScorer(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plain_scorer(reward_model):
+    """A chat model whose template renders roles and contents alone."""
     return RewardScorer(reward_model("qwen3", data_format="chat"), device="cpu")
 
 
-@pytest.mark.parametrize("format", ["text", "chat"])
-def test_build_data_names_the_field_and_the_line(write, format):
-    path = write("rows.jsonl", [PLAIN, PAIR])
-    with pytest.raises(InputError, match=r"rows.jsonl, line 2: `chosen`, message 1: .*tool_calls"):
-        build("jsonl", [path], BuildOptions(format=format, test_size=0))
+@pytest.fixture(scope="module")
+def stock(folder):
+    """Reward of whole conversations by the stock classes, one at a time, as TRL tokenizes them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def read(messages, **template):
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", **template)
+        with torch.no_grad():
+            return model(**ids).logits.item()
+
+    return read
 
 
-@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs"])
-def test_build_data_names_the_column(write, column):
-    path = write("rows.jsonl", [{**PLAIN, column: {"a": 1}}])
-    with pytest.raises(InputError, match=rf"rows.jsonl, line 1: .*{column}"):
+def tokenized(rows, scorer, **options):
+    data = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+    options = {"max_length": 512, "data_format": "chat", "show_progress": False, **options}
+    return tokenize_preferences(data, scorer.tokenizer, **options)
+
+
+def trl_ids(tokenizer, row, name):
+    """As the `tokenize_fn` of TRL's RewardTrainer."""
+    tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+    kwargs = {"tools": tools, **(row.get("chat_template_kwargs") or {})}
+    return tokenizer.apply_chat_template(row["prompt"] + row[name], tokenize=True, return_dict=True, **kwargs)[
+        "input_ids"
+    ]
+
+
+# ---- one reward for one text, through every entry ----
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_answers_that_differ_in_one_rendered_field_have_the_stock_class_rewards(field, scorer, stock, tmp_path):
+    row = pair_of(field)
+    expected = [stock(ASKED + row[name]) for name in ("chosen", "rejected")]
+    assert abs(expected[0] - expected[1]) > 1e-3
+
+    assert scorer.score([ASKED], [[row["chosen"], row["rejected"]]])[0] == pytest.approx(expected, abs=1e-5)
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": ASKED, "completions": [row["chosen"], row["rejected"]]}) + "\n")
+    score_file(scorer, "m", RecordFile(str(file)), tmp_path / "out.jsonl", ScoreOptions(), show_progress=False)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["reward"] == pytest.approx(expected, abs=1e-5)
+
+    data = tokenized([row], scorer)
+    assert len(data) == 1 and data.num_equal_pairs == 0
+    for name, number in (("chosen", data.better[0]), ("rejected", data.worse[0])):
+        assert data.sequence(number).tolist() == trl_ids(scorer.tokenizer, row, name)
+
+    found = evaluate({"m": scorer}, {"test": Dataset.from_list([row])}, resamples=10, show_progress=False)
+    assert np.sort(found.rewards["m"]["test"]) == pytest.approx(np.sort(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("field", ["tool_calls", "reasoning_content"])
+def test_a_template_that_ignores_a_field_makes_one_text_of_two_and_it_is_said(field, plain_scorer, caplog):
+    row = pair_of(field)
+    rewards = plain_scorer.score([ASKED], [[row["chosen"], row["rejected"]]])[0]
+    assert rewards[0] == rewards[1] and f"does not render `{field}` of the messages" in caplog.text
+    plain_scorer._checked_fields.clear()
+    caplog.clear()
+
+    data = tokenized([row], plain_scorer)
+    assert data.num_sequences == 1 and len(data) == 1 and data.num_equal_pairs == 1
+    assert "1 pairs differ only in what the chat template does not render" in caplog.text
+    assert "count as ties" in caplog.text
+    other = {**row, "rejected": answer("lantern")}
+    data = tokenized([row, other], plain_scorer, keep_equal=False)
+    assert len(data) == 1 and data.num_equal_pairs == 1 and data.row.tolist() == [1]
+    assert "left out of training" in caplog.text
+
+
+def test_training_leaves_equal_pairs_out_and_what_it_saves_reads_back(make_trainer, folder, base_model, caplog):
+    prompt = {"prompt": ASKED, "tools": json.dumps(TOOLS)}
+    rows = [{**prompt, **{name: pair_of("tool_calls")[name] for name in ("chosen", "rejected")}}]
+    rows += [{**prompt, "chosen": answer(f"{n}", weight=1), "rejected": answer(f"{n}", weight=2)} for n in range(3)]
+    reader = AutoTokenizer.from_pretrained(base_model("qwen3"))
+    reader.chat_template = TOOL_TEMPLATE
+    options = {"data_format": "chat", "max_length": 512, "processing_class": reader, "max_steps": 1}
+    trainer = make_trainer(rows, base_model("qwen3"), eval_rows={"test": rows}, **options)
+    assert len(trainer.train_data) == 1 and len(trainer.eval_dataset["test"]) == 4
+    assert "does not render `weight` of the messages" in caplog.text and "left out of training" in caplog.text
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_test_num_pairs"] == 4 and metrics["eval_test_accuracy"] in (3 / 8, 5 / 8)
+    trainer.save_model()
+    assert trainer.reload_check() == 3
+    with pytest.raises(InputError, match="not one pair"):
+        make_trainer(rows[1:], base_model("qwen3"), **options)
+
+
+def test_a_field_is_reported_once_for_a_scorer(plain_scorer, caplog):
+    plain_scorer._checked_fields.clear()
+    for _ in range(2):
+        plain_scorer.score([ASKED], [answer(name="anna")])
+    assert caplog.text.count("does not render") == 1
+
+
+def test_tools_and_template_variables_belong_to_the_text(scorer, stock, tmp_path):
+    messages = answer()
+    columns = [{}, {"tools": TOOLS}, {"chat_template_kwargs": {"mood": "glad"}}, {"tools": json.dumps(TOOLS)}]
+    expected = [stock(ASKED + messages), stock(ASKED + messages, tools=TOOLS), stock(ASKED + messages, mood="glad")]
+    expected.append(expected[1])
+    assert len({round(value, 4) for value in expected}) == 3
+    given = {name: [row.get(name) for row in columns] for name in ("tools", "chat_template_kwargs")}
+    assert scorer.score([ASKED] * 4, [messages] * 4, **given) == pytest.approx(expected, abs=1e-5)
+    assert scorer.best_of_n(ASKED, [messages], tools=TOOLS)[1] == pytest.approx(expected[1:2], abs=1e-5)
+    assert scorer.as_reward_function()([ASKED] * 4, [messages] * 4, **given) == pytest.approx(expected, abs=1e-5)
+
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": ASKED, "completion": messages, **row} for row in columns]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score_file(scorer, "m", RecordFile(str(file)), tmp_path / "out.jsonl", ScoreOptions(), show_progress=False)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["reward"] for row in written] == pytest.approx(expected, abs=1e-5)
+    assert [{k: v for k, v in row.items() if k != "reward"} for row in written] == rows
+
+    pairs = [{"prompt": ASKED, "chosen": messages, "rejected": answer("lantern"), **row} for row in columns[:3]]
+    for row in pairs:
+        data = tokenized([row], scorer)
+        assert data.sequence(data.better[0]).tolist() == trl_ids(scorer.tokenizer, row, "chosen")
+    mixed = Dataset.from_list(
+        [
+            {"chat_template_kwargs": None, **row, "tools": json.dumps(TOOLS) if "tools" in row else None}
+            for row in pairs
+        ]
+    )
+    data = tokenized(mixed, scorer)
+    assert data.num_sequences == 6 and len(set(data.prompt.tolist())) == 3
+    table = read_preferences(mixed, "test")
+    assert len(table.completions) == 6 and len(set(table.prompt.tolist())) == 3
+    found = evaluate({"m": scorer}, {"test": mixed}, resamples=10, show_progress=False)
+    assert found.rewards["m"]["test"][table.better] == pytest.approx(expected[:3], abs=1e-5)
+
+
+@given(
+    field=st.sampled_from(["tool_calls", "reasoning_content", "name", "note", "weight", "id"]),
+    value=st.one_of(st.text("abc", min_size=1), st.dictionaries(st.text("ab", min_size=1), st.integers(), min_size=1)),
+    renders=st.booleans(),
+)
+def test_a_field_changes_the_ids_if_and_only_if_the_template_renders_it(scorer, field, value, renders):
+    scorer.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}" + (
+        "{% for m in messages %}{{ m." + field + " | tojson if m." + field + " is defined }}{% endfor %}"
+        if renders
+        else ""
+    )
+    try:
+        texts = [(ASKED, answer(**{field: value})), (ASKED, answer())]
+        data, numbers = tokenize_texts(texts, scorer.tokenizer, max_length=512, data_format="chat")
+    finally:
+        scorer.tokenizer.chat_template = TOOL_TEMPLATE
+    assert (numbers[0] != numbers[1]) == renders
+    assert data.num_sequences == 1 + renders
+
+
+def test_plain_rows_are_rendered_as_ever(scorer):
+    row = {"prompt": ASKED, "chosen": answer(), "rejected": answer("lantern")}
+    plain, padded = tokenized([row], scorer), tokenized([{**row, "chosen": answer(name=None)}], scorer)
+    assert np.array_equal(plain.ids, padded.ids) and plain.num_sequences == padded.num_sequences == 2
+    assert prompt_digest(ASKED, [answer()]) == "657491bb9f5dcb34"
+
+
+# ---- null and parts ----
+
+
+def test_a_content_that_is_null_is_what_the_template_makes_of_it(scorer, plain_scorer, stock):
+    message = answer(None, tool_calls=call(q=1))
+    assert scorer.score([ASKED], [message]) == pytest.approx([stock(ASKED + message)], abs=1e-5)
+    with pytest.raises(InputError, match="chat template refuses some of the messages"):
+        plain_scorer.score([ASKED], [message])
+    with pytest.raises(InputError, match=r"`completion`, message 1: must be .*with a content or another field"):
+        scorer.score([ASKED], [answer(None)])
+
+
+def test_nulls_that_arrow_adds_are_taken_out_and_a_users_own_stay(tmp_path):
+    rows = [pair_of("tool_calls"), {"prompt": ASKED, "chosen": answer(None, name="a"), "rejected": answer("b")}]
+    table = Dataset.from_list(rows)
+    assert table[0]["chosen"][0]["tool_calls"][0]["function"]["arguments"]["q"] == 1
+    strip = null_stripper(table.features)
+    assert strip(table[0])["chosen"] == rows[0]["chosen"]
+    assert strip(table[1]) == rows[1]
+    assert remove_none_values(table[0]["chosen"]) == rows[0]["chosen"]  # as TRL says that it must be done
+    table.to_parquet(tmp_path / "rows.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "rows.parquet", tmp_path / "saved"):
+        assert [record for _, record in read_records(RecordFile(str(path)))][1] == rows[1]
+    assert null_stripper(Dataset.from_list([{"prompt": ASKED}]).features) is None
+
+
+def test_parts_are_read_where_the_template_reads_them(scorer, plain_scorer, stock):
+    parts = answer([{"type": "text", "text": "sto"}, {"type": "text", "text": "ne"}])
+    assert scorer.score([ASKED], [parts]) == pytest.approx([stock(ASKED + answer())], abs=1e-5)
+    with pytest.raises(InputError, match="chat template"):
+        plain_scorer.score([ASKED], [parts])
+    printed = AutoTokenizer.from_pretrained(plain_scorer.tokenizer.name_or_path)
+    printed.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError, match="does not render content that is a list of parts"):
+        tokenize_texts([(ASKED, parts)], printed, max_length=512, data_format="chat")
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio"])
+def test_images_and_sound_are_refused_by_row(kind, write, scorer):
+    row = {"prompt": ASKED, "chosen": answer([{"type": kind, kind: "x"}]), "rejected": answer()}
+    path = write("rows.jsonl", [pair_of("name"), row])
+    with pytest.raises(InputError, match=rf"rows.jsonl, line 2: `chosen`, message 1: has a part of type '{kind}'"):
         build("jsonl", [path], BuildOptions(format="chat", test_size=0))
+    with pytest.raises(InputError, match=rf"f.jsonl, line 3: .*'{kind}'"):
+        read_row(Place("f.jsonl", "line", 3), {"prompt": ASKED, "completion": row["chosen"]}, scorer, ScoreOptions())
 
 
-def test_training_names_the_field(scorer):
-    options = {"max_length": 48, "data_format": "chat", "show_progress": False}
-    with pytest.raises(InputError, match="tool_calls"):
-        tokenize_preferences(Dataset.from_list([PAIR]), scorer.tokenizer, **options)
-    with pytest.raises(InputError, match="tools"):
-        tokenize_preferences(Dataset.from_list([{**PLAIN, "tools": "[1]"}]), scorer.tokenizer, **options)
-    with pytest.raises(InputError, match="tool_calls"):
-        tokenize_texts([(ASKED, [CALL])], scorer.tokenizer, max_length=48, data_format="chat")
+# ---- build-data ----
 
 
-def test_scoring_and_evaluation_name_the_field(scorer):
-    with pytest.raises(InputError, match="tool_calls"):
-        scorer.score([ASKED], [[CALL]])
-    with pytest.raises(InputError, match=r"f.jsonl, line 3: `completion`, message 1: .*tool_calls"):
-        read_row(Place("f.jsonl", "line", 3), {"prompt": ASKED, "completion": [CALL]}, scorer, ScoreOptions())
-    with pytest.raises(InputError, match=r"f.jsonl, line 3: .*tools"):
-        read_row(
-            Place("f.jsonl", "line", 3), {"prompt": "a", "completion": "b", "tools": "[]"}, scorer, ScoreOptions()
-        )
-    with pytest.raises(InputError, match="chat_template_kwargs"):
-        read_preferences(Dataset.from_list([{**PLAIN, "chat_template_kwargs": {"think": True}}]), "test")
+def built(write, rows, name="rows.jsonl", **options):
+    options = BuildOptions(**{"format": "chat", "test_size": 0, **options})
+    return build("jsonl", [write(name, rows)], options)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("layout", ["pairs", "ranked"])
+def test_build_data_keeps_every_field(field, layout, write, tmp_path, scorer):
+    rows = [pair_of(field), {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}]
+    result = built(write, rows, layout=layout)
+    save(result, tmp_path / "built")
+    data = load_from_disk(str(tmp_path / "built"))["train"]
+    found = [[r["chosen"], r["rejected"]] for r in data] if layout == "pairs" else data["completions"]
+    assert list(found) == [[row["chosen"], row["rejected"]] for row in rows]
+    assert tokenized(data, scorer).num_sequences == 4
+    for other in (ranked_to_pairs, pairs_to_ranked):
+        if (other is ranked_to_pairs) == (layout == "ranked"):
+            assert tokenized(other(data), scorer).num_sequences == 4
+    data.to_parquet(tmp_path / "rows.parquet")
+    again = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path))
+    assert again.features == data.features and list(again) == list(data)
+
+
+def test_what_is_built_has_the_nulls_of_the_user_and_no_others(write):
+    rows = [pair_of("tool_calls"), {**pair_of("tool_calls"), "rejected": answer(None, tool_calls=call(q=None, r=[]))}]
+    data = built(write, rows).datasets["train"]
+    assert list(data["rejected"]) == [row["rejected"] for row in rows]
+
+
+def test_tools_and_variables_are_columns_of_what_is_built(write, scorer):
+    plain = {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}
+    rows = [plain, {**plain, "tools": TOOLS}, {**plain, "chat_template_kwargs": {"mood": "glad"}}, plain]
+    data = built(write, rows).datasets["train"]
+    assert list(data["tools"]) == [None, TOOLS, None]
+    assert list(data["chat_template_kwargs"]) == [{}, {}, {"mood": "glad"}]
+    ids = list(data["prompt_id"])
+    assert len(set(ids)) == 3 and ids[0] == prompt_digest(ASKED, [])
+    assert tokenized(data, scorer).num_sequences == 6
+
+
+def test_both_splits_have_the_same_columns_and_are_published_as_they_are(write, tmp_path):
+    plain = {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}
+    rows = [{**pair_of("name"), "tools": TOOLS, "chat_template_kwargs": {"mood": "glad"}}]
+    inputs = [f"train={write('train.jsonl', rows)}", f"test={write('test.jsonl', [plain])}"]
+    result = build("jsonl", inputs, BuildOptions(format="chat"))
+    assert result.datasets["train"].features == result.datasets["test"].features
+    assert result.datasets["test"][0] | plain == result.datasets["test"][0]
+    assert (result.datasets["test"]["tools"][0], result.datasets["test"]["chat_template_kwargs"][0]) == (None, {})
+    save(result, tmp_path / "built")
+    preview_dataset(str(tmp_path / "built"), "me/calls", str(tmp_path / "preview"))
+    assert "| `chosen` | list of object (JSON) |" in (tmp_path / "preview" / "README.md").read_text()
+    published = load_dataset(str(tmp_path / "preview"), cache_dir=str(tmp_path / "cache"))
+    for split, data in result.datasets.items():
+        assert published[split].features == data.features and list(published[split]) == list(data)
+
+
+def test_inspect_counts_calls_as_the_answers_that_they_are(write, tmp_path, folder):
+    rows = [pair_of("tool_calls", ""), {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}]
+    save(built(write, rows), tmp_path / "built")
+    found = inspect_dataset(str(tmp_path / "built"), tokenizer=folder, show_progress=False).result
+    assert found["counts"]["all"]["clean_pairs"] == 2 and found["counts"]["all"]["empty"] == 0
+    assert found["texts"] == 4
+
+
+def test_rows_of_roles_and_contents_are_built_as_ever(write):
+    rows = [{"prompt": ASKED, "chosen": answer("a", name=None), "rejected": answer("b"), "tools": None}]
+    data = built(write, rows).datasets["train"]
+    assert sorted(data.column_names) == sorted(
+        ["prompt", "chosen", "rejected", "score_chosen", "score_rejected", "domain", "source", "prompt_id"]
+    )
+    assert set(data.features["chosen"].feature) == {"role", "content"}
+
+
+def test_a_call_is_no_empty_answer_and_a_repeated_one_is(write):
+    calls = {
+        "prompt": ASKED,
+        "chosen": answer("", tool_calls=call(q=1)),
+        "rejected": answer(None, tool_calls=call(q=2)),
+    }
+    same = {**calls, "rejected": calls["chosen"]}
+    empty = {**calls, "rejected": answer("", name="anna")}
+    counts = built(write, [calls, same, empty, calls]).counts["train"]
+    assert (counts.kept, counts.identical, counts.empty, counts.duplicates) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "more", [{"chosen": answer(name="anna")}, {"tools": TOOLS}, {"chat_template_kwargs": {"a": 1}}]
+)
+def test_the_text_format_refuses_what_only_a_template_renders(more, write, tmp_path):
+    row = {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}
+    name = "name" if "chosen" in more else next(iter(more))
+    with pytest.raises(InputError, match=rf"rows.jsonl, line 2: '{name}' would not be read.*--format chat"):
+        built(write, [row, {**row, **more}], format="text")
+    counts = built(write, [row, {**row, **more}], "again.jsonl", format="text", skip_invalid=True).counts["train"]
+    assert (counts.kept, counts.invalid) == (1, 1)
+    if "chosen" not in more:
+        ignored = built(write, [{**row, **more}], "ignored.jsonl", format="text", ignore_columns=(name,))
+        assert ignored.counts["train"].kept == 1
+    save(built(write, [row, {**row, **more}], "chat.jsonl"), tmp_path / "built")
+    with pytest.raises(InputError, match=f"'{name}' would not be read"):
+        load_datasets({"d": str(tmp_path / "built")}, "train", format="text")
+    with pytest.raises(InputError, match=f"'{name}' would not be read"):
+        list(load_datasets({"d": str(tmp_path / "built")}, "train", format="text", streaming=True)["d"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("tools", "[1", "not valid JSON"),
+        ("tools", {"a": 1}, "must be a list of JSON schemas"),
+        ("chat_template_kwargs", [1], "must be an object"),
+        ("chat_template_kwargs", {"tokenize": False}, "'tokenize', which no chat template reads"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(column, value, problem, write, scorer):
+    row = {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b"), column: value}
+    with pytest.raises(InputError, match=f"rows.jsonl, line 1: .*{problem}"):
+        built(write, [row])
+    with pytest.raises(InputError, match=problem):
+        tokenized([row], scorer)
+    with pytest.raises(InputError, match=problem):
+        scorer.score([ASKED], [answer()], **{column: [value]})
+
+
+def test_streams_read_what_whole_data_read(write, scorer, tmp_path):
+    rows = [pair_of("tool_calls"), {**pair_of("name"), "tools": TOOLS, "chat_template_kwargs": {"mood": "glad"}}]
+    spec = {"path": write("rows.jsonl", rows), "source": "jsonl"}
+    whole = load_datasets({"d": spec}, "train", format="chat")["d"]
+    save(built(write, rows, "again.jsonl"), tmp_path / "built")
+    for given_as in (spec, str(tmp_path / "built")):
+        streamed = list(load_datasets({"d": given_as}, "train", format="chat", streaming=True)["d"])
+        assert [row["completions"] for row in streamed] == list(whole["completions"])
+        assert [row["tools"] for row in streamed] == list(whole["tools"])
+        assert [row["chat_template_kwargs"] or {} for row in streamed] == list(whole["chat_template_kwargs"])
+
+
+def test_sets_with_and_without_such_fields_can_be_mixed(write, scorer):
+    from datasets import concatenate_datasets
+
+    plain = built(write, [{"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}], "a.jsonl").datasets[
+        "train"
+    ]
+    calls = built(write, [{**pair_of("tool_calls"), "tools": TOOLS}], "b.jsonl").datasets["train"]
+    mixed = concatenate_datasets(with_same_messages([plain, calls]))
+    assert list(mixed["chosen"]) == [answer("a"), pair_of("tool_calls")["chosen"]]
+    assert tokenized(mixed, scorer).num_sequences == 4
+    assert with_same_messages([plain, plain]) == [plain, plain]
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_caught(caplog):
+    caplog.set_level(logging.WARNING, logger="rm_toolkit")

@@ -1,5 +1,8 @@
 """TRL's own trainers take what build-data makes, as it is."""
 
+import copy
+import json
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -7,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from rm_toolkit.data.build import BuildOptions, build
+from rm_toolkit.data.tokenization import tokenize_preferences
 
 
 CHAT_TEMPLATE = (
@@ -96,3 +100,43 @@ def test_trl_trains_on_what_we_build(write, dsp_items, tokenizer, tmp_path, sour
     assert all(0 < loss < 5 for loss in losses)
     assert any(not torch.equal(before[name], value) for name, value in model.named_parameters())
     assert len(trainer.train_dataset) == len(data)
+
+
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% if mood %}{{ mood }}{% endif %}{% for m in messages %}<{{ m.role }}>"
+    "{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}</s>{% endfor %}"
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's own default
+@pytest.mark.parametrize("kind", ["reward", "dpo"])
+def test_trl_reads_tools_and_calls_of_what_we_build_as_we_do(write, tokenizer, tmp_path, kind):
+    def reply(content, **arguments):
+        function = {"name": "f", "arguments": arguments}
+        return [{"role": "assistant", "content": content, "tool_calls": [{"type": "function", "function": function}]}]
+
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    more = [{}, {"tools": tools}, {"chat_template_kwargs": {"mood": "glad"}}, {"tools": json.dumps(tools)}]
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{n}?"}], "chosen": reply("", q=n), "rejected": reply(None, r=None)}
+        for n in range(12)
+    ]
+    path = write("rows.jsonl", [{**row, **more[n % 4]} for n, row in enumerate(rows)])
+    data = build("jsonl", [path], BuildOptions(format="chat", test_size=0)).datasets["train"]
+    reader = copy.deepcopy(tokenizer)
+    reader.chat_template = TOOL_TEMPLATE
+    if kind == "dpo":
+        models_ = [tiny(LlamaForCausalLM, reader) for _ in range(2)]
+        trainer = DPOTrainer(*models_, arguments(DPOConfig, tmp_path), train_dataset=data, processing_class=reader)
+    else:
+        model = tiny(LlamaForSequenceClassification, reader, num_labels=1)
+        config = arguments(RewardConfig, tmp_path)
+        trainer = RewardTrainer(model, config, train_dataset=data, processing_class=reader)
+        ours = tokenize_preferences(data, reader, max_length=256, data_format="chat", show_progress=False)
+        assert len(trainer.train_dataset) == 12 and ours.num_truncated == 0
+        for k, row in enumerate(trainer.train_dataset):
+            assert ours.sequence(ours.better[k]).tolist() == row["chosen_ids"]
+            assert ours.sequence(ours.worse[k]).tolist() == row["rejected_ids"]
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 3 and all(0 < loss < 5 for loss in losses)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import InputError, did_you_mean, name_list
-from ..messages import TEMPLATE_COLUMNS, unread
+from ..messages import read_template_kwargs, read_tools
 from ..pairing import label_scores
 from ..records import Place
 from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
@@ -40,11 +40,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "score": ("overall_score", "helpfulness"),
     "rank": (),
     "domain": (),
+    "tools": (),
+    "chat_template_kwargs": (),
 }
 SIGNED = (("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference"))
 TEXT_KEYS = ("response", "text", "content", "answer")
 SCORE_ADVICE = "Name its column: --columns score=…, or rank=… where 1 is best."
 SCORES_ADVICE = "Name their column: --columns scores=…, or ranks=… where 1 is best."
+ASKED = ("prompt", "tools", "chat_template_kwargs")  # what responses to one prompt share
 
 
 class Grouped(dict):
@@ -77,27 +80,25 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     if isinstance(record, Grouped):
         check_ranked(record["completions"], record["scores"], ("response", "score"), place)
         return RawRow(**record)
-    columns = [name for name in TEMPLATE_COLUMNS if record.get(name)]
-    if columns:
-        raise place.error(str(unread(columns)), "")
     prompt = _find(record, "prompt", place, options)
     if prompt is not None:
         prompt = text_or_messages(prompt, "prompt", place) if prompt != [] else None
     domain = _find(record, "domain", place, options)
     domain = None if domain is None else text_value(domain, "domain", place)
+    tags = {"domain": domain, **_template(record, place, options)}
     given = {name: _find(record, name, place, options) for name in ("chosen", "rejected", "completions")}
     if given["chosen"] is not None and given["rejected"] is not None:
         texts = [text_or_messages(given[name], name, place) for name in ("chosen", "rejected")]
         scores, margin = _pair_scores(record, place, options)
-        return RawRow(prompt, texts, scores, margin=margin, domain=domain)
+        return RawRow(prompt, texts, scores, margin=margin, **tags)
     if given["completions"] is not None:
         texts, scores = _completions(record, given["completions"], place, options)
-        return RawRow(prompt, texts, scores, domain=domain)
+        return RawRow(prompt, texts, scores, **tags)
     for first, second, strength in SIGNED:
         if first in record and strength in record:
             texts = [text_or_messages(record.get(name), name, place) for name in (first, second)]
             signed = number_value(record[strength], strength, place)
-            return RawRow(prompt, texts, [max(0.0, -signed), max(0.0, signed)], domain=domain)
+            return RawRow(prompt, texts, [max(0.0, -signed), max(0.0, signed)], **tags)
     raise _no_preference(record, given, place)
 
 
@@ -114,7 +115,7 @@ def group(records: Records, options: SourceOptions) -> Records:
             if isinstance(error, UnreadColumn):
                 raise
             record = error
-        if group is not None and (single is None or single["prompt"] != group["prompt"]):
+        if group is not None and (single is None or any(single[name] != group[name] for name in ASKED)):
             yield start, group
             group = None
         if single is None:
@@ -145,6 +146,7 @@ def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
         completions=[text_or_messages(values["response"], "response", place)],
         scores=[score],
         domain=None if values["domain"] is None else text_value(values["domain"], "domain", place),
+        **_template(record, place, options),
     )
     if isinstance(record, ReadRecord):
         check_all_read(record, RawRow(**single), place, mappable=True)
@@ -157,6 +159,20 @@ def _score(record: Record, score: Any, place: Place, options: SourceOptions) -> 
         return number_value(score, "score", place)
     rank = _find(record, "rank", place, options)
     return None if rank is None else 0.0 - number_value(rank, "rank", place)
+
+
+def _template(record: Record, place: Place, options: SourceOptions) -> dict[str, Any]:
+    """What a chat template reads beside the messages."""
+    readers = {"tools": read_tools, "chat_template_kwargs": read_template_kwargs}
+    try:
+        return {
+            name: None if name in options.ignore_columns else read(_find(record, name, place, options))
+            for name, read in readers.items()
+        }
+    except InputError:
+        raise
+    except ValueError as error:
+        raise place.error(f"{error}.") from error
 
 
 def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> Any:
