@@ -15,6 +15,7 @@ from ..evaluation.metrics import PreferenceMetrics
 
 PREFERENCE_METRICS = tuple(field.name for field in fields(PreferenceMetrics))
 SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second")  # of all sets together; nothing to be best at
+MOST_LISTED = 20  # names in an error
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -63,7 +64,7 @@ def check_best_metric(
     if full not in [*known, *(f"eval_{name}" for name in (*of_all_sets, *SPEED_METRICS))]:
         default = " (transformers' default)" if metric == "loss" else ""
         raise InputError(
-            f"{needed}{default}, but the test sets will give no '{full}', only {name_list(known)}."
+            f"{needed}{default}, but the test sets will give no '{full}', only {_listed(eval_dataset, metrics)}."
             f"{did_you_mean(full, known) or ' Take one of these.'}"
         )
 
@@ -82,6 +83,13 @@ def _users(args: TrainingArguments, callbacks: Iterable[Any] | None) -> list[str
 
 def _is_early_stopping(callback: Any) -> bool:
     return isinstance(callback, EarlyStoppingCallback) or callback is EarlyStoppingCallback
+
+
+def _listed(eval_dataset: Any, metrics: tuple[str, ...]) -> str:
+    names = _metric_names(eval_dataset, metrics)
+    if len(names) <= MOST_LISTED:
+        return name_list(names)
+    return f"'eval_NAME_METRIC' with NAME one of {name_list(eval_dataset)} and METRIC one of {name_list(metrics)}"
 
 
 def _metric_names(eval_dataset: Any, metrics: tuple[str, ...]) -> list[str]:

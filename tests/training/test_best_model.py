@@ -50,6 +50,13 @@ def test_the_error_names_the_closest_metric_and_what_reads_it(make):
         make(["helpful"], metric_for_best_model="helpful_acuracy", load_best_model_at_end=True, **EVERY_STEP)
 
 
+def test_many_sets_are_listed_by_set_and_metric(make):
+    with pytest.raises(
+        InputError, match=r"'eval_NAME_METRIC' with NAME one of 'a', 'b', 'c' and METRIC one of 'accuracy'"
+    ):
+        make(["a", "b", "c"], metric_for_best_model="accuracy", **EVERY_STEP)
+
+
 def test_the_default_of_transformers_is_no_metric_of_named_sets(make):
     with pytest.raises(
         InputError, match=r"is 'loss'.*default.* give no 'eval_loss'.* Did you mean 'eval_helpful_loss'"
