@@ -97,6 +97,12 @@ def assert_ends_as():
             assert found["results"][when].keys() == sets.keys()
             for name, metrics in sets.items():
                 ours = {key: found["results"][when][name][key] for key in metrics}
+                if name.startswith("dsp_"):
+                    # 0.2.1 counted the rivals of a domain, which nobody has compared, as ties; now nobody does. What a
+                    # resumed run had counted at its start stands in its log.
+                    metrics = {**metrics, "num_label_ties": 0}
+                    assert when == "start" or ours["num_label_ties"] == 0
+                    ours["num_label_ties"] = 0
                 assert ours == pytest.approx(metrics, **TRAINED), (when, name)
         assert [step for step, _ in found["losses"]] == [step for step, _ in expected["losses"]]
         assert [x for _, x in found["losses"]] == pytest.approx([x for _, x in expected["losses"]], **TRAINED)
