@@ -17,7 +17,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
 
 @run_main
 def main() -> None:
-    from trl import ModelConfig, get_peft_config
+    from trl import ModelConfig
 
     from rm_toolkit import base_lm, stages
     from rm_toolkit.arguments import parse_recipe
@@ -39,7 +39,8 @@ def main() -> None:
     train, evaluation, _ = stages.load_stage_data(recipe, training)
     stages.ensure_tiny_base(recipe, model, train, training.seed)
     config = load_config(model.model_name_or_path, revision=model.model_revision)
-    tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path)
+    revision = None if recipe.tokenizer_name_or_path else model.model_revision
+    tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path, revision=revision)
     prepare_tokenizer(tokenizer, config, max_length=training.max_length, data_format=training.data_format)
     train, *evaluation = (
         base_lm.language_modelling_rows(rows, tokenizer, recipe, training, name)
@@ -53,7 +54,7 @@ def main() -> None:
         train_dataset=train,
         eval_dataset=dict(zip(recipe.eval_datasets, evaluation)) or None,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model),
+        peft_config=base_lm.adapter_config(model),
     )
     base_lm.run_base_lm(trainer, resume)
 

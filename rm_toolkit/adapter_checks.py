@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from peft import PeftConfig
 from transformers.utils import logging
 
-from .adapters import is_adapter, read_adapter
 from .errors import InputError
+from .models.adapter_files import is_adapter, read_adapter
+from .models.hub_files import recorded_revision
 from .settings import load_settings
 
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
-def check_adapter(model: RewardModel, name: str, folder: str) -> None:
+def check_adapter(model: RewardModel, name: str, folder: str, revision: str | None = None) -> None:
     """
     Refuses an adapter that cannot be mixed on a model.
 
@@ -27,18 +28,19 @@ def check_adapter(model: RewardModel, name: str, folder: str) -> None:
         model (`RewardModel`): The base.
         name (`str`): Name of the adapter, for the message.
         folder (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
         `InputError`: if it is none, was trained on another base, or reads its texts otherwise.
     """
-    if not is_adapter(folder):
+    if not is_adapter(folder, revision):
         hint = ""
         if is_adapter(str(Path(folder, "adapter"))):
             hint = f" '{Path(folder, 'adapter')}' is one."
         raise InputError(f"adapter '{name}': '{folder}' holds no adapter (`adapter_config.json` alone).{hint}")
-    config, _ = read_adapter(folder)
-    _check_base(name, folder, config, model.name_or_path)
-    settings = load_settings(folder)
+    config, _ = read_adapter(folder, revision)
+    _check_base(name, folder, config, model)
+    settings = load_settings(folder, revision)
     for field in ("pooling_type", "data_format", "max_length") if settings is not None else ():
         ours, theirs = getattr(model.settings, field), getattr(settings, field)
         if ours != theirs:
@@ -53,11 +55,19 @@ def check_adapter(model: RewardModel, name: str, folder: str) -> None:
         )
 
 
-def _check_base(name: str, folder: str, config: PeftConfig, base: str) -> None:
+def _check_base(name: str, folder: str, config: PeftConfig, model: RewardModel) -> None:
     """Refuses an adapter of another base; where only names can be compared and they differ, it says so."""
-    named = config.base_model_name_or_path or ""
+    named, base = config.base_model_name_or_path or "", model.name_or_path
     places = [path.resolve() for path in (Path(named), Path(folder, named)) if named and path.is_dir()]
-    if named == base or (Path(base).is_dir() and Path(base).resolve() in places):
+    if Path(base).is_dir() and Path(base).resolve() in places:
+        return
+    if named == base:
+        revisions = [recorded_revision(base, revision) or "main" for revision in (config.revision, model.revision)]
+        if revisions[0] != revisions[1]:
+            logger.warning(
+                f"adapter '{name}': '{folder}' was trained on '{base}' at {revisions[0]}, and is used on it at "
+                f"{revisions[1]}. Unless both are the same commit, its rewards are not those of its training."
+            )
         return
     remedy = f"If it is the same model, write '{base}' into `base_model_name_or_path` of its adapter_config.json."
     if places:

@@ -22,6 +22,7 @@ from .data.collator import MicroBatch, PreferenceCollator
 from .data.tokenization import TokenizedPreferences
 from .errors import InputError, did_you_mean, name_list
 from .heads import reward_head
+from .models.hub_files import split_revision
 
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class AdapterRouting:
 
     Args:
         model (`RewardModel`): The base, in evaluation mode; changed in place.
-        adapters (`Mapping[str, str | os.PathLike]`): Folder or Hub id of each adapter, by name.
+        adapters (`Mapping[str, str | os.PathLike]`): Folder or Hub id (also `ID@REVISION`) of each adapter, by name.
 
     Raises:
         `InputError`: if a folder is no adapter, was trained on another base, or reads its texts otherwise.
@@ -70,16 +71,17 @@ class AdapterRouting:
     def __init__(self, model: RewardModel, adapters: Mapping[str, Any]):
         self.model = model
         self.names = list(adapters)
-        for name, folder in adapters.items():
-            check_adapter(model, name, str(folder))
+        places = {name: split_revision(folder) for name, folder in adapters.items()}
+        for name, place in places.items():
+            check_adapter(model, name, *place)
         self._adapters: dict[int, _Adapter] = {}
         self._tokens: dict[int, list[tuple[int, int, int]]] = {}
         self._sequences: list[tuple[int, int, int]] = []
-        self.mixes = model.settings.pooling_type != "cls" and self._take_apart(adapters)
+        self.mixes = model.settings.pooling_type != "cls" and self._take_apart(places)
         if not self.mixes:
             self._adapters.clear()
-            for number, (name, folder) in enumerate(adapters.items(), 1):
-                _attach(model, name, str(folder), _inner_name(number))
+            for number, (name, place) in enumerate(places.items(), 1):
+                _attach(model, name, place, _inner_name(number))
         model.eval()
 
     def group(self, name: str | None) -> int:
@@ -112,7 +114,7 @@ class AdapterRouting:
         return self.model(batch)
 
     @torch.inference_mode()
-    def _take_apart(self, adapters: Mapping[str, Any]) -> bool:
+    def _take_apart(self, adapters: Mapping[str, tuple[str, str | None]]) -> bool:
         """
         Takes the layers of all adapters and hooks them to the base's. Returns whether that gives the right rewards.
 
@@ -123,8 +125,8 @@ class AdapterRouting:
         data = _random_sequences(model, range(1 + min(2, len(adapters))))
         parts = np.split(np.arange(data.num_sequences), len(set(data.group.tolist())))
         expected = [model(collator.sequences(data, parts[0]).to(model.device))[0]]
-        for number, (name, folder) in enumerate(adapters.items(), 1):
-            _attach(model, name, str(folder), _inner_name(1))
+        for number, (name, place) in enumerate(adapters.items(), 1):
+            _attach(model, name, place, _inner_name(1))
             adapter = _plain_adapter(model, _inner_name(1))
             if adapter is not None and number < len(parts):
                 expected.append(model(collator.sequences(data, parts[number]).to(model.device))[0])
@@ -217,15 +219,16 @@ def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[int, int, int]]]:
     return pieces
 
 
-def _attach(model: RewardModel, name: str, folder: str, inner_name: str) -> None:
+def _attach(model: RewardModel, name: str, place: tuple[str, str | None], inner_name: str) -> None:
+    folder, revision = place
     device = str(model.device)
     try:
         with quiet_peft():
             if model.is_peft:
-                model.classifier.load_adapter(folder, inner_name, torch_device=device)
+                model.classifier.load_adapter(folder, inner_name, torch_device=device, revision=revision)
             else:
                 model.classifier = PeftModel.from_pretrained(
-                    model.classifier, folder, adapter_name=inner_name, torch_device=device
+                    model.classifier, folder, adapter_name=inner_name, torch_device=device, revision=revision
                 )
         model.classifier.eval()
     except (RuntimeError, ValueError, KeyError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TARGETS
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed
-from transformers.utils import cached_file
 
 from .errors import InputError, did_you_mean, name_list
 from .heads import gathered, head_name, modules_before_head
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
-from .models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from .models.adapter_files import find_base, read_adapter, tokenizer_source
+from .models.hub_files import recorded_revision
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
@@ -33,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def attach_adapter(
-    classifier: PreTrainedModel, peft_config: PeftConfig, pooling_type: str, seed: int = 42
+    classifier: PreTrainedModel,
+    peft_config: PeftConfig,
+    pooling_type: str,
+    seed: int = 42,
+    revision: str | None = None,
 ) -> PeftModel:
     """
     Puts a fresh adapter on a stock classifier. The reward head is trained and saved with it, whatever the task type.
@@ -44,12 +46,14 @@ def attach_adapter(
             or all linear layers.
         pooling_type (`str`): With `cls`, what stands before the head (BERT's pooler) is trained and saved too.
         seed (`int`): Seed of the adapter's weights.
+        revision (`str`, *optional*): Of the base on the Hub; written into the adapter's config.
 
     Raises:
         `InputError`: if the target modules are not in the model.
     """
     peft_config = copy.deepcopy(peft_config)
     peft_config.task_type = TaskType.SEQ_CLS
+    peft_config.revision = revision or peft_config.revision
     if pooling_type == "cls":
         peft_config.modules_to_save = [*(peft_config.modules_to_save or []), *modules_before_head(classifier)]
     if hasattr(peft_config, "target_modules") and not peft_config.target_modules:
@@ -109,17 +113,6 @@ def _without_zero3() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = engine
 
 
-def is_adapter(name: str, revision: str | None = None) -> bool:
-    """Whether a folder or Hub repository holds an adapter and no model."""
-    return _has_file(name, ADAPTER_CONFIG, revision) and not _has_file(name, "config.json", revision)
-
-
-def _has_file(name: str, filename: str, revision: str | None = None) -> bool:
-    if os.path.isdir(name):
-        return Path(name, filename).exists()
-    return _hub_file(name, filename, revision) is not None
-
-
 def load_adapter(
     model_class: type[RewardModel],
     folder: str,
@@ -128,6 +121,7 @@ def load_adapter(
     require_head: bool,
     trust_remote_code: bool = False,
     keep: bool = False,
+    revision: str | None = None,
     **options: Any,
 ) -> RewardModel:
     """
@@ -140,15 +134,16 @@ def load_adapter(
         require_head (`bool`): Whether an adapter without a reward head on a base without one is an error.
         trust_remote_code (`bool`): Whether code that comes with the base may run.
         keep (`bool`): Whether the adapter is trained further. On a base in 4 bits it always is.
+        revision (`str`, *optional*): Of the adapter; that of its base stands in its config.
         **options: As in `RewardModel.from_pretrained`.
 
     Raises:
         `InputError`: if the base is not there, the adapter does not fit it, or is to be trained without a reward head.
     """
-    settings = settings or load_settings(folder)
-    in_4bit = _take_quantization(folder, options)
-    config, weights = read_adapter(folder)
-    base = _find_base(folder, config)
+    settings = settings or load_settings(folder, revision)
+    in_4bit = _take_quantization(folder, revision, options)
+    config, weights = read_adapter(folder, revision)
+    base, base_revision = find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
     if keep and not has_head:
         raise InputError(
@@ -160,17 +155,20 @@ def load_adapter(
             base,
             settings,
             require_head=require_head and not has_head,
-            revision=getattr(config, "revision", None),
+            revision=base_revision,
             trust_remote_code=trust_remote_code,
             **options,
         )
     except InputError as error:
         raise InputError(f"the adapter in '{folder}' cannot be put on its base: {error}") from error
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
-    model.resize_token_embeddings(len(load_tokenizer(tokenizer_source(folder))))
+    tokenizer, tokenizer_revision = tokenizer_source(folder, revision)
+    model.resize_token_embeddings(len(load_tokenizer(tokenizer, revision=tokenizer_revision)))
     try:
         with quiet_peft():
-            adapted = PeftModel.from_pretrained(model.classifier, folder, is_trainable=keep or in_4bit)
+            adapted = PeftModel.from_pretrained(
+                model.classifier, folder, is_trainable=keep or in_4bit, revision=revision
+            )
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
@@ -178,8 +176,9 @@ def load_adapter(
     model.classifier = adapted if keep or in_4bit else adapted.merge_and_unload()
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
+    model.revision = recorded_revision(folder, revision)
     model.settings = model.settings
-    own_head = find_lm_head(folder, model.config)
+    own_head = find_lm_head(folder, model.config, revision=revision)
     if own_head is not None and own_head.files:
         model.lm_head_source = own_head
         if model.lm_head is not None:
@@ -187,23 +186,16 @@ def load_adapter(
     return model
 
 
-def _take_quantization(folder: str, options: dict[str, Any]) -> bool:
+def _take_quantization(folder: str, revision: str | None, options: dict[str, Any]) -> bool:
     """Adds to the options how the adapter's base was rounded when it was trained; returns whether it was."""
     from .quantization import make_config
 
-    settings = load_settings(folder)
+    settings = load_settings(folder, revision)
     if settings is None or settings.quantization is None:
         return False
     if options.get("quantization_config") is None:
         options["quantization_config"] = make_config(settings.quantization)
     return True
-
-
-def tokenizer_source(name: str) -> str:
-    """Returns where the tokenizer of a model stands: with it, or, for an adapter saved without one, with its base."""
-    if not is_adapter(name) or _has_file(name, "tokenizer_config.json"):
-        return name
-    return _find_base(name, read_adapter(name)[0])
 
 
 def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -213,68 +205,12 @@ def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor]
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def read_adapter(folder: str) -> tuple[PeftConfig, list[str]]:
-    """
-    Reads the config of an adapter and the names of its tensors.
-
-    Raises:
-        `InputError`: naming the file that is missing or damaged.
-    """
-    try:
-        config = PeftConfig.from_pretrained(folder)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {reason}") from error
-    path = Path(folder, ADAPTER_WEIGHTS) if os.path.isdir(folder) else _hub_file(folder, ADAPTER_WEIGHTS, None)
-    try:
-        with safe_open(path, framework="pt") as handle:
-            return config, list(handle.keys())
-    except (OSError, TypeError, SafetensorError) as error:
-        raise InputError(
-            f"'{folder}' has an `{ADAPTER_CONFIG}` but no readable `{ADAPTER_WEIGHTS}` ({error}). Restore the file."
-        ) from error
-
-
-def _find_base(folder: str, config: PeftConfig) -> str:
-    base = config.base_model_name_or_path
-    if not base:
-        raise InputError(
-            f"'{folder}': its `{ADAPTER_CONFIG}` names no base. Write the base's folder or Hub id into "
-            "`base_model_name_or_path`."
-        )
-    for candidate in (Path(base), Path(folder, base)):
-        if candidate.is_dir():
-            return str(candidate)
-    if _hub_file(base, "config.json", getattr(config, "revision", None)) is not None:
-        return base
-    merged = Path(folder).parent
-    hint = f" The merged model in '{merged}' needs no base." if (merged / "config.json").exists() else ""
-    raise InputError(
-        f"'{folder}' is an adapter for the base '{base}', which is neither a folder here nor within reach on the Hub. "
-        f"Put the base there, or write its place into `base_model_name_or_path` of {ADAPTER_CONFIG}.{hint}"
-    )
-
-
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
     """PEFT 0.21 asks the model under a name that transformers 5.23 deprecates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
-
-
-def _hub_file(name: str, filename: str, revision: str | None) -> str | None:
-    try:
-        return cached_file(
-            name,
-            filename,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):  # a name that the Hub cannot have, such as a path with several parts
-        return None
 
 
 def _check_targets(classifier: PreTrainedModel, targets: Any) -> None:

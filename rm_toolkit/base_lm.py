@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from .arguments import RecipeArguments
 from .console import console, print_table
@@ -23,6 +24,7 @@ from .engines import EngineMixin, LaunchedConfig, read_engine
 from .errors import InputError, name_list
 from .load_errors import first_line
 from .modeling import quiet_loading
+from .models.hub_files import recorded_revision
 from .output.written import record_written
 from .progress import RunProgressCallback, describe_truncation
 from .saving import move_into
@@ -126,6 +128,14 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         with quiet_loading():
             loaded.resize_token_embeddings(len(tokenizer))
     return loaded
+
+
+def adapter_config(model: ModelConfig) -> PeftConfig | None:
+    """Returns the adapter that the flags ask for, with the revision of the base that it is for."""
+    config = get_peft_config(model)
+    if config is not None:
+        config.revision = recorded_revision(model.model_name_or_path, model.model_revision)
+    return config
 
 
 def language_modelling_rows(

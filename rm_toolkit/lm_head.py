@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import cached_file
 
 from .errors import InputError
 from .losses import text_cross_entropy
 from .models.files import LM_HEAD_FOLDER, SAFE_INDEX, SAFE_WEIGHTS
+from .models.hub_files import find_file
 from .weight_names import shapes_in_files
 
 
@@ -82,7 +82,7 @@ def find_lm_head(
         `LMHeadSource`, or `None` where there is none (an encoder, or a classifier saved without it).
     """
     text_config = config.get_text_config()
-    own = _file(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
+    own = find_file(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
     if own is not None:
         with safe_open(own, framework="pt") as handle:
             return LMHeadSource(tied=False, files={key: (own, key) for key in handle.keys()})  # noqa: SIM118
@@ -149,27 +149,13 @@ def is_causal_lm(config: PreTrainedConfig) -> bool:
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
 
 
-def _file(name: str, filename: str, revision: str | None, subfolder: str = "") -> str | None:
-    if not name:  # a model made in code stands in no folder
-        return None
-    return cached_file(
-        name,
-        filename,
-        subfolder=subfolder,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-
-
 def _file_of_tensor(name: str, key: str, revision: str | None) -> str | None:
-    index = _file(name, SAFE_INDEX, revision)
-    if index is not None:
-        shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
-        return _file(name, shard, revision) if shard is not None else None
-    path = _file(name, SAFE_WEIGHTS, revision)
-    if path is None:
+    path = find_file(name, SAFE_WEIGHTS, revision)
+    if path is not None:
+        with safe_open(path, framework="pt") as handle:
+            return path if key in handle.keys() else None  # noqa: SIM118
+    index = find_file(name, SAFE_INDEX, revision)
+    if index is None:
         return None
-    with safe_open(path, framework="pt") as handle:
-        return path if key in handle.keys() else None  # noqa: SIM118
+    shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
+    return find_file(name, shard, revision) if shard is not None else None

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from .adapters import is_adapter
 from .console import console
 from .errors import InputError
 from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
 from .legacy import add_legacy_rope_keys
 from .lm_head import save_lm_head
 from .loading import load_config
+from .models.adapter_files import is_adapter
 from .models.files import (
     LM_HEAD_FOLDER,
     MERGE_NAME,

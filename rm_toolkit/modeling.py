@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from .adapters import attach_adapter, is_adapter, load_adapter, untie
+from .adapters import attach_adapter, load_adapter, untie
 from .attention import enable_shared_attention
 from .engine_interface import EngineInterface
 from .errors import InputError
@@ -28,6 +28,8 @@ from .last_layer import trim_last_layer
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_config, quiet_loading
+from .models.adapter_files import is_adapter
+from .models.hub_files import recorded_revision
 from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 
@@ -53,6 +55,7 @@ class RewardModel(EngineInterface, nn.Module):
         lm_head (`LMHead`, *optional*): Loaded only where `lm_loss_coef` is not 0.
         lm_head_source (`LMHeadSource`, *optional*): Where the head stands, so that it is carried on when not loaded.
         name_or_path (`str`): Where the classifier was loaded from.
+        revision (`str`, *optional*): Its revision there, where it is not the main one.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class RewardModel(EngineInterface, nn.Module):
         lm_head: LMHead | None = None,
         lm_head_source: LMHeadSource | None = None,
         name_or_path: str = "",
+        revision: str | None = None,
     ):
         super().__init__()
         self.classifier = classifier
@@ -70,6 +74,7 @@ class RewardModel(EngineInterface, nn.Module):
         self.lm_head = lm_head
         self.lm_head_source = lm_head_source
         self.name_or_path = name_or_path
+        self.revision = revision
 
     @property
     def settings(self) -> RewardModelSettings:
@@ -118,7 +123,7 @@ class RewardModel(EngineInterface, nn.Module):
         """
         if is_adapter(model_name_or_path, revision):
             options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
-            options |= {"require_head": require_head, "keep": keep_adapter}
+            options |= {"require_head": require_head, "keep": keep_adapter, "revision": revision}
             return load_adapter(cls, model_name_or_path, settings, **options, **model_init_kwargs)
         config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
         settings = settings or load_settings(model_name_or_path, revision)
@@ -150,7 +155,8 @@ class RewardModel(EngineInterface, nn.Module):
         head = None
         if with_lm_head:
             head = build_lm_head(source, classifier.get_input_embeddings(), config, model_name_or_path)
-        return cls(classifier, settings, lm_head=head, lm_head_source=source, name_or_path=model_name_or_path)
+        where = {"name_or_path": model_name_or_path, "revision": recorded_revision(model_name_or_path, revision)}
+        return cls(classifier, settings, lm_head=head, lm_head_source=source, **where)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """
@@ -242,7 +248,7 @@ class RewardModel(EngineInterface, nn.Module):
         """
         if self.is_peft:  # loaded with an adapter on a 4-bit base, which goes on
             return
-        self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed)
+        self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed, self.revision)
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
         self.untie_lm_head()
 

@@ -17,6 +17,9 @@ from . import __version__
 from .data.messages import TEMPLATE_COLUMNS
 from .data.records import GZIP_MAGIC, Place, RecordFile, read_records
 from .errors import InputError
+from .models.adapter_files import base_of_adapter
+from .models.files import ADAPTER_FOLDER, LM_HEAD_FOLDER, list_folder
+from .models.hub_files import find_commit, split_revision
 from .partial_output import PartialOutput
 from .score_rows import Row, ScoreOptions, line, read_row
 from .scoring import RewardScorer
@@ -209,17 +212,33 @@ def _count_rows(source: RecordFile) -> int | None:
 
 def model_identity(model: str, dtype: str, adapters: Mapping[str, str]) -> str:
     """
-    A text that changes when a model or one of its adapters does: names and times of a folder's files, else the id.
+    A text that changes when what the rewards depend on does: the files of a folder by size and time, the commit of a
+    Hub repository; of an adapter those of its base too.
 
     Args:
-        model (`str`): Folder or Hub id.
+        model (`str`): Folder or Hub id (also `ID@REVISION`).
         dtype (`str`): Precision of the weights.
-        adapters (`Mapping[str, str]`): Folder or Hub id of each adapter.
+        adapters (`Mapping[str, str]`): Folder or Hub id of each adapter on the model.
     """
-    parts = [dtype]
-    for name, place in {"": model, **adapters}.items():
-        parts.append(f"{name}={os.path.abspath(place) if os.path.isdir(place) else place}")
-        if os.path.isdir(place):
-            files = [path for path in Path(place).iterdir() if path.suffix in (".safetensors", ".json", ".model")]
-            parts += [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in sorted(files)]
+    parts = [dtype, *_identity("", *split_revision(model))]
+    base = base_of_adapter(*split_revision(model))
+    while base is not None:
+        parts += _identity("base", *base)
+        base = base_of_adapter(*base)
+    for name, place in adapters.items():
+        parts += _identity(name, *split_revision(place))
     return f"{model} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def _identity(role: str, place: str, revision: str | None) -> list[str]:
+    if not os.path.isdir(place):
+        return [f"{role}={place}@{find_commit(place, revision)}"]
+    rows = [(name, row) for name, row in list_folder(place) if row is not None and row.loaded]
+    files = [
+        Path(place, name) for name, _ in rows if not name.startswith((f"{ADAPTER_FOLDER}/", f"{LM_HEAD_FOLDER}/"))
+    ]
+    found = [(path, path.stat()) for path in files if path.is_file()]
+    return [
+        f"{role}={os.path.abspath(place)}",
+        *(f"{path.relative_to(place)}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in found),
+    ]

@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .adapter_routing import AdapterRouting
-from .adapters import is_adapter, tokenizer_source
 from .batch_layout import layout_problem, sharing_pays
 from .data.collator import PreferenceCollator
 from .data.given_texts import as_format, is_several
@@ -22,6 +21,8 @@ from .errors import InputError
 from .evaluation.rewards import compute_rewards, shared_batches
 from .lm_head import is_causal_lm
 from .modeling import RewardModel, load_config
+from .models.adapter_files import is_adapter, tokenizer_source
+from .models.hub_files import split_revision
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
@@ -46,6 +47,8 @@ class RewardScorer:
         tokens_per_batch (`int`, *optional*): Tokens computed at once, padding included, a shared prompt once. Default:
             16,384 on a GPU, 4,096 elsewhere.
         trust_remote_code (`bool`): Whether code that comes with the model may run.
+        revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
+            adapter.
 
     Raises:
         `InputError`: if the folder holds no reward model, or an adapter was not trained on it.
@@ -61,17 +64,18 @@ class RewardScorer:
         dtype: torch.dtype = torch.float32,
         tokens_per_batch: int | None = None,
         trust_remote_code: bool = False,
+        revision: str | None = None,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(model, (str, os.PathLike)):
-            model = str(model)
-            self.tokenizer = tokenizer or load_tokenizer(tokenizer_source(model), trust_remote_code=trust_remote_code)
-            settings = load_settings(model) or _guess_settings(model, self.tokenizer, trust_remote_code)
-            model = RewardModel.from_pretrained(
-                model, settings, require_head=True, dtype=dtype, trust_remote_code=trust_remote_code
-            )
-        else:
-            self.tokenizer = tokenizer
+            name, revision = split_revision(model, revision)
+            if tokenizer is None:
+                source, of_source = tokenizer_source(name, revision)
+                tokenizer = load_tokenizer(source, revision=of_source, trust_remote_code=trust_remote_code)
+            options = {"revision": revision, "trust_remote_code": trust_remote_code}
+            settings = load_settings(name, revision) or _guess_settings(name, tokenizer, **options)
+            model = RewardModel.from_pretrained(name, settings, require_head=True, dtype=dtype, **options)
+        self.tokenizer = tokenizer
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
@@ -232,15 +236,15 @@ class RewardScorer:
         return reward
 
 
-def _guess_settings(model: str, tokenizer, trust_remote_code: bool) -> RewardModelSettings:
+def _guess_settings(model: str, tokenizer, *, revision: str | None, trust_remote_code: bool) -> RewardModelSettings:
     """
     For reward models of other toolkits: read as the stock class does (a decoder's last token, an encoder's own
     pooling); a chat template means chat data.
     """
     length = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 4096
     pooling_type = "last"
-    if not is_adapter(model):
-        config = load_config(model, trust_remote_code=trust_remote_code)
+    if not is_adapter(model, revision):
+        config = load_config(model, revision=revision, trust_remote_code=trust_remote_code)
         length = min(length, getattr(config.get_text_config(), "max_position_embeddings", None) or length)
         if not is_causal_lm(config) and type(config).__module__.startswith("transformers."):
             pooling_type = "cls"

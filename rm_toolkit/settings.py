@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from . import __version__
 from .errors import InputError, name_list
 from .models.files import SETTINGS_NAME
+from .models.hub_files import find_file
 from .redaction import redact
 
 
@@ -91,17 +90,7 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     Raises:
         `InputError`: if the file is there but is not readable JSON.
     """
-    try:
-        path = cached_file(
-            model_name_or_path,
-            SETTINGS_NAME,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:  # no folder and no possible Hub id: loading the model itself says so
-        return None
+    path = find_file(model_name_or_path, SETTINGS_NAME, revision)
     if path is None:
         return None
     try:

@@ -8,7 +8,6 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from trl import ModelConfig, get_peft_config
 
-from .adapters import is_adapter
 from .arguments import RecipeArguments
 from .configs import RewardModelConfig
 from .console import console, print_table
@@ -20,6 +19,7 @@ from .data.streams import mix_streams
 from .engines import read_engine
 from .errors import InputError
 from .modeling import load_config
+from .models.adapter_files import is_adapter, tokenizer_source
 from .output.lock import WriterLock
 from .output_folder import written_whole
 from .quantization import quantization_config
@@ -162,14 +162,15 @@ def build_trainer(
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
+    tokenizer, revision = recipe.tokenizer_name_or_path, None
+    if not tokenizer:
+        tokenizer, revision = tokenizer_source(name, model.model_revision)
     trainer = RewardModelTrainer(
         name,
         training,
         mix(train, training.seed),
         evaluation or None,
-        processing_class=load_tokenizer(
-            recipe.tokenizer_name_or_path or name, trust_remote_code=training.trust_remote_code
-        ),
+        processing_class=load_tokenizer(tokenizer, revision=revision, trust_remote_code=training.trust_remote_code),
         peft_config=get_peft_config(model),
         replay_dataset=mix(replay) if replay else None,
         require_head=stage == "crft" and not recipe.allow_new_head,

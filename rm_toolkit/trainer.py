@@ -31,6 +31,7 @@ from .evaluation.loop import EvaluationMixin
 from .heads import is_encoder
 from .losses import anchor_loss, centering_loss, ranking_loss
 from .modeling import RewardModel
+from .models.adapter_files import tokenizer_source
 from .progress import RunProgressCallback, describe_truncation
 from .publishing import PublishMixin
 from .settings import RewardModelSettings
@@ -97,7 +98,8 @@ class RewardModelTrainer(
         model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
         self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:
-            processing_class = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+            source, revision = tokenizer_source(name, model.revision)
+            processing_class = load_tokenizer(source, revision=revision, trust_remote_code=args.trust_remote_code)
         check_fits_model(processing_class, model.config, name)
         prepare_tokenizer(
             processing_class,

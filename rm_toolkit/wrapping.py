@@ -11,6 +11,7 @@ from .configs import RewardModelConfig
 from .errors import InputError
 from .lm_head import build_lm_head, find_lm_head
 from .modeling import RewardModel
+from .models.hub_files import recorded_revision
 from .settings import RewardModelSettings, load_settings
 
 
@@ -47,7 +48,8 @@ def as_reward_model(
             model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
         return model
     if isinstance(model, str):
-        settings = settings or load_settings(model) or RewardModelSettings()
+        init = args.model_init_kwargs or {}
+        settings = settings or load_settings(model, init.get("revision")) or RewardModelSettings()
         loaded = RewardModel.from_pretrained(
             model,
             dataclasses.replace(settings, **reads),
@@ -56,7 +58,7 @@ def as_reward_model(
             seed=args.seed,
             trust_remote_code=args.trust_remote_code,
             keep_adapter=not new_adapter,
-            **(args.model_init_kwargs or {}),
+            **init,
         )
         if loaded.is_peft and not new_adapter:
             loaded.untie_lm_head()
@@ -69,7 +71,17 @@ def as_reward_model(
         raise InputError(f"the model has `num_labels` {model.config.num_labels}; a reward model has exactly 1.")
     model.config.problem_type = "regression"
     name = model.config._name_or_path
-    source = find_lm_head(name, model.config) if name or getattr(model.config, "tie_word_embeddings", False) else None
+    revision = (args.model_init_kwargs or {}).get("revision")  # a loaded model does not say it
+    source = None
+    if name or getattr(model.config, "tie_word_embeddings", False):
+        source = find_lm_head(name, model.config, revision=revision)
     head = build_lm_head(source, model.get_input_embeddings(), model.config, name) if with_lm_head else None
     settings = dataclasses.replace(settings or RewardModelSettings(), **reads)
-    return RewardModel(model, settings, lm_head=head, lm_head_source=source, name_or_path=name)
+    return RewardModel(
+        model,
+        settings,
+        lm_head=head,
+        lm_head_source=source,
+        name_or_path=name,
+        revision=recorded_revision(name, revision),
+    )

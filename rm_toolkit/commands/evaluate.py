@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="MODEL",
-        help="folder or Hub id of a reward model; NAME=DIR names it",
+        help="folder or Hub id (also ID@REVISION) of a reward model; NAME=DIR names it",
     )
     add(
         "--datasets",

@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder of a trained reward model")
     add("--adapter", action="store_true", help="publish its adapter alone (default: the merged model)")
-    add("--base-model", metavar="NAME", help="Hub id of the adapter's base, if it was trained on a folder")
+    add(
+        "--base-model",
+        metavar="NAME",
+        help="Hub id of the adapter's base (also ID@REVISION), if it was trained on a folder",
+    )
     add("--evaluation", metavar="DIR", help="folder of `rm-toolkit evaluate`: its report and figures go along")
     add("--license", metavar="ID", help="licence of the model, as the Hub names it, such as apache-2.0")
     add_repository_arguments(parser)
@@ -59,8 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check_base_is_used(folder: str) -> None:
     """Raises an `InputError` for a `--base-model` that nothing needs."""
-    from ..adapters import ADAPTER_CONFIG
-    from ..saving import ADAPTER_FOLDER
+    from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER
 
     if not Path(folder, ADAPTER_FOLDER, ADAPTER_CONFIG).exists():
         raise InputError(f"--base-model: {folder} holds no adapter, so it has no use; leave it out.")

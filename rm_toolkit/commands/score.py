@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..data.templates import TEMPLATES
 
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="folder or Hub id of a reward model or an adapter")
+    add(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="folder or Hub id (also ID@REVISION) of a reward model or an adapter",
+    )
     add("--input", required=True, metavar="FILE", help="JSON Lines (also .gz), Parquet, or a saved dataset")
     add("--output", required=True, type=Path, metavar="FILE", help="JSON Lines: the rows in order, with `reward`")
     add("--prompt-column", default="prompt", metavar="NAME", help="string or list of messages (default: prompt)")

@@ -19,6 +19,7 @@ from .. import __version__
 from ..checkpoint import FINAL_RESULTS_NAME
 from ..data.scored_texts import tokenize_texts
 from ..errors import InputError, name_list
+from ..models.hub_files import find_commit, split_revision
 from ..output_folder import check_output, written_whole
 from ..scoring import RewardScorer
 from ..settings import RewardModelSettings
@@ -224,7 +225,7 @@ def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:
         "path": None if isinstance(model, RewardScorer) else str(model),
         "architecture": type(scorer.model.base_classifier).__name__,
         "num_parameters": sum(parameter.numel() for parameter in scorer.model.base_classifier.parameters()),
-        "revision": getattr(scorer.model.config, "_commit_hash", None),
+        "revision": None if isinstance(model, RewardScorer) else find_commit(*split_revision(model)),
         "pooling_type": settings.pooling_type,
         "data_format": settings.data_format,
         "max_length": settings.max_length,

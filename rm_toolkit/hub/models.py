@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters import ADAPTER_CONFIG, is_adapter, tokenizer_source
 from ..checkpoint import check_texts
 from ..console import console
 from ..errors import InputError
+from ..models.adapter_files import is_adapter, tokenizer_source
+from ..models.files import ADAPTER_CONFIG
 from ..reload_check import check_reload
 from ..saving import ADAPTER_FOLDER
 from ..scoring import RewardScorer
@@ -183,7 +184,8 @@ def verify_folder(folder: str, settings: RewardModelSettings) -> tuple[list[Any]
 
 def make_example(folder: str, settings: RewardModelSettings, pair: tuple[Any, Any], reward: float) -> Example:
     """Returns the string and the token ids of one text as the saved tokenizer makes them."""
-    tokenizer = load_tokenizer(tokenizer_source(folder))
+    source, revision = tokenizer_source(folder)
+    tokenizer = load_tokenizer(source, revision=revision)
     whole = pair[0] + pair[1]
     if settings.data_format == "chat":
         text = tokenizer.apply_chat_template(whole, tokenize=False)

@@ -13,10 +13,9 @@ from typing import Any
 
 from huggingface_hub import get_token
 
-from ..adapters import ADAPTER_CONFIG
 from ..data.records import looks_like_hub_id
 from ..errors import InputError, name_list
-from ..saving import ADAPTER_FOLDER
+from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER
 from ..settings import SETTINGS_NAME, RewardModelSettings
 
 

@@ -23,6 +23,7 @@ from ..data.schema import find_format
 from ..data.specs import DatasetSpec
 from ..evaluation.lengths import longer_wins
 from ..evaluation.preferences import PreferencePairs, read_preferences
+from ..models.hub_files import split_revision
 from ..output_folder import check_output, written_whole
 from ..settings import load_settings
 from ..tokenizer import DEFAULT_CHAT_TEMPLATE, load_tokenizer
@@ -140,7 +141,7 @@ class LengthCounter:
     Lengths of texts in tokens, or in words where no tokenizer is given.
 
     Args:
-        tokenizer (`str`, *optional*): Folder or Hub id.
+        tokenizer (`str`, *optional*): Folder or Hub id (also `ID@REVISION`).
         data_format (`str`): `text` or `chat`.
         show_progress (`bool`): Whether to draw a progress bar.
     """
@@ -148,8 +149,9 @@ class LengthCounter:
     def __init__(self, tokenizer: str | None, data_format: str, show_progress: bool = True):
         self.unit = "words" if tokenizer is None else "tokens"
         self.data_format, self.show_progress = data_format, show_progress
-        self.tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
-        settings = None if tokenizer is None else load_settings(tokenizer)
+        name, revision = split_revision(tokenizer or "")
+        self.tokenizer = None if tokenizer is None else load_tokenizer(name, revision=revision)
+        settings = None if tokenizer is None else load_settings(name, revision)
         self.max_length = settings.max_length if settings else DEFAULT_MAX_LENGTH
         if self.tokenizer is not None and not self.tokenizer.chat_template:
             self.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE  # as training gives it to such a tokenizer
