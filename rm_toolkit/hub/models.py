@@ -13,16 +13,15 @@ from ..checkpoint import check_texts
 from ..console import console
 from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
-from ..models.files import ADAPTER_CONFIG
+from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER, FIGURE_FOLDER
 from ..reload_check import check_reload
-from ..saving import ADAPTER_FOLDER
 from ..scoring import RewardScorer
 from ..settings import RewardModelSettings, load_settings, not_stock_notice
 from ..tokenizer import load_tokenizer
 from .model_card import CardOptions, Example, model_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository
-from .staging import FIGURE_FOLDER, adapter_base, stage_evaluation, stage_model
+from .staging import adapter_base, describe_staying, stage_evaluation, stage_model
 
 
 @dataclass
@@ -32,7 +31,8 @@ class ModelPush(Push):
 
     Args:
         adapter (`bool`): Publish the adapter alone instead of the merged model; `folder` may be either's.
-        base_model (`str`, *optional*): Hub id of the adapter's base, where the adapter was trained on a folder.
+        base_model (`str`, *optional*): Hub id of the adapter's base (also `ID@REVISION`), where the adapter was trained on a
+            folder.
         evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures go along.
     """
 
@@ -133,7 +133,10 @@ def prepared(
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary, "model")
         staged.mkdir()
-        if stage_model(source, staged, settings, push.base_model):
+        done = stage_model(source, staged, settings, push.base_model)
+        if done.staying:
+            console.print(describe_staying(source, done.staying), highlight=False, markup=False)
+        if done.left_out:
             console.print(
                 f"{source}: `{ADAPTER_FOLDER}/` is left out, since its base is a folder of this machine. The merged "
                 "model is complete; --base-model NAMESPACE/NAME takes the adapter along.",

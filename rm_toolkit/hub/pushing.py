@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..output.lock import WriterLock
+from .places import check_no_places
 from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
 from .staging import check_no_foreign_weights, check_no_token
 
@@ -61,9 +62,10 @@ def upload(push: Push, repository: Repository, staged: Path, message: str, keep_
         `huggingface_hub.CommitInfo`: The commit.
 
     Raises:
-        `InputError`: if a file holds the token, the Hub refuses, or foreign weights stand there.
+        `InputError`: if a file holds the token or names a place of this machine, the Hub refuses, or foreign weights stand there.
     """
     check_no_token(staged, push.token)
+    check_no_places(staged, source=push.folder)
     repository.open(push.private)
     remote, earlier = repository.files(), earlier_push(repository)
     kept = None if push.overwrite_card else foreign_card(repository, earlier, remote)
@@ -89,6 +91,7 @@ def check_preview(output: str) -> None:
 def write_preview(push: Push, staged: Path, output: str) -> None:
     """Copies what would be published; large files stay links."""
     check_no_token(staged, push.token)
+    check_no_places(staged, source=push.folder)
     with WriterLock(output):
         check_preview(output)
         shutil.copytree(staged, output, symlinks=True)

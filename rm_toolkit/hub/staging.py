@@ -6,41 +6,45 @@ import copy
 import fnmatch
 import json
 import os
-import re
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
+from transformers.dynamic_module_utils import get_relative_imports
 
 from ..data.records import looks_like_hub_id
 from ..errors import InputError, name_list
-from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER
-from ..settings import SETTINGS_NAME, RewardModelSettings
+from ..models.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FOLDER,
+    CONFIG_NAME,
+    FIGURE_FOLDER,
+    SETTINGS_NAME,
+    TAKEN_UP,
+    list_folder,
+)
+from ..models.hub_files import split_revision
+from ..settings import RewardModelSettings
+from .places import is_local, public_name, shorten_paths, without_places
 
 
-# Training state stays at home: it is large, and optimizer and RNG files are pickles. So does what names places here.
-NOT_PUBLISHED = (
-    "checkpoint-*", "runs", "wandb", "trackio", "trainer_state.json", "*.bin", "*.pt", "*.pth", "*.pkl", "*.tmp", "*.log",
-    "events.out.tfevents*", "__pycache__", ".*", "anchor_rewards", "merge.json", "frontier",
-)  # fmt: skip
-# Files that loaders and servers take up wherever they find them.
-LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "adapter_model.*", "pytorch_model*")
-FIGURE_FOLDER = "evaluation"
-# Not the middle of an address or of a relative path.
-ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s'\"`,;:()/]+/)+([^\s'\"`,;:()/]+)")
+MOST_NAMED = 8  # files that a line names
 
 
-def is_local(name: str, recorded: bool | None) -> bool:
-    """Whether a base or a data set was a path of the machine that trained, as recorded there, or as it looks here."""
-    if recorded is not None:
-        return recorded
-    return os.path.exists(name) or not looks_like_hub_id(name)
+@dataclass
+class Staged:
+    """
+    What became of the files of a model folder.
 
+    Args:
+        staying (`list[str]`): What is not published.
+        left_out (`bool`): Whether an `adapter/` was left out because its base is a folder here.
+    """
 
-def public_name(name: str, recorded: bool | None = None) -> str:
-    """Returns a Hub id as it is, and of a path the last part only."""
-    return Path(name).name if is_local(name, recorded) else name
+    staying: list[str] = field(default_factory=list)
+    left_out: bool = False
 
 
 def public_settings(settings: RewardModelSettings) -> RewardModelSettings:
@@ -53,9 +57,20 @@ def public_settings(settings: RewardModelSettings) -> RewardModelSettings:
         for key in ("datasets", "replay_datasets", "eval_datasets"):
             for described in entry.get(key, {}).values():
                 described["spec"] = _public_spec(described.get("spec"), described.get("local"))
+        if "changed_settings" in entry:
+            entry["changed_settings"] = _without_paths(entry["changed_settings"])
         if "customized" in entry:  # folders that were merged
             entry["customized"] = [Path(folder).name for folder in entry["customized"]]
     return settings
+
+
+def _without_paths(value: Any) -> Any:
+    """A setting may be a path (a chat template's, say); its last part says which."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _public_spec(spec: Any, recorded: bool | None) -> Any:
@@ -69,9 +84,10 @@ def _public_spec(spec: Any, recorded: bool | None) -> Any:
     return public_name(spec, recorded)
 
 
-def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_model: str | None) -> bool:
+def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_model: str | None) -> Staged:
     """
-    Lays out what is published of a model or adapter folder: links to large files, small ones with nothing private.
+    Lays out what is published of a model or adapter folder, which is what the table of its files lists: links to large
+    files, small ones with nothing private.
 
     Args:
         folder (`str`): The saved model.
@@ -80,36 +96,97 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
         base_model (`str`, *optional*): Hub id of the base, for an adapter whose base is a folder here.
 
     Returns:
-        `bool`: Whether an `adapter/` was left out because its base is a folder here.
+        `Staged`: What stays here.
+
+    Raises:
+        `InputError`: if a file that the model is loaded from is a link out of the folder.
     """
-    left_out = False
-    for path in sorted(Path(folder).rglob("*")):
-        relative = path.relative_to(folder)
-        if not path.is_file() or any(fnmatch.fnmatch(part, name) for part in relative.parts for name in NOT_PUBLISHED):
-            continue
-        if relative.parts[0] == ADAPTER_FOLDER and adapter_base(Path(folder, ADAPTER_FOLDER), base_model) is None:
-            left_out = True
-            continue
-        destination = target / relative
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        if path.name == SETTINGS_NAME:
-            public_settings(settings).save(destination.parent)
-        elif path.name == ADAPTER_CONFIG:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            values["base_model_name_or_path"] = adapter_base(path.parent, base_model)
-            destination.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    source, done = Path(folder), Staged()
+    code = code_files(source)
+    # What is none of ours comes first among what stays, since a line names a few of it.
+    for name, row in sorted(list_folder(source), key=lambda entry: entry[1] is not None):
+        path = source / name
+        if row is None or not row.published or (path.suffix == ".py" and name not in code):
+            done.staying.append(name)
+        elif path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
+            if row.loaded:
+                raise InputError(
+                    f"{path} is a link out of the folder, which is not followed, and the model is loaded from it; nothing "
+                    "was sent. Put a copy of the file there (`cp -rL` copies a folder with what its links point to)."
+                )
+            done.staying.append(name)
+        elif not path.is_file():
+            done.staying.append(name)
+        elif name.startswith(f"{ADAPTER_FOLDER}/") and adapter_base(source / ADAPTER_FOLDER, base_model) is None:
+            done.left_out = True
         else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _stage_file(path, target / name, settings, base_model)
+    return done
+
+
+def _stage_file(path: Path, destination: Path, settings: RewardModelSettings, base_model: str | None) -> None:
+    if path.name == SETTINGS_NAME:
+        public_settings(settings).save(destination.parent)
+    elif path.name == ADAPTER_CONFIG:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if base_model is not None:  # another place than that of training: its revision there says nothing here
+            values["revision"] = split_revision(base_model)[1]
+        values["base_model_name_or_path"] = adapter_base(path.parent, base_model)
+        _write_json(destination, values)
+    elif path.name in (CONFIG_NAME, "tokenizer_config.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values == without_places(values):
             destination.symlink_to(path.resolve())
-    return left_out
+        else:
+            _write_json(destination, without_places(values))
+    elif destination.parent.name == FIGURE_FOLDER:
+        destination.write_text(shorten_paths(path.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        destination.symlink_to(path.resolve())
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def code_files(folder: Path) -> set[str]:
+    """Returns the `*.py` files of a model that needs trust_remote_code: what `auto_map` names, and what that imports."""
+    found: set[str] = set()
+    for name in (CONFIG_NAME, "tokenizer_config.json"):
+        path = folder / name
+        mapped = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}) if path.is_file() else {}
+        for entry in mapped.values() if isinstance(mapped, dict) else [mapped]:
+            for place in entry if isinstance(entry, list) else [entry]:
+                if place and "--" not in place:  # with "--" it stands in another repository
+                    found.add(f"{place.split('.')[0]}.py")
+    waiting = list(found)
+    while waiting:
+        path = folder / waiting.pop()
+        imported = {f"{name}.py" for name in get_relative_imports(path)} if path.is_file() else set()
+        waiting += imported - found
+        found |= imported
+    return found
 
 
 def adapter_base(folder: Path, base_model: str | None) -> str | None:
     """Returns the Hub id of an adapter's base, or `None` if it is a folder of this machine."""
     if base_model is not None:
-        return base_model
+        return split_revision(base_model)[0]
     config = folder / ADAPTER_CONFIG
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.exists() else None
     return None if not base or os.path.exists(base) or not looks_like_hub_id(base) else base
+
+
+def describe_staying(folder: str, staying: list[str]) -> str | None:
+    """Says in a line what of a folder is not published; `None` if all of it is."""
+    if not staying:
+        return None
+    named = ", ".join(staying[:MOST_NAMED])
+    more = f" and {len(staying) - MOST_NAMED:,} more" if len(staying) > MOST_NAMED else ""
+    return (
+        f"{folder}: {named}{more} {'stays' if len(staying) == 1 else 'stay'} here; only the files of a model are sent."
+    )
 
 
 def stage_evaluation(evaluation: str, target: Path) -> list[str]:
@@ -127,7 +204,8 @@ def stage_evaluation(evaluation: str, target: Path) -> list[str]:
         `InputError`: if the folder holds neither.
     """
     source = Path(evaluation)
-    figures = sorted(source.glob("figures/*.png"))
+    here = source.resolve()
+    figures = sorted(path for path in source.glob("figures/*.png") if path.resolve().is_relative_to(here))
     report = source / "report.md"
     if not figures and not report.is_file():
         raise InputError(
@@ -135,12 +213,13 @@ def stage_evaluation(evaluation: str, target: Path) -> list[str]:
             "`rm-toolkit evaluate` wrote."
         )
     folder = target / FIGURE_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier one, from the model's folder
     (folder / "figures").mkdir(parents=True)
     for path in figures:
         shutil.copyfile(path, folder / path.relative_to(source))
     if report.is_file():
         # It shows the command with which it was made; of a path from the root, the last part is enough.
-        text = ABSOLUTE_PATH.sub(r"\1", report.read_text(encoding="utf-8"))
+        text = shorten_paths(report.read_text(encoding="utf-8"))
         (folder / report.name).write_text(text, encoding="utf-8")
     return [f"{FIGURE_FOLDER}/figures/{path.name}" for path in figures]
 
@@ -173,7 +252,7 @@ def check_no_foreign_weights(repo_id: str, remote: set[str], published: set[str]
     others = sorted(
         name
         for name in remote - published - set(earlier)
-        if any(fnmatch.fnmatch(name, pattern) for pattern in LOADED_FILES) and "/" not in name
+        if any(fnmatch.fnmatch(name, pattern) for pattern in TAKEN_UP) and "/" not in name
     )
     if others:
         raise InputError(

@@ -213,8 +213,8 @@ def test_a_users_card_of_a_model_that_stock_classes_misread_must_say_so(model_fo
 
 def test_a_token_in_a_file_is_not_published(model_folder, hub, quick_reload):
     folder = model_folder()
-    (folder / "notes.txt").write_text(f"my token: {MARKER_TOKEN}")
-    with pytest.raises(InputError, match=r"notes\.txt holds your token") as caught:
+    (folder / "README.md").write_text(f"my token: {MARKER_TOKEN}")
+    with pytest.raises(InputError, match=r"README\.md holds your token") as caught:
         push_model(str(folder), "tester/my-rm")
     assert MARKER_TOKEN not in str(caught.value) and not hub.models
 
