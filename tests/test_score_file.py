@@ -8,14 +8,18 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from rm_toolkit.cli import main
 from rm_toolkit.data.records import RecordFile
@@ -330,6 +334,27 @@ def test_a_model_that_was_trained_again_is_another(tmp_path):
     assert before != model_identity(str(tmp_path), "float32", {"law": str(tmp_path)})
     os.utime(tmp_path / "model.safetensors", ns=(1, 1))
     assert before != model_identity(str(tmp_path), "float32", {})
+
+
+def test_an_interrupted_score_with_an_adapter_does_not_go_on_with_another_base(
+    reward_model, make_trainer, rows, tmp_path, capsys
+):
+    base, output = Path(shutil.copytree(reward_model(), tmp_path / "base")), tmp_path / "out.jsonl"
+    peft_config = LoraConfig(r=2, target_modules=["q_proj"])
+    make_trainer(rows.pairs(4), str(base), peft_config=peft_config).save_model(str(tmp_path / "run"))
+    adapter = tmp_path / "run" / "adapter"
+    source = write(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
+    assert score(adapter, source, output, "--window", "1") == 2  # the second row has no completion
+    assert len(read(tmp_path / "out.jsonl.partial")) == 1
+    before = model_identity(str(adapter), "float32", {})
+    os.utime(base / "lm_head" / "model.safetensors", ns=(1, 1))  # no reward rests on it
+    assert model_identity(str(adapter), "float32", {}) == before
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    capsys.readouterr()
+    assert score(adapter, source, output, "--window", "1") == 2
+    assert "out.jsonl.partial exists, and it is of another run: `model` was" in capsys.readouterr().err
 
 
 ARGUMENTS = {
