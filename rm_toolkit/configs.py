@@ -137,6 +137,13 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
     )
 
+    allow_changed_settings: bool = field(
+        default=False,
+        metadata={
+            "help": "On resume, accept another number of steps, rate, schedule, precision or test set than the checkpoint "
+            "was made with, from its step on; the lineage records it. Off: any change is refused."
+        },
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "On resume, early stopping goes on counting where it was."}
     )

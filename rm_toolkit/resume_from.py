@@ -10,7 +10,8 @@ from accelerate.utils import broadcast_object_list
 
 from .console import console
 from .errors import InputError
-from .manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, read_manifest, refuse_damaged
+from .manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, refuse_damaged
+from .training.resume import refuse_other_runs
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
         return None
     if wanted in (True, "true", "True"):
         wanted = True
-    return checked_checkpoint(wanted, training.output_dir, training.world_size)
+    return checked_checkpoint(wanted, training.output_dir)
 
 
 def goes_on(training: RewardModelConfig, resume: str | None) -> bool:
@@ -46,14 +47,13 @@ def goes_on(training: RewardModelConfig, resume: str | None) -> bool:
     return resume is not None or (training.resume_from_checkpoint == "auto" and is_unfinished(training.output_dir))
 
 
-def checked_checkpoint(wanted: str | bool | None, output_dir: str, num_processes: int) -> str | None:
+def checked_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
     """
     Finds and checks the checkpoint to resume from. One process reads the files, all of them hear the result.
 
     Args:
         wanted (`str` or `bool`, *optional*): A folder, `True` or `"auto"` for the newest whole one, or `None`.
         output_dir (`str`): Output folder of the run.
-        num_processes (`int`): Processes of this run.
 
     Returns:
         `str` or `None`: The folder; `None` if none is wanted, or `"auto"` finds none.
@@ -66,7 +66,7 @@ def checked_checkpoint(wanted: str | bool | None, output_dir: str, num_processes
     answer: list[Any] = [None, None]
     if PartialState().is_main_process:
         try:
-            answer[0] = _find_and_check(wanted, output_dir, num_processes)
+            answer[0] = _find_and_check(wanted, output_dir)
         except InputError as error:
             answer[1] = str(error)
     broadcast_object_list(answer)
@@ -75,7 +75,7 @@ def checked_checkpoint(wanted: str | bool | None, output_dir: str, num_processes
     return answer[0]
 
 
-def _find_and_check(wanted: str | bool, output_dir: str, num_processes: int) -> str | None:
+def _find_and_check(wanted: str | bool, output_dir: str) -> str | None:
     folder = str(wanted)
     if wanted in (True, "auto"):
         found, damaged = find_checkpoint(output_dir)
@@ -89,13 +89,7 @@ def _find_and_check(wanted: str | bool, output_dir: str, num_processes: int) -> 
             console.print(f"warning: {line}. The run goes on from {found} instead.", highlight=False)
         folder = found
     check_resumable(folder, output_dir)
-    before = (read_manifest(folder) or {}).get("num_processes")
-    if before not in (None, num_processes):
-        console.print(
-            f"warning: {folder} was written by {before} process(es), this run has {num_processes}: it goes on with the "
-            "same data, but sums and dropout are not bit for bit those of the uninterrupted run.",
-            highlight=False,
-        )
+    refuse_other_runs(folder, output_dir)
     return folder
 
 

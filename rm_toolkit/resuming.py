@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from .errors import InputError
+from .training.resume import apply_new_schedule
 
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class ResumeCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.begin, self.seconds_before = time.time(), 0.0
         if self.folder is not None:
+            state.compute_steps(args, state.max_steps)  # of logs and saves: this launch's, not the checkpoint's
+            apply_new_schedule(self.trainer)
             self._restore(RunProgress.load(self.folder), state, control)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -155,6 +158,8 @@ class ResumeCallback(TrainerCallback):
         self.seconds_before = progress.seconds
         if progress.log or progress.evaluate:
             self._make_up_for(progress, state, control)
+        if "total_steps" in trainer.run_identity.accepted and not progress.ended:
+            control.should_training_stop = control.should_epoch_stop = False  # of the end that no longer is one
         # The Trainer would take one step more before it looks.
         if progress.ended or control.should_training_stop or state.global_step >= state.max_steps:
             raise RunFinished

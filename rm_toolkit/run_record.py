@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # stands elsewhere in the record.
 NOT_RECORDED = (
     "output_dir", "model_name_or_path", "run_name", "project", "report_to", "disable_tqdm", "prediction_loss_only",
-    "push_to_hub", "resume_from_checkpoint", "local_rank", "log", "logging", "save", "hub", "trackio", "dataloader",
+    "push_to_hub", "resume_from_checkpoint", "allow_changed_settings", "local_rank", "log", "logging", "save", "hub", "trackio", "dataloader",
     "ddp", "fsdp", "deepspeed", "accelerator", "parallelism", "debug", "skip_memory_metrics", "include", "eval",
     "per_device_eval_batch_size", "batch_eval_metrics", "do", "dataset_num_proc", "use_cpu", "use_cache", "label_names",
     "remove_unused_columns", "length_column_name", "enable_jit_checkpoint", "model_init_kwargs", "trust_remote_code",
@@ -95,16 +95,21 @@ def changed_settings(*groups: Any) -> dict[str, Any]:
     changed = {}
     for group in groups:
         for item in dataclasses.fields(group):
-            if any(item.name == name or item.name.startswith(f"{name}_") for name in NOT_RECORDED):
+            if not is_recorded(item.name):
                 continue
             default = item.default_factory() if item.default is dataclasses.MISSING else item.default
-            value = _plain(getattr(group, item.name))
+            value = plain(getattr(group, item.name))
             # None stands for "decided at the start": false is what it comes to where nothing is done.
-            differs = value != _plain(default) and not (default is None and value is False)
+            differs = value != plain(default) and not (default is None and value is False)
             of_adapter = getattr(group, "use_peft", False) and item.name in ("lora_r", "lora_alpha", "lora_dropout")
             if differs or of_adapter:
                 changed[item.name] = value
     return changed
+
+
+def is_recorded(name: str) -> bool:
+    """Whether [`changed_settings`] takes down a setting that differs from its default."""
+    return not any(name == other or name.startswith(f"{other}_") for other in NOT_RECORDED)
 
 
 def describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> dict[str, Any]:
@@ -154,14 +159,14 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: enums by their values, sets as lists."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain(item) for item in value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

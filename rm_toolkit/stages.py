@@ -30,6 +30,7 @@ from .stage_streams import amount_of_data, are_streams, report_overlap, sample_t
 from .testing import build_tiny_model, train_tokenizer
 from .tokenizer import load_tokenizer
 from .trainer import RewardModelTrainer
+from .training.run_content import describe_content
 from .training.run_files import clear_output_dir
 
 
@@ -176,6 +177,7 @@ def build_trainer(
         require_head=stage == "crft" and not recipe.allow_new_head,
         settings=settings,
     )
+    trainer.data_content = describe_content(settings.lineage[-1])
     if are_streams(train):
         watch_overlap(trainer, train, evaluation, recipe.allow_overlap)
     return trainer

@@ -24,7 +24,9 @@ from .resuming import ResumeCallback, RunFinished, whole_run_speed
 from .stopping import RunStopped, StopEvaluation, StopSignals, agree
 from .training.best_model import check_best_metric
 from .training.output_dir import hold_output_dir
+from .training.resume import identify_run
 from .training.run_files import RecordReports, begin_run
+from .training.run_identity import RunIdentity
 
 
 TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
@@ -38,6 +40,7 @@ class SurvivalMixin:
     _saved_step: int | None = None  # the step of the checkpoint that was written or resumed from last
     _evaluation_put_off = False
     _evaluating = False
+    run_identity: RunIdentity | None = None
 
     def prepare_to_survive(self, *row_sources: Any) -> None:
         """
@@ -49,6 +52,8 @@ class SurvivalMixin:
         self.watch = StepWatch(self)
         self.resuming = ResumeCallback(self)
         self.row_sources = row_sources
+        self.data_content: dict[str, Any] = {}  # what a recipe knows of the content of its data
+        self.given_optimizers = (self.optimizer, self.lr_scheduler)
         self.args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
         self.add_callback(self.resuming)
         self.add_callback(_StopCallback(self))
@@ -66,15 +71,17 @@ class SurvivalMixin:
             **options: As in `transformers.Trainer.train`.
 
         Raises:
-            `InputError`: if another process writes `output_dir`, the checkpoint cannot be resumed from, a loss is no number,
-                or the disk is full.
+            `InputError`: if another process writes `output_dir`, the checkpoint cannot be resumed from or was made with
+                other data or settings, a loss is no number, or the disk is full.
         """
         check_best_metric(self.args, self.eval_dataset, self.callback_handler.callbacks)
         with hold_output_dir(self.args.output_dir):
             return self._train_alone(resume_from_checkpoint, options)
 
     def _train_alone(self, resume_from_checkpoint: str | bool | None, options: dict[str, Any]) -> TrainOutput:
-        folder = checked_checkpoint(resume_from_checkpoint, self.args.output_dir, self.args.world_size)
+        folder = checked_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        saves = self.args.save_strategy != SaveStrategy.NO
+        self.run_identity = identify_run(self, folder) if folder or saves else None
         self._saved_step = int(Path(folder).name.rpartition("-")[2]) if folder else None
         self.resuming.folder, self._evaluation_put_off, self.stop_signal = folder, False, 0
         if folder:
@@ -207,8 +214,10 @@ class SurvivalMixin:
                 # TRL's own override writes a generic model card at every checkpoint; ours comes with the results.
                 Trainer._save_checkpoint(self, model, trial)
                 progress = self.resuming.progress(evaluate=self._evaluation_put_off)
+                self.run_identity = self.run_identity or identify_run(self, None)
                 if self.args.should_save:
                     progress.save(folder)
+                    self.run_identity.save(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_manifest(folder, self.args.world_size)

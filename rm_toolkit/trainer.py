@@ -40,6 +40,7 @@ from .step_log import StepLogMixin
 from .survival import SurvivalMixin
 from .tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .training.best_model import check_best_metric
+from .training.run_content import Base
 from .wrapping import as_reward_model
 
 
@@ -95,6 +96,8 @@ class RewardModelTrainer(
         _refuse_unused(kwargs)
         check_best_metric(args, eval_dataset, callbacks)
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
+        self.run_base = Base.of(model, args.model_init_kwargs)
+        self.owns_lineage = bool(settings and settings.lineage)
         model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
         self.model_is_encoder = is_encoder(model.base_classifier)
         if processing_class is None:

@@ -12,6 +12,8 @@ from datasets import Dataset, load_from_disk
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.losses import anchor_loss
+from rm_toolkit.manifest import write_manifest
+from rm_toolkit.training.run_identity import IDENTITY_NAME
 
 
 def test_anchor_loss_worked_by_hand():
@@ -104,6 +106,11 @@ def test_a_resumed_run_refuses_the_anchor_of_other_pairs(make, make_trainer, row
         **options,
     )
     shutil.rmtree(tmp_path / "run" / "checkpoint-3", ignore_errors=True)
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    with pytest.raises(InputError, match=r"other settings \(token ids of the replayed data\)"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / IDENTITY_NAME).unlink()  # as up to version 0.2.1
+    write_manifest(checkpoint, 1)
     with pytest.raises(InputError, match="holds the rewards of other general pairs"):
         other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 

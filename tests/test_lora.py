@@ -154,7 +154,7 @@ def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monke
         name = name.replace(".weight", ".default.weight") if "lora_" in name else name
         name = name.replace("score.weight", "score.modules_to_save.default.weight")
         assert torch.equal(value, state[name]), name
-    with pytest.raises(InputError, match=r"checkpoint-3 is a checkpoint of a LoRA run. Resume with the same flags"):
+    with pytest.raises(InputError, match=r"checkpoint-3 was made with other settings \(.*adapter"):
         run("grft", base_model(), resume=interrupted)
 
 

@@ -111,7 +111,7 @@ def test_auto_begins_afresh_where_a_run_was_killed_before_its_first_checkpoint(t
     (folder / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
     (folder / ".saving-abc").mkdir()
     assert is_unfinished(folder) and find_checkpoint(folder) == (None, [])
-    assert checked_checkpoint("auto", str(folder), 1) is None
+    assert checked_checkpoint("auto", str(folder)) is None
     (folder / "notes.txt").write_text("mine")
     assert not is_unfinished(folder)
 
@@ -167,13 +167,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(run, damage
     make, message = DAMAGES[damage]
     make(run / "checkpoint-6")
     with pytest.raises(InputError, match=message):
-        checked_checkpoint(str(run / "checkpoint-6"), str(run), 1)
-    assert checked_checkpoint("auto", str(run), 1) == str(run / "checkpoint-4")
+        checked_checkpoint(str(run / "checkpoint-6"), str(run))
+    assert checked_checkpoint("auto", str(run)) == str(run / "checkpoint-4")
     assert "checkpoint-6 is damaged" in capsys.readouterr().out
     for step in (2, 4):
         make(run / f"checkpoint-{step}")
     with pytest.raises(InputError, match=f"checkpoint-6 is damaged: .*{message}.*start afresh"):
-        checked_checkpoint("auto", str(run), 1)
+        checked_checkpoint("auto", str(run))
 
 
 def test_damage_that_comes_after_the_first_look_is_seen(run):
@@ -189,9 +189,9 @@ def test_a_checkpoint_from_elsewhere_is_not_read(run, tmp_path):
     with pytest.raises(
         InputError, match=r"which is no checkpoint-N folder in `output_dir` .*pickle, which can run code"
     ):
-        checked_checkpoint(str(stranger), str(run), 1)
+        checked_checkpoint(str(stranger), str(run))
     with pytest.raises(InputError, match="no checkpoint-N folder in `output_dir`"):
-        checked_checkpoint(str(shutil.copytree(run / "checkpoint-6", run / "copy")), str(run), 1)
+        checked_checkpoint(str(shutil.copytree(run / "checkpoint-6", run / "copy")), str(run))
 
 
 def test_the_trainer_itself_refuses_a_stranger_s_pickles(make_trainer, rows, run, tmp_path):
@@ -202,7 +202,7 @@ def test_the_trainer_itself_refuses_a_stranger_s_pickles(make_trainer, rows, run
 
 def test_an_older_checkpoint_is_refused_while_newer_ones_stand_there(run):
     with pytest.raises(InputError, match=r"the run has gone on to .*checkpoint-6.* Move the newer ones away"):
-        checked_checkpoint(str(run / "checkpoint-2"), str(run), 1)
+        checked_checkpoint(str(run / "checkpoint-2"), str(run))
 
 
 def test_weights_alone_are_no_checkpoint_to_go_on_from(run):
@@ -210,12 +210,7 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(run):
     (folder / "optimizer.pt").unlink()
     write_manifest(folder, 1)
     with pytest.raises(InputError, match="weights but no optimizer state"):
-        checked_checkpoint("auto", str(run), 1)
-
-
-def test_another_number_of_processes_is_said(run, capsys):
-    assert checked_checkpoint("auto", str(run), 2) == str(run / "checkpoint-6")
-    assert "was written by 1 process(es), this run has 2" in capsys.readouterr().out
+        checked_checkpoint("auto", str(run))
 
 
 def test_a_newer_checkpoint_without_manifest_is_passed_over_and_removed_on_resume(run):

@@ -25,7 +25,7 @@ LICENSE_NAMES = {NON_COMMERCIAL: "CC BY-NC 4.0", "mit": "MIT"}
 # In a lineage entry, but not a setting of the training.
 NOT_SETTINGS = (
     "stage", "domain", "base", "base_is_local", "datasets", "replay_datasets", "eval_datasets", "changed_settings",
-    "versions", "customized", "weights", "general_lineage", "customized_lineages",
+    "versions", "changed_from_step", "customized", "weights", "general_lineage", "customized_lineages",
 )  # fmt: skip
 
 
@@ -239,6 +239,10 @@ def _stage(entry: dict[str, Any]) -> dict[str, Any]:
         ],
         "merged": _merged_text(entry),
         "settings": settings,
+        "changes": [
+            f"from step {change['step']} on: `{change['setting']}` {change['after']} instead of {change['before']}"
+            for change in entry.get("changed_from_step", [])
+        ],
         "versions": ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
     }
 

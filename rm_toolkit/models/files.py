@@ -137,6 +137,7 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     _state(MANIFEST_NAME, "size and hash of every file of a checkpoint"),
     _state("run_progress.json", "where the run stands in its data and sums"),
     _state("stream_state_{N}.json", "where each process stands in streamed data"),
+    _state("run_identity.json", "which run it is: its data and settings, and what has changed since it began"),
     _state("optimizer.pt", "optimizer"),
     _state("optimizer.bin", "optimizer"),
     _state("optimizer_{N}/", "optimizer under FSDP"),

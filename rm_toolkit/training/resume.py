@@ -1,0 +1,155 @@
+"""Begins a run, or goes on with one: only with the data and settings that its checkpoint was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from ..console import console
+from ..errors import InputError
+from ..manifest import checkpoints, read_manifest
+from ..run_record import plain
+from .changes import check_changes, describe_changes, find_changes
+from .earlier_versions import recorded_settings
+from .resume_rules import ACCEPTED
+from .run_identity import SCHEDULE, RunIdentity, describe_run
+
+
+if TYPE_CHECKING:
+    from ..trainer import RewardModelTrainer
+
+SPEEDS = ("runtime", "per_second")
+
+
+def identify_run(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity:
+    """
+    Takes down what a run is and, where it goes on from a checkpoint, compares. Called by all processes together; the
+    first one does it. Nothing is changed on the disk.
+
+    Args:
+        trainer (`RewardModelTrainer`): Before its first step.
+        folder (`str`, *optional*): The checkpoint that it goes on from.
+
+    Raises:
+        `InputError`: with a table of what may not change within a run.
+    """
+    answer: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer[0] = dataclasses.asdict(_identify(trainer, folder))
+        except InputError as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    if answer[1]:
+        raise InputError(answer[1])
+    identity = RunIdentity(**answer[0])
+    if identity.changed and trainer.owns_lineage:
+        settings = trainer.model.settings
+        entry = {**settings.lineage[-1], "changed_from_step": identity.changed}
+        trainer.model.settings = dataclasses.replace(settings, lineage=[*settings.lineage[:-1], entry])
+    return identity
+
+
+def _identify(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity:
+    settings = describe_run(trainer)
+    if folder is None:
+        return RunIdentity(settings=settings)
+    step = int(Path(folder).name.rpartition("-")[2])
+    old, config = RunIdentity.load(folder), type(trainer.args)
+    if old is None:
+        stages = len(trainer.model.settings.lineage) if trainer.owns_lineage else None
+        before, defaults, identity = recorded_settings(folder, config, stages), None, RunIdentity()
+    else:
+        before, identity = old.settings, old
+        defaults = {
+            item.name: plain(item.default_factory() if item.default is dataclasses.MISSING else item.default)
+            for item in dataclasses.fields(config)
+        }
+    changes, unknown = find_changes(before, settings, defaults, step)
+    check_changes(changes, folder, step, trainer.args.allow_changed_settings)
+    version = (read_manifest(folder) or {}).get("rm_toolkit_version", "an earlier version")
+    for line in describe_changes(changes, unknown, folder, step, version):
+        console.print(line, highlight=False)
+    identity.settings = settings
+    identity.changed = [*identity.changed, *(change.record(step) for change in changes)]
+    identity.accepted = [change.name for change in changes if change.kind == ACCEPTED]
+    return identity
+
+
+def refuse_other_runs(folder: str, output_dir: str) -> None:
+    """
+    Refuses a folder in which checkpoints of several runs lie: one may have been moved there, or left by an earlier run.
+
+    Args:
+        folder (`str`): The checkpoint to go on from.
+        output_dir (`str`): Output folder of the run.
+
+    Raises:
+        `InputError`: naming both.
+    """
+    found = [path for path in checkpoints(output_dir).values() if read_manifest(path)]
+    runs: dict[str, list[str]] = {}
+    for path in found:
+        identity = RunIdentity.load(path)
+        runs.setdefault(identity.run_id if identity else "", []).append(str(path))
+    known = {run_id: paths for run_id, paths in runs.items() if run_id}
+    if len(known) > 1:
+        named = " and ".join(f"{', '.join(paths)} (run {run_id})" for run_id, paths in known.items())
+        raise InputError(
+            f"{output_dir} holds checkpoints of several runs: {named}. Move those of the other run away, and go on from "
+            "this run's own."
+        )
+    # Up to version 0.2.1 a run had no name; what it had logged tells it from another.
+    for path in runs.get("", []):
+        if not _same_log(Path(path), Path(folder)):
+            raise InputError(
+                f"{output_dir} holds checkpoints of several runs: what {path} and {folder} have logged is not the same "
+                "up to the step of the earlier one. Move those of the other run away, and go on from this run's own."
+            )
+
+
+def _same_log(one: Path, other: Path) -> bool:
+    logs = []
+    for path in (one, other):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            logs.append((state["global_step"], state["log_history"]))
+        except (OSError, ValueError, KeyError):
+            return True  # what is wrong with it is said elsewhere
+    (_, shorter), (_, longer) = sorted(logs, key=lambda log: log[0])
+    return [_without_speeds(entry) for entry in shorter] == [_without_speeds(e) for e in longer[: len(shorter)]]
+
+
+def _without_speeds(entry: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in entry.items() if not key.endswith(SPEEDS)}, sort_keys=True)
+
+
+def apply_new_schedule(trainer: RewardModelTrainer) -> None:
+    """
+    Lets another rate or length of the run take effect from here on: the checkpoint has brought back the old rate.
+
+    Args:
+        trainer (`RewardModelTrainer`): With the state of its checkpoint; its schedule is a function of the step.
+    """
+    accepted = trainer.run_identity.accepted
+    if not {*SCHEDULE, "total_steps"} & {name.partition(".")[0] for name in accepted}:
+        return
+    scheduler = trainer.lr_scheduler
+    while hasattr(scheduler, "scheduler"):  # accelerate's wrapper
+        scheduler = scheduler.scheduler
+    if trainer.given_optimizers[1] is not None or not hasattr(scheduler, "lr_lambdas"):
+        return
+    old = [change["before"] for change in trainer.run_identity.changed if change["setting"] == "learning_rate"]
+    bases = scheduler.base_lrs
+    if "learning_rate" in accepted:
+        new = trainer.args.learning_rate
+        bases = [new if base == old[-1] else base * new / old[-1] for base in bases]  # of groups with their own
+    rates = [base * rate(scheduler.last_epoch) for base, rate in zip(bases, scheduler.lr_lambdas)]
+    scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": bases, "_last_lr": rates})
+    for group, base, rate in zip(scheduler.optimizer.param_groups, bases, rates):
+        group["initial_lr"], group["lr"] = base, rate

@@ -1,0 +1,238 @@
+"""What a run is: taken down in each of its checkpoints, so that a later launch cannot go on with something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import __version__
+from ..data.stream import PreferenceStream
+from ..engines import read_engine
+from ..errors import InputError
+from ..output_folder import replace_text
+from ..quantization import quantization_of
+from ..run_record import library_versions, plain
+from .resume_rules import IGNORED, rule_of
+from .run_content import tokens_digest
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from ..trainer import RewardModelTrainer
+
+IDENTITY_NAME = "run_identity.json"
+FORMAT = 1
+# Of an adapter's config: what says where it is used, not what it is.
+NOT_OF_THE_ADAPTER = (
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "peft_version",
+    "task_type",
+)
+SCHEDULE = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+
+
+@dataclass
+class RunIdentity:
+    """
+    Which run a checkpoint belongs to, and what that run is.
+
+    Args:
+        run_id (`str`): Drawn when the run began; kept when it is resumed.
+        settings (`dict[str, Any]`): What [`describe_run`] found.
+        changed (`list[dict]`): What has changed since the run began: `step`, `setting`, `before`, `after`.
+        accepted (`list[str]`): Entries that the present launch has changed; not saved.
+    """
+
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    settings: dict[str, Any] = field(default_factory=dict)
+    changed: list[dict[str, Any]] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `run_identity.json` into a checkpoint."""
+        content = {"format": FORMAT, "run_id": self.run_id, "settings": self.settings, "changed": self.changed}
+        replace_text(Path(folder, IDENTITY_NAME), json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> RunIdentity | None:
+        """
+        Reads `run_identity.json` of a checkpoint; `None` where there is none, as up to version 0.2.1.
+
+        Raises:
+            `InputError`: if it is there and cannot be read.
+        """
+        path = Path(folder, IDENTITY_NAME)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] > FORMAT:
+                raise InputError(
+                    f"{path} was written by a later version of rm_toolkit (format {content['format']}; this version "
+                    f"reads {FORMAT}). Resume with that version."
+                )
+            return cls(str(content["run_id"]), dict(content["settings"]), list(content["changed"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error!r}). Restore it, or take another checkpoint.") from error
+
+
+def describe_run(trainer: RewardModelTrainer) -> dict[str, Any]:
+    """
+    Takes down what a run is, as far as a later launch may differ in it. Values are those in effect, not as spelled.
+
+    Args:
+        trainer (`RewardModelTrainer`): Before its first step.
+    """
+    args, streaming = trainer.args, isinstance(trainer.train_dataset, PreferenceStream)
+    values = {item.name: getattr(args, item.name) for item in dataclasses.fields(args)}
+    found = effective_settings(values, streaming=streaming, total_steps=_total_steps(trainer))
+    settings = trainer.model.settings
+    found |= {"stage": settings.stage, "domain": settings.domain}
+    found |= _describe_model(trainer) | _describe_data(trainer, streaming) | _describe_machine(trainer)
+    for name, given in zip(("optimizer", "scheduler"), trainer.given_optimizers):
+        found[f"given_{name}"] = None if given is None else _describe_given(given)
+    if trainer.given_optimizers[0] is not None:
+        found["learning_rate"] = None
+    if trainer.given_optimizers[1] is not None:
+        found |= dict.fromkeys(SCHEDULE, None)
+    return plain(found)
+
+
+def effective_settings(values: Mapping[str, Any], *, streaming: bool, total_steps: int | None) -> dict[str, Any]:
+    """
+    Returns what the fields of a configuration come to: one entry for all ways to say the same.
+
+    Args:
+        values (mapping): Fields and their values; not necessarily all of them.
+        streaming (`bool`): Whether the training data is a stream.
+        total_steps (`int`, *optional*): Optimizer steps of the whole run.
+    """
+    found = {
+        name: plain(value)
+        for name, value in values.items()
+        if rule_of(name).kind != IGNORED and rule_of(name).compared_as is None
+    }
+    if "seed" in found and "data_seed" in found and found["data_seed"] is None:
+        found["data_seed"] = found["seed"]
+    if not streaming:
+        found.pop("shuffle_buffer_size", None)
+    else:
+        found.pop("ignore_data_skip", None)  # set for every stream
+    if not values.get("lm_loss_coef"):
+        found.pop("lm_score_threshold", None)
+        found.pop("lm_loss_on", None)
+    if total_steps is not None:
+        found["total_steps"] = total_steps
+        warmup = found.get("warmup_steps") or 0
+        if "warmup_steps" in found:
+            found["warmup_steps"] = int(warmup) if warmup >= 1 else math.ceil(total_steps * warmup)
+    if values.get("max_tokens_per_batch"):
+        found["micro_batch"] = f"{values['max_tokens_per_batch']} tokens"
+    elif "per_device_train_batch_size" in values:
+        found["micro_batch"] = f"{values['per_device_train_batch_size']} pairs"
+    if not values.get("load_best_model_at_end", True):
+        found["best_model"] = "the last one"
+    elif "eval_strategy" in values:
+        names = ("metric_for_best_model", "greater_is_better", "eval_strategy", "eval_steps")
+        found["best_model"] = {name: plain(values.get(name)) for name in names}
+    return found
+
+
+def describe_adapter(config: PeftConfig | None) -> Any:
+    """
+    Returns what an adapter is: the settings that differ from the defaults of its kind, with rank and scale always.
+
+    Args:
+        config (`PeftConfig`, *optional*): Of the model, or of a checkpoint.
+    """
+    if config is None:
+        return "none"
+    defaults = type(config)()
+    found = {}
+    for item in dataclasses.fields(config):
+        value, default = (plain(getattr(part, item.name)) for part in (config, defaults))
+        value = sorted(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+        named = item.name in ("peft_type", "r", "lora_alpha") or not same(value, default)
+        if named and item.name not in NOT_OF_THE_ADAPTER:
+            found[item.name] = value
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values mean the same: `None`, `False`, `0` and `{}` all say that nothing is asked for."""
+    return one == other or (not one and not other)
+
+
+def _total_steps(trainer: RewardModelTrainer) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    pairs = len(trainer.train_dataset)
+    fresh = trainer.pairs_per_step
+    if trainer.replay_data is not None:
+        from ..data.replay import replayed_per_step
+
+        fresh -= replayed_per_step(fresh, args.general_replay_fraction)
+    return math.ceil(args.num_train_epochs * -(-pairs // fresh))
+
+
+def _describe_model(trainer: RewardModelTrainer) -> dict[str, Any]:
+    model = trainer.model
+    adapter = next(iter(model.classifier.peft_config.values())) if model.is_peft else None
+    return {
+        **trainer.run_base.settings(),
+        "adapter": describe_adapter(adapter),
+        "quantization": quantization_of(model) or "none",
+        "attention": getattr(model.base_classifier.config, "_attn_implementation", None),
+        "batch_layout": trainer.batch_layout,
+    }
+
+
+def _describe_data(trainer: RewardModelTrainer, streaming: bool) -> dict[str, Any]:
+    data = trainer.stream_sample if streaming else trainer.train_dataset
+    found = {
+        **trainer.data_content,
+        "train_tokens": tokens_digest(data, with_lm_targets=trainer.args.lm_loss_coef > 0),
+    }
+    if trainer.replay_data is not None:
+        found["replay_tokens"] = tokens_digest(trainer.replay_data)
+    tests = trainer.eval_dataset
+    tests = tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
+    found["eval_sets"] = sorted(tests) or "none"
+    return found | {f"eval_tokens.{name}": tokens_digest(test) for name, test in tests.items()}
+
+
+def _describe_machine(trainer: RewardModelTrainer) -> dict[str, Any]:
+    engine = read_engine(trainer.accelerator)
+    device = engine.device
+    if device == "cuda":
+        device += f" ({torch.cuda.get_device_name()})"
+    name = str(dataclasses.replace(engine, num_processes=0, device="", precision="")).partition(",")[0]
+    return {
+        "num_processes": engine.num_processes,
+        "device": device,
+        "precision": engine.precision,
+        "engine": name.removeprefix("Engine "),
+        "threads": torch.get_num_threads() if engine.device == "cpu" else None,
+        "rm_toolkit": __version__,
+        **library_versions(),
+    }
+
+
+def _describe_given(given: Any) -> dict[str, Any]:
+    """Of an optimizer or a scheduler that was made in Python: its class, and an optimizer's settings."""
+    values = {name: value for name, value in getattr(given, "defaults", {}).items() if not callable(value)}
+    return {"class": type(given).__name__, **{name: plain(value) for name, value in values.items()}}
