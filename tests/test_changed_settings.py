@@ -222,7 +222,14 @@ def test_fewer_steps_than_are_done_cannot_be_accepted(go_on):
 
 def test_a_schedule_that_follows_metrics_cannot_take_the_place_of_another(go_on):
     with pytest.raises(InputError, match="A run keeps its lr_scheduler_type: such a schedule follows the metrics"):
-        go_on("--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "steps", "--eval_steps", "2")
+        go_on(
+            "--lr_scheduler_type",
+            "reduce_lr_on_plateau",
+            "--eval_strategy",
+            "steps",
+            "--metric_for_best_model",
+            "toy_loss",
+        )
 
 
 def test_a_finished_run_has_nothing_left_to_do_or_takes_more_epochs(go_on, output, base_model, files):
