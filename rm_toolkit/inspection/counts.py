@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.cleaning import clean_pairs
+from ..data.messages import TEMPLATE_COLUMNS, canonical
 from ..data.pairing import label_scores
 from ..data.pairs import complete_columns
 from ..data.records import RowPlace
@@ -165,7 +166,9 @@ def measure(
 
 
 def _texts(pairs: PreferencePairs) -> set[str]:
-    return {f"{normalise(p)}\n{normalise(c)}" for p, c in zip(pairs.prompts, pairs.completions)}
+    return {
+        f"{normalise(p)}\n{normalise(c)}" + "".join(canonical(t) for t in more if t) for p, c, *more in pairs.texts
+    }
 
 
 def _row_of_two(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
@@ -182,4 +185,5 @@ def _row_of_two(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         "completion_domains": [[own, rival] if rival else None for own, rival in domains],
         "margin": empty,
         **{name: batch[name] for name in ("domain", "source", "prompt_id")},
+        **{name: batch[name] for name in TEMPLATE_COLUMNS if name in batch},
     }

@@ -369,11 +369,15 @@ def test_both_splits_have_the_same_columns_and_are_published_as_they_are(write, 
 
 
 def test_inspect_counts_calls_as_the_answers_that_they_are(write, tmp_path, folder):
-    rows = [pair_of("tool_calls", ""), {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}]
+    plain = {"prompt": ASKED, "chosen": answer("a"), "rejected": answer("b")}
+    rows = [pair_of("tool_calls", ""), plain, {**plain, "tools": TOOLS}]
     save(built(write, rows), tmp_path / "built")
-    found = inspect_dataset(str(tmp_path / "built"), tokenizer=folder, show_progress=False).result
-    assert found["counts"]["all"]["clean_pairs"] == 2 and found["counts"]["all"]["empty"] == 0
-    assert found["texts"] == 4
+    save(built(write, [plain], "other.jsonl"), tmp_path / "other")
+    against = {"other": str(tmp_path / "other")}
+    found = inspect_dataset(str(tmp_path / "built"), tokenizer=folder, against=against, show_progress=False).result
+    counts = found["counts"]["all"]
+    assert (counts["clean_pairs"], counts["empty"], counts["duplicates"], counts["prompts"]) == (3, 0, 0, 2)
+    assert found["texts"] == 6 and found["overlap"]["other"]["texts"] == 2
 
 
 def test_rows_of_roles_and_contents_are_built_as_ever(write):
