@@ -178,7 +178,9 @@ class RewardModelTrainer(
             "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         }
         if isinstance(dataset, IterableDataset):
-            return self._prepare_stream(dataset, partial(tokenize_rows, tokenizer=processing_class, **options), args)
+            return self._prepare_stream(
+                dataset, partial(tokenize_rows, tokenizer=processing_class, checked=set(), **options), args
+            )
         if len(dataset):
             self._keep_samples(dataset[0])
         show_progress = not args.disable_tqdm and args.should_log

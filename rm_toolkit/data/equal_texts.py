@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("better", "worse", "row", "prompt", "margin", "lm_better", "lm_worse")
 
+EQUAL_PAIRS = "equal pairs"  # among the things that were said of a stream
+
 
 def have_more_than_content(
     texts: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, name: str, checked: set[str] | None = None
@@ -58,9 +60,19 @@ def merge_pairs(columns: dict[str, Any], sequences: np.ndarray, keep_equal: bool
     return columns
 
 
-def report_equal_pairs(name: str, num_equal: int, keep_equal: bool) -> None:
-    """Warns of pairs whose two texts are one to the model."""
-    if num_equal:
+def report_equal_pairs(name: str, num_equal: int, keep_equal: bool, checked: set[str] | None = None) -> None:
+    """
+    Warns of pairs whose two texts are one to the model.
+
+    Args:
+        name (`str`): Name of the data set.
+        num_equal (`int`): Number of them.
+        keep_equal (`bool`): As in [`merge_pairs`].
+        checked (`set[str]`, *optional*): What was said before, of a stream that comes in blocks; it grows.
+    """
+    checked = set() if checked is None else checked
+    if num_equal and EQUAL_PAIRS not in checked:
+        checked.add(EQUAL_PAIRS)
         logger.warning(
             "data set '%s': %d pairs differ only in what the chat template does not render, or in what was cut: their two "
             "texts have the same token ids. They %s.",

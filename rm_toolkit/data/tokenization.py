@@ -144,7 +144,6 @@ def tokenize_preferences(
         find_completions=find_completions,
         keep_equal=keep_equal,
     )
-    report_equal_pairs(name, data.num_equal_pairs, keep_equal)
     if cache:
         fields = dataclasses.fields(data)
         cache.save({field.name: getattr(data, field.name) for field in fields if field.name != "name"})
@@ -163,6 +162,7 @@ def tokenize_rows(
     show_progress: bool = False,
     find_completions: bool = True,
     keep_equal: bool = True,
+    checked: set[str] | None = None,
 ) -> TokenizedPreferences:
     """
     Turns rows into token ids; nothing is read from or kept in a cache.
@@ -171,6 +171,7 @@ def tokenize_rows(
         rows (`Iterable[PreferenceRow]`): From [`as_row`].
         tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions,
             keep_equal: As in [`tokenize_preferences`].
+        checked (`set[str]`, *optional*): What was said before of fields that are not read, where rows come in blocks.
 
     Raises:
         `InputError`: if the format does not fit the rows.
@@ -191,7 +192,7 @@ def tokenize_rows(
         members = [sequence_of(row, completion) for completion in row.completions]
         columns.add_row(number, members, row, lm_score_threshold)
     check_format(texts, data_format, name)
-    merge = have_more_than_content(texts, tokenizer, f"data set '{name}'")
+    merge = have_more_than_content(texts, tokenizer, f"data set '{name}'", checked)
     encoded, numbers = encode(
         texts,
         tokenizer,
@@ -205,6 +206,7 @@ def tokenize_rows(
     pairs = columns.arrays()
     if merge:
         pairs = merge_pairs(pairs, numbers, keep_equal)
+        report_equal_pairs(name, pairs["num_equal_pairs"], keep_equal, checked)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
     return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
 

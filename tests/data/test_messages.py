@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -188,6 +188,18 @@ def test_training_leaves_equal_pairs_out_and_what_it_saves_reads_back(make_train
     assert trainer.reload_check() == 3
     with pytest.raises(InputError, match="not one pair"):
         make_trainer(rows[1:], base_model("qwen3"), **options)
+
+
+def test_a_stream_says_once_what_it_does_not_read(make_trainer, base_model, caplog):
+    rows = [
+        {"prompt": ASKED, "chosen": answer(f"{n}", weight=1), "rejected": answer(f"{n}", weight=2)} for n in range(8)
+    ]
+    rows = [{**row, "rejected": answer("no")} if n % 2 else row for n, row in enumerate(rows)]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    options = {"data_format": "chat", "max_steps": 4, "shuffle_buffer_size": 2, "per_device_train_batch_size": 1}
+    trainer = make_trainer(stream, base_model("qwen3"), **options)
+    trainer.train()
+    assert caplog.text.count("does not render `weight`") == caplog.text.count("left out of training") == 1
 
 
 def test_a_field_is_reported_once_for_a_scorer(plain_scorer, caplog):
