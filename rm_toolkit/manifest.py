@@ -173,7 +173,7 @@ def clear_leftovers(output_dir: str | os.PathLike, resumed_step: int | None) -> 
                 path.unlink(missing_ok=True)
     if resumed_step is not None:
         for step, path in checkpoints(output_dir).items():
-            if step > resumed_step and read_manifest(path) is None:
+            if step > resumed_step and read_manifest(path) is None and was_begun_by_us(path):
                 remove_checkpoint(path)
 
 
@@ -190,7 +190,7 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str, best: 
     if not limit or limit < 0:
         return
     kept = {Path(path).resolve() for path in (newest, best) if path}
-    found = checkpoints(output_dir)
+    found = {step: path for step, path in checkpoints(output_dir).items() if was_begun_by_us(path)}
     others = [path for path in found.values() if path.resolve() not in kept]
     for path in others[: max(0, len(found) - max(limit, len(kept)))]:
         remove_checkpoint(path)

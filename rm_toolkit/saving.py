@@ -29,7 +29,7 @@ from .models.files import (
     find_row,
     weight_files,
 )
-from .output.written import record_written
+from .output.written import put_aside, read_written, record_written
 from .quantization import adapter_alone_notice, merged_in_full_precision, quantization_of
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
@@ -164,8 +164,9 @@ def move_into(source: Path, target: Path) -> None:
     # A folder that is used again has no `config.json` while old and new files stand beside each other in it.
     if (source / "config.json").exists():
         (target / "config.json").unlink(missing_ok=True)
+    written = read_written(target)
     for path in stale:
-        path.unlink()
+        path.unlink() if written is None or path.name in written else put_aside(path)
     for path in files:
         destination = target / path.relative_to(source)
         destination.parent.mkdir(parents=True, exist_ok=True)

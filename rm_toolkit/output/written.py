@@ -6,6 +6,7 @@ A name is on the list before its file is written: what a killed run leaves is kn
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -60,15 +61,18 @@ def record_written(folder: str | os.PathLike, names: Iterable[str], *, are_there
     written = read_written(folder)
     new = [name for name in names if name not in written] if written is not None else []
     for name in new:
-        place = Path(folder, name)
-        if os.path.lexists(place) and not are_there:
-            aside = next(
-                p for n in range(1, 10000) if not os.path.lexists(p := Path(f"{place}.old{n if n > 1 else ''}"))
-            )
-            place.rename(aside)
-            console.print(f"warning: {place} was not written by this run; it is {aside} now.", highlight=False)
+        if os.path.lexists(Path(folder, name)) and not are_there:
+            put_aside(Path(folder, name))
     if new:
         _write(Path(folder), [*written, *new])
+
+
+def put_aside(path: Path) -> None:
+    """Renames what somebody else has put where a run writes to `NAME.old`, and says so."""
+    names = (Path(f"{path}.old{number if number > 1 else ''}") for number in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    console.print(f"warning: {path} was not written by this run; it is {aside} now.", highlight=False, markup=False)
 
 
 def is_inside(name: object) -> bool:

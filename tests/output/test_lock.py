@@ -216,7 +216,7 @@ def test_a_lock_file_without_a_name_is_nobodys(tmp_path, content):
 
 def test_an_output_below_a_file_cannot_be_held(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file is no folder that can be written to"):
+    with pytest.raises(InputError, match="file is not a folder that can be written to"):
         WriterLock(tmp_path / "file" / "run" / "deeper")
 
 

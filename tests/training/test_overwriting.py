@@ -15,7 +15,7 @@ from faulty_runs import at, build, in_child, kill, train_to_end
 from trees import tree
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.manifest import checkpoints, is_unfinished
+from rm_toolkit.manifest import checkpoints, clear_leftovers, is_unfinished, rotate
 from rm_toolkit.output.written import RUN_MANIFEST, begin_written, read_written, record_written
 from rm_toolkit.runtime import claim_output_dir
 from rm_toolkit.training.output_dir import take_output_dir
@@ -336,6 +336,29 @@ def test_what_a_person_put_under_a_name_of_the_run_is_put_aside(tmp_path, capsys
     record_written(tmp_path, ["config.json"])
     assert (tmp_path / "config.json.old").read_text() == "mine" and (tmp_path / "checkpoint-2.old").is_dir()
     assert capsys.readouterr().out.count("was not written by this run; it is") == 2
+
+
+def test_weights_that_a_person_put_there_are_put_aside_before_loaders_mix_them(base_model, data, tmp_path):
+    """Shards of another model beside ours would be loaded with it; what no loader takes up stays as it is."""
+    trainer = build(tmp_path / "run", base_model(), data, {**OPTIONS, "save_strategy": "no", "max_steps": 1})
+    trainer.train()
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
+        (tmp_path / "run" / name).write_text("mine")
+    trainer.save_model(_internal_call=True)
+    found = {path.name for path in (tmp_path / "run").iterdir() if path.is_file() and path.read_bytes() == b"mine"}
+    assert found == {"model-00001-of-00002.safetensors.old", "model.safetensors.index.json.old", "notes.txt"}
+
+
+def test_checkpoints_of_others_are_neither_rotated_nor_cleared(tmp_path):
+    for step in (1, 2, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_text("x")
+    for name in ("trainer_state.json", "optimizer.pt"):
+        (tmp_path / "checkpoint-1" / name).write_text("of another tool")
+        (tmp_path / "checkpoint-9" / name).write_text("of another tool")
+    rotate(tmp_path, 1, str(tmp_path / "checkpoint-2"), None)
+    clear_leftovers(tmp_path, 1)
+    assert list(checkpoints(tmp_path)) == [1, 9]
 
 
 def test_logs_of_this_run_are_on_the_list_and_those_before_it_are_not(tmp_path):
