@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from datasets import load_dataset, load_from_disk
@@ -144,6 +145,16 @@ def test_a_row_that_differs_is_said(built, hub, tmp_path, monkeypatch):
 def test_what_build_data_did_not_write_is_refused(tmp_path, hub):
     with pytest.raises(InputError, match=r"is no folder that `rm-toolkit build-data` wrote"):
         push_dataset(str(tmp_path), "tester/prefs")
+
+
+def test_a_place_of_the_machine_in_what_was_noted_is_refused(built, hub, tmp_path):
+    folder = shutil.copytree(built(), tmp_path / "copy")
+    info = json.loads((folder / "rm_toolkit_data.json").read_text())
+    info["options"]["template"] = f"{tmp_path}/mine.txt"
+    (folder / "rm_toolkit_data.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"rm_toolkit_data.json, `options.template`: .* is a path of this machine"):
+        push_dataset(str(folder), "tester/my-data")
+    assert not hub.datasets
 
 
 def test_a_preview_sends_nothing(built, tmp_path):

@@ -13,7 +13,8 @@ from accelerate.utils.constants import FSDP_MODEL_NAME, OPTIMIZER_NAME
 
 from rm_toolkit import stages
 from rm_toolkit.arguments import parse_recipe
-from rm_toolkit.models.files import LEFTOVERS, MODEL_FILES, WRITERS, find_row, list_folder, run_files
+from rm_toolkit.errors import InputError
+from rm_toolkit.models.files import LEFTOVERS, MODEL_FILES, WRITERS, find_row, list_folder, run_files, weight_files
 from rm_toolkit.trainer import RewardModelTrainer
 
 
@@ -204,3 +205,26 @@ def test_a_tokenizer_with_several_templates_is_in_the_table(base_model, tmp_path
     tokenizer.save_pretrained(tmp_path)
     found = dict(list_folder(tmp_path))
     assert found["additional_chat_templates/tool_use.jinja"].carried and None not in found.values()
+
+
+def test_weights_are_read_from_what_the_index_lists(tmp_path):
+    assert weight_files(tmp_path) == []
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model-extra.safetensors"):
+        (tmp_path / name).touch()
+    assert weight_files(tmp_path) == []  # transformers does not read them without an index
+    index = tmp_path / "model.safetensors.index.json"
+
+    def write(*files):
+        index.write_text(json.dumps({"weight_map": {f"tensor{number}": name for number, name in enumerate(files)}}))
+
+    write("model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert [path.name for path in weight_files(tmp_path)] == [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    for name in ("gone.safetensors", "../model-extra.safetensors"):
+        write("model-00001-of-00002.safetensors", name)
+        with pytest.raises(InputError, match=f"index.json lists '{name}', which is not beside it"):
+            weight_files(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(InputError, match=r"index.json cannot be read"):
+        weight_files(tmp_path)
+    (tmp_path / "model.safetensors").touch()  # goes first, as in transformers
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
