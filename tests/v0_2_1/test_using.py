@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_journal_of_collect_is_not_asked_again(old, monkeypatch, capsys):
 
 
 @pytest.fixture
-def pushed(old, hub, monkeypatch):
+def pushed(old, hub):
     """`pushed(folder, *flags)`: files of the repository after `rm-toolkit push`, by name."""
 
     def push(folder, *flags):
@@ -136,15 +137,37 @@ def pushed(old, hub, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_it_is_published_without_checkpoints_and_pickles(old, pushed):
+def test_it_is_published_and_what_is_no_file_of_a_model_stays(old, pushed, capfd):
+    shutil.copytree("text/checkpoint-6", "customized/checkpoint-6")
     (old / "customized" / "notes.txt").write_text("for myself")
     files = pushed("customized")
-    needed = {"model.safetensors", "lm_head/model.safetensors", "config.json", "tokenizer.json", "rm_toolkit.json"}
-    assert needed | {"README.md", "final_eval_results.json"} <= set(files)
-    assert not [name for name in files if "checkpoint" in name or name.endswith((".pt", ".pth"))]
+    assert set(files) == {
+        *("README.md", "rm_toolkit.json", "final_eval_results.json", "training_log.json", ".rm_toolkit_push.json"),
+        *("config.json", "model.safetensors", "lm_head/model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        ".gitattributes",
+    }
     assert files["model.safetensors"] == (old / "customized" / "model.safetensors").read_bytes()
-    card = files["README.md"].decode()
-    assert "dsp_literature" in card and str(old) not in card
+    assert str(old).encode() not in b"".join(files.values())
+    assert "dsp_literature" in files["README.md"].decode()
+    assert "notes.txt" in "".join(capfd.readouterr())
+
+
+PUSHED = {
+    "chat": ((), "tokenizer.json"),
+    "encoder": ((), "model.safetensors"),
+    "average": ((), "model.safetensors"),
+    "lora": (("--adapter", "--base-model", "tester/text"), "adapter_model.safetensors"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("folder", PUSHED)
+def test_every_kind_is_published(old, pushed, folder):
+    flags, needed = PUSHED[folder]
+    files = pushed(folder, *flags)
+    assert needed in files and not [name for name in files if "checkpoint" in name or name.endswith((".pt", ".pth"))]
+    assert str(old).encode() not in b"".join(files.values())
 
 
 # ---- the next stage, and the same run once more ----
