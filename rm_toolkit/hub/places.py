@@ -63,7 +63,8 @@ def check_no_places(folder: Path, *, source: str) -> None:
         `InputError`: naming the file, and its key or line.
     """
     roots = _roots(source)
-    for path in sorted(folder.rglob("*")):
+    # A card is made of the other files, so that they are named before it.
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.suffix == ".md", path)):
         if not path.is_file() or path.suffix not in READ_AS_TEXT:
             continue
         for where, text in _texts(path):
@@ -86,7 +87,10 @@ def _is_place(text: str, roots: list[Path]) -> bool:
     path = Path(os.path.expanduser(text))
     if any(root == path or root in path.parents for root in roots):
         return True
-    return path.parts[1:2] and path.parts[1] not in SYSTEM_FOLDERS and os.path.exists(path)
+    if not path.parts[1:] or path.parts[1] in SYSTEM_FOLDERS:
+        return False
+    gone = len(path.parent.parts) > 2 and os.path.exists(path.parent)  # a file that is not there any more
+    return os.path.exists(path) or gone
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
