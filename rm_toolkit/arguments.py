@@ -110,6 +110,52 @@ def parse_recipe(
         `InputError`: for a file that cannot be read, an unknown or doubled key, a value of the wrong type, or a flag
             that does not exist.
     """
+    parser, rest, path = _make_parser(default_config, argv, description, groups)
+    try:
+        *parsed, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    parsed = parsed[: len(groups)]
+    _refuse_unknown(leftover, parser)
+    recipe, training = parsed[:2]
+    if training.hub_token:
+        raise InputError(
+            "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "
+            "`hf auth login` or set the environment variable HF_TOKEN."
+        )
+    for name in DICT_FIELDS:
+        setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
+    _fill_domain(recipe.domain, parsed)
+    return tuple(parsed)
+
+
+def read_values(
+    default_config: str | Path, argv: Sequence[str] | None = None, groups: Sequence[type] = GROUPS
+) -> dict[str, Any]:
+    """
+    What [`parse_recipe`] reads, by name, before it is fitted to the device that is found here.
+
+    Args:
+        default_config, argv, groups: As of [`parse_recipe`].
+
+    Raises:
+        `InputError`: as [`parse_recipe`] does for the file and the flags.
+    """
+    parser, rest, path = _make_parser(default_config, argv, None, groups)
+    try:
+        found, leftover = parser.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{path}: {error}") from error
+    _refuse_unknown(leftover, parser)
+    return vars(found)
+
+
+def _make_parser(
+    default_config: str | Path, argv: Sequence[str] | None, description: str | None, groups: Sequence[type]
+) -> tuple[HfArgumentParser, list[str], str]:
+    """The parser with the recipe's values as defaults, the flags that are left for it, and the recipe's path."""
     argv = list(sys.argv[1:] if argv is None else argv)
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.error = _refuse_flag
@@ -121,32 +167,22 @@ def parse_recipe(
         "--config", default=str(default_config), help="The recipe: a YAML file with any of these names."
     )
     parser.error = _refuse_flag
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    check_values(values, known, chosen.config, groups)
+    check_values(values, _known(parser), chosen.config, groups)
     for action in parser._actions:
         if action.dest in values:
             action.default, action.required = values[action.dest], False
-    try:
-        *parsed, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
-    except (ValueError, TypeError, argparse.ArgumentError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{chosen.config}: {error}") from error
-    parsed = parsed[: len(groups)]
+    return parser, rest, chosen.config
+
+
+def _known(parser: HfArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions} - {"help", "config"}
+
+
+def _refuse_unknown(leftover: Sequence[str], parser: HfArgumentParser) -> None:
     if leftover:
         flag = leftover[0].split("=")[0]
-        hint = did_you_mean(flag, [f"--{name}" for name in known])
+        hint = did_you_mean(flag, [f"--{name}" for name in _known(parser)])
         raise InputError(f"'{leftover[0]}' is no flag of this recipe.{hint} `--help` lists them all.")
-    recipe, training = parsed[:2]
-    if training.hub_token:
-        raise InputError(
-            "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "
-            "`hf auth login` or set the environment variable HF_TOKEN."
-        )
-    for name in DICT_FIELDS:
-        setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
-    _fill_domain(recipe.domain, parsed)
-    return tuple(parsed)
 
 
 def _refuse_flag(message: str) -> None:

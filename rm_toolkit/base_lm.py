@@ -25,6 +25,7 @@ from .errors import InputError, name_list
 from .load_errors import first_line
 from .modeling import quiet_loading
 from .models.hub_files import recorded_revision
+from .models.precision import WEIGHT_DTYPE
 from .output.written import record_written
 from .progress import RunProgressCallback, describe_truncation
 from .saving import move_into
@@ -119,7 +120,7 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         init["attn_implementation"] = model.attn_implementation
     try:
         with quiet_loading():
-            loaded = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, dtype=torch.float32, **init)
+            loaded = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, dtype=WEIGHT_DTYPE, **init)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no causal LM could be loaded from '{model.model_name_or_path}': {first_line(error)}"

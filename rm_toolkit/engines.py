@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from transformers.utils import strtobool
 
 from .errors import InputError
+from .models.precision import AUTOCAST_DTYPES
 
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 # What accelerate turns into one of DeepSpeed's own optimizers that does the same.
 OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adagrad")
-AUTOCAST_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,30 @@ def replay_bias_correction(optimizer: Any) -> None:
         optimizer.ds_opt_adam.adam_update(optimizer.opt_id, step, 0.0, *fixed, *nothing)
 
 
+def gpu_has_bf16() -> bool | None:
+    """Whether the GPU of this machine computes in bf16; None where there is no GPU to ask."""
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else None
+
+
+def default_bf16(fp16: bool, on_cpu: bool, available: bool) -> bool:
+    """
+    What a run takes where its recipe says nothing of `bf16`.
+
+    Args:
+        fp16 (`bool`): Whether the recipe asks for fp16.
+        on_cpu (`bool`): Whether the run computes on a CPU.
+        available (`bool`): Whether its GPU has bf16.
+    """
+    return not fp16 and not on_cpu and available
+
+
 class LaunchedConfig:
     """What the configs of all stages take from the launch; to stand before the `TrainingArguments` that they extend."""
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or launched_for_cpu()
         if self.bf16 is None:
-            self.bf16 = (
-                not self.fp16 and not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            )
+            self.bf16 = default_bf16(bool(self.fp16), self.use_cpu, bool(gpu_has_bf16()))
         # transformers 5.20 renamed the field and warns at every use of TRL's own default.
         for name in ("checkpointing", "checkpointing_kwargs"):
             if getattr(self, f"activation_{name}") is None:

@@ -30,6 +30,7 @@ from .load_errors import weights_error
 from .loading import load_config, quiet_loading
 from .models.adapter_files import is_adapter
 from .models.hub_files import recorded_revision
+from .models.precision import WEIGHT_DTYPE
 from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 
@@ -135,7 +136,7 @@ class RewardModel(EngineInterface, nn.Module):
             )
         config.num_labels = 1
         config.problem_type = "regression"
-        model_init_kwargs.setdefault("dtype", torch.float32)
+        model_init_kwargs.setdefault("dtype", WEIGHT_DTYPE)
         options = {"revision": revision, "trust_remote_code": trust_remote_code, **model_init_kwargs}
         classifier, missing = _load_classifier(model_name_or_path, config, seed, options)
         if settings is None:

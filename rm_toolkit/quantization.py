@@ -11,8 +11,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from trl import ModelConfig
 
 from .adapters import merged_classifier
-from .engines import AUTOCAST_DTYPES, launched_with
+from .engines import launched_with
 from .errors import InputError
+from .models.precision import compute_dtype
 
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def quantization_config(model: ModelConfig, training: RewardModelConfig) -> Bits
             "LoRA without `load_in_4bit` runs under all of them."
         )
     check_installed()
-    dtype = getattr(torch, AUTOCAST_DTYPES.get(training.autocast or "", "float32"))
+    dtype = compute_dtype(training.autocast)
     return make_config(
         {
             "load_in_4bit": True,

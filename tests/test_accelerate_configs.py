@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
@@ -21,6 +22,8 @@ from rm_toolkit.arguments import load_yaml
 from rm_toolkit.configs import RewardModelConfig
 from rm_toolkit.engines import check_engine, full_precision_weights, launched_for_cpu, read_engine
 from rm_toolkit.errors import InputError
+from rm_toolkit.memory import engine as plan_engine
+from rm_toolkit.training.weight_bytes import weight_bytes
 
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +168,53 @@ def test_deepspeed_computes_by_autocast_on_fp32_weights(environment, precision, 
     assert (config.bf16, config.fp16, config.autocast) == (False, False, precision)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_plan_and_the_engine_mean_the_same_by_a_precision(name, precision, environment):
+    """The engine's side is read from the config that the launch builds: DeepSpeed's own switches, or the policy of FSDP."""
+    from deepspeed.runtime.config import get_torch_autocast_dtype, get_torch_autocast_enabled
+    from deepspeed.runtime.precision_config import get_bfloat16_config, get_float16_config
+
+    environment(name)
+    planned = plan_engine.read_engine(FOLDER / f"{name}.yaml")
+    kind = CLAIMS[name][0]
+    config = Config(DeepSpeedPlugin() if kind == "DEEPSPEED" else None)
+    if precision != "no":
+        setattr(config, precision, True)
+    with full_precision_weights(config):
+        if config.deepspeed_plugin:
+            config.deepspeed_plugin.set_mixed_precision(os.environ["ACCELERATE_MIXED_PRECISION"])
+    dtype, computed = torch.float32, os.environ["ACCELERATE_MIXED_PRECISION"]
+    if config.deepspeed_plugin:
+        found = config.deepspeed_plugin.deepspeed_config
+        for section, kept in (
+            (get_bfloat16_config(found), torch.bfloat16),
+            (get_float16_config(found), torch.float16),
+        ):
+            dtype = kept if section.enabled else dtype
+        computed = "no"
+        if get_torch_autocast_enabled(found):
+            computed = {torch.bfloat16: "bf16", torch.float16: "fp16"}[get_torch_autocast_dtype(found)]
+    state = {"deepspeed_plugin": config.deepspeed_plugin}
+    if kind == "FSDP":
+        state = {"fsdp_plugin": FullyShardedDataParallelPlugin()}
+        assert state["fsdp_plugin"].mixed_precision_policy is None  # weights and gradients stay as they are
+    accelerator = Accelerator(kind, planned.num_processes, **state)
+    accelerator.mixed_precision = os.environ["ACCELERATE_MIXED_PRECISION"]
+    accelerator.device.type = "cpu" if name == "cpu" else "cuda"
+    launched = planned.launched(precision)
+    assert launched == read_engine(accelerator)
+    assert computed == precision
+    held = weight_bytes(launched)
+    assert held.weights == held.gradients == held.element == dtype.itemsize
+    weights = plan_engine.Weights(parameters=800, trained=800, stored=800 * held.weights, largest=10)
+    memory = plan_engine.model_states(planned, weights, "adamw_torch", accumulates=True)
+    for part in ("parameters", "gradients"):
+        parts = planned.num_processes if planned.sharded or (part == "gradients" and "zero" in planned.kind) else 1
+        total = memory.device[part] + memory.host[part] / planned.per_machine
+        assert total == 800 * dtype.itemsize // parts
+
+
 def test_a_deepspeed_config_with_16_bit_weights_is_refused(environment):
     environment("zero2")
     plugin = DeepSpeedPlugin()
@@ -196,7 +246,7 @@ def test_independent_runs_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"2 processes were started, but each of them would run by itself"):
         check_engine(Accelerator(), "adamw_torch")
-    assert launched_for_cpu() is not __import__("torch").accelerator.is_available()
+    assert launched_for_cpu() is not torch.accelerator.is_available()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert not launched_for_cpu()
 

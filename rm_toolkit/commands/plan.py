@@ -27,22 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the plan. That a run does not fit is an answer, not an error: the exit code is 0."""
-    from ..arguments import load_yaml, parse_recipe
+    from ..arguments import parse_recipe, read_values
     from ..console import console
     from ..memory.engine import read_engine
-    from ..memory.plan import make_plan
+    from ..memory.plan import launched_precision, make_plan
     from ..memory.report import found_memory, parse_size, print_plan, run_length
 
     engine = read_engine(args.accelerate_config)
-    # Only a GPU honours bf16, and there may be none here: what the recipe says of it is read apart.
-    flags = ["--use_cpu", "true", "--bf16", "false"]
+    values = read_values(args.config, args.recipe_flags)
+    on_cpu = engine.on_cpu or bool(values["use_cpu"])
+    precision = launched_precision(values["bf16"], bool(values["fp16"]), on_cpu)
+    # What only a GPU honours would be refused here, where there may be none.
+    flags = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"] + ["--tf32", "false"] * bool(values["tf32"])
     recipe, training, model = parse_recipe(args.config, [*args.recipe_flags, *flags])
-    given = load_yaml(args.config).get("bf16")
-    if "--bf16" in args.recipe_flags:
-        after = args.recipe_flags[args.recipe_flags.index("--bf16") + 1 :]
-        given = not after or after[0].lower() not in ("false", "no", "0")
-    bf16 = not engine.on_cpu if given is None else bool(given)
-    plan = make_plan(recipe, training, model, engine, bf16=bf16, text_length=args.text_length)
+    plan = make_plan(recipe, training, model, engine, precision=precision, text_length=args.text_length)
     gpu, host = found_memory(engine.on_cpu)
     gpu = parse_size(args.gpu_memory, "--gpu-memory") if args.gpu_memory else gpu
     host = parse_size(args.host_memory, "--host-memory") if args.host_memory else host

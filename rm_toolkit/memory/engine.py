@@ -8,17 +8,17 @@ from typing import Any
 
 import yaml
 
+from .. import engines
 from ..errors import InputError
+from ..training.weight_bytes import WeightBytes, optimizer_bytes, weight_bytes
 
 
 # What DeepSpeed and DDP reserve by default, in elements: https://www.deepspeed.ai/docs/config-json
 REDUCE_BUCKET = 500_000_000
 MAX_LIVE_PARAMETERS = 1_000_000_000
-# Bytes of the optimizer's states a trained parameter; AdamW's two moments unless it is one of these.
-OPTIMIZER_STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 4, "adagrad": 4, "lomo": 0, "adalomo": 0}
 CUDA_CONTEXT = 2**30
 PROCESS = 2**30  # Python with torch and transformers imported, and tokenised data
-OFFLOAD_FACTOR = 1.5  # DeepSpeed's own `additional_buffer_factor`: pinned copies and fragments
+PINNED_FACTOR = 1.5  # FSDP 2 pins what it offloads, and PyTorch rounds pinned blocks up
 
 
 @dataclass
@@ -51,6 +51,26 @@ class Engine:
     def per_machine(self) -> int:
         """Processes of one machine."""
         return max(1, self.num_processes // self.num_machines)
+
+    def launched(self, precision: str = "no") -> engines.Engine:
+        """
+        What a run that is launched so says of itself.
+
+        Args:
+            precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        """
+        zero = self.kind.startswith("zero")
+        kind = {"none": "NO", "ddp": "MULTI_CPU" if self.on_cpu else "MULTI_GPU", "fsdp2": "FSDP"}
+        moved = (("optimizer", self.offload_optimizer), ("param", self.offload_parameters))
+        return engines.Engine(
+            distributed_type="DEEPSPEED" if zero else kind[self.kind],
+            num_processes=self.num_processes,
+            device="cpu" if self.on_cpu else "cuda",
+            precision=precision,
+            zero_stage=int(self.kind.removeprefix("zero")) if zero else None,
+            offload=tuple(part for part, on in moved if on),
+            fsdp_version=2 if self.kind == "fsdp2" else None,
+        )
 
     @property
     def name(self) -> str:
@@ -111,14 +131,12 @@ class Weights:
         trained (`int`): Number of those that are trained.
         stored (`int`): Bytes of all of them as they are stored.
         largest (`int`): Parameters of the largest layer, which a sharding engine gathers at a time.
-        sixteen_bit (`bool`): Whether the engine computes on 16-bit copies and keeps fp32 ones with the optimizer.
     """
 
     parameters: int
     trained: int
     stored: int
     largest: int
-    sixteen_bit: bool = False
 
 
 @dataclass
@@ -149,56 +167,45 @@ def model_states(engine: Engine, weights: Weights, optimizer: str, *, accumulate
         accumulates (`bool`): Whether gradients are there while a micro-batch is computed; otherwise those are counted
             with the activations, among which they come to be.
     """
-    count, trained = weights.parameters, weights.trained
+    held, trained = weight_bytes(engine.launched()), weights.trained
     parts = engine.num_processes if engine.kind != "ddp" else 1
-    element = 2 if weights.sixteen_bit else 4
-    stored = weights.stored if not weights.sixteen_bit else 2 * count
-    states = _state_bytes(optimizer) * trained + (4 * trained if weights.sixteen_bit else 0)
-    gradients = 4 * trained if engine.kind in ("none", "ddp") or not weights.sixteen_bit else 2 * trained
     device = {
-        "parameters": stored // (parts if engine.sharded else 1),
+        "parameters": weights.stored // (parts if engine.sharded else 1),
         "gradients": 0,
-        "optimizer states": states // parts,
+        "optimizer states": optimizer_bytes(optimizer) * trained // parts,
+        "the optimizer's own weights": held.master * trained // parts,
     }
-    host = {"parameters": 0, "gradients": 0, "optimizer states": 0}
     if accumulates or engine.kind not in ("none", "ddp"):
-        device["gradients"] = gradients // parts
-    for name, moved in (
-        ("optimizer states", engine.offload_optimizer),
-        ("gradients", engine.offload_optimizer),
-        ("parameters", engine.offload_parameters),
-    ):
-        if moved:
-            host[name] = int(device[name] * engine.per_machine * OFFLOAD_FACTOR)
+        device["gradients"] = held.gradients * trained // parts
+    host = dict.fromkeys(device, 0)
+    factor = PINNED_FACTOR if engine.kind == "fsdp2" else 1
+    for name in device:
+        if engine.offload_parameters if name == "parameters" else engine.offload_optimizer:
+            host[name] = int(device[name] * engine.per_machine * factor)
             device[name] = 0
-    device["gathered layers and buckets"] = _buffers(engine, weights, element)
+    host["copies on their way"] = held.moved * trained // parts * engine.per_machine
+    device["gathered layers and buckets"] = _buffers(engine, weights, held)
     # PyTorch's plain AdamW on a GPU keeps one more value a parameter while it steps.
     on_gpu = not engine.on_cpu and not engine.offload_optimizer
-    step_extra = 4 * trained // parts if on_gpu and optimizer == "adamw_torch" else 0
+    step_extra = held.element * trained // parts if on_gpu and optimizer == "adamw_torch" else 0
     host["processes"] = PROCESS * engine.per_machine
     if not engine.on_cpu:
         device["CUDA context"] = CUDA_CONTEXT
     return Memory(device, host, step_extra)
 
 
-def _buffers(engine: Engine, weights: Weights, element: int) -> int:
+def _buffers(engine: Engine, weights: Weights, held: WeightBytes) -> int:
+    element = held.element
     if engine.kind == "ddp":
-        return 4 * weights.trained  # buckets that gradients are reduced in
+        return element * weights.trained  # buckets that gradients are reduced in
     if engine.kind == "zero2":
         return 2 * element * min(REDUCE_BUCKET, weights.trained)  # one is reduced while the other is filled
     if engine.kind == "zero3":
         live = min(MAX_LIVE_PARAMETERS, weights.parameters)
         return element * (max(live, weights.largest) + min(REDUCE_BUCKET, weights.trained))
     if engine.kind == "fsdp2":
-        return 3 * 4 * weights.largest  # a layer, the next one on its way, and the gradients of the last
+        return 3 * element * weights.largest  # a layer, the next one on its way, and the gradients of the last
     return 0
-
-
-def _state_bytes(optimizer: str) -> int:
-    name = optimizer.lower()
-    if "8bit" in name:
-        return 2
-    return next((size for known, size in OPTIMIZER_STATES.items() if name.startswith(known)), 8)
 
 
 def deepspeed_estimate(engine: Engine, weights: Weights) -> tuple[int, int] | None:

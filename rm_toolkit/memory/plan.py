@@ -11,8 +11,11 @@ from accelerate.utils import calculate_maximum_sizes
 from torch._subclasses import FakeTensorMode
 
 from ..data.collator import MicroBatch
+from ..engines import default_bf16, gpu_has_bf16
 from ..errors import InputError
 from ..modeling import RewardModel
+from ..models.precision import WEIGHT_DTYPE, compute_dtype
+from ..training.weight_bytes import weight_bytes
 from .engine import Engine, Memory, Weights, deepspeed_estimate, model_states
 from .skeleton import adapter_and_bits, base_config, build_skeleton, materialise, quantised_modules
 from .step import StepMemory, largest_batch, simulate
@@ -23,6 +26,47 @@ if TYPE_CHECKING:
 
     from ..arguments import RecipeArguments
     from ..configs import RewardModelConfig
+
+
+@dataclass(frozen=True)
+class Precision:
+    """
+    What a run computes in.
+
+    Args:
+        name (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        reason (`str`): Why that one, in words.
+    """
+
+    name: str
+    reason: str
+
+
+def launched_precision(bf16: bool | None, fp16: bool, on_cpu: bool) -> Precision:
+    """
+    What the launch of a recipe will compute in, as [`~rm_toolkit.engines.LaunchedConfig`] decides there.
+
+    Args:
+        bf16 (`bool`, *optional*), fp16 (`bool`): As the recipe's parser reads them.
+        on_cpu (`bool`): Whether the run computes on a CPU.
+
+    Raises:
+        `InputError`: if both are asked for.
+    """
+    if bf16 and fp16:
+        raise InputError("`bf16` and `fp16` are both true. Keep one of them.")
+    if fp16 or bf16 is not None:
+        return Precision("fp16" if fp16 else "bf16" if bf16 else "no", "as the recipe says")
+    if on_cpu:
+        return Precision("no", "`bf16` is not set; a run on a CPU then leaves it off")
+    found = gpu_has_bf16()
+    here = {
+        None: "there is no GPU here to ask, so that this plan assumes it has",
+        True: "that of this machine has",
+        False: "that of this machine has not",
+    }[found]
+    taken = default_bf16(fp16, on_cpu, found is not False)
+    return Precision("bf16" if taken else "no", f"`bf16` is not set; a run then takes it where its GPU has it: {here}")
 
 
 @dataclass
@@ -42,6 +86,8 @@ class RunPlan:
         deepspeed (`tuple`, *optional*): DeepSpeed's own estimate, see [`deepspeed_estimate`].
         matrix_parameters (`int`): Parameters that every token is multiplied with.
         recomputes (`bool`): Whether the forward pass is computed twice.
+        precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        precision_from (`str`): Why that one, in words.
     """
 
     engine: Engine
@@ -55,6 +101,8 @@ class RunPlan:
     deepspeed: tuple[int, int] | None = None
     matrix_parameters: int = 0
     recomputes: bool = False
+    precision: str = "no"
+    precision_from: str = ""
 
     @property
     def device_rows(self) -> dict[str, int]:
@@ -90,7 +138,7 @@ def make_plan(
     model: ModelConfig,
     engine: Engine,
     *,
-    bf16: bool | None = None,
+    precision: Precision | None = None,
     text_length: int | None = None,
 ) -> RunPlan:
     """
@@ -99,22 +147,20 @@ def make_plan(
     Args:
         recipe, training, model: From [`~rm_toolkit.arguments.parse_recipe`].
         engine (`Engine`): From [`~rm_toolkit.memory.engine.read_engine`].
-        bf16 (`bool`, *optional*): Whether the run uses bf16; by default what the recipe says.
+        precision (`Precision`, *optional*): From [`launched_precision`]; by default that of `training`.
         text_length (`int`, *optional*): Tokens of each text; by default the largest, `max_length`.
 
     Raises:
         `InputError`: if the recipe's batch does not divide over the processes, or its base is not there.
     """
-    bf16 = bool(training.bf16) if bf16 is None else bf16
+    precision = precision or Precision(training.autocast or "no", "as in `training`")
     config = base_config(recipe, model)
     peft_config, bytes_quantised = adapter_and_bits(model)
-    sixteen_bit = bf16 and engine.kind.startswith("zero")
+    computed_in = compute_dtype(precision.name)
     skeleton = build_skeleton(
-        config, training, peft_config=peft_config, compute_dtype=torch.bfloat16 if bytes_quantised else None
+        config, training, peft_config=peft_config, compute_dtype=computed_in if bytes_quantised else None
     )
-    weights = _weights(skeleton, bytes_quantised, sixteen_bit)
-    if sixteen_bit:
-        skeleton.to(torch.bfloat16)
+    weights = _weights(skeleton, bytes_quantised, computed_in)
     micro_batches = _micro_batches(training, engine)
     layout = _layout(skeleton, training)
     if layout == "shared":
@@ -124,8 +170,15 @@ def make_plan(
     accumulates = micro_batches > 1 or engine.kind not in ("none", "ddp")
     mode = FakeTensorMode()
     materialise(skeleton, mode)
-    autocast = bf16 and not sixteen_bit
-    step = simulate(skeleton, batch, mode, bf16=autocast, gpu=not engine.on_cpu, accumulated=accumulates)
+    step = simulate(
+        skeleton,
+        batch,
+        mode,
+        autocast=None if precision.name == "no" else computed_in,
+        casts_kept=weight_bytes(engine.launched()).casts_kept,
+        gpu=not engine.on_cpu,
+        accumulated=accumulates,
+    )
     optimizer = str(getattr(training.optim, "value", training.optim))
     return RunPlan(
         engine,
@@ -139,6 +192,8 @@ def make_plan(
         deepspeed_estimate(engine, weights),
         matrix_parameters=_matrix_parameters(skeleton),
         recomputes=bool(training.gradient_checkpointing),
+        precision=precision.name,
+        precision_from=precision.reason,
     )
 
 
@@ -153,19 +208,19 @@ def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, la
     )
 
 
-def _weights(model: RewardModel, bytes_quantised: float | None, sixteen_bit: bool) -> Weights:
+def _weights(model: RewardModel, bytes_quantised: float | None, computed_in: torch.dtype) -> Weights:
     parameters = {id(p): p for p in model.parameters()}.values()
     quantised = {id(p) for m in quantised_modules(model) for p in m.parameters()} if bytes_quantised else set()
     if quantised:  # LoRA's own layers are linear too, but trained
         quantised -= {id(p) for p in parameters if p.requires_grad}
-    stored = sum(int(p.numel() * bytes_quantised) if id(p) in quantised else 4 * p.numel() for p in parameters)
+    element = WEIGHT_DTYPE.itemsize
+    stored = sum(int(p.numel() * bytes_quantised) if id(p) in quantised else element * p.numel() for p in parameters)
     _, (largest, _) = calculate_maximum_sizes(model)
     return Weights(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         stored=stored,
-        largest=int(largest) // (4 if not quantised else 2),
-        sixteen_bit=sixteen_bit,
+        largest=int(largest) // (computed_in if quantised else WEIGHT_DTYPE).itemsize,
     )
 
 

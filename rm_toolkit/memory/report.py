@@ -8,6 +8,8 @@ import torch
 
 from ..console import console, print_table
 from ..errors import InputError
+from ..training.weight_bytes import weight_bytes
+from .engine import Engine
 from .plan import RunPlan
 
 
@@ -18,6 +20,7 @@ REMEDIES = {
     "parameters": "shard them (ZeRO-3 or FSDP2), offload them, or train an adapter on 4 bits (--use_peft --load_in_4bit)",
     "gradients": "shard them (ZeRO-2, ZeRO-3, FSDP2), or train an adapter (--use_peft)",
     "optimizer states": "shard them (ZeRO-2, ZeRO-3, FSDP2), offload them, or train an adapter (--use_peft)",
+    "the optimizer's own weights": "offload them (zero3_offload.yaml), or train an adapter (--use_peft)",
     "gathered layers and buckets": "take a DeepSpeed config with smaller `reduce_bucket_size` and `stage3_max_live_parameters`",
     "activations kept for the backward pass": "set gradient_checkpointing: true, or a smaller per_device_train_batch_size "
     "(max_tokens_per_batch), or a smaller max_length",
@@ -99,21 +102,17 @@ def explain(plan: RunPlan) -> list[str]:
     """The arithmetic in words."""
     weights, engine = plan.weights, plan.engine
     lines = [
-        f"Model: {count(weights.parameters)} parameters, {count(weights.trained)} of them trained; "
-        + (
-            "the engine computes on bf16 copies and keeps fp32 ones with the optimizer (2 + 2 + 4 + 8 bytes a parameter)."
-            if weights.sixteen_bit
-            else "fp32 weights, gradients and AdamW's two moments take 4 + 4 + 8 bytes a trained parameter."
-        ),
+        f"Model: {count(weights.parameters)} parameters, {count(weights.trained)} of them trained; fp32 weights, gradients "
+        f"and AdamW's two moments take 4 + 4 + 8 bytes a trained parameter{_more_copies(engine)}.",
+        f"Precision: {plan.precision}{'' if plan.precision == 'no' else ', by autocast on fp32 weights'} "
+        f"({plan.precision_from}).{_casts(plan)}",
         f"Step: {plan.pairs_per_step} pairs = {engine.num_processes} process(es) x {plan.micro_batches} micro-batch(es) of "
         f"up to {plan.batch}, {plan.layout} layout. Activations are those of one micro-batch, all texts of that "
         "length and nothing shared"
         + ("; each layer is computed again in the backward pass." if plan.recomputes else "."),
     ]
-    if engine.offload_optimizer or engine.offload_parameters:
-        lines.append(
-            "On the host: half as much again as the numbers themselves, for pinned copies (DeepSpeed's factor)."
-        )
+    if engine.kind == "fsdp2" and engine.offload_optimizer:
+        lines.append("On the host: half as much again as the numbers themselves, for pinned blocks.")
     if engine.kind == "zero3":
         lines.append(
             "Gathered layers and buckets: at most 1e9 parameters at a time, and 5e8 gradients (DeepSpeed's defaults)."
@@ -121,13 +120,31 @@ def explain(plan: RunPlan) -> list[str]:
     if plan.deepspeed is not None:
         device, host = plan.deepspeed
         lines.append(
-            f"DeepSpeed's own estimate for all {count(weights.parameters)} parameters trained in 16 bits: {size(device)} "
-            f"a GPU, {size(host)} a host, without activations and buckets."
+            f"For comparison, DeepSpeed's own estimate, which is for 16-bit weights: {size(device)} a GPU, {size(host)} a "
+            f"host for all {count(weights.parameters)} parameters, without activations and buckets."
         )
     largest = max(plan.device_rows, key=plan.device_rows.get)
     share = plan.device_rows[largest] / plan.device_total
     lines.append(f"Most of it: {largest}, {share:.0%}.")
     return lines
+
+
+def _more_copies(engine: Engine) -> str:
+    held = weight_bytes(engine.launched())
+    copies = []
+    if held.master:
+        copies.append(f"{held.master} more for the weights that the optimizer steps on")
+    if held.moved:
+        copies.append(f"{held.moved} for copies on their way between host and GPU")
+    return ", and DeepSpeed " + ", ".join(copies) if copies else ""
+
+
+def _casts(plan: RunPlan) -> str:
+    if plan.precision == "no":
+        return ""
+    if weight_bytes(plan.engine.launched()).casts_kept:
+        return " The 16-bit copies that autocast makes of the weights count with the activations."
+    return " Autocast makes 16-bit copies of one layer's weights at a time."
 
 
 def _verdict(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -> bool | None:

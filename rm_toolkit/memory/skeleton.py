@@ -19,6 +19,7 @@ from ..heads import max_positions
 from ..lm_head import LMHead, is_causal_lm
 from ..loading import load_config
 from ..modeling import RewardModel
+from ..models.precision import WEIGHT_DTYPE
 from ..settings import RewardModelSettings
 
 
@@ -78,7 +79,7 @@ def build_skeleton(
     config.num_labels = 1
     config.pad_token_id = config.pad_token_id or 0
     with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        classifier = AutoModelForSequenceClassification.from_config(config, dtype=WEIGHT_DTYPE)
         length = min(training.max_length, max_positions(classifier) or training.max_length)
         settings = RewardModelSettings(pooling_type=training.pooling_type, max_length=length)
         model = RewardModel(classifier, settings, lm_head=_lm_head(classifier, training))

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,14 @@ def largest_batch(
 
 
 def simulate(
-    model: RewardModel, batch: MicroBatch, mode: FakeTensorMode, *, bf16: bool, gpu: bool, accumulated: bool
+    model: RewardModel,
+    batch: MicroBatch,
+    mode: FakeTensorMode,
+    *,
+    autocast: torch.dtype | None,
+    casts_kept: bool,
+    gpu: bool,
+    accumulated: bool,
 ) -> StepMemory:
     """
     Runs forward and backward pass of a micro-batch without computing anything.
@@ -92,12 +100,15 @@ def simulate(
         model (`RewardModel`): From [`~rm_toolkit.memory.skeleton.build_skeleton`].
         batch (`MicroBatch`): What is computed.
         mode (`FakeTensorMode`): The mode that the model was built under.
-        bf16 (`bool`): Whether bf16 autocast is on.
+        autocast (`torch.dtype`, *optional*): The 16-bit type of autocast, where it is on.
+        casts_kept (`bool`): Whether the 16-bit weights of the forward pass are kept for the backward pass; otherwise
+            the backward pass casts them again, layer by layer.
         gpu (`bool`): Whether the run is on a GPU, which holds more logits at a time.
         accumulated (`bool`): Whether gradients of an earlier micro-batch are there already.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with mode, _logits_of(gpu):
+    again = contextlib.nullcontext() if casts_kept or autocast is None else _casting_again()
+    with mode, _logits_of(gpu), again:
         batch = _fake(batch, mode)
         known = [*model.parameters(), *model.buffers(), *_tensors(batch)]
         if accumulated:
@@ -105,7 +116,7 @@ def simulate(
                 parameter.grad = torch.zeros_like(parameter)
             known += [parameter.grad for parameter in trainable]
         with PeakTracker(known) as tracker:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
                 rewards, lm_losses = model(batch)
                 loss = (batch.pair_weight * ranking_loss(rewards, batch.better, batch.worse)).sum() + lm_losses.sum()
             kept = tracker.now
@@ -128,6 +139,36 @@ def _fake(batch: MicroBatch, mode: FakeTensorMode) -> MicroBatch:
     if batch.layout is not None and batch.layout.needed is not None:
         moved["layout"] = dataclasses.replace(batch.layout, needed=mode.from_tensor(batch.layout.needed))
     return MicroBatch(**moved)
+
+
+class _CastAgain(torch.autograd.Function):
+    """What DeepSpeed makes of `torch.nn.functional.linear` under ZeRO-3: it keeps the fp32 weight, not its cast."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.dtype, ctx.with_bias = torch.get_autocast_dtype("cpu"), bias is not None
+        output = hidden.matmul(weight.t())
+        return output if bias is None else output + bias
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        with torch.autocast("cpu", ctx.dtype):
+            of_hidden = gradient.matmul(weight) if ctx.needs_input_grad[0] else None
+            of_weight = flat.t().matmul(hidden.reshape(-1, hidden.shape[-1])) if ctx.needs_input_grad[1] else None
+        return of_hidden, of_weight, flat.sum(0) if ctx.with_bias and ctx.needs_input_grad[2] else None
+
+
+@contextlib.contextmanager
+def _casting_again() -> Iterator[None]:
+    linear = torch.nn.functional.linear
+    torch.nn.functional.linear = lambda hidden, weight, bias=None: _CastAgain.apply(hidden, weight, bias)
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = linear
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.memory.engine import Engine, Weights, model_states, read_engine
-from rm_toolkit.memory.plan import make_plan
+from rm_toolkit.memory.plan import Precision, make_plan
 from rm_toolkit.memory.report import parse_size
 from rm_toolkit.memory.tracker import PeakTracker
 
@@ -179,25 +179,33 @@ def test_model_states_by_hand():
         memory = model_states(Engine(kind, processes, **engine), weights, optimizer, accumulates=True)
         return memory.device, memory.host
 
-    def states(parameters, gradients, optimizer, buffers):
+    def states(parameters, gradients, optimizer, buffers, own=0):
         names = ("parameters", "gradients", "optimizer states", "gathered layers and buckets")
-        return dict(zip(names, (parameters, gradients, optimizer, buffers))) | gpu
+        names += ("the optimizer's own weights",)
+        return dict(zip(names, (parameters, gradients, optimizer, buffers, own))) | gpu
 
     assert device("none", 1)[0] == states(4000, 4000, 8000, 0)
     assert device("none", 1, "sgd")[0] == states(4000, 4000, 0, 0)
     assert device("none", 1, "paged_adamw_8bit")[0] == states(4000, 4000, 2000, 0)
     assert device("ddp", 4)[0] == states(4000, 4000, 8000, 4000)
-    assert device("zero2", 4)[0] == states(4000, 1000, 2000, 8000)
+    # ZeRO-2 steps on a clone of its part, although the weights are fp32 already.
+    assert device("zero2", 4)[0] == states(4000, 1000, 2000, 8000, own=1000)
     assert device("zero3", 4)[0] == states(1000, 1000, 2000, 8000)
     assert device("fsdp2", 4)[0] == states(1000, 1000, 2000, 1200)
     found, host = device("zero3", 4, offload_optimizer=True, offload_parameters=True)
     assert found == states(0, 0, 0, 8000)
-    # Four processes of one machine, and half as much again for pinned copies.
-    assert host == {"parameters": 6000, "gradients": 6000, "optimizer states": 12000, "processes": 4 * 2**30}
-    assert device("zero3", 8, num_machines=2, offload_optimizer=True)[1]["optimizer states"] == 6000
-    # In 16 bits, DeepSpeed keeps fp32 weights with the optimizer: 2 + 2 + 12 bytes.
-    weights.sixteen_bit = True
-    assert device("zero3", 4)[0] == states(500, 500, 3000, 4000)
+    # On the host 24 bytes a weight: itself, the optimizer's, its gradient, another gradient that is summed up, two moments.
+    assert host == {
+        "parameters": 4000,
+        "gradients": 4000,
+        "optimizer states": 8000,
+        "the optimizer's own weights": 4000,
+        "copies on their way": 4000,
+        "processes": 4 * 2**30,
+    }
+    assert device("zero3", 8, num_machines=2, offload_optimizer=True)[1]["optimizer states"] == 4000
+    # FSDP 2 pins what it offloads: half as much again.
+    assert device("fsdp2", 4, offload_optimizer=True, offload_parameters=True)[1]["optimizer states"] == 12000
     # An adapter: a tenth is trained.
     weights = Weights(parameters=1000, trained=100, stored=900, largest=100)
     assert device("none", 1)[0] == states(900, 400, 800, 0)
@@ -225,6 +233,74 @@ def test_launch_configs_of_the_repository_are_understood(name):
         "zero3_offload": Engine("zero3", 8, offload_optimizer=True, offload_parameters=True),
     }
     assert engine == expected[name]
+
+
+SPELLINGS = {
+    ("--bf16=true",): "bf16",
+    ("--bf16", "true"): "bf16",
+    ("--bf16", "yes"): "bf16",
+    ("--bf16=False",): "no",
+    ("--bf16", "n"): "no",
+    ("--bf16=0",): "no",
+    ("--bf16", "true", "--bf16", "false"): "no",
+    ("--fp16=1", "--bf16=false"): "fp16",
+}
+
+
+@pytest.mark.parametrize(
+    "flags, precision", SPELLINGS.items(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_every_spelling_of_a_precision_is_read_as_the_recipe_reads_it(flags, precision, small_base, tmp_path, capsys):
+    """By `plan`, from flags and from the YAML; beside it, what the recipe's own parser makes of the same words."""
+    for given in (True, False):
+        path = write_recipe(tmp_path, small_base[0], {"bf16": given})
+        _, training, _ = parse_recipe(path, ["--use_cpu", "true", *[word for word in flags if "fp16" not in word]])
+        asked = "fp16" if "fp16" in flags[0] else "bf16" if training.bf16 else "no"
+        assert asked == precision
+        command = ["plan", "--config", str(path), "--accelerate-config", "accelerate_configs/single_gpu.yaml"]
+        assert main([*command, "--gpu-memory", "1GiB", *flags]) == 0
+        assert f"Precision: {precision}" in capsys.readouterr().out
+
+
+def test_a_precision_that_is_not_set_says_what_is_assumed(small_base, tmp_path, capsys, monkeypatch):
+    path = write_recipe(tmp_path, small_base[0], {"bf16": None})
+    command = ["plan", "--config", str(path), "--gpu-memory", "1GiB", "--accelerate-config"]
+
+    def said(config, found, *flags):
+        monkeypatch.setattr("rm_toolkit.memory.plan.gpu_has_bf16", lambda: found)
+        assert main([*command, f"accelerate_configs/{config}.yaml", *flags]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    unset = "(`bf16` is not set; a run"
+    assert (
+        f"Precision: bf16, by autocast on fp32 weights {unset} then takes it where its GPU has it: there is no GPU "
+        in (said("zero2", None, "--per_device_train_batch_size", "1", "--pairs_per_step", "8"))
+    )
+    assert f"Precision: bf16, by autocast on fp32 weights {unset}" in said("single_gpu", True)
+    assert f"Precision: no {unset}" in said("single_gpu", False)
+    assert f"Precision: no {unset} on a CPU then leaves it off" in said("cpu", True)
+    assert "Precision: fp16, by autocast on fp32 weights (as the recipe says)" in said("single_gpu", None, "--fp16")
+    assert main([*command, "accelerate_configs/single_gpu.yaml", "--fp16", "--bf16=true"]) == 2
+    assert "`bf16` and `fp16` are both true" in capsys.readouterr().err
+    for wrong in ("--bf16", "--bf16=maybe", "--no_bf16"):
+        assert main([*command, "accelerate_configs/single_gpu.yaml", wrong]) == 2
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_bf16_saves_no_byte_of_the_weights_and_costs_its_copies(kind, small_base, tmp_path):
+    """What 0.2.1 planned too small: parameters of 2 bytes under DeepSpeed, and no copy for the computation."""
+    settings = {"per_device_train_batch_size": 1, "gradient_checkpointing": True}
+    path = write_recipe(tmp_path, small_base[0], settings)
+    arguments = parse_recipe(path, ["--use_cpu", "true"])
+    plans = {
+        name: make_plan(*arguments, Engine(kind, 4), precision=Precision(name, "")) for name in ("no", "bf16", "fp16")
+    }
+    states = {name: plan.states for name, plan in plans.items()}
+    assert states["no"] == states["bf16"] == states["fp16"]
+    assert plans["bf16"].step == plans["fp16"].step
+    # ZeRO-3 casts one layer at a time; elsewhere the copies of all layers are there at once.
+    again = make_plan(*arguments, Engine("zero3", 4), precision=Precision("bf16", "")).step.peak
+    assert plans["bf16"].step.peak == again if kind == "zero3" else plans["bf16"].step.peak > again
 
 
 def test_the_command_answers_in_words(small_base, tmp_path, capsys):
