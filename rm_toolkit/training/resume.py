@@ -95,7 +95,10 @@ def refuse_other_runs(folder: str, output_dir: str) -> None:
     found = [path for path in checkpoints(output_dir).values() if read_manifest(path)]
     runs: dict[str, list[str]] = {}
     for path in found:
-        identity = RunIdentity.load(path)
+        try:
+            identity = RunIdentity.load(path)
+        except InputError:
+            continue  # a damaged checkpoint, which no run goes on from
         runs.setdefault(identity.run_id if identity else "", []).append(str(path))
     known = {run_id: paths for run_id, paths in runs.items() if run_id}
     if len(known) > 1:

@@ -273,6 +273,12 @@ def test_changes_add_up_over_resumes_and_come_onto_the_card(go_on, output, base_
     assert "changed_from_step" not in stage["settings"]
 
 
+def test_another_precision_holds_from_the_checkpoint_on(go_on):
+    trainer, changed = go_on("--bf16", "true")
+    assert changed == [{"step": 4, "setting": "precision", "before": "no", "after": "bf16"}]
+    assert trainer.state.global_step == 8 and trainer.accelerator.mixed_precision == "bf16"
+
+
 def test_test_sets_may_come_and_go(go_on, files):
     trainer, changed = go_on("--eval_datasets", f"toy={files['test']}", f"more={files['test2']}")
     assert changed == [{"step": 4, "setting": "eval_sets", "before": ["toy"], "after": ["more", "toy"]}]
@@ -393,6 +399,14 @@ def test_a_checkpoint_of_another_run_is_recognised(output, base_model, files, tm
     named = {path.name for path in checkpoints(folder).values() if str(path) in str(error.value)}
     assert len(named) > 1 and f"checkpoint-{step}" in named
     assert tree(folder) == untouched
+
+
+def test_a_damaged_record_is_passed_over_with_its_checkpoint(output, base_model, files, capsys):
+    folder = output()
+    (folder / "checkpoint-4" / IDENTITY_NAME).write_text("{")
+    _, _, resume = start(base_model(), folder, files, *GO_ON)
+    assert resume == str(folder / "checkpoint-2")
+    assert f"checkpoint-4 is damaged: '{IDENTITY_NAME}' has 1 bytes" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_its_name(output, base_model, files):
