@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,20 @@ WORDS += [
     "thunder",
     "ladder",
 ]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """
+    Recipes that run inside the test process stay on one thread.
+
+    With more, OpenMP would start threads of its own there, which a process forked for a later test waits for in vain.
+    """
+    from rm_toolkit import runtime
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "use_all_cores", lambda cpu_threads: None)
+        yield
 
 
 def sentence(rng: random.Random, shortest: int = 2, longest: int = 14) -> str:
