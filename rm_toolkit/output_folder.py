@@ -30,7 +30,7 @@ def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) ->
         raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"{folder}: cannot be made, since {above} is no folder that can be written to.")
+        raise InputError(f"{folder}: cannot be made, since {above} is not a folder that can be written to.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rm_toolkit import stages
-from rm_toolkit.adapters import merged_classifier
+from rm_toolkit.adapters import merged_classifier, quiet_peft
 from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
@@ -194,7 +194,8 @@ def test_an_adapter_without_use_peft_is_trained_further(run, base_model, monkeyp
 
 def test_an_adapter_without_a_head_is_not_trained_further(make_trainer, base_model, rows, tmp_path):
     base = AutoModelForSequenceClassification.from_pretrained(base_model(), num_labels=1)
-    get_peft_model(base, LoraConfig(r=2, task_type="FEATURE_EXTRACTION")).save_pretrained(tmp_path / "headless")
+    with quiet_peft():
+        get_peft_model(base, LoraConfig(r=2, task_type="FEATURE_EXTRACTION")).save_pretrained(tmp_path / "headless")
     with pytest.raises(InputError, match=r"headless' holds no reward head.*Pass --use_peft"):
         make_trainer(rows.pairs(8), str(tmp_path / "headless"))
 

@@ -28,7 +28,7 @@ def test_what_may_be_written(tmp_path):
     (tmp_path / "a file").write_text("")
     with pytest.raises(InputError, match="there is a file of that name"):
         check_output(tmp_path / "a file", True, marker="mark", command="work")
-    with pytest.raises(InputError, match="no folder that can be written to"):
+    with pytest.raises(InputError, match="not a folder that can be written to"):
         check_output(tmp_path / "a file" / "below", True, marker="mark", command="work")
     with pytest.raises(InputError, match=r"in use\. Take another one, or pass --overwrite"):
         check_output(tmp_path, False, marker="mark", command="work")

@@ -74,7 +74,8 @@ def test_nested_flat_and_mixed_rows_have_the_form_of_their_completions(scorer, r
     np.testing.assert_allclose(np.concatenate(nested), flat, atol=1e-6)
     single, empty, several = scorer.score(prompts[:3], [completions[0][0], [], completions[2]])
     assert isinstance(single, float) and empty == [] and len(several) == len(completions[2])
-    assert single == pytest.approx(nested[0][0], abs=1e-6)
+    # Other texts stand beside it in its batch, so that sums round otherwise: equal to the 1e-5 that is promised.
+    assert single == pytest.approx(nested[0][0], abs=1e-5)
     assert scorer.score([], []) == []
 
 

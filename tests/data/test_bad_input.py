@@ -291,7 +291,7 @@ PATHS = {
     "empty path": (["hh", "--input", "", "--output", "{tmp}/out"], "an input is an empty path"),
     "output below a file": (
         ["hh", "--input", "{rows}", "--output", "{rows}/out"],
-        "is no folder that can be written to",
+        "is not a folder that can be written to",
     ),
     "export is a folder": (
         ["hh", "--input", "{rows}", "--export", "text-score", "{tmp}"],
