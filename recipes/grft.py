@@ -10,7 +10,7 @@ Any setting of the YAML can be given as a flag: --learning_rate 2e-6 --train_dat
 
 from pathlib import Path
 
-from rm_toolkit.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
+from rm_toolkit.training.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
 
 
 DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "grft.yaml"
@@ -18,10 +18,10 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "grft.yaml"
 
 @run_main
 def main() -> None:
-    from rm_toolkit import stages
-    from rm_toolkit.arguments import parse_recipe
-    from rm_toolkit.resume_from import goes_on, resolve_resume
+    from rm_toolkit.training import stages
     from rm_toolkit.training.output_dir import take_output_dir
+    from rm_toolkit.training.recipe import parse_recipe
+    from rm_toolkit.training.resume_from import goes_on, resolve_resume
 
     silence_launch_noise()
     recipe, training, model = parse_recipe(DEFAULT_CONFIG, description=__doc__)

@@ -9,7 +9,7 @@ The training is TRL's SFTTrainer; any of its settings can be given. Data are nam
 
 from pathlib import Path
 
-from rm_toolkit.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
+from rm_toolkit.training.runtime import claim_output_dir, run_main, silence_launch_noise, use_all_cores
 
 
 DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
@@ -19,12 +19,13 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
 def main() -> None:
     from trl import ModelConfig
 
-    from rm_toolkit import base_lm, stages
-    from rm_toolkit.arguments import parse_recipe
-    from rm_toolkit.modeling import load_config
-    from rm_toolkit.resume_from import goes_on, resolve_resume
-    from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.models.reward_model import load_config
+    from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.training import sft as base_lm
+    from rm_toolkit.training import stages
     from rm_toolkit.training.output_dir import take_output_dir
+    from rm_toolkit.training.recipe import parse_recipe
+    from rm_toolkit.training.resume_from import goes_on, resolve_resume
     from rm_toolkit.training.run_files import clear_output_dir
 
     silence_launch_noise()

@@ -10,7 +10,7 @@ several machines with a common folder, a study runs what is missing. It ends in 
 
 from pathlib import Path
 
-from rm_toolkit.runtime import run_main
+from rm_toolkit.training.runtime import run_main
 
 
 DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "study.yaml"

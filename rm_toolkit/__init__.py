@@ -10,11 +10,11 @@ __version__ = "0.2.1"
 
 # Imported on first use, so that `import rm_toolkit` and `rm-toolkit --help` do not wait for torch.
 _PUBLIC = {
-    "RewardModel": "rm_toolkit.modeling",
-    "RewardModelConfig": "rm_toolkit.configs",
-    "RewardModelSettings": "rm_toolkit.settings",
-    "RewardModelTrainer": "rm_toolkit.trainer",
-    "RewardScorer": "rm_toolkit.scoring",
+    "RewardModel": "rm_toolkit.models.reward_model",
+    "RewardModelConfig": "rm_toolkit.training.config",
+    "RewardModelSettings": "rm_toolkit.models.settings",
+    "RewardModelTrainer": "rm_toolkit.training.trainer",
+    "RewardScorer": "rm_toolkit.scoring.scorer",
     "load_datasets": "rm_toolkit.data.mixture",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -60,9 +60,9 @@ def start(base: str, output: Path, files: dict[str, str], *flags: str, callbacks
     Returns:
         `tuple`: The recipe's arguments, the trainer, and the checkpoint to resume from, if any.
     """
-    from rm_toolkit import stages
-    from rm_toolkit.arguments import parse_recipe
-    from rm_toolkit.resume_from import resolve_resume
+    from rm_toolkit.training import stages
+    from rm_toolkit.training.recipe import parse_recipe
+    from rm_toolkit.training.resume_from import resolve_resume
 
     used = {name: files[options.get(name, name)] for name in ("train", "replay", "test")}
     values = {

@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
     With more, OpenMP would start threads of its own there, which a process forked for a later test waits for in vain.
     """
-    from rm_toolkit import runtime
+    from rm_toolkit.training import runtime
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "use_all_cores", lambda cpu_threads: None)
@@ -243,8 +243,8 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
     ) -> Any:
         from datasets import Dataset
 
-        from rm_toolkit.configs import RewardModelConfig
-        from rm_toolkit.trainer import RewardModelTrainer
+        from rm_toolkit.training.config import RewardModelConfig
+        from rm_toolkit.training.trainer import RewardModelTrainer
 
         def dataset(values: Any) -> Any:
             if isinstance(values, dict):
@@ -287,10 +287,10 @@ def reward_model(base_model: Callable[..., str], tmp_path_factory: pytest.TempPa
     def get(architecture: str = "llama", **settings: Any) -> str:
         key = (architecture, *sorted(settings.items()))
         if key not in built:
-            from rm_toolkit.modeling import RewardModel
-            from rm_toolkit.saving import save_reward_model
-            from rm_toolkit.settings import RewardModelSettings
-            from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+            from rm_toolkit.models.reward_model import RewardModel
+            from rm_toolkit.models.saving import save_reward_model
+            from rm_toolkit.models.settings import RewardModelSettings
+            from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
 
             base = base_model(architecture)
             read = RewardModelSettings(**{"max_length": 128, **settings})

@@ -41,8 +41,8 @@ def build(
     from datasets import Dataset
     from peft import LoraConfig
 
-    from rm_toolkit.configs import RewardModelConfig
-    from rm_toolkit.trainer import RewardModelTrainer
+    from rm_toolkit.training.config import RewardModelConfig
+    from rm_toolkit.training.trainer import RewardModelTrainer
 
     options = {**QUIET, **options, "output_dir": str(folder)}
     lora = LoraConfig(r=2, lora_dropout=0.2) if options.pop("lora", False) else None
@@ -92,7 +92,6 @@ def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 1
     Returns:
         `list[int]`: Exit codes; minus the number of the signal where one ended it.
     """
-    import rm_toolkit.trainer  # noqa: F401  once, instead of in every child
 
     context = multiprocessing.get_context("fork")
     with socket.socket() as probe:
@@ -102,7 +101,7 @@ def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 1
     def child(rank: int) -> None:
         from accelerate.state import AcceleratorState, GradientState, PartialState
 
-        from rm_toolkit.runtime import run_main
+        from rm_toolkit.training.runtime import run_main
 
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
@@ -144,7 +143,7 @@ def train_to_end(
     def run() -> None:
         import torch
 
-        from rm_toolkit.resume_from import resolve_resume
+        from rm_toolkit.training.resume_from import resolve_resume
 
         trainer = build(folder, base, data, {**options, "resume_from_checkpoint": resume}, callbacks())
         trainer.train(resume_from_checkpoint=resolve_resume(trainer.args))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from faulty_runs import at, send, train_to_end
 
-from rm_toolkit.runtime import run_main, silence_launch_noise
+from rm_toolkit.training.runtime import run_main, silence_launch_noise
 
 
 @run_main

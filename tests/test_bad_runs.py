@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rm_toolkit import stages
-from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
-from rm_toolkit.resume_from import goes_on, resolve_resume
-from rm_toolkit.runtime import claim_output_dir
+from rm_toolkit.training import stages
+from rm_toolkit.training.recipe import parse_recipe
+from rm_toolkit.training.resume_from import goes_on, resolve_resume
+from rm_toolkit.training.runtime import claim_output_dir
 
 
 ROOT = Path(__file__).parents[1]

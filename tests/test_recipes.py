@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from trl import ModelConfig
 
-from rm_toolkit.arguments import parse_recipe
-from rm_toolkit.base_lm import BaseLmArguments, BaseLmConfig
 from rm_toolkit.errors import InputError
+from rm_toolkit.training.recipe import parse_recipe
+from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig
 
 
 ROOT = Path(__file__).parents[1]

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
-from rm_toolkit.modeling import RewardModel
-from rm_toolkit.redaction import redact
-from rm_toolkit.settings import RewardModelSettings
+from rm_toolkit.models.reward_model import RewardModel
+from rm_toolkit.models.settings import RewardModelSettings
+from rm_toolkit.output.redaction import redact
+from rm_toolkit.training.recipe import parse_recipe
 
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def test_code_that_comes_with_a_model_does_not_run_unless_asked(base_model, tmp_
         "class HomemadeConfig(LlamaConfig):\n    model_type = 'homemade'\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
-    code = f"from rm_toolkit.modeling import RewardModel; RewardModel.from_pretrained({str(folder)!r})"
+    code = f"from rm_toolkit.models.reward_model import RewardModel; RewardModel.from_pretrained({str(folder)!r})"
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, input="y\n")
     assert result.returncode and "trust_remote_code" in result.stderr
     assert not (tmp_path / "owned").exists()

@@ -9,8 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from rm_toolkit.base_lm import BaseLmTrainer
-from rm_toolkit.trainer import RewardModelTrainer
+from rm_toolkit.training.sft import BaseLmTrainer
+from rm_toolkit.training.trainer import RewardModelTrainer
 
 
 ROOT = Path(__file__).parents[1]

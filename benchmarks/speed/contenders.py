@@ -13,8 +13,8 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import RewardConfig, RewardTrainer
 
-from rm_toolkit.configs import RewardModelConfig
-from rm_toolkit.trainer import RewardModelTrainer
+from rm_toolkit.training.config import RewardModelConfig
+from rm_toolkit.training.trainer import RewardModelTrainer
 
 from .data import VOCAB_SIZE, Rows
 

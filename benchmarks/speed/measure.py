@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 import torch
 
-from rm_toolkit.data.collator import PreferenceCollator
-from rm_toolkit.data.layout import flat_row
-from rm_toolkit.data.tokenization import TokenizedPreferences
+from rm_toolkit.batches.collator import PreferenceCollator
+from rm_toolkit.batches.prefixes import flat_row
+from rm_toolkit.batches.tokenization import TokenizedPreferences
 from rm_toolkit.losses import ranking_loss
 
 from .contenders import FAST, SIDES, Clock, Setting, make_trainer

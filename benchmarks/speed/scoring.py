@@ -15,14 +15,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, pipeline
 
-from rm_toolkit.data.collator import PreferenceCollator
-from rm_toolkit.data.scored_texts import tokenize_texts
-from rm_toolkit.evaluation.rewards import compute_rewards, shared_batches
-from rm_toolkit.modeling import RewardModel
-from rm_toolkit.saving import save_reward_model
-from rm_toolkit.scoring import RewardScorer
-from rm_toolkit.settings import RewardModelSettings
-from rm_toolkit.tokenizer import prepare_tokenizer
+from rm_toolkit.batches.collator import PreferenceCollator
+from rm_toolkit.batches.scored_texts import tokenize_texts
+from rm_toolkit.models.reward_model import RewardModel
+from rm_toolkit.models.saving import save_reward_model
+from rm_toolkit.models.settings import RewardModelSettings
+from rm_toolkit.models.tokenizer import prepare_tokenizer
+from rm_toolkit.scoring.rewards import compute_rewards, shared_batches
+from rm_toolkit.scoring.scorer import RewardScorer
 
 from .contenders import Setting
 from .data import Rows

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.folders import replace_text
 from ..output.lock import WriterLock
-from ..output_folder import replace_text
 from .asking import Outcome, Question, ask_all
 from .domains import NORMAL, Domain
 from .endpoint import Endpoint

@@ -11,7 +11,7 @@ import yaml
 
 from ..data.schema import describe
 from ..errors import InputError, did_you_mean, name_list
-from ..strict_yaml import StrictLoader
+from ..output.strict_yaml import StrictLoader
 
 
 FIELDS = ("name", "system_prompt")

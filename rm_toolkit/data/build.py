@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import output_folder
 from ..errors import InputError
+from ..output import folders as output_folder
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
 from .pairs import with_same_messages
@@ -174,7 +174,7 @@ def _file_name(text: str) -> str:
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Raises an `InputError` if `folder` cannot be written, see [`~rm_toolkit.output_folder.check_output`]."""
+    """Raises an `InputError` if `folder` cannot be written, see [`~rm_toolkit.output.folders.check_output`]."""
     output_folder.check_output(folder, overwrite, marker=INFO_FILE, command="build-data")
 
 

@@ -16,13 +16,13 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..checkpoint import FINAL_RESULTS_NAME
-from ..data.scored_texts import tokenize_texts
+from ..batches.scored_texts import tokenize_texts
 from ..errors import InputError, name_list
 from ..models.hub_files import find_commit, split_revision
-from ..output_folder import check_output, written_whole
-from ..scoring import RewardScorer
-from ..settings import RewardModelSettings
+from ..models.settings import RewardModelSettings
+from ..output.folders import check_output, written_whole
+from ..scoring.scorer import RewardScorer
+from ..training.checkpoint import FINAL_RESULTS_NAME
 from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plotting import (
+from ..output.plotting import (
     BLUE,
     COLORS,
     DASHES,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.specs import DatasetSpec
 from ..errors import InputError
-from ..settings import RewardModelSettings
+from ..models.settings import RewardModelSettings
 
 
 def check_held_out(model: str, settings: RewardModelSettings, specs: Mapping[str, Any], seed: int) -> None:

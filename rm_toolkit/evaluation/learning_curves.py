@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import TRAINING_LOG_NAME
 from ..errors import InputError
-from ..settings import RewardModelSettings
+from ..models.settings import RewardModelSettings
+from ..training.checkpoint import TRAINING_LOG_NAME
 
 
 @dataclass

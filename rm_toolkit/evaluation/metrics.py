@@ -14,7 +14,7 @@ import numpy as np
 
 
 if TYPE_CHECKING:
-    from ..data.tokenization import TokenizedPreferences
+    from ..batches.tokenization import TokenizedPreferences
 
 
 @dataclass

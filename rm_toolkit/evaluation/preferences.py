@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..batches.preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
 from ..data.messages import Conversation, canonical, content_text, null_stripper
-from ..data.preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
 from ..data.records import RowPlace
 from ..data.schema import Text
 from ..errors import InputError

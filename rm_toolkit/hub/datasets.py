@@ -13,9 +13,9 @@ from datasets import DatasetDict, load_dataset, load_from_disk
 from huggingface_hub import DatasetCard
 from tqdm.auto import tqdm
 
-from ..console import console
 from ..data.build import INFO_FILE
 from ..errors import InputError
+from ..output.console import console
 from .dataset_card import dataset_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository

@@ -12,10 +12,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from ..checkpoint import FINAL_RESULTS_NAME
 from ..data.sources import SOURCES
 from ..errors import InputError
-from ..settings import RewardModelSettings, not_stock_notice
+from ..models.settings import RewardModelSettings, not_stock_notice
+from ..training.checkpoint import FINAL_RESULTS_NAME
 from .staging import public_settings
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import check_texts
-from ..console import console
 from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
 from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER, FIGURE_FOLDER
-from ..reload_check import check_reload
-from ..scoring import RewardScorer
-from ..settings import RewardModelSettings, load_settings, not_stock_notice
-from ..tokenizer import load_tokenizer
+from ..models.settings import RewardModelSettings, load_settings, not_stock_notice
+from ..models.tokenizer import load_tokenizer
+from ..output.console import console
+from ..scoring.reload_check import check_reload
+from ..scoring.scorer import RewardScorer
+from ..training.checkpoint import check_texts
 from .model_card import CardOptions, Example, model_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository

@@ -26,7 +26,7 @@ from ..models.files import (
     list_folder,
 )
 from ..models.hub_files import split_revision
-from ..settings import RewardModelSettings
+from ..models.settings import RewardModelSettings
 from .places import is_local, public_name, shorten_paths, without_places
 
 

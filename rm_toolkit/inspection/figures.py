@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..plotting import BLUE, GREY, VERMILLION, label_outer, panels
+from ..output.plotting import BLUE, GREY, VERMILLION, label_outer, panels
 
 
 if TYPE_CHECKING:

@@ -14,19 +14,19 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..data.encoding import BATCH_SIZE
+from ..batches.encoding import BATCH_SIZE
+from ..batches.rendering import Text, render
 from ..data.messages import content_text
 from ..data.mixture import read_uncleaned
 from ..data.records import RecordFile, read_records
-from ..data.rendering import Text, render
 from ..data.schema import find_format
 from ..data.specs import DatasetSpec
 from ..evaluation.lengths import longer_wins
 from ..evaluation.preferences import PreferencePairs, read_preferences
 from ..models.hub_files import split_revision
-from ..output_folder import check_output, written_whole
-from ..settings import load_settings
-from ..tokenizer import DEFAULT_CHAT_TEMPLATE, load_tokenizer
+from ..models.settings import load_settings
+from ..models.tokenizer import DEFAULT_CHAT_TEMPLATE, load_tokenizer
+from ..output.folders import check_output, written_whole
 from .counts import as_ranked, completion_groups, count_rows, describe_lengths, length_groups, measure, shared_with
 from .words import DistinctiveWord, distinctive_words
 

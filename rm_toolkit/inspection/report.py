@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..markdown import image, number, table
+from ..output.markdown import image, number, table
 from .counts import QUANTILES
 
 

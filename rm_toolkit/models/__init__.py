@@ -1,1 +1,1 @@
-"""Models on the disk and in memory."""
+"""Reward models and their folders: heads, tokenizer, settings, loading, saving, adapters, quantization, the table of files."""

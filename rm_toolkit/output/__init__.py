@@ -1,1 +1,1 @@
-"""What every command writes, and how: one writer for one output."""
+"""What is written and printed: console, Markdown, pictures, folders and files written whole, locks, redaction, strict YAML."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, one_line
-from ..redaction import redact
+from .redaction import redact
 
 
 KIND = "rm_toolkit lock"

@@ -19,8 +19,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..console import console
 from ..errors import InputError
+from .console import console
 from .holder import KIND, STALE_SECONDS, Holder, describe_holder, heartbeat_age, is_alive, read_holder, this_process
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from .. import __version__
-from ..console import console
-from ..output_folder import replace_text
+from .console import console
+from .folders import replace_text
 
 
 RUN_MANIFEST = ".rm_toolkit_run.json"

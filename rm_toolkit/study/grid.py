@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..arguments import load_yaml
 from ..errors import InputError, did_you_mean, name_list
+from ..training.recipe import load_yaml
 
 
 NO_GRFT = "none"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..console import console, print_table
-from ..output_folder import replace_text
-from ..plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
+from ..output.console import console, print_table
+from ..output.folders import replace_text
+from ..output.plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
 from .runner import StudyRunner
 from .summary import Estimate, Line, best_within, curve, summarise

@@ -14,10 +14,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..errors import InputError
+from ..output.folders import replace_text
 from ..output.lock import OutputHeld, WriterLock, is_held
-from ..output_folder import replace_text
+from ..training.checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 
@@ -150,8 +150,8 @@ def merged_accuracies(
     Returns:
         `dict[str, dict[str, float]]`: By weight, then by test set.
     """
-    from ..arguments import parse_recipe
-    from ..evaluation.frontier import compute_frontier
+    from ..merging.frontier import compute_frontier
+    from ..training.recipe import parse_recipe
 
     flags = words[words.index("--config") + 2 :]
     recipe, _, _ = parse_recipe(study.crft.config, flags)

@@ -1,1 +1,1 @@
-"""Training runs: what they check, compute and leave behind."""
+"""A training run: trainer, recipes and settings, stages, steps, checkpoints, resuming, engines, memory plan."""

@@ -12,11 +12,11 @@ from peft import PeftConfig
 from transformers import TrainingArguments
 
 from ..errors import InputError
-from ..manifest import read_manifest
-from ..run_record import is_recorded, plain
-from ..settings import SETTINGS_NAME
+from ..models.settings import SETTINGS_NAME
+from .manifest import read_manifest
 from .run_content import describe_content
 from .run_identity import describe_adapter, effective_settings
+from .run_record import is_recorded, plain
 
 
 def recorded_settings(folder: str, config: type[TrainingArguments], stages: int | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
     from trl import ModelConfig
 
-    from ..arguments import RecipeArguments
+    from .recipe import RecipeArguments
 
 
 def take_output_dir(recipe: RecipeArguments, training: TrainingArguments, model: ModelConfig) -> None:
@@ -30,7 +30,7 @@ def take_output_dir(recipe: RecipeArguments, training: TrainingArguments, model:
     Takes the output folder for this run until its process ends, before anything is read or changed.
 
     Args:
-        recipe, training, model: From [`~rm_toolkit.arguments.parse_recipe`].
+        recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
 
     Raises:
         `InputError`: if it is, holds or lies in something that the run reads, or another process writes into it.

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..console import console
 from ..errors import InputError
-from ..manifest import checkpoints, read_manifest
-from ..run_record import plain
+from ..output.console import console
 from .changes import check_changes, describe_changes, find_changes
 from .earlier_versions import recorded_settings
+from .manifest import checkpoints, read_manifest
 from .resume_rules import ACCEPTED
 from .run_identity import SCHEDULE, RunIdentity, describe_run
+from .run_record import plain
 
 
 if TYPE_CHECKING:
-    from ..trainer import RewardModelTrainer
+    from .trainer import RewardModelTrainer
 
 SPEEDS = ("runtime", "per_second")
 

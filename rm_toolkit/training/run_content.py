@@ -17,9 +17,9 @@ import xxhash
 from torch import nn
 from transformers.utils import cached_file
 
+from ..batches.tokenization import TokenizedPreferences
 from ..data.specs import DatasetSpec
-from ..data.tokenization import TokenizedPreferences
-from ..heads import HEAD_NAMES
+from ..models.heads import HEAD_NAMES
 
 
 WHOLE = 1 << 26  # bytes up to which a file is read whole; of a larger one blocks are read, spread evenly
@@ -184,7 +184,7 @@ def describe_content(entry: Mapping[str, Any]) -> dict[str, Any]:
     Returns what a stage's entry of the lineage says of the content of its data, as entries of a run's record.
 
     Args:
-        entry (mapping): From [`~rm_toolkit.run_record.lineage_entry`].
+        entry (mapping): From [`~rm_toolkit.training.run_record.lineage_entry`].
     """
     found: dict[str, Any] = {}
     for name, key in (("train_data", "datasets"), ("replay_data", "replay_datasets")):

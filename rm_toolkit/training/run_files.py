@@ -13,7 +13,6 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from ..errors import InputError
-from ..manifest import checkpoints, read_manifest, was_begun_by_us
 from ..models.files import (
     ANCHOR_FOLDER,
     CARD_NAME,
@@ -27,6 +26,7 @@ from ..models.files import (
 )
 from ..output.lock import LOCK_NAME
 from ..output.written import RUN_MANIFEST, begin_written, is_inside, read_written, record_written
+from .manifest import checkpoints, read_manifest, was_begun_by_us
 from .output_dir import on_main_process
 
 

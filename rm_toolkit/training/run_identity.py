@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import __version__
-from ..data.stream import PreferenceStream
-from ..engines import read_engine
+from ..batches.stream import PreferenceStream
 from ..errors import InputError
-from ..output_folder import replace_text
-from ..quantization import quantization_of
-from ..run_record import library_versions, plain
+from ..models.quantization import quantization_of
+from ..output.folders import replace_text
+from .engines import read_engine
 from .resume_rules import IGNORED, rule_of
 from .run_content import tokens_digest
+from .run_record import library_versions, plain
 
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from ..trainer import RewardModelTrainer
+    from .trainer import RewardModelTrainer
 
 IDENTITY_NAME = "run_identity.json"
 FORMAT = 1
@@ -183,7 +183,7 @@ def _total_steps(trainer: RewardModelTrainer) -> int:
     pairs = len(trainer.train_dataset)
     fresh = trainer.pairs_per_step
     if trainer.replay_data is not None:
-        from ..data.replay import replayed_per_step
+        from ..batches.replay_plan import replayed_per_step
 
         fresh -= replayed_per_step(fresh, args.general_replay_fraction)
     return math.ceil(args.num_train_epochs * -(-pairs // fresh))

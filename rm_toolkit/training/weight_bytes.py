@@ -9,7 +9,7 @@ from ..models.precision import WEIGHT_DTYPE
 
 
 if TYPE_CHECKING:
-    from ..engines import Engine
+    from .engines import Engine
 
 # Values that an optimizer keeps for a trained weight; AdamW's two moments unless it is one of these.
 OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lomo": 0, "adalomo": 0}
@@ -43,7 +43,7 @@ def weight_bytes(engine: Engine) -> WeightBytes:
     What an engine holds of each weight. The recipe's precision does not matter: every engine computes by autocast.
 
     Args:
-        engine (`Engine`): From [`~rm_toolkit.engines.read_engine`] in a run, or of a plan.
+        engine (`Engine`): From [`~rm_toolkit.training.engines.read_engine`] in a run, or of a plan.
     """
     element = WEIGHT_DTYPE.itemsize
     offloaded = "optimizer" in engine.offload

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl.trainer.utils import remove_none_values
 
+from rm_toolkit.batches.scored_texts import tokenize_texts
+from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.data.build import BuildOptions, build, save
 from rm_toolkit.data.messages import null_stripper
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.data.pairs import pairs_to_ranked, ranked_to_pairs, with_same_messages
 from rm_toolkit.data.records import Place, RecordFile, read_records
-from rm_toolkit.data.scored_texts import tokenize_texts
 from rm_toolkit.data.templates import prompt_digest
-from rm_toolkit.data.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.evaluator import evaluate
 from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.hub.datasets import preview_dataset
 from rm_toolkit.inspection.inspector import inspect_dataset
-from rm_toolkit.score_file import score_file
-from rm_toolkit.score_rows import ScoreOptions, read_row
-from rm_toolkit.scoring import RewardScorer
+from rm_toolkit.scoring.files import score_file
+from rm_toolkit.scoring.rows import ScoreOptions, read_row
+from rm_toolkit.scoring.scorer import RewardScorer
 
 
 # Renders every field that the tests use, as templates of models with tools and reasoning do.

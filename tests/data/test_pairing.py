@@ -10,22 +10,22 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rm_toolkit.batches.replay_plan import join
+from rm_toolkit.batches.stream import PreferenceStream
+from rm_toolkit.batches.tokenization import tokenize_preferences, tokenize_rows
 from rm_toolkit.data.build import BuildOptions, build
 from rm_toolkit.data.export import text_score_items
 from rm_toolkit.data.mixture import load_datasets, read_uncleaned
 from rm_toolkit.data.pairing import label_scores, pair_up, ranked_scores
 from rm_toolkit.data.pairs import pairs_to_ranked, ranked_to_pairs
 from rm_toolkit.data.records import Place
-from rm_toolkit.data.replay import join
 from rm_toolkit.data.schema import RawRow
 from rm_toolkit.data.specs import DatasetSpec
-from rm_toolkit.data.stream import PreferenceStream
-from rm_toolkit.data.tokenization import tokenize_preferences, tokenize_rows
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.inspection.counts import as_ranked, count_rows
 from rm_toolkit.inspection.inspector import inspect_dataset
-from rm_toolkit.tokenizer import load_tokenizer
+from rm_toolkit.models.tokenizer import load_tokenizer
 
 
 PLACE = Place("my.jsonl", "line", 3)

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
+from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.data.build import BuildOptions, build
-from rm_toolkit.data.tokenization import tokenize_preferences
 
 
 CHAT_TEMPLATE = (

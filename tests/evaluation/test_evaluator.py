@@ -14,7 +14,7 @@ from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation import evaluate
 from rm_toolkit.evaluation.evaluator import name_models
-from rm_toolkit.saving import save_reward_model
+from rm_toolkit.models.saving import save_reward_model
 
 
 TAGGED = {"domain": lambda k: ("law", "art")[k % 2], "prompt_id": lambda k: str(k // 2), "source": lambda k: "jsonl"}

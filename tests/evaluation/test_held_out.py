@@ -8,7 +8,7 @@ from datasets import Dataset
 from rm_toolkit.data.specs import DatasetSpec
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.held_out import check_held_out
-from rm_toolkit.settings import RewardModelSettings
+from rm_toolkit.models.settings import RewardModelSettings
 
 
 @pytest.fixture

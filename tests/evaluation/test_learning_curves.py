@@ -6,7 +6,7 @@ import pytest
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.learning_curves import accuracy_points, read_learning_curves
-from rm_toolkit.settings import RewardModelSettings
+from rm_toolkit.models.settings import RewardModelSettings
 
 
 HISTORY = [

@@ -9,10 +9,10 @@ import pytest
 from datasets import Dataset
 from transformers import AutoConfig
 
-from rm_toolkit.data.tokenization import tokenize_preferences
+from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.evaluation.metrics import preference_metrics
-from rm_toolkit.evaluation.rewards import length_batches
-from rm_toolkit.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.scoring.rewards import length_batches
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def quick_reload(monkeypatch):
     """The reload check without its fresh process, which takes seconds; one test runs the real one."""
     from rm_toolkit.errors import InputError
     from rm_toolkit.hub import models
-    from rm_toolkit.reload_check import read_rewards
+    from rm_toolkit.scoring.reload_check import read_rewards
 
     def check(folder, texts, rewards, **options):
         found = read_rewards(str(folder), texts)

@@ -12,7 +12,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub.model_card import CardOptions, Example, data_licenses, model_card
 from rm_toolkit.hub.staging import check_no_foreign_weights, public_settings, stage_evaluation
-from rm_toolkit.settings import RewardModelSettings
+from rm_toolkit.models.settings import RewardModelSettings
 
 
 EXAMPLE = Example("p ", "c", "p c", [1, 5, 7], -0.123456)

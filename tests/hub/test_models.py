@@ -15,8 +15,8 @@ from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
 from rm_toolkit.hub.models import preview_model
-from rm_toolkit.merging import merge_models
-from rm_toolkit.settings import load_settings
+from rm_toolkit.merging.merge import merge_models
+from rm_toolkit.models.settings import load_settings
 
 
 # `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.

@@ -10,8 +10,8 @@ from hub.conftest import MARKER_TOKEN
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
-from rm_toolkit.runtime import run_main
-from rm_toolkit.stages import run_stage
+from rm_toolkit.training.runtime import run_main
+from rm_toolkit.training.stages import run_stage
 
 
 # `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.

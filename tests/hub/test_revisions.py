@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from trl import ModelConfig
 
-from rm_toolkit import stages
-from rm_toolkit.arguments import RecipeArguments, parse_recipe
 from rm_toolkit.cli import main
 from rm_toolkit.evaluation import evaluate
-from rm_toolkit.memory.skeleton import base_config
-from rm_toolkit.modeling import RewardModel
 from rm_toolkit.models.hub_files import split_revision
-from rm_toolkit.score_file import model_identity
-from rm_toolkit.scoring import RewardScorer
-from rm_toolkit.settings import load_settings
+from rm_toolkit.models.reward_model import RewardModel
+from rm_toolkit.models.settings import load_settings
+from rm_toolkit.scoring.files import model_identity
+from rm_toolkit.scoring.scorer import RewardScorer
+from rm_toolkit.training import stages
+from rm_toolkit.training.plan.skeleton import base_config
+from rm_toolkit.training.recipe import RecipeArguments, parse_recipe
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

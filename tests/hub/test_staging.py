@@ -16,7 +16,7 @@ from rm_toolkit.hub.models import preview_model
 from rm_toolkit.hub.places import check_no_places, shorten_paths
 from rm_toolkit.hub.staging import code_files, describe_staying, public_settings, stage_evaluation, stage_model
 from rm_toolkit.models.files import MODEL_FILES
-from rm_toolkit.settings import RewardModelSettings, load_settings
+from rm_toolkit.models.settings import RewardModelSettings, load_settings
 
 
 def write(folder: Path, **files: str) -> None:

@@ -58,7 +58,7 @@ def test_lengths_by_hand():
 
 
 def test_tokens_are_counted_as_a_model_reads_them(base_model):
-    from rm_toolkit.tokenizer import load_tokenizer
+    from rm_toolkit.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base_model())
     counter = LengthCounter(base_model(), "text", show_progress=False)

@@ -11,11 +11,11 @@ import transformers
 import yaml
 from accelerate.utils.constants import FSDP_MODEL_NAME, OPTIMIZER_NAME
 
-from rm_toolkit import stages
-from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.files import LEFTOVERS, MODEL_FILES, WRITERS, find_row, list_folder, run_files, weight_files
-from rm_toolkit.trainer import RewardModelTrainer
+from rm_toolkit.training import stages
+from rm_toolkit.training.recipe import parse_recipe
+from rm_toolkit.training.trainer import RewardModelTrainer
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import pytest
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.output import lock as lock_module
+from rm_toolkit.output.folders import written_whole
 from rm_toolkit.output.holder import read_holder
 from rm_toolkit.output.lock import OutputHeld, WriterLock, is_held, lock_path, release_all
-from rm_toolkit.output_folder import written_whole
 
 
 ROOT = Path(__file__).parents[2]

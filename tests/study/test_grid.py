@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rm_toolkit.arguments import parse_recipe
 from rm_toolkit.errors import InputError
 from rm_toolkit.study.grid import Cell, cells, command, load_study
+from rm_toolkit.training.recipe import parse_recipe
 
 
 ROOT = Path(__file__).parents[2]

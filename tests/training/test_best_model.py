@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import EarlyStoppingCallback
 
-from rm_toolkit.base_lm import OF_ALL_SETS, BaseLmConfig
 from rm_toolkit.errors import InputError
 from rm_toolkit.training.best_model import check_best_metric
+from rm_toolkit.training.sft import OF_ALL_SETS, BaseLmConfig
 
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}

@@ -14,17 +14,17 @@ from datasets import Dataset
 from faulty_runs import at, in_child, kill, train_to_end
 from trl import ModelConfig
 
-from rm_toolkit.arguments import RecipeArguments
-from rm_toolkit.base_lm import BaseLmArguments, BaseLmConfig
-from rm_toolkit.configs import RewardModelConfig
 from rm_toolkit.errors import InputError
-from rm_toolkit.manifest import checkpoints, write_manifest
-from rm_toolkit.settings import load_settings
+from rm_toolkit.models.settings import load_settings
 from rm_toolkit.testing import build_tiny_model
 from rm_toolkit.training.changes import find_changes
+from rm_toolkit.training.config import RewardModelConfig
+from rm_toolkit.training.manifest import checkpoints, write_manifest
+from rm_toolkit.training.recipe import RecipeArguments
 from rm_toolkit.training.resume_rules import IGNORED, REFUSED, RULES, rule_of
 from rm_toolkit.training.run_content import file_digest, files_digest
 from rm_toolkit.training.run_identity import IDENTITY_NAME
+from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig
 
 
 GO_ON = ("--resume_from_checkpoint", "auto")

@@ -15,11 +15,11 @@ from faulty_runs import at, build, in_child, kill, train_to_end
 from trees import tree
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.manifest import checkpoints, clear_leftovers, is_unfinished, rotate
 from rm_toolkit.output.written import RUN_MANIFEST, begin_written, read_written, record_written
-from rm_toolkit.runtime import claim_output_dir
+from rm_toolkit.training.manifest import checkpoints, clear_leftovers, is_unfinished, rotate
 from rm_toolkit.training.output_dir import take_output_dir
 from rm_toolkit.training.run_files import CARD_OF_OURS, RecordReports, clear_output_dir, own_files
+from rm_toolkit.training.runtime import claim_output_dir
 
 
 OPTIONS = {"max_steps": 3, "num_train_epochs": 1, "lm_loss_coef": 0.1}

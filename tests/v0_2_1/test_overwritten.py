@@ -6,8 +6,8 @@ import pytest
 from trees import tree
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.runtime import claim_output_dir
 from rm_toolkit.training.run_files import clear_output_dir
+from rm_toolkit.training.runtime import claim_output_dir
 
 
 RUNS = [

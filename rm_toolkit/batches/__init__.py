@@ -1,0 +1,1 @@
+"""Rows -> token ids -> batches: encoding, the token cache, shared prefixes, the collator, filling, plans of an epoch or a stream."""

@@ -1,0 +1,254 @@
+"""Groups of responses -> one micro-batch: each distinct sequence once, and which of them beats which."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .prefixes import SharedLayout, flat_row
+from .tokenization import TokenizedPreferences
+
+
+# (number of a sequence in the micro-batch, positions in it) -> their places in the flattened batch
+PositionIndex = Callable[[int, np.ndarray], np.ndarray]
+
+
+@dataclass
+class MicroBatch:
+    """
+    What the model computes at once. Sequences are numbered from 0 within the micro-batch.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`): Token ids, padded.
+        attention_mask (`torch.LongTensor` of shape `(batch_size, seq_length)`): 1 for tokens, 0 for padding. With a
+            `layout`, a stand-in of shape `(1, 1, 1, 1)`: a 4-D mask keeps the model from building its own.
+        position_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`, *optional*): Only where not 0, 1, 2, …
+        reward_index (`torch.LongTensor` of shape `(num_sequences,)`): Position of the token that each reward is read
+            at, in the flattened batch.
+        better, worse (`torch.LongTensor` of shape `(num_pairs,)`): The sequences of each pair.
+        margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Wanted difference of rewards.
+        pair_weight (`torch.FloatTensor` of shape `(num_pairs,)`): Share of each pair in the step's mean: the weights of
+            all micro-batches of all processes of one step sum to 1.
+        lm_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Predicting positions, flattened.
+        lm_targets (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): The token that follows each.
+        lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text that each belongs to.
+        num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
+        lm_weight (`float`): Share of each text in the step's mean of LM losses.
+        anchor_margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
+            rewards, NaN for pairs that have none.
+        anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
+        rows (`list[int]`): Rows of the data set that the pairs come from.
+        pairs (`list[int]`): Their numbers in the data set.
+        data (`TokenizedPreferences`, *optional*): That data set, where the trainer does not hold it: of a stream.
+        num_tokens (`int`): Tokens without padding, those of a shared prefix once.
+        layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
+        groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Group of each sequence, ascending.
+        group_tokens (`list[tuple[int, int, int]]`): Each group with the first and last (exclusive) place of its tokens
+            in the flattened batch.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor | None
+    reward_index: Tensor
+    better: Tensor
+    worse: Tensor
+    margin: Tensor | None
+    pair_weight: Tensor
+    lm_index: Tensor | None = None
+    lm_targets: Tensor | None = None
+    lm_text_index: Tensor | None = None
+    num_lm_texts: int = 0
+    lm_weight: float = 0.0
+    anchor_margin: Tensor | None = None
+    anchor_weight: float = 0.0
+    rows: list[int] = dataclasses.field(default_factory=list)
+    pairs: list[int] = dataclasses.field(default_factory=list)
+    data: TokenizedPreferences | None = None
+    num_tokens: int = 0
+    layout: SharedLayout | None = None
+    groups: np.ndarray | None = None
+    group_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Returns the micro-batch with its tensors on `device`."""
+        moved = {
+            item.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for item in dataclasses.fields(self)
+            for value in [getattr(self, item.name)]
+        }
+        return MicroBatch(**moved)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Arguments of the backbone."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "use_cache": False}
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids
+        if self.layout is not None:
+            inputs["shared_layout"] = self.layout
+        return inputs
+
+
+@dataclass
+class PreferenceCollator:
+    """
+    Builds micro-batches from sequences and pairs.
+
+    Args:
+        pad_token_id (`int`): Id to pad with.
+        padding_side (`str`): `"right"` or `"left"`; the rewards are the same.
+        pad_to_multiple_of (`int`, *optional*): Padded length is a multiple of this.
+        lm_loss_on (`str`, *optional*): `"text"` or `"completion"`; `None` builds no LM targets.
+        layout (`str`): `"plain"` (one padded row a sequence) or `"shared"` (one row without padding, in which common
+            beginnings stand once).
+    """
+
+    pad_token_id: int
+    padding_side: str = "right"
+    pad_to_multiple_of: int | None = None
+    lm_loss_on: str | None = None
+    layout: str = "plain"
+
+    def pairs(
+        self,
+        data: TokenizedPreferences,
+        pairs: np.ndarray,
+        pair_weight: np.ndarray,
+        lm_sequences: np.ndarray,
+        lm_weight: float,
+        anchor_weight: float = 0.0,
+    ) -> MicroBatch:
+        """
+        The micro-batch of some pairs; an empty selection gives one token that weighs nothing.
+
+        Args:
+            data (`TokenizedPreferences`): Where they come from.
+            pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs.
+            pair_weight (`np.ndarray` of shape `(num_pairs,)`): Their shares in the step's mean.
+            lm_sequences (`np.ndarray`): Sequences of these pairs whose LM loss is counted here.
+            lm_weight (`float`): Share of each of them in the step's mean.
+            anchor_weight (`float`): Share of each pair with an anchor in the step's mean of anchor losses.
+        """
+        better, worse = data.better[pairs], data.worse[pairs]
+        sequences, inverse = np.unique(np.concatenate([better, worse]), return_inverse=True)
+        batch = self.sequences(data, sequences, lm_sequences)
+        batch.better = torch.from_numpy(inverse[: len(better)]).long()
+        batch.worse = torch.from_numpy(inverse[len(better) :]).long()
+        batch.pair_weight = torch.from_numpy(pair_weight).float()
+        if data.margin is not None:
+            batch.margin = torch.from_numpy(data.margin[pairs])
+        if data.anchor_margin is not None:
+            batch.anchor_margin = torch.from_numpy(data.anchor_margin[pairs])
+            batch.anchor_weight = anchor_weight
+        batch.lm_weight = lm_weight if len(lm_sequences) else 0.0
+        batch.rows, batch.pairs = data.row[pairs].tolist(), pairs.tolist()
+        return batch
+
+    def sequences(
+        self, data: TokenizedPreferences, sequences: np.ndarray, lm_sequences: np.ndarray | None = None
+    ) -> MicroBatch:
+        """
+        The micro-batch of some sequences without pairs: for evaluation and scoring.
+
+        Args:
+            data (`TokenizedPreferences`): Where they come from.
+            sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers, in ascending order of the groups where
+                the data have such; none gives one token.
+            lm_sequences (`np.ndarray`, *optional*): Those among them whose LM loss is wanted.
+        """
+        ids = [data.sequence(k) for k in sequences] or [np.array([self.pad_token_id], dtype=np.int32)]
+        groups = data.group[sequences] if data.group is not None and len(sequences) else None
+        batch, index = self._flat(ids, groups) if self.layout == "shared" else self._padded(ids, groups)
+        last = [index(k, np.array([len(piece) - 1])) for k, piece in enumerate(ids)]
+        batch.reward_index = torch.from_numpy(np.concatenate(last)[: len(sequences)])
+        if not len(sequences):
+            batch.num_tokens = 0
+        if self.lm_loss_on is not None and lm_sequences is not None:
+            self._add_lm_targets(batch, data, sequences, lm_sequences, index)
+        if batch.layout is not None:
+            read = [batch.reward_index] if batch.lm_index is None else [batch.reward_index, batch.lm_index]
+            batch.layout.needed = torch.unique(torch.cat(read))
+        return batch
+
+    def _flat(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
+        row = flat_row(ids, groups)
+        batch = _without_pairs(
+            input_ids=torch.from_numpy(row.input_ids)[None],
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
+            position_ids=torch.from_numpy(row.position_ids)[None],
+            num_tokens=len(row.input_ids),
+            layout=row.layout,
+        )
+        _set_groups(batch, groups, row.prefix_start)
+        return batch, row.index
+
+    def _padded(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
+        lengths = np.array([len(piece) for piece in ids])
+        width = int(lengths.max())
+        if self.pad_to_multiple_of:
+            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        input_ids = np.full((len(ids), width), self.pad_token_id, dtype=np.int64)
+        first = width - lengths if self.padding_side == "left" else np.zeros_like(lengths)
+        column = np.arange(width)
+        mask = (column >= first[:, None]) & (column < (first + lengths)[:, None])
+        input_ids[mask] = np.concatenate(ids)
+        row_start = np.arange(len(ids)) * width + first
+        positions = np.clip(np.cumsum(mask, axis=1) - 1, 0, None) if self.padding_side == "left" else None
+        batch = _without_pairs(
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)),
+            position_ids=None if positions is None else torch.from_numpy(positions),
+            num_tokens=int(lengths.sum()),
+        )
+        _set_groups(batch, groups, np.arange(len(ids)) * width)
+        return batch, lambda sequence, position: row_start[sequence] + position
+
+    def _add_lm_targets(
+        self,
+        batch: MicroBatch,
+        data: TokenizedPreferences,
+        sequences: np.ndarray,
+        lm_sequences: np.ndarray,
+        index: PositionIndex,
+    ) -> None:
+        where, targets, texts = [], [], []
+        for text, sequence in enumerate(lm_sequences):
+            ids = data.sequence(sequence)
+            begin = 1 if self.lm_loss_on == "text" else max(1, int(data.completion_start[sequence]))
+            target = ids[begin:]
+            predicting = np.arange(begin - 1, len(ids) - 1)
+            if data.lm_target_eos is not None and ids[-1] != data.lm_target_eos:
+                target = np.append(target, data.lm_target_eos)
+                predicting = np.append(predicting, len(ids) - 1)
+            where.append(index(int(np.flatnonzero(sequences == sequence)[0]), predicting))
+            targets.append(target)
+            texts.append(np.full(len(target), text))
+        if not where:  # one token that weighs nothing: the head takes part in every backward pass of every process
+            where, targets, texts = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)]
+        batch.lm_index = torch.from_numpy(np.concatenate(where)).long()
+        batch.lm_targets = torch.from_numpy(np.concatenate(targets)).long()
+        batch.lm_text_index = torch.from_numpy(np.concatenate(texts)).long()
+        batch.num_lm_texts = max(len(lm_sequences), 1)
+
+
+def _set_groups(batch: MicroBatch, groups: np.ndarray | None, begins: np.ndarray) -> None:
+    """Notes where the tokens of each group stand; `begins` is where each sequence does. Groups stand in one piece."""
+    if groups is None:
+        return
+    batch.groups = groups
+    first = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    start = np.minimum.reduceat(begins, first).tolist()
+    end = [*start[1:], batch.input_ids.numel()]
+    batch.group_tokens = list(zip(groups[first].tolist(), start, end))
+
+
+def _without_pairs(**fields: Any) -> MicroBatch:
+    empty = torch.zeros(0, dtype=torch.long)
+    pairs = {"better": empty, "worse": empty, "margin": None, "pair_weight": torch.zeros(0)}
+    return MicroBatch(reward_index=empty, **pairs, **fields)

@@ -1,0 +1,147 @@
+"""Rows of a preference data set, pairs and ranked rows alike, as they are tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data.messages import TEMPLATE_COLUMNS, Conversation, canonical, read_template_kwargs, read_tools
+from ..data.pairing import RowPairs, label_scores, pair_up, plain, ranked_scores
+from ..data.records import Place
+from ..errors import InputError
+from .rendering import Text
+
+
+@dataclass
+class PreferenceRow:
+    """
+    One row as it is tokenised.
+
+    Args:
+        prompt (`str` or list of messages): Empty where the completions hold it.
+        completions (list of K `str` or message lists): The responses.
+        scores (list of K `float`): Higher is better.
+        prompt_key: What rows of one prompt share; `None` where the row has no prompt.
+        margin (`float`, *optional*): Wanted difference of the rewards.
+        writers (list of K `str`, *optional*): Which domain wrote each response, where one was compared with its rivals.
+        domain (`str`, *optional*): That domain.
+        tools (list of `dict`, *optional*): JSON schemas of the tools that the chat template may list.
+        chat_template_kwargs (`dict`, *optional*): Further variables of the chat template.
+    """
+
+    prompt: Text
+    completions: list[Text]
+    scores: list[float]
+    prompt_key: Any
+    margin: float | None
+    writers: list[str] | None = None
+    domain: str | None = None
+    tools: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def pair_up(self) -> RowPairs:
+        """Returns the pairs and the ties of the row."""
+        return pair_up(self.scores, self.writers, self.domain)
+
+
+def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bool:
+    """
+    Returns whether rows with these columns are ranked rows; else they are pairs.
+
+    Args:
+        names (`Iterable[str]`): The columns.
+        name (`str`): Name of the data set, for the error.
+        kind (`str`): What it is called there.
+
+    Raises:
+        `InputError`: if they are neither.
+    """
+    names = set(names)
+    ranked = {"completions", "scores"} <= names
+    if not ranked and not {"chosen", "rejected"} <= names:
+        raise InputError(
+            f"{kind} '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
+            "`completions` and `scores`. Build one with `rm-toolkit build-data`."
+        )
+    return ranked
+
+
+def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
+    """
+    Reads one row of a preference data set: in training, in evaluation, whole or from a stream.
+
+    Args:
+        row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
+        ranked (`bool`): Which of the two.
+        place (`Place`): Where the row stands, for the error.
+
+    Raises:
+        `InputError`: if its scores are not what a preference can have, see [`~rm_toolkit.data.pairing`].
+    """
+    scores = stated_scores(row, ranked, place)
+    completions = plain(row["completions"]) if ranked else [row["chosen"], row["rejected"]]
+    prompt = row.get("prompt")
+    if prompt is None:
+        prompt = [] if isinstance(completions[0], list) else ""
+    template = template_columns(row, place)
+    key = row.get("prompt_id") or (text_key(prompt, "", **template) if prompt else None)
+    if ranked:
+        writers = row.get("completion_domains")
+    else:
+        writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
+    return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"), **template)
+
+
+def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[float]:
+    """
+    Returns the score of each response of a row.
+
+    Args:
+        row, ranked, place: As in [`as_row`].
+
+    Raises:
+        `InputError`: as in [`as_row`].
+    """
+    if ranked:
+        return ranked_scores(row["completions"], row["scores"], place)
+    return label_scores(row.get("score_chosen"), row.get("score_rejected"), place)
+
+
+def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
+    """
+    Returns the margins of all pairs of a data set, 0 where a row has none; `None` where no row has any.
+
+    Args:
+        margins (`Sequence[float]` of `num_pairs`): `None` for a pair of a row without a margin.
+    """
+    found = np.array([np.nan if margin is None else margin for margin in margins], dtype=np.float32)
+    return None if np.isnan(found).all() else np.nan_to_num(found)
+
+
+def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kwargs: Any = None) -> Any:
+    """What two texts share if they are the same text: of messages every field, and what else the template reads."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    text = Conversation(prompt, completion, tools, chat_template_kwargs)
+    if text.is_plain:
+        return tuple((message["role"], message["content"]) for message in text.messages)
+    return canonical([text.messages, tools, chat_template_kwargs or {}])
+
+
+def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """
+    Returns the `tools` and `chat_template_kwargs` of a row, None where it has none.
+
+    Raises:
+        `InputError`: if they are not what a chat template can take.
+    """
+    tools, kwargs = (row.get(name) for name in TEMPLATE_COLUMNS)
+    if tools is None and kwargs is None:
+        return {"tools": None, "chat_template_kwargs": None}
+    try:
+        return {"tools": read_tools(tools), "chat_template_kwargs": read_template_kwargs(kwargs)}
+    except ValueError as error:
+        raise place.error(f"{error}.", "Correct it, or remove the column.") from error

@@ -1,0 +1,155 @@
+"""Texts -> the strings that a model reads: prompt and completion in one, messages through the tokenizer's chat template."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from ..data.messages import Conversation, canonical, extra_fields
+from ..errors import InputError
+
+
+logger = logging.getLogger(__name__)
+
+Text = str | list[dict[str, Any]]
+
+# What a template can raise: its own refusal, or an operation on a value of a type that it was not written for.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}
+# Texts in which it is tried whether the template renders a field.
+TRIED_TEXTS = 8
+
+
+def render(
+    batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str
+) -> tuple[list[str], list[int]]:
+    """
+    Returns the string that each text is to the model, and the length of its prompt in characters.
+
+    Text is prompt and completion in one; messages go through the tokenizer's chat template, with all their fields and
+    with the tools and variables of their row, exactly as TRL renders them.
+
+    Args:
+        batch (`Sequence[tuple]`): (prompt, completion), or a whole [`~rm_toolkit.data.messages.Conversation`].
+        tokenizer (`PreTrainedTokenizerBase`): Has the chat template.
+        data_format (`str`): `"text"` or `"chat"`.
+
+    Raises:
+        `InputError`: with what the template says, if it cannot render one of them.
+    """
+    if data_format == "text":
+        return [text[0] + text[1] for text in batch], [len(text[0]) for text in batch]
+    texts = [Conversation(*text) for text in batch]
+    strings: list[str] = [""] * len(texts)
+    starts = [""] * len(texts)
+    for members in _by_options(texts):
+        options = _options(texts[members[0]])
+        whole = [list(texts[k].prompt) + list(texts[k].completion) for k in members]
+        for k, string in zip(members, _apply(tokenizer, whole, options)):
+            strings[k] = string
+            _check_parts(texts[k], string)
+        for k in members:
+            if texts[k].prompt:
+                starts[k] = _apply(tokenizer, [texts[k].prompt], {**options, **PROMPT_ALONE})[0]
+    return strings, [len(start) if string.startswith(start) else 0 for string, start in zip(strings, starts)]
+
+
+def _by_options(texts: list[Conversation]) -> Iterable[list[int]]:
+    """The numbers of the texts that have the same tools and variables, together."""
+    groups: dict[str, list[int]] = {}
+    for number, text in enumerate(texts):
+        plain = text.tools is None and not text.chat_template_kwargs
+        groups.setdefault("" if plain else canonical(_options(text)), []).append(number)
+    return groups.values()
+
+
+def _options(text: Conversation) -> dict[str, Any]:
+    options = dict(text.chat_template_kwargs or {})
+    return options if text.tools is None else {"tools": text.tools, **options}
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, conversations: list[Any], options: dict[str, Any]) -> list[str]:
+    try:
+        return tokenizer.apply_chat_template(conversations, tokenize=False, **options)
+    except TEMPLATE_ERRORS as error:
+        raise InputError(
+            f"the tokenizer's chat template refuses some of the messages: {str(error).rstrip('.')}. Change the data (its "
+            "roles, their order, a content that is null), give a tokenizer with another template, or build the data with "
+            "--format text."
+        ) from error
+
+
+def _check_parts(text: Conversation, string: str) -> None:
+    """A template that was not written for parts prints the list as Python would: nothing to train on."""
+    for message in text.messages:
+        content = message.get("content")
+        if isinstance(content, list) and (
+            str(content) in string or not all(part["text"].strip() in string for part in content)
+        ):
+            raise InputError(
+                "the tokenizer's chat template does not render content that is a list of parts. Give the content as a "
+                "string, or a tokenizer whose template reads parts."
+            )
+
+
+def report_unread(
+    texts: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, name: str, checked: set[str] | None = None
+) -> None:
+    """
+    Warns of every message field, of tools and of variables that the chat template does not render.
+
+    Args:
+        texts (`Iterable[Conversation]`): Those that are not plain.
+        tokenizer (`PreTrainedTokenizerBase`): Has the chat template.
+        name (`str`): Name of the data set, for the warning.
+        checked (`set[str]`, *optional*): What was checked before; it grows.
+    """
+    checked = set() if checked is None else checked
+    having: dict[str, list[Conversation]] = {}
+    for text in texts:
+        for part in _parts(text):
+            having.setdefault(part, []).append(text)
+    for part, found in having.items():
+        if part in checked:
+            continue
+        checked.add(part)
+        if not any(_changes(text, part, tokenizer) for text in islice(found, TRIED_TEXTS)):
+            logger.warning(
+                "%s: the chat template does not render %s, which %d texts have; texts that differ only there are equal "
+                "to the model. Take a tokenizer whose template renders it, or write it into the content.",
+                name,
+                part,
+                len(found),
+            )
+
+
+def _parts(text: Conversation) -> Iterator[str]:
+    yield from (f"`{field}` of the messages" for field in extra_fields(text.messages))
+    if text.tools:
+        yield "the column `tools`"
+    yield from (f"`{variable}` of `chat_template_kwargs`" for variable in text.chat_template_kwargs or ())
+
+
+def _changes(text: Conversation, part: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the text is another one without the part."""
+    field = part.split("`")[1]
+    prompt, completion, tools, kwargs = text
+    if part.startswith("the column"):
+        tools = None
+    elif part.endswith("`chat_template_kwargs`"):
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != field}
+    else:
+        prompt, completion = (
+            [{name: value for name, value in message.items() if name != field} for message in messages]
+            for messages in (prompt, completion)
+        )
+    try:
+        without = render([Conversation(prompt, completion, tools, kwargs)], tokenizer, "chat")[0]
+    except InputError:  # the template cannot do without it
+        return True
+    return without != render([text], tokenizer, "chat")[0]

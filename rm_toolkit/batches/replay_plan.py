@@ -1,0 +1,129 @@
+"""General preferences beside the customized ones in every step: two tokenised data sets in one, and their plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .epoch_plan import EpochPlan, StepPlan
+from .tokenization import TokenizedPreferences
+
+
+def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> TokenizedPreferences:
+    """
+    Puts two tokenised data sets one behind the other. Texts of the second never count for the LM loss.
+
+    Args:
+        customized (`TokenizedPreferences`): Its pairs keep their numbers.
+        general (`TokenizedPreferences`): Its pairs follow; its rows, prompts and sequences are numbered on.
+    """
+    rows, prompts = (int(values.max(initial=-1)) + 1 for values in (customized.row, customized.prompt))
+    sequences = customized.num_sequences
+    off = np.zeros(len(general), dtype=bool)
+    margin = None
+    if customized.margin is not None or general.margin is not None:
+        margin = np.concatenate(
+            [np.zeros(len(d), dtype=np.float32) if d.margin is None else d.margin for d in (customized, general)]
+        )
+    return TokenizedPreferences(
+        name=customized.name,
+        ids=np.concatenate([customized.ids, general.ids]),
+        offsets=np.concatenate([customized.offsets, general.offsets[1:] + customized.offsets[-1]]),
+        completion_start=np.concatenate([customized.completion_start, general.completion_start]),
+        better=np.concatenate([customized.better, general.better + sequences]),
+        worse=np.concatenate([customized.worse, general.worse + sequences]),
+        row=np.concatenate([customized.row, general.row + rows]),
+        prompt=np.concatenate([customized.prompt, general.prompt + prompts]),
+        margin=margin,
+        lm_better=np.concatenate([customized.lm_better, off]),
+        lm_worse=np.concatenate([customized.lm_worse, off]),
+        first_two=np.concatenate([customized.first_two, general.first_two + sequences]),
+        num_label_ties=customized.num_label_ties + general.num_label_ties,
+        lm_target_eos=customized.lm_target_eos,
+    )
+
+
+def replayed_per_step(pairs_per_step: int, fraction: float) -> int:
+    """
+    Number of replayed pairs of a step.
+
+    Args:
+        pairs_per_step (`int`): All pairs of a step.
+        fraction (`float`): Wanted share of replayed ones.
+
+    Raises:
+        `InputError`: if a step of that size cannot hold pairs of both kinds in about that share.
+    """
+    count = round(fraction * pairs_per_step)
+    if not 0 < count < pairs_per_step:
+        raise InputError(
+            f"`general_replay_fraction` is {fraction:g} of `pairs_per_step` {pairs_per_step}, which makes {count} general "
+            f"and {pairs_per_step - count} customized pairs a step; both kinds need one at least. Change one of the two."
+        )
+    return count
+
+
+class ReplayPlan(EpochPlan):
+    """
+    Plans steps in which a fixed number of pairs is replayed. An epoch is one pass through the customized pairs.
+
+    The general pairs come round in an order of their own, shuffled anew for each pass; the next epoch goes on where
+    the last one stopped, so that all of them come before any of them comes again.
+
+    Args:
+        data (`TokenizedPreferences`): From [`join`].
+        num_customized (`int`): The first so many pairs of it are the customized ones.
+        fraction (`float`): Share of each step's pairs that is replayed, between 0 and 1.
+        options: Those of [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
+    """
+
+    def __init__(self, data: TokenizedPreferences, num_customized: int, fraction: float, **options: Any):
+        super().__init__(data, **options)
+        self.num_customized = num_customized
+        self.replayed = replayed_per_step(self.pairs_per_step, fraction)
+        self._general_groups = [group for group in self._groups if group[0] >= num_customized]
+        self._groups = [group for group in self._groups if group[0] < num_customized]
+
+    def __len__(self) -> int:
+        return -(-self.num_customized // (self.pairs_per_step - self.replayed))
+
+    def __iter__(self) -> Iterator[list[StepPlan]]:
+        pairs = self._shuffled(self._groups, [self.seed, self.epoch])
+        fresh = self.pairs_per_step - self.replayed
+        position = self.epoch * self._replayed_by(self.num_customized)
+        for begin in range(0, len(pairs), fresh):
+            customized = pairs[begin : begin + fresh]
+            end = self.epoch * self._replayed_by(self.num_customized) + self._replayed_by(begin + len(customized))
+            yield [self.plan_step(np.concatenate([customized, self._general(position, end)]))]
+            position = end
+
+    def plan_step(self, pairs: np.ndarray) -> StepPlan:
+        """As in `EpochPlan`, with the share of each replayed pair in their own mean."""
+        plan = super().plan_step(pairs)
+        plan.anchor_weight = 1.0 / max(int((pairs >= self.num_customized).sum()), 1)
+        return plan
+
+    def _replayed_by(self, customized: int) -> int:
+        """General pairs that so many customized ones of an epoch have brought with them; 1 at least for a last step."""
+        whole, rest = divmod(customized, self.pairs_per_step - self.replayed)
+        part = max(1, round(rest * self.replayed / (self.pairs_per_step - self.replayed))) if rest else 0
+        return whole * self.replayed + part
+
+    def _general(self, begin: int, end: int) -> np.ndarray:
+        """Pairs number `begin` to `end` of the endless series of passes through the general pairs."""
+        size = len(self.data) - self.num_customized
+        taken = []
+        while begin < end:
+            number, start = divmod(begin, size)
+            # A third number keeps the order of a pass apart from that of the epoch with the same number.
+            order = self._shuffled(self._general_groups, [self.seed, number, 1])
+            taken.append(order[start : start + end - begin])
+            begin += len(taken[-1])
+        return np.concatenate(taken)
+
+    def _shuffled(self, groups: list[np.ndarray], seed: list[int]) -> np.ndarray:
+        order = np.random.default_rng(seed).permutation(len(groups)) if self.shuffle else np.arange(len(groups))
+        return np.concatenate([groups[k] for k in order])

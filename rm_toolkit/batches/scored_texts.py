@@ -1,0 +1,71 @@
+"""Texts without any preference -> token ids: what scoring reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..data.messages import Conversation
+from .encoding import encode
+from .equal_texts import have_more_than_content
+from .preference_rows import text_key
+from .tokenization import TokenizedPreferences, check_format
+
+
+def tokenize_texts(
+    texts: Sequence[tuple[Any, ...]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    name: str = "texts",
+    show_progress: bool = False,
+    groups: Sequence[int] | None = None,
+    checked: set[str] | None = None,
+) -> tuple[TokenizedPreferences, np.ndarray]:
+    """
+    Turns (prompt, completion) texts into token ids without any preference: for scoring.
+
+    Args:
+        texts (`Sequence[tuple]`): Strings or message lists, or a whole [`~rm_toolkit.data.messages.Conversation`];
+            doubles are encoded once.
+        tokenizer, max_length, data_format, name, show_progress: As in
+            [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
+        groups (`Sequence[int]`, *optional*): Group of each text; equal texts of two groups are two sequences.
+        checked (`set[str]`, *optional*): Fields of which it was checked before whether the chat template renders them.
+
+    Returns:
+        `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
+    """
+    index: dict[Any, int] = {}
+    conversations = [Conversation(*text) for text in texts]
+    keys = (text_key(*text) for text in conversations)
+    numbers = [index.setdefault(key, len(index)) for key in (keys if groups is None else zip(keys, groups))]
+    distinct: list[Any] = [None] * len(index)
+    for number, text in zip(numbers, conversations):
+        distinct[number] = text
+    check_format(distinct, data_format, name)
+    merge_within = None
+    if have_more_than_content(distinct, tokenizer, name, checked):
+        merge_within = [0] * len(distinct)
+        for number, group in zip(numbers, groups or ()):
+            merge_within[number] = group
+    encoded, sequences = encode(
+        distinct,
+        tokenizer,
+        max_length,
+        data_format,
+        name,
+        show_progress,
+        find_completions=False,
+        merge_within=merge_within,
+    )
+    numbers = sequences[np.array(numbers, dtype=np.int64)]
+    data = TokenizedPreferences.without_pairs(name, **encoded)
+    if groups is not None:
+        data.group = np.zeros(data.num_sequences, dtype=np.int64)
+        data.group[numbers] = groups
+    return data, numbers

@@ -1,0 +1,214 @@
+"""Optimizer steps from a stream: each process reads its own rows, all agree on what the step's sums are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset as TorchIterableDataset
+
+from ..errors import InputError
+from .collator import MicroBatch, PreferenceCollator
+from .epoch_plan import StepDataset, StepPlan, split_pairs
+from .filling import Filler
+from .stream import PreferenceStream
+from .tokenization import TokenizedPreferences
+
+
+class StreamPlan(TorchIterableDataset):
+    """
+    Yields, for this process, the list of micro-batches of one optimizer step after the other, without an end.
+
+    What all processes must agree on is exchanged twice a step, a few numbers each: how many pairs each has ready, and
+    how many micro-batches, rows and texts of the LM loss it makes of its share. Every step has exactly `pairs_per_step`
+    pairs; at the end of a pass, those of the processes that still have rows, then of the next pass, which begins for all
+    processes at once.
+
+    Args:
+        stream (`PreferenceStream`): This process's rows.
+        collator (`PreferenceCollator`): Builds the tensors.
+        pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
+        pairs_per_micro_batch (`int`): Pairs that one process computes at once.
+        exchange (`Callable`, *optional*): Gives every process the list of what each of them put in; not needed for one.
+        pair_weighting, tokens_per_micro_batch, shared_layout: As in [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
+    """
+
+    def __init__(
+        self,
+        stream: PreferenceStream,
+        collator: PreferenceCollator,
+        *,
+        pairs_per_step: int,
+        pairs_per_micro_batch: int,
+        exchange: Callable[[Any], list[Any]] | None = None,
+        pair_weighting: str = "pair",
+        tokens_per_micro_batch: int | None = None,
+        shared_layout: bool = False,
+    ):
+        self.stream = stream
+        self.collator = collator
+        self.pairs_per_step = pairs_per_step
+        self.filling = {"pairs": pairs_per_micro_batch, "tokens": tokens_per_micro_batch, "shared": shared_layout}
+        self.pair_weighting = pair_weighting
+        self.exchange = exchange or (lambda value: [value])
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        while True:
+            data, plan = self.next_step()
+            batches = StepDataset(data, self.collator)[plan]
+            for batch in batches:
+                batch.data = data
+            yield batches
+
+    def next_step(self) -> tuple[TokenizedPreferences, StepPlan]:
+        """
+        Reads and plans one step.
+
+        Raises:
+            `InputError`: if a process met a row that cannot be used (all stop), or a whole pass gave no pair.
+        """
+        data = gather_pairs(self._next_pairs(), self.stream.name)
+        pairs = np.arange(len(data))
+        empty = np.zeros(0, dtype=np.int64)
+        chunks, lm_sequences = split_pairs(data, Filler(data, **self.filling), pairs) if len(data) else ([], [])
+        rows, row_of_pair, row_size = np.unique(data.row, return_inverse=True, return_counts=True)
+        counts = np.array(self.exchange((len(chunks), len(rows), sum(map(len, lm_sequences)))))
+        missing = int(counts[:, 0].max()) - len(chunks)
+        if self.pair_weighting == "pair":
+            weights = np.full(len(data), 1.0 / self.pairs_per_step)
+        else:
+            weights = 1.0 / (row_size[row_of_pair] * counts[:, 1].sum())
+        return data, StepPlan(
+            micro_batches=[*chunks, *[empty] * missing],
+            lm_sequences=[*lm_sequences, *[empty] * missing],
+            pair_weight=dict(zip(pairs.tolist(), weights.tolist())),
+            lm_weight=1.0 / max(int(counts[:, 2].sum()), 1),
+            num_pairs=self.pairs_per_step,
+        )
+
+    def _next_pairs(self) -> list[tuple[TokenizedPreferences, np.ndarray, int]]:
+        """This process's share of the pairs of one step."""
+        parts = []
+        missing, fresh_passes = self.pairs_per_step, 0
+        while missing:
+            shares = allot(self._ready(missing), missing)
+            if sum(shares):
+                parts += self.stream.take(shares[self.stream.process_index])
+                missing -= sum(shares)
+                fresh_passes = 0
+                continue
+            fresh_passes += 1
+            if fresh_passes > 1:
+                raise InputError(
+                    f"data set '{self.stream.name}': a whole pass over the stream gave not one pair with a preference. "
+                    "Check its scores, or that the files hold rows."
+                )
+            self.stream.next_pass()
+        return parts
+
+    def _ready(self, missing: int) -> list[int]:
+        """How many pairs each process has ready, none more than its even share of what is missing."""
+        ready, problem = 0, None
+        try:
+            ready = self.stream.available(-(-missing // self.stream.num_processes))
+        except InputError as error:
+            problem = str(error)
+        answers = self.exchange((ready, problem))
+        for _, text in answers:  # a row that one process cannot use stops all of them, with the same words
+            if text is not None:
+                raise InputError(text)
+        return [number for number, _ in answers]
+
+    def state_dict(self) -> dict[str, Any]:
+        """This process's position in the stream, after the steps handed out so far."""
+        return {"num_processes": self.stream.num_processes, **self.stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Goes to a saved position.
+
+        Raises:
+            `InputError`: if another number of processes saved it: their shares of the stream were others.
+        """
+        state = dict(state)
+        saved = state.pop("num_processes")
+        if saved != self.stream.num_processes:
+            raise InputError(
+                f"the checkpoint's position in the stream is that of {saved} process(es), but this run has "
+                f"{self.stream.num_processes}, which read other shards. Resume with {saved}."
+            )
+        self.stream.load_state_dict(state)
+
+
+def allot(ready: list[int], wanted: int) -> list[int]:
+    """
+    How many pairs each process gives to a step: as even as what they have allows, `wanted` in all if they have them.
+
+    Args:
+        ready (`list[int]`): Pairs that each process has.
+        wanted (`int`): Pairs that the step needs.
+    """
+    shares = [0] * len(ready)
+    while wanted:
+        able = [k for k, number in enumerate(ready) if number > shares[k]]
+        if not able:
+            break
+        each = max(1, min(wanted // len(able), min(ready[k] - shares[k] for k in able)))
+        for k in able[:wanted]:
+            shares[k] += each
+            wanted -= each
+    return shares
+
+
+def gather_pairs(parts: list[tuple[TokenizedPreferences, np.ndarray, int]], name: str) -> TokenizedPreferences:
+    """
+    Puts pairs of several blocks into one data set, their sequences numbered anew; the pairs keep their order.
+
+    Args:
+        parts (`list[tuple]`): From [`~rm_toolkit.batches.stream.PreferenceStream.take`].
+        name (`str`): Name of the result.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    pieces, starts = [], []
+    prompts = 0
+    taken: dict[int, list[np.ndarray]] = {}
+    for data, pairs, _ in parts:  # taken in several goes from one block: their texts are still the same texts
+        taken.setdefault(id(data), []).append(pairs)
+    blocks = {id(data): (data, first_row) for data, _, first_row in parts}
+    for data, first_row in blocks.values():
+        pairs = np.concatenate(taken[id(data)])
+        used, number = np.unique(np.concatenate([data.better[pairs], data.worse[pairs]]), return_inverse=True)
+        number = number + len(pieces)
+        _, prompt = np.unique(data.prompt[pairs], return_inverse=True)
+        margin = np.zeros(len(pairs), dtype=np.float32) if data.margin is None else data.margin[pairs]
+        part = {
+            "better": number[: len(pairs)],
+            "worse": number[len(pairs) :],
+            "row": data.row[pairs].astype(np.int64) + first_row,
+            "prompt": prompt + prompts,
+            "margin": margin,
+            "lm_better": data.lm_better[pairs],
+            "lm_worse": data.lm_worse[pairs],
+        }
+        for key, value in part.items():
+            columns.setdefault(key, []).append(value)
+        prompts += int(prompt.max(initial=-1)) + 1
+        pieces += [data.sequence(k) for k in used]
+        starts.append(data.completion_start[used])
+    whole = {key: np.concatenate(values) for key, values in columns.items()}
+    for key in ("better", "worse", "row", "prompt"):
+        whole.setdefault(key, np.zeros(0, dtype=np.int64))
+    for key in ("lm_better", "lm_worse"):
+        whole.setdefault(key, np.zeros(0, dtype=bool))
+    if all(data.margin is None for data, _, _ in parts):
+        whole["margin"] = None
+    return TokenizedPreferences(
+        name=name,
+        ids=np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, pieces)], dtype=np.int64),
+        completion_start=np.concatenate(starts) if starts else np.zeros(0, dtype=np.int32),
+        first_two=np.zeros((0, 2), dtype=np.int32),
+        lm_target_eos=parts[0][0].lm_target_eos if parts else None,
+        **whole,
+    )

@@ -1,0 +1,274 @@
+"""Preference rows -> token ids: every distinct text once, in batches, cut on the left, with counts of what was cut."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data.messages import Conversation, null_stripper
+from ..data.records import RowPlace
+from ..errors import InputError
+from .encoding import BATCH_SIZE, encode
+from .equal_texts import have_more_than_content, merge_pairs, report_equal_pairs
+from .preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
+from .rendering import Text
+from .token_cache import TokenCache
+
+
+@dataclass
+class TokenizedPreferences:
+    """
+    Distinct token sequences, and which of them beats which. What training, evaluation and scoring read.
+
+    Args:
+        name (`str`): Name of the data set, for messages and metrics.
+        ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, one after the other.
+        offsets (`np.ndarray` of shape `(num_sequences + 1,)`): Where each sequence begins in `ids`.
+        completion_start (`np.ndarray` of shape `(num_sequences,)`): Index of the first token of the completion; zeros
+            where that was not asked for.
+        better (`np.ndarray` of shape `(num_pairs,)`): Sequence that is preferred in each pair.
+        worse (`np.ndarray` of shape `(num_pairs,)`): Sequence that it is preferred to.
+        row (`np.ndarray` of shape `(num_pairs,)`): Row of the data set that the pair comes from.
+        prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
+        margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
+        lm_better (`np.ndarray` of shape `(num_pairs,)`): Whether the better text counts for the LM loss.
+        lm_worse (`np.ndarray` of shape `(num_pairs,)`): Whether the worse one does.
+        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
+            scores differ, better first.
+        num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        num_equal_pairs (`int`): Pairs of messages that differ in nothing the chat template renders.
+        num_truncated (`int`): Sequences that were cut.
+        num_truncated_tokens (`int`): Tokens that were cut off, in all.
+        lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
+        anchor_margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
+            rewards of each pair; NaN where there is none.
+        group (`np.ndarray` of shape `(num_sequences,)`, *optional*): What each sequence is read by (an adapter):
+            those of different groups share nothing, and stand apart in a batch.
+    """
+
+    name: str
+    ids: np.ndarray
+    offsets: np.ndarray
+    completion_start: np.ndarray
+    better: np.ndarray
+    worse: np.ndarray
+    row: np.ndarray
+    prompt: np.ndarray
+    margin: np.ndarray | None
+    lm_better: np.ndarray
+    lm_worse: np.ndarray
+    first_two: np.ndarray
+    num_label_ties: int = 0
+    num_equal_pairs: int = 0
+    num_truncated: int = 0
+    num_truncated_tokens: int = 0
+    lm_target_eos: int | None = None
+    anchor_margin: np.ndarray | None = None
+    group: np.ndarray | None = None
+
+    @classmethod
+    def without_pairs(cls, name: str, **encoded: Any) -> TokenizedPreferences:
+        """Sequences alone, as [`~rm_toolkit.batches.encoding.encode`] gives them: for scoring."""
+        return cls(name=name, **encoded, **_PairColumns().arrays())
+
+    def __len__(self) -> int:
+        return len(self.better)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`."""
+        return np.diff(self.offsets)
+
+    def sequence(self, index: int) -> np.ndarray:
+        """Token ids of one sequence."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+def tokenize_preferences(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    lm_score_threshold: float = 0.85,
+    lm_target_eos: bool = False,
+    name: str = "train",
+    show_progress: bool = True,
+    find_completions: bool = True,
+    keep_equal: bool = True,
+) -> TokenizedPreferences:
+    """
+    Turns preference rows (pairs or ranked) into token ids.
+
+    Args:
+        dataset (`datasets.Dataset`): Rows with `chosen`/`rejected` or `completions`/`scores`, with or without `prompt`.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
+        max_length (`int`): Tokens a sequence may have; longer ones lose their beginning, BOS and EOS stay.
+        data_format (`str`): `"text"` or `"chat"`.
+        lm_score_threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
+        lm_target_eos (`bool`): Whether EOS is the last target of the LM loss where the ids do not end in it.
+        name (`str`): Name of the data set.
+        show_progress (`bool`): Whether to draw a progress bar.
+        find_completions (`bool`): Whether `completion_start` is wanted (`lm_loss_on="completion"`); without it, the
+            tokenizer keeps no offsets and is about a third faster.
+        keep_equal (`bool`): Whether pairs stay whose messages differ in nothing that the chat template renders.
+
+    Raises:
+        `InputError`: if the columns are not those of a preference data set, or the format does not fit the rows.
+    """
+    options = (max_length, data_format, lm_score_threshold, lm_target_eos, find_completions, keep_equal)
+    cache = TokenCache.of(dataset, tokenizer, options)
+    stored = cache.load() if cache else None
+    if stored is not None:
+        report_equal_pairs(name, stored["num_equal_pairs"], keep_equal)
+        return TokenizedPreferences(name=name, **stored)
+    data = tokenize_rows(
+        _rows(dataset, name),
+        tokenizer,
+        max_length=max_length,
+        data_format=data_format,
+        lm_score_threshold=lm_score_threshold,
+        lm_target_eos=lm_target_eos,
+        name=name,
+        show_progress=show_progress,
+        find_completions=find_completions,
+        keep_equal=keep_equal,
+    )
+    if cache:
+        fields = dataclasses.fields(data)
+        cache.save({field.name: getattr(data, field.name) for field in fields if field.name != "name"})
+    return data
+
+
+def tokenize_rows(
+    rows: Iterable[PreferenceRow],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    data_format: str = "text",
+    lm_score_threshold: float = 0.85,
+    lm_target_eos: bool = False,
+    name: str = "train",
+    show_progress: bool = False,
+    find_completions: bool = True,
+    keep_equal: bool = True,
+    checked: set[str] | None = None,
+) -> TokenizedPreferences:
+    """
+    Turns rows into token ids; nothing is read from or kept in a cache.
+
+    Args:
+        rows (`Iterable[PreferenceRow]`): From [`as_row`].
+        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions,
+            keep_equal: As in [`tokenize_preferences`].
+        checked (`set[str]`, *optional*): What was said before of fields that are not read, where rows come in blocks.
+
+    Raises:
+        `InputError`: if the format does not fit the rows.
+    """
+    index: dict[Any, int] = {}
+    texts: list[Conversation] = []
+
+    def sequence_of(row: PreferenceRow, completion: Text) -> int:
+        text = Conversation(row.prompt, completion, row.tools, row.chat_template_kwargs)
+        key = text_key(*text)
+        if key not in index:
+            index[key] = len(texts)
+            texts.append(text)
+        return index[key]
+
+    columns = _PairColumns()
+    for number, row in enumerate(rows):
+        members = [sequence_of(row, completion) for completion in row.completions]
+        columns.add_row(number, members, row, lm_score_threshold)
+    check_format(texts, data_format, name)
+    merge = have_more_than_content(texts, tokenizer, f"data set '{name}'", checked)
+    encoded, numbers = encode(
+        texts,
+        tokenizer,
+        max_length,
+        data_format,
+        name,
+        show_progress,
+        find_completions=find_completions,
+        merge_within=[0] * len(texts) if merge else None,
+    )
+    pairs = columns.arrays()
+    if merge:
+        pairs = merge_pairs(pairs, numbers, keep_equal)
+        report_equal_pairs(name, pairs["num_equal_pairs"], keep_equal, checked)
+    eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
+    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
+
+
+def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
+    ranked = check_columns(dataset.column_names, name)
+    strip = null_stripper(dataset.features)
+    number = 0
+    for batch in dataset.iter(batch_size=BATCH_SIZE):
+        for values in zip(*batch.values()):
+            number += 1
+            row = dict(zip(batch, values))
+            yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
+
+
+class _PairColumns:
+    """Collects the pairs of each row, best-scored first, and counts its label ties."""
+
+    def __init__(self):
+        self.pairs: list[tuple] = []
+        self.margins: list[float | None] = []
+        self.first_two: list[tuple[int, int]] = []
+        self.prompts: dict[Any, int] = {}
+        self.num_label_ties = 0
+
+    def add_row(self, number: int, members: list[int], row: PreferenceRow, threshold: float) -> None:
+        stated = row.pair_up()
+        best = max(row.scores)
+        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
+        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+        key = number if row.prompt_key is None else row.prompt_key
+        prompt_number = self.prompts.setdefault(key, len(self.prompts))
+        if stated.first_two is not None:
+            self.first_two.append(tuple(members[k] for k in stated.first_two))
+        for i, j in stated.best_first():
+            self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
+            self.margins.append(row.margin)
+        self.num_label_ties += len(stated.ties)
+
+    def arrays(self) -> dict[str, Any]:
+        table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
+        return {
+            "better": table[:, 0],
+            "worse": table[:, 1],
+            "row": table[:, 2],
+            "prompt": table[:, 3],
+            "lm_better": table[:, 4].astype(bool),
+            "lm_worse": table[:, 5].astype(bool),
+            "margin": as_margins(self.margins),
+            "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
+            "num_label_ties": self.num_label_ties,
+        }
+
+
+def check_format(texts: Sequence[tuple[Any, ...]], data_format: str, name: str) -> None:
+    """Raises an `InputError` if texts are not in the format that a run reads."""
+    if not texts:
+        return
+    found = "chat" if isinstance(texts[0][1], list) else "text"
+    if found != data_format:
+        raise InputError(
+            f"data set '{name}' holds {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
+            f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
+            f"`data_format: {found}`."
+        )

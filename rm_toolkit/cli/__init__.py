@@ -1,0 +1,72 @@
+"""`rm-toolkit COMMAND …`: finds the command, imports it alone, and shows a user's mistake without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import InputError, did_you_mean, name_list
+from ..output.lock import WriterLock
+from ..output.redaction import redact
+
+
+# Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked for is imported, so that
+# `rm-toolkit --help` does not wait for torch.
+COMMANDS = {
+    "build-data": ("rm_toolkit.cli.build_data", "raw preference data -> Arrow datasets for TRL"),
+    "inspect": ("rm_toolkit.cli.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
+    "collect": ("rm_toolkit.cli.collect", "instructions x domains -> a language model's answers as DSP data"),
+    "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
+    "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report, figures"),
+    "score": ("rm_toolkit.cli.score", "prompts and completions of any number -> their rewards"),
+    "merge": ("rm_toolkit.cli.merge", "general + customized reward model -> one between them"),
+    "push": ("rm_toolkit.cli.push", "a trained reward model -> the Hugging Face Hub"),
+    "push-data": ("rm_toolkit.cli.push_data", "a built dataset -> the Hugging Face Hub"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit code: 0, or 2 for a mistake in the input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overview = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="rm-toolkit",
+        usage="rm-toolkit [--version] COMMAND …",
+        description="Train, check and publish reward models for your own preferences.",
+        epilog=f"commands:\n{overview}\n\n`rm-toolkit COMMAND --help` shows what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rm-toolkit {__version__}")
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        known = name_list(COMMANDS)
+        print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    module_name, summary = COMMANDS[name]
+    os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
+    module = importlib.import_module(module_name)
+    command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
+    module.add_arguments(command)
+    args, unknown = command.parse_known_args(rest)
+    if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args.recipe_flags = unknown
+    try:
+        args.command_line = ["rm-toolkit", *argv]
+        with contextlib.ExitStack() as held:
+            for output in module.outputs(args) if hasattr(module, "outputs") else ():
+                held.enter_context(WriterLock(output))
+            module.run(args)
+    except InputError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,115 @@
+"""`rm-toolkit evaluate --model DIR … --datasets NAME=SPEC … --output DIR`: metrics, a report and figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..evaluation.evaluator import Evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "example:\n  rm-toolkit evaluate --model outputs/grft outputs/crft-literature --output outputs/report \\\n"
+        "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"
+        "Any sequence classifier of transformers with one label is a reward model here; the first model is the one that\n"
+        "the others are compared with. DIR/report.md shows the result, DIR/metrics.json holds every number."
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="folder or Hub id (also ID@REVISION) of a reward model; NAME=DIR names it",
+    )
+    add(
+        "--datasets",
+        nargs="+",
+        required=True,
+        metavar="NAME=SPEC",
+        help="test sets: a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for report.md, metrics.json and figures/")
+    add("--split", default="test", help="split to take where a SPEC names none (default test)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
+    )
+    add("--resamples", type=int, default=2000, help="bootstrap resamples of the prompts (default 2000)")
+    add("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights")
+    add("--tokens-per-batch", type=int, default=16384, help="padded tokens computed at once (default 16384)")
+    add("--trust-remote-code", action="store_true", help="let code that comes with a model run")
+    add("--cache-dir", help="cache of the datasets library (default: its own)")
+    add("--overwrite", action="store_true", help="replace an earlier report")
+
+
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates, writes the report, prints the accuracies."""
+    from ..data.specs import parse_named_specs
+    from ..errors import InputError
+    from ..evaluation.evaluator import check_report_folder, name_models
+
+    for name in ("resamples", "tokens_per_batch"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1.")
+    specs = parse_named_specs(args.datasets, "--datasets")
+    models = name_models(args.model)
+    check_report_folder(args.output, args.overwrite)
+
+    import torch
+
+    from ..evaluation import evaluate
+    from ..output.console import console
+
+    found = evaluate(
+        models,
+        specs,
+        split=args.split,
+        seed=args.seed,
+        resamples=args.resamples,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        tokens_per_batch=args.tokens_per_batch,
+        trust_remote_code=args.trust_remote_code,
+        cache_dir=args.cache_dir,
+    )
+    found.metrics["command"] = args.command_line
+    found.save(args.output, overwrite=args.overwrite)
+    show(found)
+    console.print(f"wrote {args.output}: report.md, metrics.json, figures/", highlight=False)
+
+
+def show(found: Evaluation) -> None:
+    """Prints the accuracy of every model on every test set; the interval too where there is one model to show."""
+    from ..output.console import print_table
+    from ..output.markdown import number, with_interval
+
+    results = found.metrics["results"]
+    first = next(iter(results.values()))
+    rows = [
+        [
+            test,
+            *(
+                with_interval(own[test]["accuracy"]) if len(results) == 1 else number(own[test]["accuracy"]["value"])
+                for own in results.values()
+            ),
+            number(first[test]["longer_wins"]),
+            f"{first[test]['num_pairs']:,}",
+        ]
+        for test in found.metrics["datasets"]
+    ]
+    print_table(["accuracy", *results, "longer wins", "pairs"], rows)

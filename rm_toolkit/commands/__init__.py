@@ -1,1 +1,0 @@
-"""One module a command of `rm-toolkit`: `add_arguments(parser)` and `run(args)`."""

@@ -1,0 +1,1 @@
+"""Models between models: interpolated weights, the merge of general and customized, and the frontier."""

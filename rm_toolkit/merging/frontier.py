@@ -1,0 +1,211 @@
+"""General against customized accuracy of the models between two reward models, and the best for an allowed loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..batches.collator import PreferenceCollator
+from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
+from ..data.mixture import load_datasets
+from ..errors import InputError
+from ..evaluation.metrics import PreferenceMetrics, preference_metrics
+from ..models.reward_model import RewardModel
+from ..models.settings import RewardModelSettings
+from ..models.shared_prompts.choice import layout_problem
+from ..models.tokenizer import load_tokenizer
+from ..scoring.rewards import compute_rewards
+from .interpolation import interpolate
+from .merge import open_sources
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Point:
+    """
+    One model between the two.
+
+    Args:
+        weight (`float`): Of the customized model.
+        general (`float`): Mean accuracy over the general sets.
+        customized (`float`): Mean accuracy over the customized sets.
+        sets (`dict[str, PreferenceMetrics]`): Metrics of each set.
+    """
+
+    weight: float
+    general: float
+    customized: float
+    sets: dict[str, PreferenceMetrics] = field(default_factory=dict)
+
+
+@dataclass
+class Frontier:
+    """
+    The series, and what was chosen.
+
+    Args:
+        points (`list[Point]`): By weight, from 0 to 1.
+        chosen (`Point`): The highest customized accuracy among those whose general accuracy is at most `allowed_loss`
+            below that of weight 0; of equals the smallest weight.
+        allowed_loss (`float`): As a share: 0.01 is one point.
+        general_sets, customized_sets (`list[str]`): Names of the test sets.
+    """
+
+    points: list[Point]
+    chosen: Point
+    allowed_loss: float
+    general_sets: list[str]
+    customized_sets: list[str]
+
+    @property
+    def limit(self) -> float:
+        """The lowest general accuracy allowed."""
+        return self.points[0].general - self.allowed_loss
+
+
+def check_weights(weights: Sequence[float]) -> list[float]:
+    """Returns the weights in order, each once, with 0 and 1; raises an `InputError` for one outside."""
+    for weight in weights:
+        if not 0 <= weight <= 1:
+            raise InputError(f"--weights has {weight:g}; weights are from 0 (general) to 1 (customized).")
+    return sorted({0.0, 1.0, *map(float, weights)})
+
+
+def compute_frontier(
+    general: str | os.PathLike,
+    customized: str | os.PathLike,
+    general_datasets: Mapping[str, Any],
+    customized_datasets: Mapping[str, Any],
+    weights: Sequence[float],
+    *,
+    allowed_loss: float = 0.01,
+    split: str = "test",
+    seed: int = 0,
+    device: str | None = None,
+    tokens_per_batch: int = 16384,
+    cache_dir: str | None = None,
+    show_progress: bool = True,
+) -> Frontier:
+    """
+    Evaluates a series of weights in memory; nothing is written. Three copies of the weights are held in fp32.
+
+    Args:
+        general, customized (`str` or `os.PathLike`): Folders of the two reward models.
+        general_datasets, customized_datasets (`dict`): Name -> SPEC as in a recipe.
+        weights (`Sequence[float]`): Weights of the customized model; 0 and 1 are always evaluated.
+        allowed_loss (`float`): General accuracy that may be given up, as a share.
+        split (`str`): Split to take where a SPEC names none.
+        seed (`int`): Seed of fractions and splits.
+        device (`str`, *optional*): Defaults to a GPU where there is one.
+        tokens_per_batch (`int`): Padded tokens computed at once.
+        cache_dir (`str`, *optional*): Cache for raw files.
+        show_progress (`bool`): Whether to draw a progress bar.
+
+    Raises:
+        `InputError`: if the models do not fit each other, or a test set cannot be read or holds no preference.
+    """
+    weights = check_weights(weights)
+    shared = sorted(set(general_datasets) & set(customized_datasets))
+    if shared:
+        raise InputError(f"the test set '{shared[0]}' is named as general and as customized; give each its own name.")
+    _, (source,) = open_sources(general, [customized])
+    tokenizer = load_tokenizer(str(customized))
+    specs = {**general_datasets, **customized_datasets}
+    data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=source.settings.data_format)
+    sets = _tokenize(data, tokenizer, source.settings, show_progress)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _Between(str(general), str(customized), target)
+    collator = PreferenceCollator(tokenizer.pad_token_id or 0, layout=model.layout)
+    points = []
+    for weight in tqdm(weights, desc="Weights", disable=not show_progress):
+        model.set_weight(weight)
+        found = {own.name: model.evaluate(own, collator, tokens_per_batch) for own in sets}
+        points.append(Point(weight, _mean(found, general_datasets), _mean(found, customized_datasets), found))
+    return Frontier(
+        points, choose(points, allowed_loss), allowed_loss, list(general_datasets), list(customized_datasets)
+    )
+
+
+def _tokenize(
+    data: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RewardModelSettings,
+    show_progress: bool,
+) -> list[TokenizedPreferences]:
+    sets = [
+        tokenize_preferences(
+            dataset,
+            tokenizer,
+            max_length=settings.max_length,
+            data_format=settings.data_format,
+            name=name,
+            show_progress=show_progress,
+            find_completions=False,
+        )
+        for name, dataset in data.items()
+    ]
+    for own in sets:
+        if not len(own):
+            raise InputError(f"the test set '{own.name}' holds no pair with a preference.")
+    return sets
+
+
+def _mean(found: Mapping[str, PreferenceMetrics], names: Iterable[str]) -> float:
+    accuracies = [found[name].accuracy for name in names]
+    return sum(accuracies) / len(accuracies)
+
+
+def choose(points: Sequence[Point], allowed_loss: float) -> Point:
+    """
+    Returns the point of the highest customized accuracy that loses no more general accuracy than allowed.
+
+    Args:
+        points (`Sequence[Point]`): By weight; the first is the general model, which always qualifies.
+        allowed_loss (`float`): As a share.
+    """
+    # Accuracies are ratios of counts: a loss of just the allowed size must not fail by the last bit.
+    allowed = [point for point in points if points[0].general - point.general <= allowed_loss + 1e-9]
+    return max(allowed, key=lambda point: (point.customized, -point.weight))
+
+
+class _Between:
+    """A reward model whose weights are set anew for each weight."""
+
+    def __init__(self, general: str, customized: str, device: torch.device):
+        self.device = device
+        self.model = RewardModel.from_pretrained(customized, require_head=True).to(device).eval()
+        other = RewardModel.from_pretrained(general, self.model.settings, require_head=True).to(device)
+        self.general = other.base_classifier.state_dict()
+        self.current = self.model.base_classifier.state_dict()
+        self.customized = {name: tensor.clone() for name, tensor in self.current.items()}
+        self.layout = "plain"
+        if layout_problem(self.model, device) is None:
+            self.model.enable_shared_layout()
+            self.layout = "shared"
+
+    @torch.no_grad()
+    def set_weight(self, weight: float) -> None:
+        for name, tensor in self.current.items():
+            tensor.copy_(interpolate(self.general[name], [self.customized[name]], [weight]))
+
+    def evaluate(
+        self, data: TokenizedPreferences, collator: PreferenceCollator, tokens_per_batch: int
+    ) -> PreferenceMetrics:
+        rewards = compute_rewards(
+            self.model,
+            data,
+            collator,
+            tokens_per_batch=tokens_per_batch,
+            device=self.device,
+            show_progress=False,
+        )
+        return preference_metrics(rewards, data)

@@ -1,0 +1,89 @@
+"""Tensors between those of several models, and safetensors files made of them one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import InputError
+
+
+def interpolate(general: Tensor, customized: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """
+    Returns `general + sum of weight * (customized - general)`, computed in fp32.
+
+    A weight of 1 gives that tensor itself and weights of 0 the general one, bit by bit; so does what all share.
+
+    Args:
+        general (`torch.Tensor` of any shape): Of the general model.
+        customized (`Sequence[torch.Tensor]` of the same shape): Of each customized model.
+        weights (`Sequence[float]`): Of each customized model.
+
+    Returns:
+        `torch.Tensor` of the same shape: fp32, or as it was where it is a copy or no floating-point tensor.
+
+    References:
+        - Interpolating weights of a general and a fine-tuned model: https://huggingface.co/papers/2109.01903
+        - For reward models: https://huggingface.co/papers/2401.12187
+    """
+    if not general.is_floating_point():
+        return general
+    used = [(tensor, weight) for tensor, weight in zip(customized, weights) if weight]
+    if not used:
+        return general
+    if len(used) == 1 and used[0][1] == 1:
+        return used[0][0]
+    base = general.to(torch.float32)
+    total = base.clone()
+    for tensor, weight in used:
+        total.add_(tensor.to(torch.float32).sub(base), alpha=weight)
+    return total
+
+
+def write_like(template: Path, target: Path, tensor_of: Callable[[str], Tensor]) -> None:
+    """
+    Writes a safetensors file with names, shapes, dtypes and order of another one, and other values.
+
+    No more than one tensor is held at a time: the header is that of the template, and the values follow it in the order
+    that it gives.
+
+    Args:
+        template (`Path`): A safetensors file.
+        target (`Path`): What is written.
+        tensor_of (`Callable`): Name -> tensor of the template's shape; it is converted to the template's dtype.
+
+    References:
+        - The format: https://huggingface.co/docs/safetensors/index#format
+    """
+    with open(template, "rb") as file:
+        prefix = file.read(8)
+        header = file.read(struct.unpack("<Q", prefix)[0])
+    entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+    with open(target, "wb") as file:
+        file.write(prefix + header)
+        for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
+            dtype = read_tensor(template, name).dtype
+            tensor = tensor_of(name).to(dtype).contiguous().reshape(-1)
+            begin, end = entries[name]["data_offsets"]
+            if tensor.numel() * tensor.element_size() != end - begin:
+                raise InputError(f"{template}: '{name}' has another size than was computed for it.")
+            if end > begin:
+                file.write(memoryview(tensor.view(torch.uint8).numpy()))
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Reads one tensor. The file is opened for it alone: as long as it is open, what was read of it stays in memory."""
+    with safe_open(path, framework="pt") as handle:
+        return handle.get_tensor(name)
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Returns name -> shape of a safetensors file; no value is read."""
+    with safe_open(path, framework="pt") as handle:
+        return {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118

@@ -1,0 +1,299 @@
+"""A general and a customized reward model -> one between them, as a folder that stock classes open."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from ..models.adapter_files import is_adapter
+from ..models.compatibility import add_legacy_rope_keys
+from ..models.files import (
+    LM_HEAD_FOLDER,
+    MERGE_NAME,
+    SAFE_INDEX,
+    SAFE_WEIGHTS,
+    SETTINGS_NAME,
+    list_folder,
+    weight_files,
+)
+from ..models.lm_head import save_lm_head
+from ..models.loading import load_config
+from ..models.settings import RewardModelSettings, load_settings
+from ..models.tokenizer import load_tokenizer
+from ..output.console import console
+from ..output.folders import check_output, written_whole
+from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
+
+
+STAGE = "merge"
+# Entries of config.json that say where a model comes from, not what it computes.
+NOT_COMPARED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+
+
+@dataclass
+class Source:
+    """
+    One of the models.
+
+    Args:
+        folder (`Path`): A saved reward model.
+        config (`dict`): Its config, with all defaults.
+        settings (`RewardModelSettings`, *optional*): None for a model that another toolkit saved.
+        files (`dict[str, Path]`): Name of a tensor -> the file that holds it.
+        shapes (`dict[str, list[int]]`): Name of a tensor -> its shape.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    settings: RewardModelSettings | None
+    files: dict[str, Path]
+    shapes: dict[str, list[int]]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> Source:
+        """
+        Reads everything but the weights.
+
+        Raises:
+            `InputError`: if the folder holds no whole sequence classifier.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder. Merging reads and writes folders of saved reward models.")
+        if is_adapter(str(folder)):
+            raise InputError(
+                f"{folder} holds an adapter alone. Give the run's folder: it holds the merged model, and the adapter in "
+                "`adapter/`."
+            )
+        # As transformers reads it: versions of it write other keys for the same, and leave out other defaults.
+        config = load_config(str(folder)).to_dict()
+        add_legacy_rope_keys(config)
+        files: dict[str, Path] = {}
+        shapes: dict[str, list[int]] = {}
+        for path in weight_files(folder):
+            try:
+                found = tensor_shapes(path)
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path} cannot be read ({error}). Restore the file.") from error
+            shapes |= found
+            files |= dict.fromkeys(found, path)
+        if not {"score", "classifier"} & {part for name in files for part in name.split(".")}:
+            raise InputError(
+                f"{folder} has no reward head in its `*.safetensors` files. Merging takes reward models, such as the "
+                "outputs of recipes/grft.py and recipes/crft.py."
+            )
+        return cls(folder, config, load_settings(str(folder)), files, shapes)
+
+
+def open_sources(general: str | os.PathLike, customized: Sequence[str | os.PathLike]) -> tuple[Source, list[Source]]:
+    """
+    Opens the models and checks that weights between them make sense.
+
+    Args:
+        general (`str` or `os.PathLike`): Folder of the general reward model.
+        customized (`Sequence`): Folders of customized ones; the first gives config, tokenizer and dtypes.
+
+    Raises:
+        `InputError`: if they differ in architecture, shapes, tokenizer, pooling or data format.
+    """
+    first, *others = [Source.open(folder) for folder in customized]
+    if first.settings is None:
+        raise InputError(f"{first.folder} has no `{SETTINGS_NAME}`: it was not saved by rm_toolkit.")
+    base = Source.open(general)
+    for other in (base, *others):
+        check_alike(first, other)
+    return base, [first, *others]
+
+
+def check_alike(first: Source, other: Source) -> None:
+    """
+    Refuses two models whose weights do not correspond.
+
+    Raises:
+        `InputError`: naming what differs.
+    """
+    both = f"{other.folder} and {first.folder} cannot be merged"
+    if other.settings is not None:
+        for name in ("pooling_type", "data_format"):
+            values = [getattr(source.settings, name) for source in (other, first)]
+            if values[0] != values[1]:
+                raise InputError(f"{both}: their `{name}` are '{values[0]}' and '{values[1]}'.")
+    for name in sorted((other.config.keys() | first.config.keys()) - NOT_COMPARED):
+        if other.config.get(name) != first.config.get(name):
+            values = f"{other.config.get(name)!r} and {first.config.get(name)!r}"
+            raise InputError(
+                f"{both}: `{name}` in their config.json are {values}: they are not the same architecture."
+            )
+    for name in sorted(other.shapes.keys() | first.shapes.keys()):
+        if other.shapes.get(name) != first.shapes.get(name):
+            values = " and ".join(str(source.shapes.get(name, "missing")) for source in (other, first))
+            raise InputError(
+                f"{both}: the shapes of '{name}' are {values}. The customized model must come from the other."
+            )
+    tokenizers = [load_tokenizer(str(source.folder)) for source in (other, first)]
+    if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
+        raise InputError(f"{both}: their tokenizers have other tokens or number them otherwise.")
+    if _reading(tokenizers[0]) != _reading(tokenizers[1]):
+        raise InputError(f"{both}: their tokenizers cut texts otherwise, or put other special tokens around them.")
+
+
+def _reading(tokenizer: Any) -> tuple[Any, ...]:
+    """How a tokenizer reads a text, whatever the length it is cut to."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("truncation", "padding"):
+        backend.pop(name, None)
+    return backend, tokenizer.chat_template, tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
+def check_weights(weights: Sequence[float], num_models: int) -> None:
+    """
+    Refuses weights that are no interpolation.
+
+    Raises:
+        `InputError`: if there is not one for each customized model, or they are below 0 or sum up to more than 1.
+    """
+    if len(weights) != num_models:
+        raise InputError(f"--weight has {len(weights)} values for {num_models} customized models; give one for each.")
+    if not all(0 <= weight <= 1 for weight in weights) or sum(weights) > 1 + 1e-9:
+        raise InputError(
+            f"--weight is {' '.join(f'{weight:g}' for weight in weights)}; each is from 0 (general) to 1 (customized), "
+            "and together they are at most 1."
+        )
+
+
+def merge_models(
+    general: str | os.PathLike,
+    customized: Sequence[str | os.PathLike],
+    weights: Sequence[float],
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
+    show_progress: bool = True,
+) -> int:
+    """
+    Writes the model whose weights lie between those of a general and of customized reward models.
+
+    The weights are computed in fp32, one tensor at a time, and saved in the first customized model's dtypes and shards,
+    whose config and tokenizer are taken too. The folder appears when it has passed the reload check.
+
+    Args:
+        general (`str` or `os.PathLike`): Folder of the general reward model.
+        customized (`Sequence`): Folders of customized ones.
+        weights (`Sequence[float]`): Weight of each of those; the general one has the rest.
+        output (`str` or `os.PathLike`): Where to.
+        overwrite (`bool`): Whether to replace a folder that an earlier merge wrote.
+        finish (`Callable`, *optional*): Called with the folder before it is moved in place, to add to it.
+        show_progress (`bool`): Whether to draw a progress bar.
+
+    Returns:
+        `int`: Number of texts that the reload check has compared.
+
+    Raises:
+        `InputError`: if the models do not fit each other, or the output is in use.
+    """
+    from ..hub.models import verify_folder
+
+    output = Path(output)
+    check_weights(weights, len(customized))
+    check_output(output, overwrite, marker=MERGE_NAME, command="merge")
+    base, sources = open_sources(general, customized)
+    with written_whole(output) as folder:
+        _write_weights(base, sources, weights, folder, show_progress)
+        _carry(sources[0].folder, folder)
+        settings = _settings(base, sources, weights, _merge_lm_head(base, sources, weights, folder))
+        settings.save(folder)
+        entry = json.dumps(settings.lineage[-1], indent=2, ensure_ascii=False) + "\n"
+        (folder / MERGE_NAME).write_text(entry, encoding="utf-8")
+        texts, _, _ = verify_folder(str(folder), settings)
+        if finish is not None:
+            finish(folder)
+    return len(texts)
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Copies what belongs to a model beside its weights; results, logs and cards of a source's run do not."""
+    for name, row in list_folder(source):
+        if row is not None and row.carried:
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+
+
+def _write_weights(
+    base: Source, sources: list[Source], weights: Sequence[float], folder: Path, show_progress: bool
+) -> None:
+    first = sources[0]
+    with tqdm(total=len(first.files), desc="Merging", unit=" tensors", disable=not show_progress) as bar:
+
+        def tensor_of(name: str) -> torch.Tensor:
+            bar.update()
+            tensors = [read_tensor(source.files[name], name) for source in (base, *sources)]
+            if not tensors[0].is_floating_point() and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
+                raise InputError(f"'{name}' is no floating-point tensor and differs between the models.")
+            return interpolate(tensors[0], tensors[1:], weights)
+
+        for path in sorted(set(first.files.values())):
+            write_like(path, folder / path.name, tensor_of)
+    if len(set(first.files.values())) > 1:
+        shutil.copyfile(first.folder / SAFE_INDEX, folder / SAFE_INDEX)
+
+
+def _merge_lm_head(base: Source, sources: list[Source], weights: Sequence[float], folder: Path) -> str:
+    """Merges the language-modelling heads if all have one; returns what `rm_toolkit.json` says of it."""
+    paths = [source.folder / LM_HEAD_FOLDER / SAFE_WEIGHTS for source in (base, *sources)]
+    present = [path.exists() for path in paths]
+    if not any(present):
+        return sources[0].settings.lm_head
+    if not all(present):
+        console.print("The LM head is left out: not all of the models have one of their own in `lm_head/`.")
+        return "tied" if sources[0].config.get("tie_word_embeddings") else "none"
+    merged = {}
+    names = {name: tensor_shapes(path) for name, path in zip(range(len(paths)), paths)}
+    if any(names[0].keys() != other.keys() for other in names.values()):
+        raise InputError(f"{paths[0]} and {paths[1]} hold other tensors; the LM heads cannot be merged.")
+    for name in names[0]:
+        tensors = [read_tensor(path, name) for path in paths]
+        rows = max(len(tensor) for tensor in tensors)
+        # A stage that did not train the head carries it on without the rows of tokens that were added.
+        tensors = [_with_rows(tensor, rows) for tensor in tensors]
+        merged[name] = interpolate(tensors[0], tensors[1:], weights).to(tensors[1].dtype)
+    save_lm_head(folder, merged)
+    return "saved"
+
+
+def _with_rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """Rows that are missing are the mean of the others (of a bias: zero), as when the head is loaded for training."""
+    missing = rows - len(tensor)
+    if not missing:
+        return tensor
+    if tensor.dim() == 1:
+        return torch.nn.functional.pad(tensor, (0, missing))
+    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+    return torch.cat([tensor, mean.expand(missing, -1)])
+
+
+def _settings(base: Source, sources: list[Source], weights: Sequence[float], lm_head: str) -> RewardModelSettings:
+    first = sources[0].settings
+    entry = {
+        "stage": STAGE,
+        "domain": first.domain if len(sources) == 1 else None,
+        "base": str(base.folder),
+        "customized": [str(source.folder) for source in sources],
+        "weights": list(weights),
+        "general_lineage": base.settings.lineage if base.settings else [],
+        "customized_lineages": [source.settings.lineage if source.settings else [] for source in sources],
+    }
+    return dataclasses.replace(
+        first, stage=STAGE, domain=entry["domain"], lineage=[*first.lineage, entry], lm_head=lm_head
+    )

@@ -1,0 +1,161 @@
+"""The base model's language-modelling head: kept beside the reward model so that a later stage can continue it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from ..errors import InputError
+from ..losses import text_cross_entropy
+from .files import LM_HEAD_FOLDER, SAFE_INDEX, SAFE_WEIGHTS
+from .hub_files import find_file
+from .weight_names import shapes_in_files
+
+
+class LMHead(nn.Module):
+    """
+    Computes the mean cross-entropy of texts from final hidden states; a tied head shares the embedding's parameter.
+
+    Args:
+        weight (`torch.nn.Parameter` of shape `(vocab_size, hidden_size)`): Own, or the embedding's where tied.
+        bias (`torch.nn.Parameter` of shape `(vocab_size,)`, *optional*): Bias of the head.
+        config (`PreTrainedConfig`): Its soft cap and logit scale are applied as the base model does.
+        tied (`bool`): Whether `weight` is the input embedding.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, config: PreTrainedConfig, tied: bool):
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.tied = tied
+        text_config = config.get_text_config()
+        self.softcap = getattr(text_config, "final_logit_softcapping", None)
+        # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
+        self.logit_scale = getattr(text_config, "logit_scale", None) or 1.0
+        self.logit_scale /= getattr(text_config, "logits_scaling", None) or 1.0
+
+    def forward(self, hidden_states: Tensor, targets: Tensor, text_index: Tensor, num_texts: int) -> Tensor:
+        """See [`~rm_toolkit.losses.text_cross_entropy`]; returns `torch.Tensor` of shape `(num_texts,)`."""
+        return text_cross_entropy(
+            hidden_states,
+            self.weight,
+            targets,
+            text_index,
+            num_texts,
+            bias=self.bias,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+        )
+
+
+@dataclass
+class LMHeadSource:
+    """Where the tensors of a language-modelling head stand: nowhere (tied), or under names in safetensors files."""
+
+    tied: bool
+    files: dict[str, tuple[str, str]]
+
+    def load(self) -> dict[str, Tensor]:
+        """Reads `weight` (and `bias`) on the CPU."""
+        tensors = {}
+        for name, (path, key) in self.files.items():
+            with safe_open(path, framework="pt") as handle:
+                tensors[name] = handle.get_tensor(key)
+        return tensors
+
+
+def find_lm_head(
+    model_name_or_path: str, config: PreTrainedConfig, *, revision: str | None = None
+) -> LMHeadSource | None:
+    """
+    Finds the language-modelling head that belongs to a base model or a saved reward model.
+
+    Returns:
+        `LMHeadSource`, or `None` where there is none (an encoder, or a classifier saved without it).
+    """
+    text_config = config.get_text_config()
+    own = find_file(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
+    if own is not None:
+        with safe_open(own, framework="pt") as handle:
+            return LMHeadSource(tied=False, files={key: (own, key) for key in handle.keys()})  # noqa: SIM118
+    if getattr(text_config, "tie_word_embeddings", False) and is_causal_lm(config):
+        return LMHeadSource(tied=True, files={})
+    if not is_causal_lm(config):
+        return None
+    # The structure alone, on the meta device, tells what the head is called in this architecture. The class is called
+    # itself: `from_config` would enter DeepSpeed's `zero.Init`, which wants real weights.
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
+    with torch.device("meta"):
+        skeleton = (model_class[0] if isinstance(model_class, tuple) else model_class)(config)
+    head = skeleton.get_output_embeddings()
+    prefix = next((name for name, module in skeleton.named_modules() if module is head), None)
+    if prefix is None:
+        return None
+    files = {}
+    for name, parameter in head.named_parameters():
+        own_name = f"{prefix}.{name}"
+        for key in [own_name, *shapes_in_files(skeleton, {own_name: parameter})]:
+            path = _file_of_tensor(model_name_or_path, key, revision)
+            if path is not None:
+                files[name] = (path, key)
+                break
+    return LMHeadSource(tied=False, files=files) if "weight" in files else None
+
+
+def build_lm_head(source: LMHeadSource | None, embedding: nn.Embedding, config: PreTrainedConfig, name: str) -> LMHead:
+    """
+    Builds the trainable head: fp32, with as many rows as the embedding.
+
+    Raises:
+        `InputError`: if the model has no language-modelling head.
+    """
+    if source is None:
+        raise InputError(
+            f"`lm_loss_coef` is above 0, but '{name}' has no language-modelling head (an encoder, or a classifier "
+            "saved without one). Set `lm_loss_coef: 0`, or start from a causal LM."
+        )
+    if source.tied:
+        return LMHead(embedding.weight, None, config, tied=True)
+    tensors = source.load()
+    weight = tensors["weight"].float()
+    missing = embedding.num_embeddings - weight.shape[0]
+    if missing > 0:  # tokens that were added after the base was trained, such as the pad token
+        weight = torch.cat([weight, weight.mean(0, keepdim=True).expand(missing, -1)])
+    bias = tensors.get("bias")
+    if bias is not None:
+        bias = nn.Parameter(nn.functional.pad(bias.float(), (0, max(missing, 0))))
+    return LMHead(nn.Parameter(weight.contiguous()), bias, config, tied=False)
+
+
+def save_lm_head(folder: str | os.PathLike, tensors: dict[str, Tensor]) -> None:
+    """Writes the head into the subfolder `lm_head/`, out of reach of readers that load every top-level file."""
+    target = Path(folder, LM_HEAD_FOLDER)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, target / SAFE_WEIGHTS, metadata={"format": "pt"})
+
+
+def is_causal_lm(config: PreTrainedConfig) -> bool:
+    """Whether the architecture predicts next tokens; an encoder that transformers could turn into such a one does not."""
+    encoder_only = getattr(config, "is_decoder", None) is False and hasattr(config, "type_vocab_size")
+    return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
+
+
+def _file_of_tensor(name: str, key: str, revision: str | None) -> str | None:
+    path = find_file(name, SAFE_WEIGHTS, revision)
+    if path is not None:
+        with safe_open(path, framework="pt") as handle:
+            return path if key in handle.keys() else None  # noqa: SIM118
+    index = find_file(name, SAFE_INDEX, revision)
+    if index is None:
+        return None
+    shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
+    return find_file(name, shard, revision) if shard is not None else None

@@ -1,0 +1,138 @@
+"""QLoRA: the base in 4 bits by bitsandbytes, the adapter and the reward head in fp32 on top of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from trl import ModelConfig
+
+from ..errors import InputError
+from ..training.engines import launched_with
+from .adapters import merged_classifier
+from .precision import compute_dtype
+
+
+if TYPE_CHECKING:
+    from ..training.config import RewardModelConfig
+    from .reward_model import RewardModel
+
+# What stands on the backbone is trained and read in fp32: heads, and the modules of encoders before them.
+IN_FULL_PRECISION = ["score", "classifier", "pooler", "head", "lm_head"]
+SAVED = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+
+
+def quantization_config(model: ModelConfig, training: RewardModelConfig) -> BitsAndBytesConfig | None:
+    """
+    What `--load_in_4bit` and TRL's flags beside it ask for; products are computed in the run's own precision.
+
+    Args:
+        model (`ModelConfig`): TRL's flags.
+        training (`RewardModelConfig`): Its precision.
+
+    Raises:
+        `InputError`: for what cannot be trained, or not under this engine, or where bitsandbytes is not installed.
+    """
+    if model.load_in_8bit:
+        raise InputError("`load_in_8bit` is not supported. Set `load_in_4bit: true`, which takes half the memory.")
+    if not model.load_in_4bit:
+        return None
+    if not model.use_peft:
+        raise InputError("`load_in_4bit` is true, but 4-bit weights cannot be trained. Add `use_peft: true`.")
+    sharded = training.deepspeed_plugin is not None and training.deepspeed_plugin.zero_stage == 3
+    if sharded or launched_with("FSDP"):
+        raise InputError(
+            "`load_in_4bit` is true under an engine that takes the weights apart. Take accelerate_configs/single_gpu.yaml; "
+            "LoRA without `load_in_4bit` runs under all of them."
+        )
+    check_installed()
+    dtype = compute_dtype(training.autocast)
+    return make_config(
+        {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": model.bnb_4bit_quant_type,
+            "bnb_4bit_use_double_quant": model.use_bnb_nested_quant,
+        },
+        dtype,
+    )
+
+
+def make_config(values: dict[str, Any], dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
+    """
+    A bitsandbytes config that leaves in full precision what stands on the backbone.
+
+    Args:
+        values (`dict[str, Any]`): Those of `SAVED`, as a saved adapter records them.
+        dtype (`torch.dtype`): What products are computed in.
+
+    Raises:
+        `InputError`: if bitsandbytes is not installed.
+    """
+    check_installed()
+    return BitsAndBytesConfig(**values, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=IN_FULL_PRECISION)
+
+
+def check_installed() -> None:
+    """
+    Raises:
+        `InputError`: if bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            'a base in 4 bits needs bitsandbytes, which is not installed: pip install -c constraints.txt -e ".[qlora]"'
+        )
+
+
+def keep_unpacked(classifier: PreTrainedModel) -> None:
+    """
+    Keeps the 4-bit weights as they were loaded. Where a CPU has AVX512-BF16, evaluation would pack them anew for kernels
+    that compute in bf16: rewards of evaluation and of training would differ.
+    """
+    for module in classifier.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_of(model: RewardModel) -> dict[str, Any] | None:
+    """What is to be recorded with an adapter whose base is in 4 bits; `None` where it is not."""
+    config = getattr(model.base_classifier.config, "quantization_config", None)
+    if config is None or not getattr(model.base_classifier, "is_loaded_in_4bit", False):
+        return None
+    values = config if isinstance(config, dict) else config.to_dict()
+    return {name: values[name] for name in SAVED}
+
+
+def adapter_alone_notice(model: RewardModel, folder: str) -> str:
+    """What a run says at its end of a folder that holds the adapter of a 4-bit base."""
+    base = model.classifier.peft_config["default"].base_model_name_or_path
+    return (
+        f"{folder} holds the adapter and the reward head alone, for '{base}' in 4 bits: `RewardScorer` and the recipes load "
+        "it so. On the base in full precision its rewards are others. `--merge_adapter true` saves a merged stock model "
+        "with the rewards of training instead, in fp32: the base's rounding to 4 bits is in it for good."
+    )
+
+
+def merged_in_full_precision(model: RewardModel) -> PreTrainedModel:
+    """
+    Returns the stock classifier in fp32 with the base's 4-bit values and the adapter merged into them.
+
+    PEFT's own merge rounds the sum to 4 bits again and gives other rewards than were trained.
+
+    Args:
+        model (`RewardModel`): A PEFT model on a 4-bit base; it stays as it is.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    state: dict[str, Tensor] = {}
+    for name, value in model.classifier.state_dict().items():
+        if ".weight." not in name:  # behind it stand the scales of the 4-bit values
+            state[name] = value.detach().float().cpu()
+    for name, parameter in model.classifier.named_parameters():
+        if getattr(parameter, "quant_state", None) is not None:
+            state[name] = dequantize_4bit(parameter.data, parameter.quant_state).float().cpu()
+    merged = merged_classifier(model, state)
+    del merged.config.quantization_config
+    return merged

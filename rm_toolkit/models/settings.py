@@ -1,0 +1,101 @@
+"""What a saved reward model must tell its readers beside `config.json`: `rm_toolkit.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError, name_list
+from ..output.redaction import redact
+from .files import SETTINGS_NAME
+from .hub_files import find_file
+
+
+POOLING_TYPES = ("last", "eos", "average", "max", "cls")
+DATA_FORMATS = ("text", "chat")
+
+
+@dataclass
+class RewardModelSettings:
+    """
+    How a reward model reads its input, and where it comes from. Saved as `rm_toolkit.json`.
+
+    Args:
+        pooling_type (`str`): Where the reward is read, one of `POOLING_TYPES`.
+        data_format (`str`): `"text"` or `"chat"`.
+        max_length (`int`): Tokens that the model reads at most, cut on the left.
+        stage (`str`, *optional*): `"grft"`, `"crft"` or another name of the training stage.
+        domain (`str`, *optional*): The domain that a customized reward model is for.
+        lineage (`list[dict]`): One entry a stage, oldest first: stage, base, data sets, steps.
+        lm_head (`str`): `"tied"` (to the embedding), `"saved"` (in the subfolder `lm_head/`) or `"none"`.
+        stock (`bool`): Whether stock transformers classes read the same reward from the folder; set when it is saved.
+            If not, it loads through rm_toolkit only.
+        quantization (`dict`, *optional*): With an adapter alone: how its base was rounded to 4 bits.
+    """
+
+    pooling_type: str = "last"
+    data_format: str = "text"
+    max_length: int = 512
+    stage: str | None = None
+    domain: str | None = None
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    lm_head: str = "none"
+    stock: bool = True
+    quantization: dict[str, Any] | None = None
+    rm_toolkit_version: str = __version__
+
+    def __post_init__(self):
+        if self.pooling_type not in POOLING_TYPES:
+            raise InputError(f"`pooling_type` is '{self.pooling_type}'; it is one of {name_list(POOLING_TYPES)}.")
+        if self.data_format not in DATA_FORMATS:
+            raise InputError(f"`data_format` is '{self.data_format}'; it is one of {name_list(DATA_FORMATS)}.")
+        if not self.max_length or self.max_length < 4:
+            raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
+
+    def stages(self) -> Iterator[dict[str, Any]]:
+        """Yields every stage that the model comes from, oldest first: those of all models that were merged too."""
+        yield from _stages(self.lineage)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `rm_toolkit.json` into `folder`."""
+        text = json.dumps(redact(dataclasses.asdict(self)), indent=2, ensure_ascii=False)
+        Path(folder, SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _stages(lineage: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for entry in lineage:
+        for merged in (entry.get("general_lineage", []), *entry.get("customized_lineages", [])):
+            yield from _stages(merged)
+        yield entry
+
+
+def not_stock_notice(pooling_type: str) -> str:
+    """What everything that saves or publishes such a model says of it."""
+    return (
+        f"`{pooling_type}` pooling of this architecture loads through rm_toolkit only (`RewardScorer`, "
+        "`RewardModel.from_pretrained`); stock classes and servers would read another number."
+    )
+
+
+def load_settings(model_name_or_path: str, revision: str | None = None) -> RewardModelSettings | None:
+    """
+    Reads `rm_toolkit.json` of a local folder or a Hub repository; `None` where there is none.
+
+    Raises:
+        `InputError`: if the file is there but is not readable JSON.
+    """
+    path = find_file(model_name_or_path, SETTINGS_NAME, revision)
+    if path is None:
+        return None
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Save the model again, or restore the file.") from error
+    known = {item.name for item in dataclasses.fields(RewardModelSettings)}
+    return RewardModelSettings(**{name: value for name, value in values.items() if name in known})

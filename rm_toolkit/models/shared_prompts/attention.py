@@ -1,0 +1,196 @@
+"""Attention over a flat row of sequences that share prefixes: what one response is to another is never computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ...batches.prefixes import SharedLayout
+
+
+# Attention implementations that can be wrapped; the wrapper passes everything through where there is no layout.
+WRAPPED = ("sdpa",)
+# Arguments that models pass and that do not change what attention computes.
+_HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "return_dict"}
+_FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_FLASH_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+
+
+class UnsupportedAttentionError(RuntimeError):
+    """The model's attention is of a kind that the shared layout does not compute."""
+
+
+def enable_shared_attention(config: PreTrainedConfig) -> None:
+    """
+    Makes a model's attention understand the argument `shared_layout`; without it, it computes what it did before.
+
+    Args:
+        config (`PreTrainedConfig`): The model's config; nothing of this is saved with it.
+
+    Raises:
+        `UnsupportedAttentionError`: if the model's attention implementation is none that can be wrapped.
+    """
+    original = config._attn_implementation
+    if original.startswith("rm_toolkit_"):
+        return
+    if original not in WRAPPED:
+        raise UnsupportedAttentionError(f"its attention implementation is '{original}'")
+    name = f"rm_toolkit_{original}"
+    AttentionInterface.register(name, _wrapper(ALL_ATTENTION_FUNCTIONS[original]))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
+    config._attn_implementation = name
+
+
+def _wrapper(original: Callable) -> Callable:
+    def forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        shared_layout: SharedLayout | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if shared_layout is None:
+            return original(module, query, key, value, attention_mask, **kwargs)
+        scaling = kwargs.pop("scaling", None)
+        check_supported(kwargs, shared_layout)
+        output = shared_attention(query, key, value, shared_layout, scaling)
+        return output.transpose(1, 2).contiguous(), None
+
+    return forward
+
+
+def check_supported(arguments: dict[str, Any], layout: SharedLayout) -> None:
+    """
+    Refuses what would change the attention weights: soft caps, sinks, biases, dropout, a window that cuts.
+
+    Raises:
+        `UnsupportedAttentionError`: naming the argument.
+    """
+    for name, value in arguments.items():
+        if value is None or name in _HARMLESS or (name == "dropout" and value == 0.0):
+            continue
+        if name == "sliding_window" and value >= layout.longest:
+            continue
+        shown = value if isinstance(value, (bool, int, float, str)) else type(value).__name__
+        raise UnsupportedAttentionError(f"its attention takes `{name}` ({shown})")
+
+
+def shared_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+) -> Tensor:
+    """
+    Causal attention within each segment of a row, and of each segment to its prefix.
+
+    Args:
+        query (`torch.Tensor` of shape `(1, num_heads, num_tokens, head_dim)`): Queries.
+        key, value (`torch.Tensor` of shape `(1, num_key_value_heads, num_tokens, head_dim)`): Keys and values.
+        layout (`SharedLayout`): Which tokens see which.
+        scaling (`float`, *optional*): Factor on the products, `head_dim ** -0.5` by default.
+
+    Returns:
+        `torch.Tensor` of shape `(1, num_heads, num_tokens, head_dim)`.
+    """
+    kind = query.device.type
+    if torch.is_autocast_enabled(
+        kind
+    ):  # stock attention is on autocast's list, these kernels are not: RoPE gives fp32
+        dtype = torch.get_autocast_dtype(kind)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if kind == "cuda":
+        from .flex_attention import flex_shared_attention
+
+        return flex_shared_attention(query, key, value, layout, scaling)
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    same_width = query.shape[-1] == value.shape[-1]
+    if kind == "cpu" and same_width and _FLASH is not None and _FLASH_BACKWARD is not None:
+        return _SegmentAttention.apply(query, key, value, layout, scaling)
+    return sdpa_shared_attention(query, key, value, layout, scaling)
+
+
+def sdpa_shared_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+) -> Tensor:
+    """
+    The same by stock attention calls, on any device: each sequence by itself, the prefix again for each of them.
+
+    Args and returns as [`shared_attention`], with as many key as query heads.
+    """
+    outputs = []
+    for begin, end, prefix_begin, prefix_end in layout.segments.tolist():
+        parts = [
+            torch.cat([tensor[:, :, prefix_begin:prefix_end], tensor[:, :, begin:end]], dim=2)
+            for tensor in (query, key, value)
+        ]
+        output = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling)
+        outputs.append(output[:, :, prefix_end - prefix_begin :])
+    return torch.cat(outputs, dim=2)
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """
+    Blockwise attention on a CPU: every segment on itself, each run of segments on its prefix, joined by their
+    log-sum-exp. No key is copied and nothing is computed twice, unlike in padded calls and in
+    [`sdpa_shared_attention`]. As in ring attention, each block's gradient needs only the joint output and log-sum-exp.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None
+    ) -> Tensor:
+        output = torch.empty_like(query)
+        log_sum = torch.empty(query.shape[:3], dtype=torch.float32)
+        for begin, end in layout.segments[:, :2].tolist():
+            own = slice(begin, end)
+            output[:, :, own], log_sum[:, :, own] = _FLASH(
+                query[:, :, own], key[:, :, own], value[:, :, own], 0.0, True, scale=scaling
+            )
+        for begin, end, prefix_begin, prefix_end in layout.continued().tolist():
+            run, prefix = slice(begin, end), slice(prefix_begin, prefix_end)
+            part, part_sum = _FLASH(
+                query[:, :, run], key[:, :, prefix], value[:, :, prefix], 0.0, False, scale=scaling
+            )
+            share = torch.sigmoid(part_sum - log_sum[:, :, run]).unsqueeze(-1).to(part.dtype)
+            output[:, :, run].lerp_(part, share)
+            log_sum[:, :, run] = torch.logaddexp(log_sum[:, :, run], part_sum)
+        ctx.save_for_backward(query, key, value, output, log_sum)
+        ctx.layout, ctx.scaling = layout, scaling
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, log_sum = ctx.saved_tensors
+        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+
+        def block(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, ...]:
+            return _FLASH_BACKWARD(
+                grad[:, :, queries],
+                query[:, :, queries],
+                key[:, :, keys],
+                value[:, :, keys],
+                output[:, :, queries],
+                log_sum[:, :, queries],
+                0.0,
+                causal,
+                scale=ctx.scaling,
+            )
+
+        for begin, end in ctx.layout.segments[:, :2].tolist():
+            own = slice(begin, end)
+            for total, part in zip(grads, block(own, own, True)):
+                total[:, :, own] = part
+        for begin, end, prefix_begin, prefix_end in ctx.layout.continued().tolist():
+            run, prefix = slice(begin, end), slice(prefix_begin, prefix_end)
+            for total, part, where in zip(grads, block(run, prefix, False), (run, prefix, prefix)):
+                total[:, :, where] += part
+        return (*grads, None, None)

@@ -1,0 +1,149 @@
+"""Chooses how micro-batches are laid out: `plain`, or `shared` where that is exact and costs less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from ...batches.collator import MicroBatch, PreferenceCollator
+from ...batches.tokenization import TokenizedPreferences
+from ...errors import InputError
+from ..reward_model import RewardModel
+from .exactness import sharing_problem
+
+
+logger = logging.get_logger(__name__)
+
+# The shared layout must save at least this share of the cost: differences below are within what the model misjudges.
+MIN_SAVING = 0.05
+
+
+def choose_layout(
+    wanted: str,
+    model: RewardModel,
+    datasets: Sequence[TokenizedPreferences],
+    collator: PreferenceCollator,
+    *,
+    pairs_per_batch: int,
+    device: torch.device,
+) -> str:
+    """
+    Decides on a layout, prepares the model for it, and says why in one log line.
+
+    Args:
+        wanted (`str`): `"auto"`, `"plain"` or `"shared"`.
+        model (`RewardModel`): The model.
+        datasets (`Sequence[TokenizedPreferences]`): What will be computed; the first one with pairs is measured.
+        collator (`PreferenceCollator`): As it would pad.
+        pairs_per_batch (`int`): Pairs of a micro-batch.
+        device (`torch.device`): Where the model will compute.
+
+    Returns:
+        `str`: `"plain"` or `"shared"`.
+
+    Raises:
+        `InputError`: if `"shared"` is wanted and not exact for this model.
+    """
+    if wanted == "plain":
+        return "plain"
+    data = next((data for data in datasets if len(data)), None)
+    ratio = None
+    if wanted == "auto" and data is not None:
+        ratio = cost_ratio(model.config, data, collator, pairs_per_batch)
+        if ratio > 1 - MIN_SAVING:
+            logger.info(f"batch_layout: plain (the shared layout would cost {ratio:.2f} times as much)")
+            return "plain"
+    problem = layout_problem(model, device)
+    if problem is None:
+        model.enable_shared_layout()
+        estimate = "" if ratio is None else f" (about {ratio:.2f} of the cost of padded rows)"
+        logger.info(f"batch_layout: shared{estimate}")
+        return "shared"
+    if wanted == "shared":
+        raise InputError(
+            f"`batch_layout` is 'shared', but that is not exact for this model: {problem}. Set `batch_layout: auto`."
+        )
+    # That another pooling rules it out is known beforehand; that a trial of exactness failed is news.
+    log = logger.warning if model.settings.pooling_type in ("last", "eos") else logger.info
+    log(f"batch_layout: plain, because the shared layout is not exact for this model: {problem}")
+    return "plain"
+
+
+def layout_problem(model: RewardModel, device: torch.device) -> str | None:
+    """Why the shared layout cannot be used with a reward model, or `None`."""
+    pooling = model.settings.pooling_type
+    if pooling not in ("last", "eos"):
+        return f"`pooling_type` is '{pooling}', and not the last token"
+    return sharing_problem(model.backbone, model.settings.max_length, device)
+
+
+def cost_ratio(
+    config: PreTrainedConfig, data: TokenizedPreferences, collator: PreferenceCollator, pairs_per_batch: int
+) -> float:
+    """
+    Estimates the cost of the shared layout relative to the plain one from the lengths of the first few micro-batches.
+
+    Args:
+        config (`PreTrainedConfig`): Of the model.
+        data (`TokenizedPreferences`): The pairs.
+        collator (`PreferenceCollator`): As it would pad.
+        pairs_per_batch (`int`): Pairs of a micro-batch.
+    """
+    costs = {"plain": 0.0, "shared": 0.0}
+    step = max(pairs_per_batch, len(data) // 16)
+    for begin in range(0, len(data), step):
+        pairs = np.arange(begin, min(begin + pairs_per_batch, len(data)))
+        sequences = np.unique(np.concatenate([data.better[pairs], data.worse[pairs]]))
+        for layout in costs:
+            maker = PreferenceCollator(
+                collator.pad_token_id, collator.padding_side, collator.pad_to_multiple_of, layout=layout
+            )
+            costs[layout] += batch_cost(config, maker.sequences(data, sequences))
+    return costs["shared"] / costs["plain"]
+
+
+def batch_cost(config: PreTrainedConfig, batch: MicroBatch) -> float:
+    """
+    Cost of a micro-batch in units of one token's pass through the linear layers.
+
+    Attention adds its products; each call of it adds about one token (measured on a CPU with 10M to 30M parameters;
+    larger models and GPUs, where a row is one call, pay less).
+    """
+    attention = _attention_cost(config)
+    if batch.layout is None:
+        rows, width = batch.input_ids.shape
+        return rows * width * (1 + attention * width) + 1
+    calls = len(batch.layout.segments) + len(batch.layout.continued())
+    return batch.num_tokens + attention * batch.layout.attention_pairs() + calls
+
+
+def _attention_cost(config: PreTrainedConfig) -> float:
+    """Cost of one query and one key, scores and weighted values, in the units of [`batch_cost`]."""
+    text = config.get_text_config()
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None)
+    linear = 4 * hidden**2 + 3 * hidden * (inner if isinstance(inner, int) else 4 * hidden)
+    return 2 * hidden / linear
+
+
+def sharing_pays(config: PreTrainedConfig, data: TokenizedPreferences, batches: Sequence[np.ndarray]) -> bool:
+    """
+    Whether the shared layout costs no more than rows of one sequence each would without any padding.
+
+    Args:
+        config (`PreTrainedConfig`): Of the model.
+        data (`TokenizedPreferences`): The sequences.
+        batches (`Sequence[np.ndarray]`): As the shared layout would compute them; some of them are measured.
+    """
+    maker = PreferenceCollator(0, layout="shared")
+    attention = _attention_cost(config)
+    shared = plain = 0.0
+    for batch in batches[:: max(1, len(batches) // 8)]:
+        lengths = data.lengths[batch]
+        plain += float((lengths * (1 + attention * lengths)).sum()) + 1
+        shared += batch_cost(config, maker.sequences(data, batch))
+    return shared <= plain

@@ -1,0 +1,74 @@
+"""Attention over a flat row of sequences that share prefixes, on a GPU: FlexAttention with a block mask."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from ...batches.prefixes import SharedLayout
+
+
+# Rows are padded to a multiple of this, so that the compiled kernel meets few lengths.
+BLOCK_SIZE = 128
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> tuple[Any, Any]:
+    return torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask)
+
+
+def shared_block_mask(layout: SharedLayout, device: torch.device) -> BlockMask:
+    """
+    The block mask of a layout, built once a micro-batch: blocks in which no token sees another are skipped.
+
+    Args:
+        layout (`SharedLayout`): Which tokens see which.
+        device (`torch.device`): Where attention is computed.
+
+    Returns:
+        `BlockMask`: For a row of the layout's tokens, padded to a multiple of 128; padding sees itself alone.
+    """
+    padding = -layout.num_tokens % BLOCK_SIZE
+    own, begin, end = layout.bounds(device)
+    if padding:
+        tail = torch.arange(layout.num_tokens, layout.num_tokens + padding, dtype=own.dtype, device=device)
+        own = torch.cat([own, tail])
+        begin, end = F.pad(begin, (0, padding)), F.pad(end, (0, padding))
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        prefix = (key >= begin[query]) & (key < end[query])
+        return (key <= query) & ((key >= own[query]) | prefix)
+
+    create = _compiled()[1] if device.type == "cuda" else create_block_mask
+    length = len(own)
+    return create(visible, None, None, length, length, device=device, BLOCK_SIZE=BLOCK_SIZE)
+
+
+def flex_shared_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+) -> Tensor:
+    """
+    As [`~rm_toolkit.models.shared_prompts.attention.shared_attention`]; grouped key and value heads are not copied.
+
+    Outside CUDA it runs uncompiled and without a backward pass: for tests of the mask.
+    """
+    if layout.block_mask is None:
+        layout.block_mask = shared_block_mask(layout, query.device)
+    padding = layout.block_mask.shape[-1] - query.shape[2]
+    if padding:
+        query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))
+    kernel = _compiled()[0] if query.device.type == "cuda" else flex_attention
+    output = kernel(
+        query,
+        key,
+        value,
+        block_mask=layout.block_mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output[:, :, : layout.num_tokens]

@@ -1,0 +1,129 @@
+"""A file that is written piece by piece and survives being killed: it shows under its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import InputError
+from .folders import replace_text
+from .lock import WriterLock
+
+
+class PartialOutput:
+    """
+    An output that grows as `NAME.partial`, with a journal `NAME.run.json` of what was written and by which run.
+
+    A piece counts when the journal says so. Whatever was cut off behind it, half a line or a whole piece, is cut away
+    and written again when the same run is started once more. The journal stays beside the finished file: it says which
+    run wrote it.
+
+    Args:
+        path (`Path`): The output.
+        run (`Mapping[str, Any]`): What must be the same for a run to go on, each value a JSON one.
+        overwrite (`bool`): Whether the output of another run is replaced.
+
+    Entered, it holds the output, and knows whether it is `complete` and what the `state` of an unfinished one is.
+
+    Raises:
+        `InputError`: when it is entered, if another process writes it, there is an output of another run, or its folder
+            cannot be written.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any], *, overwrite: bool = False):
+        self.path, self.run, self.overwrite = path, dict(run), overwrite
+        self.partial = path.with_name(path.name + ".partial")
+        self.journal = path.with_name(path.name + ".run.json")
+        self.file: IO[bytes] | None = None
+        self.state: dict[str, Any] = {}
+        self.complete = False
+        self._lock: WriterLock | None = None
+
+    def __enter__(self) -> PartialOutput:
+        path = self.path
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder '{path.parent}'. Make it, or name another file.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file.")
+        self._lock = WriterLock(path, alone=True)
+        try:
+            self._read()
+            if not self.complete:
+                self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _read(self) -> None:
+        """Finds out what an earlier run has left; under the lock, or it could go on writing meanwhile."""
+        found = self._read_journal()
+        same = found is not None and found.get("run") == self.run
+        if not same and not self.overwrite:
+            self._refuse(found)
+        self.state = found if same and found is not None else {}
+        if self.state.get("finished") and not self.partial.exists() and self.path.exists():
+            # A finished run is left as it is, or made anew; an unfinished one goes on even with `overwrite`.
+            self.complete = not self.overwrite
+            self.state = {} if self.overwrite else self.state
+        elif not self.partial.exists() or self.partial.stat().st_size < self.state.get("bytes", 0):
+            self.state = {}
+
+    def _refuse(self, found: dict[str, Any] | None) -> None:
+        # An empty file holds nobody's work: a run that was killed at its first step leaves one.
+        places = (self.path, self.partial)
+        existing = next((place for place in places if place.exists() and place.stat().st_size), None)
+        if existing is None:
+            return
+        problem = "it is not known which run wrote it"
+        if found is not None:
+            before = found.get("run", {})
+            changed = [name for name in self.run if self.run[name] != before.get(name)]
+            problem = "it is of another run: " + "; ".join(
+                f"`{name}` was {before.get(name)!r}, now {self.run[name]!r}" for name in changed
+            )
+        raise InputError(f"{existing} exists, and {problem}. Take another name, or pass --overwrite to replace it.")
+
+    def _read_journal(self) -> dict[str, Any] | None:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.journal.read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else None
+        return None
+
+    def _open(self) -> None:
+        try:
+            self.file = self.partial.open("r+b" if self.partial.exists() else "w+b")
+            self.file.truncate(self.state.get("bytes", 0))
+            self.file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise InputError(f"{self.partial} cannot be written ({error.strerror}). Name another file.") from error
+        if not self.state:
+            self._write_journal({"bytes": 0})
+
+    def append(self, data: bytes, state: Mapping[str, Any]) -> None:
+        """Writes one piece, and then that it counts."""
+        self.file.write(data)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self._write_journal({**state, "bytes": self.file.tell()})
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """Gives the output its name."""
+        # Killed between the two, the run finds the output under its name and knows that it is whole.
+        self._write_journal({**self.state, **state, "bytes": self.file.tell(), "finished": True})
+        os.replace(self.partial, self.path)
+        self.complete = True
+
+    def _write_journal(self, state: Mapping[str, Any]) -> None:
+        self.state = {**state, "run": self.run}
+        replace_text(self.journal, json.dumps(self.state, indent=1))

@@ -1,0 +1,116 @@
+"""Opens a saved reward model in a fresh process with stock classes and compares its rewards with the trainer's."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+TOLERANCE = 1e-5
+
+
+def check_reload(
+    folder: str | os.PathLike,
+    texts: list[Any],
+    rewards: list[float],
+    *,
+    tolerance: float = TOLERANCE,
+    python: str = sys.executable,
+    offline: bool = True,
+) -> list[float]:
+    """
+    Reads the rewards of some raw texts in a fresh process and compares them.
+
+    Args:
+        folder (`str` or `os.PathLike`): A saved reward model.
+        texts (`list`): Raw strings, or message lists for a chat model.
+        rewards (`list[float]`): What they should be.
+        tolerance (`float`): Largest difference allowed, in logits (times the reward's size where that is above 1).
+        python (`str`): Interpreter of the fresh process.
+        offline (`bool`): Whether it may ask the Hub for nothing; an adapter's base may have to come from there.
+
+    Returns:
+        `list[float]`: The rewards read.
+
+    Raises:
+        `InputError`: if a reward differs or the folder cannot be opened.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        request, answer = Path(temporary, "texts.json"), Path(temporary, "rewards.json")
+        request.write_text(json.dumps(texts), encoding="utf-8")
+        environment = {key: value for key, value in os.environ.items() if not _is_launcher_variable(key)}
+        environment.update(CUDA_VISIBLE_DEVICES="", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
+        environment.update({"HF_HUB_OFFLINE": "1"} if offline else {})
+        result = subprocess.run(
+            [python, "-m", "rm_toolkit.scoring.reload_check", str(folder), str(request), str(answer)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode:
+            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            raise InputError(f"{folder} was saved but cannot be opened in a fresh process: {reason}")
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    for number, (expected, value) in enumerate(zip(rewards, found, strict=True)):
+        if not math.isclose(expected, value, rel_tol=tolerance, abs_tol=tolerance):
+            raise InputError(
+                f"reload check failed: text {number} has reward {expected:.6f} in training, but {value:.6f} from "
+                f"{folder} in a fresh process (tolerance {tolerance:g}). Do not publish this folder: what others load "
+                "is not what was trained."
+            )
+    return found
+
+
+def read_rewards(folder: str, texts: list[Any]) -> list[float]:
+    """
+    Rewards of raw texts, read as a stranger would: stock classes alone wherever the pooling type allows it.
+
+    Args:
+        folder (`str`): A saved reward model.
+        texts (`list`): Raw strings, or message lists.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from ..models.settings import load_settings
+
+    settings = load_settings(folder)
+    if (settings is not None and not settings.stock) or not Path(folder, "config.json").exists():
+        from .scorer import RewardScorer  # such a pooling, and an adapter alone, are read by the toolkit
+
+        scorer = RewardScorer(folder, device="cpu")
+        return scorer.score(["" if isinstance(text, str) else [] for text in texts], texts)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    rewards = []
+    for text in texts:
+        if isinstance(text, str):
+            inputs = tokenizer(text, truncation=True, return_tensors="pt")
+        else:
+            inputs = tokenizer.apply_chat_template(
+                text, tokenize=True, truncation=True, return_dict=True, return_tensors="pt"
+            )
+        with torch.no_grad():
+            rewards.append(model(**inputs).logits[0, 0].item())
+    return rewards
+
+
+def _is_launcher_variable(name: str) -> bool:
+    """Variables by which accelerate, torchrun and DeepSpeed would draw the fresh process into the running job."""
+    prefixes = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "DEEPSPEED_", "PMI_", "OMPI_")
+    names = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    return name.startswith(prefixes) or name in names
+
+
+if __name__ == "__main__":
+    folder_argument, request_argument, answer_argument = sys.argv[1:]
+    values = read_rewards(folder_argument, json.loads(Path(request_argument).read_text(encoding="utf-8")))
+    Path(answer_argument).write_text(json.dumps(values), encoding="utf-8")

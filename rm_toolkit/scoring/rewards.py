@@ -1,0 +1,140 @@
+"""Rewards of all sequences of a data set: each distinct one once, longest first, shared out over the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.prefixes import clusters, prefix_order
+from ..batches.tokenization import TokenizedPreferences
+
+
+# Not inference mode: ZeRO-3 keeps small parameters that it gathers here for the next step of training.
+@torch.no_grad()
+def compute_rewards(
+    forward: Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]],
+    data: TokenizedPreferences,
+    collator: PreferenceCollator,
+    *,
+    tokens_per_batch: int,
+    device: torch.device,
+    accelerator: Accelerator | None = None,
+    show_progress: bool = True,
+    mix_groups: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+    before_each: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """
+    Args:
+        forward (`Callable`): The (wrapped) reward model, in evaluation mode.
+        data (`TokenizedPreferences`): The sequences.
+        collator (`PreferenceCollator`): Builds the batches.
+        tokens_per_batch (`int`): Tokens that one process computes at once, padding included, a shared prompt once.
+        device (`torch.device`): Where to compute.
+        accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
+        show_progress (`bool`): Whether to draw a progress bar.
+        mix_groups (`bool`): Whether a batch may hold sequences of several groups (`data.group`).
+        on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
+        before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
+
+    Returns:
+        `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
+    """
+    num_processes = accelerator.num_processes if accelerator else 1
+    process_index = accelerator.process_index if accelerator else 0
+    if collator.layout == "shared":
+        batches = shared_batches(data, tokens_per_batch)
+    else:
+        batches = length_batches(data.lengths, tokens_per_batch)
+    if data.group is not None:
+        batches = group_batches(batches, data.group, mix_groups)
+    rewards = torch.zeros(data.num_sequences, dtype=torch.float32, device=device)
+    # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
+    turns = -(-len(batches) // num_processes)
+    empty = np.zeros(0, dtype=np.int64)
+    for turn in tqdm(range(turns), desc=f"Evaluating {data.name}", disable=not show_progress, leave=False, delay=2):
+        if before_each is not None:
+            before_each(turn)
+        number = turn * num_processes + process_index
+        sequences = batches[number] if number < len(batches) else empty
+        values, _ = forward(collator.sequences(data, sequences).to(device))
+        rewards[torch.from_numpy(sequences).to(device)] = values[: len(sequences)]
+        if on_batch is not None:
+            on_batch(len(sequences))
+    if num_processes > 1:
+        rewards = accelerator.reduce(rewards, reduction="sum")
+    return rewards.cpu().numpy()
+
+
+def length_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """
+    Groups sequences of like length, longest first, so that what does not fit shows at once.
+
+    Args:
+        lengths (`np.ndarray` of shape `(num_sequences,)`): Tokens of each sequence.
+        tokens_per_batch (`int`): Padded tokens of a batch at most; a single longer sequence still makes one.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, begin = [], 0
+    while begin < len(order):
+        count = max(1, tokens_per_batch // max(1, int(lengths[order[begin]])))
+        batches.append(np.sort(order[begin : begin + count]))
+        begin += count
+    return batches
+
+
+def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np.ndarray]:
+    """
+    Groups sequences so that those with a long common beginning are computed together, longest first.
+
+    Args:
+        data (`TokenizedPreferences`): The sequences.
+        tokens_per_batch (`int`): Tokens of a batch at most, a shared beginning once; a single longer sequence still
+            makes one, and a cluster that does not fit is split.
+    """
+    lengths = data.lengths
+    sequences = [data.sequence(k) for k in range(data.num_sequences)]
+    ordered, common = prefix_order(sequences, data.group)
+    order = np.array(ordered, dtype=np.int64)
+    pieces: list[tuple[int, int, np.ndarray]] = []  # (longest sequence, tokens, sequences)
+    for first, last, shared in clusters(common) if len(order) else []:
+        size, begin = shared, first
+        for position in range(first, last):
+            rest = int(lengths[order[position]]) - shared
+            if position > begin and size + rest > tokens_per_batch:
+                members = order[begin:position]
+                pieces.append((int(lengths[members].max()), size, members))
+                size, begin = shared, position
+            size += rest
+        members = order[begin:last]
+        pieces.append((int(lengths[members].max()), size, members))
+    batches, current, used = [], [], 0
+    # Without padding the order costs nothing: groups come one after the other, so that a batch has few of them.
+    groups = np.zeros(len(lengths), dtype=np.int64) if data.group is None else data.group
+    for _, size, members in sorted(pieces, key=lambda piece: (groups[piece[2][0]], -piece[0])):
+        if current and used + size > tokens_per_batch:
+            batches.append(np.concatenate(current))
+            current, used = [], 0
+        current.append(members)
+        used += size
+    return batches + ([np.concatenate(current)] if current else [])
+
+
+def group_batches(batches: list[np.ndarray], group: np.ndarray, mixed: bool) -> list[np.ndarray]:
+    """
+    Orders the sequences of each batch by their groups.
+
+    Args:
+        batches (`list[np.ndarray]`): Sequences of each batch.
+        group (`np.ndarray` of shape `(num_sequences,)`): Group of each sequence.
+        mixed (`bool`): Whether a batch may hold several groups; if not, it is split.
+    """
+    ordered = [batch[np.argsort(group[batch], kind="stable")] for batch in batches]
+    if mixed:
+        return ordered
+    return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(group[batch])) + 1)]

@@ -1,0 +1,149 @@
+"""One row of a file that is scored: what is read from it, and the line that is written for it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import decimal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..batches.given_texts import as_format, is_several
+from ..batches.rendering import render
+from ..data.messages import TEMPLATE_COLUMNS, content_text, extras
+from ..data.records import Place
+from ..data.schema import field, text_or_messages
+from ..data.templates import wrap
+from ..errors import InputError
+from .scorer import RewardScorer
+
+
+COMPLETION_COLUMNS = ("completion", "completions", "response", "responses")
+
+
+@dataclass
+class ScoreOptions:
+    """
+    What is read from each row, and how.
+
+    Args:
+        prompt_column (`str`, *optional*): Column of the prompt; `None`: the completions are whole texts.
+        completion_column (`str`, *optional*): Column of one completion or a list; default: the first of
+            `COMPLETION_COLUMNS` that the row has.
+        domain_column (`str`, *optional*): Column that names the adapter of each row.
+        reward_column (`str`): Column that is added.
+        template (`str`): `"human-assistant"` wraps plain prompts as `build-data` does; `"none"` leaves them.
+        window (`int`): Rows that are sorted and computed together, and written at once.
+        skip_invalid (`bool`): Whether rows that cannot be used are left out and counted.
+        domain (`str`, *optional*): The adapter of all rows, instead of a column.
+    """
+
+    prompt_column: str | None = "prompt"
+    completion_column: str | None = None
+    domain_column: str | None = None
+    reward_column: str = "reward"
+    template: str = "none"
+    window: int = 2048
+    skip_invalid: bool = False
+    domain: str | None = None
+
+
+@dataclass
+class Row:
+    """A row that can be scored; `skipped` rows before it were left out, `size` counts its characters, and `template` is what
+    the chat template reads beside its messages."""
+
+    place: Place
+    record: Mapping[str, Any]
+    prompt: Any
+    completions: Any
+    domain: str | None
+    skipped: int = 0
+    size: int = 0
+    template: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, options: ScoreOptions) -> Row:
+    """
+    Reads one record.
+
+    Args:
+        place (`Place`): Where it stands.
+        record (`Mapping[str, Any]`): The row.
+        scorer (`RewardScorer`): The model that it is for.
+        options (`ScoreOptions`): What is read.
+
+    Raises:
+        `InputError`: naming file and row, if it cannot be used.
+    """
+    if options.reward_column in record:
+        raise place.error(
+            f"there is a column '{options.reward_column}' already.", "Name another with --reward-column NAME."
+        )
+    prompt: Any = ""
+    if options.prompt_column is not None:
+        prompt = text_or_messages(field(record, options.prompt_column, place), options.prompt_column, place)
+        if options.template == "human-assistant" and isinstance(prompt, str):
+            prompt = wrap(prompt)
+    name = options.completion_column or next((key for key in COMPLETION_COLUMNS if key in record), "completion")
+    value = field(record, name, place)
+    several = is_several(value)
+    entries = [text_or_messages(entry, name, place) for entry in (value if several else [value])]
+    domain = options.domain
+    if options.domain_column is not None:
+        domain = field(record, options.domain_column, place)
+        if domain is not None and not isinstance(domain, str):
+            raise place.error(f"`{options.domain_column}` must be the name of an adapter, or null.")
+    try:
+        if domain is not None:
+            scorer.routing.group(domain)
+        asked: Any = [] if prompt == "" and entries and isinstance(entries[0], list) else prompt
+        data_format = scorer.settings.data_format
+        template = {name: record.get(name) for name in TEMPLATE_COLUMNS}
+        texts = [as_format(asked, entry, data_format, **template) for entry in entries]
+        if data_format == "chat":  # its template may refuse a row, which is named here and not in the window
+            render(texts, scorer.tokenizer, data_format)
+    except InputError as error:
+        raise place.error(str(error)) from error
+    size = sum(_length(part) for text in texts for part in text[:2])
+    return Row(place, record, asked, entries if several else entries[0], domain, size=size, template=template)
+
+
+def _length(text: Any) -> int:
+    return len(text) if isinstance(text, str) else sum(len(content_text(m)) + len(extras(m)) for m in text)
+
+
+def line(row: Row, reward: Any, column: str) -> bytes:
+    """
+    The row with its reward, as one line of JSON.
+
+    Args:
+        row (`Row`): The row.
+        reward (`float` or `list[float]`): Its reward, or those of its completions.
+        column (`str`): Column that is added.
+    """
+    values = reward if isinstance(reward, list) else [reward]
+    if not np.isfinite(values).all():
+        raise row.place.error(f"the reward is {values}, no number.", "Compute with --dtype float32.")
+    short = [float(str(np.float32(value))) for value in values]  # the shortest digits that give the same fp32 number
+    record = {**row.record, column: short if isinstance(reward, list) else short[0]}
+
+    def other(value: Any) -> Any:  # what a Parquet column may hold and JSON does not
+        if isinstance(value, (datetime.date, datetime.time)):
+            return value.isoformat()
+        if isinstance(value, (decimal.Decimal, datetime.timedelta)):
+            return str(value)
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode("ascii")
+        raise row.place.error(f"a column holds {type(value).__name__}, which JSON has no form for.")
+
+    text = json.dumps(record, ensure_ascii=False, default=other)
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair in another column: kept as the escape that it was
+        return json.dumps(record, default=other).encode("ascii") + b"\n"

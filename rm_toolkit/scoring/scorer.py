@@ -1,0 +1,252 @@
+"""Using a trained reward model: rewards of responses, and the best of several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..batches.collator import PreferenceCollator
+from ..batches.given_texts import as_format, is_several
+from ..batches.rendering import Text
+from ..batches.scored_texts import tokenize_texts
+from ..batches.tokenization import TokenizedPreferences
+from ..data.messages import TEMPLATE_COLUMNS, Conversation
+from ..errors import InputError
+from ..models.adapter_files import is_adapter, tokenizer_source
+from ..models.hub_files import split_revision
+from ..models.lm_head import is_causal_lm
+from ..models.reward_model import RewardModel, load_config
+from ..models.settings import RewardModelSettings, load_settings
+from ..models.shared_prompts.choice import layout_problem, sharing_pays
+from ..models.tokenizer import load_tokenizer
+from .adapter_routing import AdapterRouting
+from .rewards import compute_rewards, shared_batches
+
+
+# Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
+WORTH_A_TRIAL = 16
+# On a CPU larger batches only leave the cache; on a GPU they keep it busy.
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
+
+
+class RewardScorer:
+    """
+    Scores responses with a reward model, exactly as it was trained to read them.
+
+    Args:
+        model (`str`, `os.PathLike` or `RewardModel`): Folder or Hub id of a model or an adapter, or a loaded model.
+        tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
+        adapters (`Mapping[str, str | os.PathLike]`, *optional*): Folder or Hub id of an adapter for each domain, all
+            trained on this model. They stay apart from it, so that one batch may hold rows of all of them.
+        device (`str`, *optional*): Defaults to a GPU where there is one.
+        dtype (`torch.dtype`): Precision of the weights.
+        tokens_per_batch (`int`, *optional*): Tokens computed at once, padding included, a shared prompt once. Default:
+            16,384 on a GPU, 4,096 elsewhere.
+        trust_remote_code (`bool`): Whether code that comes with the model may run.
+        revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
+            adapter.
+
+    Raises:
+        `InputError`: if the folder holds no reward model, or an adapter was not trained on it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | RewardModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        adapters: Mapping[str, str | os.PathLike] | None = None,
+        device: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        tokens_per_batch: int | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if isinstance(model, (str, os.PathLike)):
+            name, revision = split_revision(model, revision)
+            if tokenizer is None:
+                source, of_source = tokenizer_source(name, revision)
+                tokenizer = load_tokenizer(source, revision=of_source, trust_remote_code=trust_remote_code)
+            options = {"revision": revision, "trust_remote_code": trust_remote_code}
+            settings = load_settings(name, revision) or _guess_settings(name, tokenizer, **options)
+            model = RewardModel.from_pretrained(name, settings, require_head=True, dtype=dtype, **options)
+        self.tokenizer = tokenizer
+        self.model = model.to(self.device).eval()
+        self.settings: RewardModelSettings = model.settings
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
+        self.routing = AdapterRouting(self.model, adapters) if adapters else None
+        self._shares: bool | None = None
+        self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Any],
+        *,
+        domains: Sequence[str | None] | None = None,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Sequence[Any] | None = None,
+        show_progress: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> list[Any]:
+        """
+        Rewards of all completions. Equal texts are computed once, texts of like length or with a common beginning
+        together; the order of the rows does not matter.
+
+        Args:
+            prompts (`Sequence`): One prompt a row: a string, or a list of messages. To a chat model a string is one
+                user turn (or the turns of a marked dialogue); a text model takes strings alone.
+            completions (`Sequence`): For each prompt one response (a string or a list of messages) or a list of them.
+            domains (`Sequence`, *optional*): The adapter that each row is read with; `None` is the base.
+            tools (`Sequence`, *optional*): Of each row, the tools that the chat template may list (as TRL's column), or
+                `None`.
+            chat_template_kwargs (`Sequence`, *optional*): Of each row, further variables of the chat template, or `None`.
+            show_progress (`bool`): Whether to draw a progress bar.
+            on_progress (`Callable`, *optional*): Told the share that is done, from 0 to 1, now and then.
+
+        Returns:
+            `list`: Reward of each completion, in logits; a list of them where a row has a list of completions.
+
+        Raises:
+            `InputError`: if there are not as many prompts, completions and domains, a row is of another form than the
+                model reads, or a domain has no adapter.
+        """
+        given = [len(prompts), len(completions), len(prompts if domains is None else domains)]
+        if len(set(given)) > 1:
+            raise InputError(f"got {given[0]} prompts, {given[1]} completions and {given[2]} domains; give one each.")
+        for name, values in (("tools", tools), ("chat_template_kwargs", chat_template_kwargs)):
+            if values is not None and len(values) != len(prompts):
+                raise InputError(f"got {len(prompts)} prompts and {len(values)} `{name}`; give one each.")
+        if domains is not None and self.routing is None:
+            raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
+        nested = [is_several(entry) for entry in completions]
+        texts, groups = [], []
+        for number, (prompt, entry) in enumerate(zip(prompts, completions)):
+            group = self.routing.group(domains[number]) if domains is not None else 0
+            template = (tools and tools[number], chat_template_kwargs and chat_template_kwargs[number])
+            for completion in entry if nested[number] else [entry]:
+                texts.append(as_format(prompt, completion, self.settings.data_format, *template))
+                groups.append(group)
+        rewards = iter(self._rewards(texts, groups if self.routing else None, show_progress, on_progress))
+        return [
+            [next(rewards) for _ in entry] if several else next(rewards) for entry, several in zip(completions, nested)
+        ]
+
+    def _rewards(
+        self,
+        texts: list[Conversation],
+        groups: list[int] | None,
+        show_progress: bool,
+        on_progress: Callable[[float], None] | None,
+    ) -> list[float]:
+        if not texts:
+            return []
+        data, numbers = tokenize_texts(
+            texts,
+            self.tokenizer,
+            max_length=self.settings.max_length,
+            data_format=self.settings.data_format,
+            show_progress=show_progress,
+            groups=groups,
+            checked=self._checked_fields,
+        )
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done / data.num_sequences)
+
+        rewards = compute_rewards(
+            self.routing or self.model,
+            data,
+            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(data)),
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            show_progress=show_progress,
+            mix_groups=self.routing is None or self.routing.mixes,
+            on_batch=report if on_progress else None,
+        )
+        return rewards[numbers].tolist()
+
+    def try_sharing(self) -> bool:
+        """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
+        if self._shares is None:
+            self._shares = layout_problem(self.model, self.device) is None
+            if self._shares:
+                self.model.enable_shared_layout()
+        return self._shares
+
+    def _layout(self, data: TokenizedPreferences) -> str:
+        """Shares prompts where that is exact and costs no more; a few texts are not worth the trial that shows it."""
+        if self._shares is None and len(data.lengths) < WORTH_A_TRIAL:
+            return "plain"
+        if not self.try_sharing():
+            return "plain"
+        pays = sharing_pays(self.model.config, data, shared_batches(data, self.tokens_per_batch))
+        return "shared" if pays else "plain"
+
+    def best_of_n(
+        self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None, **template: Any
+    ) -> tuple[int, list[float]]:
+        """
+        Chooses among several responses to one prompt.
+
+        Args:
+            prompt (`str` or `list[dict]`): The prompt.
+            completions (`Sequence`): The responses; at least one.
+            domain (`str`, *optional*): The adapter to read them with.
+            **template: `tools` and `chat_template_kwargs` of the prompt, for the chat template.
+
+        Returns:
+            `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
+
+        Raises:
+            `InputError`: if there is none to choose.
+        """
+        if not len(completions):
+            raise InputError("`completions` is empty; give at least one response to choose from.")
+        domains = [domain] * len(completions) if domain is not None else None
+        columns = {name: [value] * len(completions) for name, value in template.items()}
+        rewards = self.score([prompt] * len(completions), completions, domains=domains, **columns)
+        return max(range(len(rewards)), key=rewards.__getitem__), rewards
+
+    def as_reward_function(self, *, domain_column: str | None = None) -> Callable[..., list[float]]:
+        """
+        A reward function for TRL's `GRPOTrainer` and `RLOOTrainer` (`reward_funcs=`): it reads whole texts as the model
+        was trained to, with BOS, EOS and left truncation, which those trainers leave out for a model given as a path.
+
+        Args:
+            domain_column (`str`, *optional*): Column of the training prompts that names the adapter of each row.
+
+        Returns:
+            `Callable`: Takes `prompts`, `completions` and the other columns; gives one reward a completion.
+        """
+
+        def reward(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float]:
+            domains = columns[domain_column] if domain_column is not None else None
+            template = {name: columns[name] for name in TEMPLATE_COLUMNS if columns.get(name) is not None}
+            return self.score(prompts, completions, domains=domains, **template)
+
+        return reward
+
+
+def _guess_settings(model: str, tokenizer, *, revision: str | None, trust_remote_code: bool) -> RewardModelSettings:
+    """
+    For reward models of other toolkits: read as the stock class does (a decoder's last token, an encoder's own
+    pooling); a chat template means chat data.
+    """
+    length = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 4096
+    pooling_type = "last"
+    if not is_adapter(model, revision):
+        config = load_config(model, revision=revision, trust_remote_code=trust_remote_code)
+        length = min(length, getattr(config.get_text_config(), "max_position_embeddings", None) or length)
+        if not is_causal_lm(config) and type(config).__module__.startswith("transformers."):
+            pooling_type = "cls"
+    data_format = "chat" if tokenizer.chat_template else "text"
+    return RewardModelSettings(pooling_type=pooling_type, data_format=data_format, max_length=length)

@@ -1,0 +1,215 @@
+"""Our fields over TRL's: `RewardModelConfig`. Each says its meaning, unit and range once, in its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import RewardConfig
+
+from ..errors import InputError, name_list
+from ..models.settings import DATA_FORMATS, POOLING_TYPES
+from .engines import LaunchedConfig
+
+
+PAIR_WEIGHTINGS = ("pair", "prompt")
+LM_LOSS_ON = ("text", "completion")
+BATCH_LAYOUTS = ("auto", "plain", "shared")
+
+
+@dataclass
+class RewardModelConfig(LaunchedConfig, RewardConfig):
+    """
+    Configuration of [`~rm_toolkit.training.trainer.RewardModelTrainer`].
+
+    All batch sizes count pairs. Other defaults than in `trl.RewardConfig`: `max_length` 512, `bf16` only where the
+    device has it, `ddp_find_unused_parameters` False (every trainable parameter takes part in every step).
+    """
+
+    max_length: int = field(
+        default=512,
+        metadata={
+            "help": "Tokens a text may have, special tokens included. Longer texts lose their beginning; none is dropped."
+        },
+    )
+    pooling_type: str = field(
+        default="last",
+        metadata={
+            "help": "Where the reward is read: 'last' token of the text, 'eos' appended to it, 'average' or 'max' over "
+            "its tokens, 'cls' (encoders: the stock class). Only 'last', 'eos' and 'cls' open in stock classes."
+        },
+    )
+    data_format: str = field(
+        default="text",
+        metadata={
+            "help": "'text' (strings, the original's templates) or 'chat' (message lists, the tokenizer's template)."
+        },
+    )
+    padding_side: str = field(
+        default="right", metadata={"help": "Side of the padding, 'right' or 'left'. Rewards are the same."}
+    )
+    lm_loss_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the language-modelling loss, 0 or more (the paper: 0.1). 0 computes no logits at all."
+        },
+    )
+    lm_score_threshold: float = field(
+        default=0.85,
+        metadata={
+            "help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this, 0 to 1."
+        },
+    )
+    lm_loss_on: str = field(
+        default="text",
+        metadata={"help": "'text' (the whole text, as the paper) or 'completion' (the response alone)."},
+    )
+    general_replay_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of each step's pairs that is general preferences (`replay_datasets`), 0 to below 1: keeps "
+            "general ability in customized fine-tuning. The customized pairs of an epoch stay as many. 0 loads none."
+        },
+    )
+    anchor_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the cross-entropy of sigmoid(margin) against the starting model's on the replayed "
+            "general pairs, 0 or more. Its rewards are computed once, before the first step. 0 computes none."
+        },
+    )
+    pair_weighting: str = field(
+        default="pair",
+        metadata={
+            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows (the original)."
+        },
+    )
+    group_by_prompt: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the pairs of a prompt in one step, so that its texts are computed once. Off: rows shuffled one by one."
+        },
+    )
+    pairs_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs of one optimizer step over all processes. gradient_accumulation_steps follows from it, "
+            "per_device_train_batch_size and the number of processes."
+        },
+    )
+    batch_layout: str = field(
+        default="auto",
+        metadata={
+            "help": "'plain': one padded row a text. 'shared': one row without padding, a shared prompt computed once, "
+            "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and pays."
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Fill micro-batches up to this many tokens (padding included, a shared prompt once) instead of "
+            "per_device_train_batch_size pairs; at least 2 * max_length. Pairs of a step stay as they are."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Streamed training data: rows that each process holds at a time, 1 or more. They are shuffled, and "
+            "pairs of one prompt found, within these; all of them are in memory."
+        },
+    )
+    merge_adapter: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the saved folder is the merged stock model, with the adapter in `adapter/`, or the adapter "
+            "alone. If not set: merged, except on a base in 4 bits."
+        },
+    )
+    eval_at_start: bool | None = field(
+        default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "bf16 autocast; weights stay fp32. If not set: True where a GPU supports it, False on a CPU."
+        },
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
+    )
+
+    allow_changed_settings: bool = field(
+        default=False,
+        metadata={
+            "help": "On resume, accept another number of steps, rate, schedule, precision or test set than the checkpoint "
+            "was made with, from its step on; the lineage records it. Off: any change is refused."
+        },
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "On resume, early stopping goes on counting where it was."}
+    )
+
+    def __post_init__(self):
+        if self.eval_at_start is not None:
+            self.eval_on_start = self.eval_at_start
+        # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
+        for name in ("pad_token", "eos_token", "chat_template_path"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
+                    "(`processing_class`, or --tokenizer_name_or_path DIR)."
+                )
+        super().__post_init__()
+        choices = {
+            "pooling_type": POOLING_TYPES,
+            "data_format": DATA_FORMATS,
+            "padding_side": ("right", "left"),
+            "lm_loss_on": LM_LOSS_ON,
+            "pair_weighting": PAIR_WEIGHTINGS,
+            "batch_layout": BATCH_LAYOUTS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"`{name}` is '{getattr(self, name)}'; it is one of {name_list(known)}.")
+        if self.lm_loss_coef < 0:
+            raise InputError(f"`lm_loss_coef` is {self.lm_loss_coef}; it is 0 or more.")
+        if not 0 <= self.general_replay_fraction < 1:
+            raise InputError(
+                f"`general_replay_fraction` is {self.general_replay_fraction}; it is 0 or more and below 1."
+            )
+        if self.anchor_coef < 0:
+            raise InputError(f"`anchor_coef` is {self.anchor_coef}; it is 0 or more.")
+        if self.anchor_coef > 0 and not self.general_replay_fraction:
+            raise InputError(
+                f"`anchor_coef` is {self.anchor_coef} with `general_replay_fraction` 0: the anchor is computed on replayed "
+                "general pairs. Set a fraction, such as 0.25, and `replay_datasets`."
+            )
+        if not 0 <= self.lm_score_threshold <= 1:
+            raise InputError(f"`lm_score_threshold` is {self.lm_score_threshold}; it lies between 0 and 1.")
+        if self.max_length is None or self.max_length < 4:
+            raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
+        if self.lm_loss_coef > 0 and self.pooling_type == "cls":
+            raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 2 * self.max_length:
+            raise InputError(
+                f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
+                f"{self.max_length} needs {2 * self.max_length}. Raise it, or lower `max_length`."
+            )
+        if self.shuffle_buffer_size < 1:
+            raise InputError(f"`shuffle_buffer_size` is {self.shuffle_buffer_size}; it is 1 row or more.")
+        self._derive_accumulation()
+
+    def _derive_accumulation(self) -> None:
+        at_once = self.per_device_train_batch_size * self.world_size
+        if self.pairs_per_step is None:
+            self.pairs_per_step = at_once * self.gradient_accumulation_steps
+            return
+        if self.max_tokens_per_batch is not None and self.pairs_per_step >= 1:
+            self.gradient_accumulation_steps = max(1, self.pairs_per_step // at_once)
+            return
+        if self.pairs_per_step < 1 or self.pairs_per_step % at_once:
+            raise InputError(
+                f"`pairs_per_step` is {self.pairs_per_step}, which {self.world_size} process(es) of "
+                f"{self.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+                f"multiple of {at_once}, or change the batch size."
+            )
+        self.gradient_accumulation_steps = self.pairs_per_step // at_once

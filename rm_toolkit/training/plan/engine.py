@@ -1,0 +1,232 @@
+"""Where an engine keeps parameters, gradients and optimizer states: bytes of each GPU and of each machine's host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import InputError
+from .. import engines
+from ..weight_bytes import WeightBytes, optimizer_bytes, weight_bytes
+
+
+# What DeepSpeed and DDP reserve by default, in elements: https://www.deepspeed.ai/docs/config-json
+REDUCE_BUCKET = 500_000_000
+MAX_LIVE_PARAMETERS = 1_000_000_000
+CUDA_CONTEXT = 2**30
+PROCESS = 2**30  # Python with torch and transformers imported, and tokenised data
+PINNED_FACTOR = 1.5  # FSDP 2 pins what it offloads, and PyTorch rounds pinned blocks up
+
+
+@dataclass
+class Engine:
+    """
+    What a launch config starts.
+
+    Args:
+        kind (`str`): `none`, `ddp`, `zero2`, `zero3` or `fsdp2`.
+        num_processes (`int`): Over all machines.
+        num_machines (`int`): Machines.
+        on_cpu (`bool`): Whether it computes on CPUs: then the processes share the host's memory.
+        offload_optimizer (`bool`): Whether gradients and optimizer states stand on the host.
+        offload_parameters (`bool`): Whether parameters do.
+    """
+
+    kind: str
+    num_processes: int = 1
+    num_machines: int = 1
+    on_cpu: bool = False
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the parameters."""
+        return self.kind in ("zero3", "fsdp2")
+
+    @property
+    def per_machine(self) -> int:
+        """Processes of one machine."""
+        return max(1, self.num_processes // self.num_machines)
+
+    def launched(self, precision: str = "no") -> engines.Engine:
+        """
+        What a run that is launched so says of itself.
+
+        Args:
+            precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        """
+        zero = self.kind.startswith("zero")
+        kind = {"none": "NO", "ddp": "MULTI_CPU" if self.on_cpu else "MULTI_GPU", "fsdp2": "FSDP"}
+        moved = (("optimizer", self.offload_optimizer), ("param", self.offload_parameters))
+        return engines.Engine(
+            distributed_type="DEEPSPEED" if zero else kind[self.kind],
+            num_processes=self.num_processes,
+            device="cpu" if self.on_cpu else "cuda",
+            precision=precision,
+            zero_stage=int(self.kind.removeprefix("zero")) if zero else None,
+            offload=tuple(part for part, on in moved if on),
+            fsdp_version=2 if self.kind == "fsdp2" else None,
+        )
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        names = {"none": "one process", "ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
+        offload = [
+            what for what, on in (("optimizer", self.offload_optimizer), ("parameters", self.offload_parameters)) if on
+        ]
+        name = names[self.kind] + (f" with {' and '.join(offload)} on the host" if offload else "")
+        return f"{name}, {self.num_processes} process(es) on {self.num_machines} machine(s)"
+
+
+def read_engine(path: str | Path) -> Engine:
+    """
+    Reads a launch config of `accelerate`.
+
+    Raises:
+        `InputError`: if the file cannot be read, or names an engine that is not known.
+    """
+    try:
+        values: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        kind = str(values["distributed_type"]).upper()
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no launch config of accelerate ({type(error).__name__}: {error}). Give one of "
+            "accelerate_configs/, or what `accelerate config` wrote."
+        ) from error
+    number = int(values.get("num_processes") or 1)
+    engine = Engine(
+        "none" if number == 1 else "ddp", number, int(values.get("num_machines") or 1), bool(values.get("use_cpu"))
+    )
+    if kind == "DEEPSPEED":
+        config = values.get("deepspeed_config") or {}
+        stage = int(config.get("zero_stage", 2))
+        engine.kind = f"zero{stage}" if stage in (2, 3) else ""
+        engine.offload_optimizer = str(config.get("offload_optimizer_device", "none")) in ("cpu", "nvme")
+        engine.offload_parameters = stage == 3 and str(config.get("offload_param_device", "none")) in ("cpu", "nvme")
+    elif kind == "FSDP":
+        config = values.get("fsdp_config") or {}
+        engine.kind = "fsdp2"
+        engine.offload_optimizer = engine.offload_parameters = bool(config.get("fsdp_offload_params"))
+    elif kind not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        engine.kind = ""
+    if not engine.kind:
+        raise InputError(
+            f"{path}: no plan is made for this kind of run (`distributed_type: {kind}`); DeepSpeed stages 2 and 3, FSDP and DDP are known."
+        )
+    return engine
+
+
+@dataclass
+class Weights:
+    """
+    Sizes of a model.
+
+    Args:
+        parameters (`int`): Number of all parameters.
+        trained (`int`): Number of those that are trained.
+        stored (`int`): Bytes of all of them as they are stored.
+        largest (`int`): Parameters of the largest layer, which a sharding engine gathers at a time.
+    """
+
+    parameters: int
+    trained: int
+    stored: int
+    largest: int
+
+
+@dataclass
+class Memory:
+    """Bytes by what takes them: on each GPU (or CPU process), and on each host."""
+
+    device: dict[str, int]
+    host: dict[str, int]
+    step_extra: int = 0
+
+    @property
+    def device_total(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def host_total(self) -> int:
+        return sum(self.host.values())
+
+
+def model_states(engine: Engine, weights: Weights, optimizer: str, *, accumulates: bool) -> Memory:
+    """
+    Bytes of parameters, gradients, optimizer states and the engine's own buffers.
+
+    Args:
+        engine (`Engine`): Where they stand.
+        weights (`Weights`): How many there are.
+        optimizer (`str`): Name of `optim`.
+        accumulates (`bool`): Whether gradients are there while a micro-batch is computed; otherwise those are counted
+            with the activations, among which they come to be.
+    """
+    held, trained = weight_bytes(engine.launched()), weights.trained
+    parts = engine.num_processes if engine.kind != "ddp" else 1
+    device = {
+        "parameters": weights.stored // (parts if engine.sharded else 1),
+        "gradients": 0,
+        "optimizer states": optimizer_bytes(optimizer) * trained // parts,
+        "the optimizer's own weights": held.master * trained // parts,
+    }
+    if accumulates or engine.kind not in ("none", "ddp"):
+        device["gradients"] = held.gradients * trained // parts
+    host = dict.fromkeys(device, 0)
+    factor = PINNED_FACTOR if engine.kind == "fsdp2" else 1
+    for name in device:
+        if engine.offload_parameters if name == "parameters" else engine.offload_optimizer:
+            host[name] = int(device[name] * engine.per_machine * factor)
+            device[name] = 0
+    host["copies on their way"] = held.moved * trained // parts * engine.per_machine
+    device["gathered layers and buckets"] = _buffers(engine, weights, held)
+    # PyTorch's plain AdamW on a GPU keeps one more value a parameter while it steps.
+    on_gpu = not engine.on_cpu and not engine.offload_optimizer
+    step_extra = held.element * trained // parts if on_gpu and optimizer == "adamw_torch" else 0
+    host["processes"] = PROCESS * engine.per_machine
+    if not engine.on_cpu:
+        device["CUDA context"] = CUDA_CONTEXT
+    return Memory(device, host, step_extra)
+
+
+def _buffers(engine: Engine, weights: Weights, held: WeightBytes) -> int:
+    element = held.element
+    if engine.kind == "ddp":
+        return element * weights.trained  # buckets that gradients are reduced in
+    if engine.kind == "zero2":
+        return 2 * element * min(REDUCE_BUCKET, weights.trained)  # one is reduced while the other is filled
+    if engine.kind == "zero3":
+        live = min(MAX_LIVE_PARAMETERS, weights.parameters)
+        return element * (max(live, weights.largest) + min(REDUCE_BUCKET, weights.trained))
+    if engine.kind == "fsdp2":
+        return 3 * element * weights.largest  # a layer, the next one on its way, and the gradients of the last
+    return 0
+
+
+def deepspeed_estimate(engine: Engine, weights: Weights) -> tuple[int, int] | None:
+    """
+    DeepSpeed's own estimate for training in 16 bits with Adam, `(bytes of a GPU, bytes of a host)`, without activations.
+    """
+    if engine.kind not in ("zero2", "zero3"):
+        return None
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    machines = {"num_gpus_per_node": engine.per_machine, "num_nodes": engine.num_machines}
+    offload = {"cpu_offload": engine.offload_optimizer}
+    if engine.kind == "zero2":
+        host, device = estimate_zero2_model_states_mem_needs(weights.parameters, **machines, **offload)
+    else:
+        host, device, _ = estimate_zero3_model_states_mem_needs(
+            weights.parameters,
+            weights.largest,
+            **machines,
+            **offload,
+            cpu_offload_params=engine.offload_parameters,
+        )
+    return int(device), int(host)

@@ -1,0 +1,253 @@
+"""The plan of a run: memory, whether it fits, steps and hours, from a recipe and a launch config alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import calculate_maximum_sizes
+from torch._subclasses import FakeTensorMode
+
+from ...batches.collator import MicroBatch
+from ...errors import InputError
+from ...models.precision import WEIGHT_DTYPE, compute_dtype
+from ...models.reward_model import RewardModel
+from ..engines import default_bf16, gpu_has_bf16
+from ..weight_bytes import weight_bytes
+from .engine import Engine, Memory, Weights, deepspeed_estimate, model_states
+from .skeleton import adapter_and_bits, base_config, build_skeleton, materialise, quantised_modules
+from .step import StepMemory, largest_batch, simulate
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from ..config import RewardModelConfig
+    from ..recipe import RecipeArguments
+
+
+@dataclass(frozen=True)
+class Precision:
+    """
+    What a run computes in.
+
+    Args:
+        name (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        reason (`str`): Why that one, in words.
+    """
+
+    name: str
+    reason: str
+
+
+def launched_precision(bf16: bool | None, fp16: bool, on_cpu: bool) -> Precision:
+    """
+    What the launch of a recipe will compute in, as [`~rm_toolkit.training.engines.LaunchedConfig`] decides there.
+
+    Args:
+        bf16 (`bool`, *optional*), fp16 (`bool`): As the recipe's parser reads them.
+        on_cpu (`bool`): Whether the run computes on a CPU.
+
+    Raises:
+        `InputError`: if both are asked for.
+    """
+    if bf16 and fp16:
+        raise InputError("`bf16` and `fp16` are both true. Keep one of them.")
+    if fp16 or bf16 is not None:
+        return Precision("fp16" if fp16 else "bf16" if bf16 else "no", "as the recipe says")
+    if on_cpu:
+        return Precision("no", "`bf16` is not set; a run on a CPU then leaves it off")
+    found = gpu_has_bf16()
+    here = {
+        None: "there is no GPU here to ask, so that this plan assumes it has",
+        True: "that of this machine has",
+        False: "that of this machine has not",
+    }[found]
+    taken = default_bf16(fp16, on_cpu, found is not False)
+    return Precision("bf16" if taken else "no", f"`bf16` is not set; a run then takes it where its GPU has it: {here}")
+
+
+@dataclass
+class RunPlan:
+    """
+    What a run needs.
+
+    Args:
+        engine (`Engine`): What is launched.
+        weights (`Weights`): Sizes of the model.
+        states (`Memory`): Parameters, gradients, optimizer, buffers.
+        step (`StepMemory`): Activations of one micro-batch.
+        layout (`str`): Batch layout that was counted.
+        batch (`str`): The micro-batch that was counted, in words.
+        micro_batches (`int`): Micro-batches of each process in a step.
+        pairs_per_step (`int`): Pairs of an optimizer step over all processes.
+        deepspeed (`tuple`, *optional*): DeepSpeed's own estimate, see [`deepspeed_estimate`].
+        matrix_parameters (`int`): Parameters that every token is multiplied with.
+        recomputes (`bool`): Whether the forward pass is computed twice.
+        precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
+        precision_from (`str`): Why that one, in words.
+    """
+
+    engine: Engine
+    weights: Weights
+    states: Memory
+    step: StepMemory
+    layout: str
+    batch: str
+    micro_batches: int
+    pairs_per_step: int
+    deepspeed: tuple[int, int] | None = None
+    matrix_parameters: int = 0
+    recomputes: bool = False
+    precision: str = "no"
+    precision_from: str = ""
+
+    @property
+    def device_rows(self) -> dict[str, int]:
+        """Bytes of each GPU, or of each process on a CPU, by what takes them, at the moment when most is taken."""
+        rows = dict(self.states.device)
+        activations = self.step.peak
+        in_step = self.states.step_extra + max(self.step.gradients, 0)
+        if in_step > activations:
+            rows["the optimizer's step"] = in_step
+        else:
+            kept = min(self.step.kept, activations)
+            rows["activations kept for the backward pass"] = kept
+            rows["the rest of the backward pass"] = activations - kept
+        return {name: size for name, size in rows.items() if size}
+
+    @property
+    def device_total(self) -> int:
+        return sum(self.device_rows.values())
+
+    @property
+    def host_total(self) -> int:
+        on_host = sum(self.states.host.values())
+        return on_host + (self.device_total * self.engine.per_machine if self.engine.on_cpu else 0)
+
+    def flops(self, tokens: float) -> float:
+        """Operations of training on so many tokens: 2 a parameter forward, 4 backward, 2 more where it recomputes."""
+        return (8 if self.recomputes else 6) * self.matrix_parameters * tokens
+
+
+def make_plan(
+    recipe: RecipeArguments,
+    training: RewardModelConfig,
+    model: ModelConfig,
+    engine: Engine,
+    *,
+    precision: Precision | None = None,
+    text_length: int | None = None,
+) -> RunPlan:
+    """
+    Works out what a run needs.
+
+    Args:
+        recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
+        engine (`Engine`): From [`~rm_toolkit.training.plan.engine.read_engine`].
+        precision (`Precision`, *optional*): From [`launched_precision`]; by default that of `training`.
+        text_length (`int`, *optional*): Tokens of each text; by default the largest, `max_length`.
+
+    Raises:
+        `InputError`: if the recipe's batch does not divide over the processes, or its base is not there.
+    """
+    precision = precision or Precision(training.autocast or "no", "as in `training`")
+    config = base_config(recipe, model)
+    peft_config, bytes_quantised = adapter_and_bits(model)
+    computed_in = compute_dtype(precision.name)
+    skeleton = build_skeleton(
+        config, training, peft_config=peft_config, compute_dtype=computed_in if bytes_quantised else None
+    )
+    weights = _weights(skeleton, bytes_quantised, computed_in)
+    micro_batches = _micro_batches(training, engine)
+    layout = _layout(skeleton, training)
+    if layout == "shared":
+        skeleton.enable_shared_layout()
+    length = min(text_length or training.max_length, skeleton.settings.max_length)
+    batch = _largest_batch(training, config.get_text_config().vocab_size, length, layout)
+    accumulates = micro_batches > 1 or engine.kind not in ("none", "ddp")
+    mode = FakeTensorMode()
+    materialise(skeleton, mode)
+    step = simulate(
+        skeleton,
+        batch,
+        mode,
+        autocast=None if precision.name == "no" else computed_in,
+        casts_kept=weight_bytes(engine.launched()).casts_kept,
+        gpu=not engine.on_cpu,
+        accumulated=accumulates,
+    )
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    return RunPlan(
+        engine,
+        weights,
+        model_states(engine, weights, optimizer, accumulates=accumulates),
+        step,
+        layout,
+        f"{len(batch.better)} pair(s) of two texts of {length} tokens",
+        micro_batches,
+        training.pairs_per_step,
+        deepspeed_estimate(engine, weights),
+        matrix_parameters=_matrix_parameters(skeleton),
+        recomputes=bool(training.gradient_checkpointing),
+        precision=precision.name,
+        precision_from=precision.reason,
+    )
+
+
+def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, layout: str) -> MicroBatch:
+    return largest_batch(
+        pairs=training.per_device_train_batch_size,
+        text_length=length,
+        layout=layout,
+        vocab_size=vocab_size,
+        lm_loss_on=training.lm_loss_on if training.lm_loss_coef > 0 else None,
+        tokens=training.max_tokens_per_batch,
+    )
+
+
+def _weights(model: RewardModel, bytes_quantised: float | None, computed_in: torch.dtype) -> Weights:
+    parameters = {id(p): p for p in model.parameters()}.values()
+    quantised = {id(p) for m in quantised_modules(model) for p in m.parameters()} if bytes_quantised else set()
+    if quantised:  # LoRA's own layers are linear too, but trained
+        quantised -= {id(p) for p in parameters if p.requires_grad}
+    element = WEIGHT_DTYPE.itemsize
+    stored = sum(int(p.numel() * bytes_quantised) if id(p) in quantised else element * p.numel() for p in parameters)
+    _, (largest, _) = calculate_maximum_sizes(model)
+    return Weights(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        stored=stored,
+        largest=int(largest) // (computed_in if quantised else WEIGHT_DTYPE).itemsize,
+    )
+
+
+def _matrix_parameters(model: RewardModel) -> int:
+    embeddings = {id(p) for m in model.backbone.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    head = {id(model.lm_head.weight)} if model.lm_head is not None else set()
+    return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values() if id(p) not in embeddings - head)
+
+
+def _micro_batches(training: RewardModelConfig, engine: Engine) -> int:
+    at_once = training.per_device_train_batch_size * engine.num_processes
+    if training.max_tokens_per_batch is not None:
+        pairs = max(1, training.max_tokens_per_batch // (2 * training.max_length))
+        return max(1, math.ceil(training.pairs_per_step / (engine.num_processes * pairs)))
+    if training.pairs_per_step % at_once:
+        raise InputError(
+            f"`pairs_per_step` is {training.pairs_per_step}, which {engine.num_processes} process(es) of "
+            f"{training.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+            f"multiple of {at_once}, or change the batch size."
+        )
+    return training.pairs_per_step // at_once
+
+
+def _layout(model: RewardModel, training: RewardModelConfig) -> str:
+    """The layout of the run; `auto` takes `shared` where last tokens are read, which a trial confirms at its start."""
+    if training.batch_layout != "auto":
+        return training.batch_layout
+    wrapped = model.config._attn_implementation == "sdpa" and training.pooling_type in ("last", "eos")
+    encoder = model.config.architectures is None and not getattr(model.config, "is_decoder", True)
+    return "shared" if wrapped and not encoder else "plain"

@@ -1,0 +1,157 @@
+"""The reward model of a recipe without its weights: every tensor has its shape and type, and no memory."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from trl import get_peft_config, get_quantization_config
+from trl.trainer.utils import disable_dropout_in_model
+
+from ...errors import InputError
+from ...models.heads import max_positions
+from ...models.lm_head import LMHead, is_causal_lm
+from ...models.loading import load_config
+from ...models.precision import WEIGHT_DTYPE
+from ...models.reward_model import RewardModel
+from ...models.settings import RewardModelSettings
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from ..config import RewardModelConfig
+    from ..recipe import RecipeArguments
+
+
+def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig:
+    """
+    The config of a recipe's base: of its folder or Hub repository, or of the tiny base that the recipe would build.
+
+    Raises:
+        `InputError`: if there is neither.
+    """
+    name = model.model_name_or_path
+    if recipe.tiny_base and not Path(name or "", "config.json").exists():
+        size = {"vocab_size": 4096, "hidden_size": 64, "num_layers": 2, "num_heads": 4, **recipe.tiny_base}
+        return LlamaConfig(
+            vocab_size=size["vocab_size"],
+            hidden_size=size["hidden_size"],
+            intermediate_size=2 * size["hidden_size"],
+            num_hidden_layers=size["num_layers"],
+            num_attention_heads=size["num_heads"],
+            num_key_value_heads=max(1, size["num_heads"] // 2),
+            tie_word_embeddings=False,
+        )
+    if not name:
+        raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
+    return load_config(
+        name, revision=model.model_revision, trust_remote_code=getattr(model, "trust_remote_code", False)
+    )
+
+
+def build_skeleton(
+    config: PreTrainedConfig,
+    training: RewardModelConfig,
+    *,
+    peft_config: PeftConfig | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> RewardModel:
+    """
+    Builds the model that [`~rm_toolkit.training.trainer.RewardModelTrainer`] would train, on the meta device.
+
+    Args:
+        config (`PreTrainedConfig`): Of the base.
+        training (`RewardModelConfig`): Pooling, LM loss and checkpointing are taken from it.
+        peft_config (`PeftConfig`, *optional*): Puts the adapter on.
+        compute_dtype (`torch.dtype`, *optional*): Of a quantised base: its linear layers compute in this type.
+
+    Raises:
+        `InputError`: if the LM loss is wanted of a base without a language-modelling head.
+    """
+    config = copy.deepcopy(config)
+    config.num_labels = 1
+    config.pad_token_id = config.pad_token_id or 0
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(config, dtype=WEIGHT_DTYPE)
+        length = min(training.max_length, max_positions(classifier) or training.max_length)
+        settings = RewardModelSettings(pooling_type=training.pooling_type, max_length=length)
+        model = RewardModel(classifier, settings, lm_head=_lm_head(classifier, training))
+        if compute_dtype is not None:
+            for module in quantised_modules(model):
+                module.to(compute_dtype)
+            model.requires_grad_(False)
+        if peft_config is not None:
+            model.add_adapter(peft_config)
+    if training.disable_dropout:
+        disable_dropout_in_model(model)
+    if training.gradient_checkpointing:
+        kwargs = training.gradient_checkpointing_kwargs or {"use_reentrant": False}
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+    return model.train()
+
+
+def _lm_head(classifier: PreTrainedModel, training: RewardModelConfig) -> LMHead | None:
+    if training.lm_loss_coef <= 0:
+        return None
+    if not is_causal_lm(classifier.config):
+        raise InputError("`lm_loss_coef` is above 0, but the base is an encoder, without next-token predictions.")
+    embedding = classifier.get_input_embeddings().weight
+    tied = bool(getattr(classifier.config.get_text_config(), "tie_word_embeddings", False))
+    weight = embedding if tied else nn.Parameter(torch.empty(embedding.shape))
+    return LMHead(weight, None, classifier.config, tied=tied)
+
+
+def materialise(model: RewardModel, mode: FakeTensorMode) -> None:
+    """
+    Puts a model of the meta device on a CPU that does not exist: operations know where they run, nothing is stored.
+
+    Args:
+        model (`RewardModel`): From [`build_skeleton`]; changed in place.
+        mode (`FakeTensorMode`): What it will be computed under.
+    """
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            with mode:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = empty
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
+
+
+def quantised_modules(model: RewardModel) -> list[nn.Module]:
+    """The linear layers of the backbone, which bitsandbytes keeps in 4 (or 8) bits."""
+    return [module for module in model.backbone.modules() if isinstance(module, nn.Linear)]
+
+
+def adapter_and_bits(model: ModelConfig) -> tuple[PeftConfig | None, float | None]:
+    """
+    The adapter of a recipe, and the bytes of a quantised weight.
+
+    Four bits, and a scale of four bytes for 64 of them (about a byte for 64 with double quantisation); eight bits and a
+    scale a row.
+
+    Raises:
+        `InputError`: for a quantised base without an adapter.
+    """
+    quantisation: Any = get_quantization_config(model)
+    if quantisation is None:
+        return get_peft_config(model), None
+    if not model.use_peft:
+        raise InputError("the base is quantised, but its weights cannot be trained. Pass --use_peft.")
+    if not getattr(model, "load_in_4bit", False):
+        return get_peft_config(model), 1.0
+    return get_peft_config(model), 0.5 + (1 / 64 if model.use_bnb_nested_quant else 4 / 64)

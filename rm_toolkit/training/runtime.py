@@ -1,0 +1,143 @@
+"""What a run needs of the machine before it begins: quiet imports, threads, an output folder that is free."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+
+# Work of less than a second needs no bar; read by tqdm when it is imported.
+os.environ.setdefault("TQDM_DELAY", "1")
+
+import torch
+
+
+# DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from accelerate import PartialState
+
+from ..errors import InputError
+from ..models.files import SETTINGS_NAME
+from ..output.lock import release_all
+from ..output.redaction import redact
+from ..output.written import RUN_MANIFEST
+from .manifest import is_unfinished
+from .run_files import is_in_use, own_files
+from .stopping import end_with_launcher
+
+
+# On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def run_main(main: Callable[[], None]) -> Callable[[], None]:
+    """
+    Wraps a recipe's `main`: a user's mistake is one message on the main process and exit code 2, without a traceback.
+
+    Args:
+        main (`Callable`): The recipe.
+    """
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        end_with_launcher()
+        mistake = None
+        try:
+            main()
+        except InputError as error:
+            mistake, of_one_process = redact(str(error)), error.of_one_process
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            leave_process_group()
+            release_all()
+        if mistake is not None:
+            if int(os.environ.get("RANK", "0")) == 0 or of_one_process:
+                print(f"error: {mistake}", file=sys.stderr, flush=True)
+            sys.exit(2)
+
+    return wrapped
+
+
+def leave_process_group() -> None:
+    """
+    Ends this process's part in the process group, while Python is still there for the group's threads.
+
+    What still holds the group (the device mesh of a sharded model, say) would keep gloo's threads until the interpreter
+    is torn down, where they abort the process ("terminate called without an active exception") in some runs of many.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        # DeepSpeed holds groups of its own. After an error the other processes may never come to a collective call;
+        # leaving needs none.
+        deepspeed = sys.modules.get("deepspeed")
+        held = deepspeed is not None and deepspeed.comm.is_initialized()
+        (deepspeed.comm if held else torch.distributed).destroy_process_group()
+        gc.collect()
+
+
+def use_all_cores(cpu_threads: int | None) -> None:
+    """
+    Gives each process of a CPU run its share of the cores.
+
+    `accelerate launch` sets `OMP_NUM_THREADS=1` unless a config names another number, which would leave all cores but
+    one idle. Any other value is the user's and stays.
+
+    Args:
+        cpu_threads (`int`, *optional*): Threads of this process; overrides everything.
+    """
+    if cpu_threads is None:
+        if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+            return
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpu_threads = max(1, cores // local_processes)
+    torch.set_num_threads(cpu_threads)
+
+
+def silence_launch_noise() -> None:
+    """Hides messages of libraries about other libraries, which nobody who runs a recipe can act on."""
+    # DeepSpeed 0.19 calls names that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", message=r".*`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
+def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
+    """
+    Refuses an output folder that is in use or cannot be written. Changes nothing: the run may still fail to start.
+
+    Raises:
+        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`; or if no run of ours wrote it.
+    """
+    folder = Path(output_dir)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    problem = None
+    if not existing.is_dir():
+        problem = f"`output_dir` {output_dir}: {existing} is a file; name a folder."
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"`output_dir` {output_dir}: {existing} may not be written; name a folder elsewhere."
+    elif is_in_use(folder) and not resume:
+        if own_files(folder) is None and not is_unfinished(folder):
+            problem = (
+                f"{output_dir} holds files, but no run of this toolkit has written it (it has no `{RUN_MANIFEST}` and no "
+                f"`{SETTINGS_NAME}` of a run); nothing was changed. Name another `output_dir`, or empty it yourself: "
+                "--overwrite_output_dir leaves it alone."
+            )
+        elif not overwrite:
+            problem = (
+                f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
+                "--resume_from_checkpoint auto to go on from its last checkpoint."
+            )
+    # Every process looks before any of them writes.
+    PartialState().wait_for_everyone()
+    if problem:
+        raise InputError(problem)

@@ -1,0 +1,215 @@
+"""The base-LM stage: language modelling on the good texts of preference data, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
+from ..errors import InputError, name_list
+from ..models.hub_files import recorded_revision
+from ..models.load_errors import first_line
+from ..models.precision import WEIGHT_DTYPE
+from ..models.reward_model import quiet_loading
+from ..models.saving import move_into
+from ..output.console import console, print_table
+from ..output.written import record_written
+from .best_model import check_best_metric
+from .display import RunProgressCallback, describe_truncation
+from .engines import EngineMixin, LaunchedConfig, read_engine
+from .recipe import RecipeArguments
+from .run_files import RecordReports, begin_run
+
+
+OF_ALL_SETS = ("mean_token_accuracy", "entropy", "num_tokens")  # as TRL's SFTTrainer logs them
+SFT_TEXTS = ("best", "all")
+
+
+@dataclass
+class BaseLmArguments(RecipeArguments):
+    """What `recipes/sft.py` needs beside the trainer's and the model's arguments."""
+
+    sft_texts: str = field(
+        default="best",
+        metadata={
+            "help": "'best': the texts that the LM loss of a reward model counts (score / best score above 0.85). "
+            "'all': every text, for pretraining on little data."
+        },
+    )
+
+    def __post_init__(self):
+        if self.sft_texts not in SFT_TEXTS:
+            raise InputError(f"`sft_texts` is '{self.sft_texts}'; it is one of {name_list(SFT_TEXTS)}.")
+
+
+@dataclass
+class BaseLmConfig(LaunchedConfig, SFTConfig):
+    """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
+
+    max_length: int = field(default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."})
+    completion_only_loss: bool = field(
+        default=False, metadata={"help": "Count the response alone instead of the whole text."}
+    )
+    data_format: str = field(default="text", metadata={"help": "'text' or 'chat', as in the other recipes."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bf16 autocast. If not set: True where a GPU supports it, False on a CPU."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.dataloader_pin_memory &= self.device.type != "cpu"
+
+
+class BaseLmTrainer(EngineMixin, SFTTrainer):
+    """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_best_metric(
+            self.args, self.eval_dataset, self.callback_handler.callbacks, metrics=("loss",), of_all_sets=OF_ALL_SETS
+        )
+        for default in (ProgressCallback, PrinterCallback):
+            self.remove_callback(default)
+        self.add_callback(RunProgressCallback(show_bar=not self.args.disable_tqdm))
+        self.add_callback(RecordReports(self.args.output_dir))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            with quiet_loading():
+                super()._save(temporary, state_dict)
+            Path(temporary, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            move_into(Path(temporary), folder)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            record_written(self.args.output_dir, [f"checkpoint-{self.state.global_step}/"])
+        Trainer._save_checkpoint(self, model, trial)
+
+
+def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """
+    Loads a causal LM in fp32, with an embedding for every token of the tokenizer.
+
+    Args:
+        model (`ModelConfig`): Name or path, revision, attention implementation, quantization.
+        config (`BaseLmConfig`): Its `trust_remote_code`.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
+
+    Raises:
+        `InputError`: if there is no causal LM of that name.
+    """
+    init = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
+    quantization = get_quantization_config(model)
+    if quantization is not None:
+        init["quantization_config"] = quantization
+    if model.attn_implementation:
+        init["attn_implementation"] = model.attn_implementation
+    try:
+        with quiet_loading():
+            loaded = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, dtype=WEIGHT_DTYPE, **init)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no causal LM could be loaded from '{model.model_name_or_path}': {first_line(error)}"
+        ) from error
+    if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
+        with quiet_loading():
+            loaded.resize_token_embeddings(len(tokenizer))
+    return loaded
+
+
+def adapter_config(model: ModelConfig) -> PeftConfig | None:
+    """Returns the adapter that the flags ask for, with the revision of the base that it is for."""
+    config = get_peft_config(model)
+    if config is not None:
+        config.revision = recorded_revision(model.model_name_or_path, model.model_revision)
+    return config
+
+
+def language_modelling_rows(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: BaseLmArguments, config: BaseLmConfig, name: str
+) -> Dataset:
+    """
+    Token ids of the texts of a preference data set, each distinct one once, with EOS at the end.
+
+    Args:
+        dataset (`datasets.Dataset`): Pairs or ranked rows.
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
+        arguments (`BaseLmArguments`): Which texts.
+        config (`BaseLmConfig`): How many tokens of them, and on which the loss is.
+        name (`str`): Name of the data set, for messages.
+
+    Returns:
+        `datasets.Dataset`: Columns `input_ids` and `completion_mask` (1 where the loss is).
+    """
+    data = tokenize_preferences(
+        dataset,
+        tokenizer,
+        max_length=config.max_length - 1,  # EOS comes on top
+        data_format=config.data_format,
+        lm_target_eos=True,
+        name=name,
+        find_completions=config.completion_only_loss,
+    )
+    if data.num_truncated and config.should_log:
+        tqdm.write(describe_truncation(data, config.max_length - 1))
+    numbers = _chosen_texts(data, arguments.sft_texts)
+    ids = [data.sequence(k).tolist() for k in numbers]
+    starts = data.completion_start[numbers].tolist()
+    if data.lm_target_eos is not None:
+        ids = [text if text[-1] == data.lm_target_eos else [*text, data.lm_target_eos] for text in ids]
+    mask = [[0] * start + [1] * (len(text) - start) for text, start in zip(ids, starts)]
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": mask})
+
+
+def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
+    """
+    Trains, saves, and prints the loss of each test set before and after.
+
+    Args:
+        trainer (`SFTTrainer`): On rows of [`language_modelling_rows`].
+        resume (`str`, *optional*): Checkpoint folder to go on from.
+    """
+    if trainer.is_world_process_zero():
+        console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.", highlight=False)
+    # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
+    trainer.args.eval_on_start = bool(trainer.eval_dataset) and not resume
+    if trainer.args.should_save:
+        begin_run(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=resume)
+    logs = trainer.state.log_history
+    before = {key: value for log in logs if log["step"] == 0 for key, value in log.items() if key.startswith("eval_")}
+    after = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.save_model()
+    if trainer.args.should_save:
+        record_written(trainer.args.output_dir, ["trainer_state.json"])
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    rows = []
+    for key in [key for key in after if key.endswith("_loss")]:
+        values = [values.get(key, math.nan) for values in (before, after)]
+        name = key.removeprefix("eval_").removesuffix("loss").rstrip("_") or "eval"
+        rows.append([name, *(f"{v:.4f}" for v in values), *(f"{math.exp(v):.1f}" for v in values)])
+    if rows:
+        print_table(["test set", "loss before", "after", "perplexity before", "after"], rows)
+    console.print(f"Saved to {trainer.args.output_dir}", highlight=False)
+
+
+def _chosen_texts(data: TokenizedPreferences, which: str) -> list[int]:
+    if which == "all":
+        return list(range(data.num_sequences))
+    return sorted({*data.better[data.lm_better].tolist(), *data.worse[data.lm_worse].tolist()})

@@ -1,0 +1,252 @@
+"""What the recipes of all stages share: data, base model, trainer, the run itself, and what is printed at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from trl import ModelConfig, get_peft_config
+
+from ..batches.replay_plan import replayed_per_step
+from ..data.leakage import check_overlap
+from ..data.mixture import load_datasets
+from ..data.pairs import ranked_to_pairs, with_same_messages
+from ..data.streams import mix_streams
+from ..errors import InputError
+from ..models.adapter_files import is_adapter, tokenizer_source
+from ..models.quantization import quantization_config
+from ..models.reward_model import load_config
+from ..models.settings import RewardModelSettings, load_settings
+from ..models.tokenizer import load_tokenizer
+from ..output.console import console, print_table
+from ..output.folders import written_whole
+from ..output.lock import WriterLock
+from ..testing import build_tiny_model, train_tokenizer
+from .config import RewardModelConfig
+from .engines import read_engine
+from .recipe import RecipeArguments
+from .resume_from import goes_on
+from .run_content import describe_content
+from .run_files import clear_output_dir
+from .run_record import lineage_entry
+from .stage_streams import amount_of_data, are_streams, report_overlap, sample_texts, watch_overlap
+from .trainer import RewardModelTrainer
+
+
+SECONDS_FOR_TINY_BASE = 600.0  # which another run may be building
+
+
+def load_stage_data(
+    recipe: RecipeArguments, training: RewardModelConfig
+) -> tuple[dict[str, Dataset], dict[str, Dataset], dict[str, Dataset]]:
+    """
+    Loads the named training sets, test sets and sets to replay, and checks that no prompt is trained and tested on.
+
+    Returns:
+        `tuple`: Training sets, test sets, and sets to replay (none if `general_replay_fraction` is 0), by name.
+
+    Raises:
+        `InputError`: if there is nothing to train on, a set cannot be loaded, or a prompt is trained and tested on.
+    """
+    if not recipe.train_datasets:
+        raise InputError("`train_datasets` is empty; name at least one: --train_datasets NAME=PATH")
+    loaded = []
+    options = {"seed": training.seed, "cache_dir": recipe.dataset_cache_dir, "format": training.data_format}
+    # The main process fills the cache of datasets, the others read it.
+    with PartialState().main_process_first():
+        # The base-LM stage has no replay.
+        replayed = (recipe.replay_datasets or {}) if getattr(training, "general_replay_fraction", 0) else {}
+        for specs, split, streaming in (
+            (recipe.train_datasets, "train", recipe.dataset_streaming),
+            (recipe.eval_datasets or {}, "test", False),
+            (replayed, "train", False),
+        ):
+            loaded.append(
+                load_datasets(specs, split, num_proc=training.dataset_num_proc, streaming=streaming, **options)
+            )
+    train, evaluation, replay = loaded
+    if not are_streams(train):
+        seen = {**train, **{f"{name} (replayed)": dataset for name, dataset in replay.items()}}
+        check_overlap(seen, evaluation, allow_overlap=recipe.allow_overlap)
+    return train, evaluation, replay
+
+
+def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDataset:
+    """
+    Puts training sets together. Pairs and ranked rows may be mixed: then all become pairs.
+
+    Args:
+        datasets (`dict[str, Dataset]`): From [`load_stage_data`].
+        seed (`int`): Seed of the mixture of streams.
+    """
+    parts = list(datasets.values())
+    if are_streams(datasets):
+        return mix_streams(datasets, seed)
+    ranked = ["completions" in part.column_names for part in parts]
+    if any(ranked) and not all(ranked):
+        parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]
+    return concatenate_datasets(with_same_messages(parts)) if len(parts) > 1 else parts[0]
+
+
+def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[str, Dataset], seed: int) -> None:
+    """
+    Builds the tiny base model and its tokenizer, once, if the recipe asks for them.
+
+    Args:
+        recipe (`RecipeArguments`): Its `tiny_base` gives the size.
+        model (`ModelConfig`): Its `model_name_or_path` is the folder.
+        train (`dict[str, Dataset]`): Texts that the tokenizer is trained on.
+        seed (`int`): Seed of the weights.
+    """
+    if not recipe.tiny_base:
+        return
+    folder = Path(model.model_name_or_path)
+    with PartialState().main_process_first():
+        if (folder / "config.json").exists():
+            return
+        with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE):
+            _build_tiny_base(recipe, folder, train, seed)
+
+
+def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset], seed: int) -> None:
+    if (folder / "config.json").exists():
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
+        )
+    size = dict(recipe.tiny_base)
+    console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
+    # Moved into place when it is complete: another run may be looking for it.
+    with written_whole(folder) as building:
+        tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
+        build_tiny_model(building, len(tokenizer), seed=seed, **size)
+
+
+def build_trainer(
+    recipe: RecipeArguments,
+    training: RewardModelConfig,
+    model: ModelConfig,
+    train: dict[str, Dataset],
+    evaluation: dict[str, Dataset],
+    replay: dict[str, Dataset] | None = None,
+    *,
+    stage: str,
+) -> RewardModelTrainer:
+    """
+    Makes the trainer of a stage. Customized fine-tuning (`crft`) needs a base with a reward head.
+
+    Args:
+        recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
+        train, evaluation, replay (`dict[str, Dataset]`): From [`load_stage_data`].
+        stage (`str`): `"grft"` or `"crft"`.
+    """
+    name = model.model_name_or_path
+    if not name:
+        raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
+    trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
+    if not is_adapter(name, model.model_revision):  # first of all, so that it is the model that a wrong path is about
+        load_config(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
+    before = load_settings(name, model.model_revision)
+    settings = RewardModelSettings(
+        stage=stage,
+        domain=recipe.domain,
+        lineage=[
+            *(before.lineage if before else []),
+            lineage_entry(stage, recipe, training, model, name, train, evaluation, replay or {}),
+        ],
+    )
+    # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
+    init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
+    if (quantization := quantization_config(model, training)) is not None:
+        init["quantization_config"] = quantization
+    training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
+    training.trust_remote_code = trust_remote_code
+    tokenizer, revision = recipe.tokenizer_name_or_path, None
+    if not tokenizer:
+        tokenizer, revision = tokenizer_source(name, model.model_revision)
+    trainer = RewardModelTrainer(
+        name,
+        training,
+        mix(train, training.seed),
+        evaluation or None,
+        processing_class=load_tokenizer(tokenizer, revision=revision, trust_remote_code=training.trust_remote_code),
+        peft_config=get_peft_config(model),
+        replay_dataset=mix(replay) if replay else None,
+        require_head=stage == "crft" and not recipe.allow_new_head,
+        settings=settings,
+    )
+    trainer.data_content = describe_content(settings.lineage[-1])
+    if are_streams(train):
+        watch_overlap(trainer, train, evaluation, recipe.allow_overlap)
+    return trainer
+
+
+def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str | None) -> None:
+    """
+    Trains, saves, checks what was saved in a fresh process, writes the results and prints them.
+
+    Args:
+        trainer (`RewardModelTrainer`): From [`build_trainer`].
+        recipe (`RecipeArguments`): For what is printed at the end.
+        resume (`str`, *optional*): Checkpoint folder to go on from.
+    """
+    if not resume and (recipe.overwrite_output_dir or goes_on(trainer.args, resume)):
+        clear_output_dir(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        console.print(describe_engine(trainer), highlight=False)
+    trainer.train(resume_from_checkpoint=resume)
+    report_overlap(trainer)
+    if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
+        trainer.evaluate()
+    trainer.save_model(_internal_call=True)  # published below, when the results are written
+    checked = trainer.reload_check()
+    results = trainer.save_results()
+    if trainer.is_world_process_zero():
+        print_results(trainer.args.output_dir, results, checked)
+    if trainer.args.push_to_hub:
+        address = trainer.publish()
+        if address:
+            console.print(f"Pushed to {address}", highlight=False)
+    if recipe.next_command and trainer.is_world_process_zero():
+        console.print(f"Next: {recipe.next_command}", highlight=False)
+
+
+def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], checked: int) -> None:
+    """
+    Prints accuracies before and after, and where the model is.
+
+    Args:
+        folder (`str`): Where the model was saved.
+        results (`dict`): From `save_results`.
+        checked (`int`): Texts of the reload check.
+    """
+    rows = [
+        [
+            name,
+            *(f"{results[when][name]['accuracy']:.4f}" if name in results[when] else "-" for when in ("start", "end")),
+            str(end["num_pairs"]),
+        ]
+        for name, end in results["end"].items()
+    ]
+    print_table(["test set", "accuracy before", "after", "pairs"], rows)
+    console.print(f"Saved to {folder}; {checked} texts give the same rewards in a fresh process.")
+
+
+def describe_engine(trainer: RewardModelTrainer) -> str:
+    """
+    Says what really runs, read from the accelerator: a launch config can silently turn into something else.
+
+    Args:
+        trainer (`RewardModelTrainer`): The trainer.
+    """
+    amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
+    return f"{read_engine(trainer.accelerator)}; {amount}."
+
+
+def _replay_note(trainer: RewardModelTrainer) -> str:
+    if trainer.replay_data is None:
+        return ""
+    count = replayed_per_step(trainer.pairs_per_step, trainer.args.general_replay_fraction)
+    return f", {count} of them replayed from {len(trainer.replay_data):,} general pairs"

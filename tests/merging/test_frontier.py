@@ -1,0 +1,40 @@
+"""Which weight a frontier chooses, worked by hand, and what it says of it."""
+
+import pytest
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.merging.frontier import Frontier, Point, check_weights, choose
+from rm_toolkit.merging.frontier_report import describe_choice
+
+
+POINTS = [Point(0.0, 0.80, 0.50), Point(0.3, 0.81, 0.70), Point(0.6, 0.79, 0.80), Point(1.0, 0.70, 0.90)]
+
+
+@pytest.mark.parametrize(
+    ("allowed_loss", "weight"),
+    [(0.0, 0.3), (0.009, 0.3), (0.01, 0.6), (0.099, 0.6), (0.1, 1.0), (0.5, 1.0)],
+)
+def test_the_most_customized_point_within_the_allowed_loss(allowed_loss, weight):
+    assert choose(POINTS, allowed_loss).weight == weight
+
+
+def test_of_equals_the_smallest_weight():
+    assert choose([Point(0.0, 0.8, 0.5), Point(0.5, 0.8, 0.7), Point(1.0, 0.8, 0.7)], 0.01).weight == 0.5
+
+
+def test_where_nothing_is_allowed_the_general_model_remains():
+    points = [Point(0.0, 0.8, 0.5), Point(0.5, 0.6, 0.7), Point(1.0, 0.5, 0.9)]
+    assert choose(points, 0.01).weight == 0.0
+    words = describe_choice(Frontier(points, points[0], 0.01, ["helpful"], ["law"]))
+    assert "the chosen model is the general one" in words
+
+
+def test_the_choice_in_words():
+    words = describe_choice(Frontier(POINTS, POINTS[2], 0.01, ["helpful"], ["law"]))
+    assert "weight 0.6, customized 0.5000 -> 0.8000 (75% of the gain), general 0.8000 -> 0.7900" in words
+
+
+def test_weights_are_ordered_and_hold_both_ends():
+    assert check_weights([0.5, 0.2, 0.5]) == [0.0, 0.2, 0.5, 1.0]
+    with pytest.raises(InputError, match=r"--weights has 1\.5"):
+        check_weights([1.5])

@@ -1,0 +1,47 @@
+"""Output folders appear whole or not at all, and only a command's own output is ever replaced."""
+
+import pytest
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.output.folders import check_output, written_whole
+from rm_toolkit.output.markdown import number, table, with_interval
+from rm_toolkit.output.plotting import shorten, slug
+
+
+def test_a_failure_leaves_the_earlier_output_and_nothing_else(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    with written_whole(folder) as new:
+        (new / "mark").write_text("first")
+        assert not folder.exists()
+    with pytest.raises(RuntimeError), written_whole(folder) as new:
+        (new / "mark").write_text("second")
+        raise RuntimeError
+    assert (folder / "mark").read_text() == "first"
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
+    with written_whole(folder) as new:
+        (new / "other").write_text("third")
+    assert [path.name for path in folder.iterdir()] == ["other"]
+
+
+def test_what_may_be_written(tmp_path):
+    check_output(tmp_path / "new", False, marker="mark", command="work")
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(InputError, match="there is a file of that name"):
+        check_output(tmp_path / "a file", True, marker="mark", command="work")
+    with pytest.raises(InputError, match="not a folder that can be written to"):
+        check_output(tmp_path / "a file" / "below", True, marker="mark", command="work")
+    with pytest.raises(InputError, match=r"in use\. Take another one, or pass --overwrite"):
+        check_output(tmp_path, False, marker="mark", command="work")
+    with pytest.raises(InputError, match="not a folder that work wrote"):
+        check_output(tmp_path, True, marker="mark", command="work")
+    (tmp_path / "mark").write_text("")
+    check_output(tmp_path, True, marker="mark", command="work")
+
+
+def test_names_and_numbers_in_reports():
+    assert (slug("a b/c:1"), slug("..")) == ("a-b-c-1", "model")
+    assert (shorten("abcdefghij", 5), shorten("abcde", 5)) == ("ab…ij", "abcde")
+    assert table(["a|b", "n"], [["x\ny", "1"]]) == "| a\\|b | n |\n|---|---:|\n| x y | 1 |"
+    assert (number(None), number(0.25, 1), number(2.0, 0, sign=True)) == ("–", "0.2", "+2")
+    assert with_interval({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 [0.250, 0.750]"
+    assert with_interval({"value": 0.5, "low": None, "high": None}, sign=True) == "+0.500"

@@ -1,0 +1,101 @@
+"""The base-LM stage: which texts it learns, up to which token, and that the next stage starts from what it saves."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
+from trees import tree
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.training.run_files import own_files
+from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig, language_modelling_rows
+
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "## Human:\nA river?\n\n## Assistant:\n"
+RANKED = [{"prompt": PROMPT, "completions": ["Good stone.", "Bad.", "Fine copper."], "scores": [1.0, 0.0, 0.9]}]
+
+
+@pytest.fixture
+def tokenizer(base_model):
+    tokenizer = load_tokenizer(base_model())
+    return prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(base_model()), max_length=64)
+
+
+def lm_rows(tokenizer, tmp_path, *, texts="best", **config):
+    config = BaseLmConfig(output_dir=str(tmp_path), use_cpu=True, **config)
+    data = Dataset.from_list(RANKED)
+    return language_modelling_rows(data, tokenizer, BaseLmArguments(sft_texts=texts), config, "train")
+
+
+def test_the_best_texts_end_in_eos(tokenizer, tmp_path):
+    rows = lm_rows(tokenizer, tmp_path)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
+    assert sorted(texts) == [PROMPT + "Fine copper.", PROMPT + "Good stone."]
+    assert {ids[-1] for ids in rows["input_ids"]} == {tokenizer.eos_token_id}
+    assert {ids[0] for ids in rows["input_ids"]} == {tokenizer.bos_token_id}
+
+
+def test_all_texts_and_the_response_alone(tokenizer, tmp_path):
+    rows = lm_rows(tokenizer, tmp_path, texts="all", completion_only_loss=True)
+    assert len(rows) == 3
+    for row in rows:
+        learned = [token for token, counts in zip(row["input_ids"], row["completion_mask"]) if counts]
+        assert tokenizer.decode(learned, skip_special_tokens=True).strip() in {"Good stone.", "Bad.", "Fine copper."}
+        assert learned[-1] == tokenizer.eos_token_id
+
+
+def test_a_long_text_loses_its_beginning(tokenizer, tmp_path):
+    (short, *_) = lm_rows(tokenizer, tmp_path, max_length=12)["input_ids"]
+    assert len(short) == 12 and short[-1] == tokenizer.eos_token_id and short[0] == tokenizer.bos_token_id
+
+
+def test_an_unknown_choice_of_texts_is_refused():
+    with pytest.raises(InputError, match="`sft_texts` is 'good'; it is one of 'best', 'all'"):
+        BaseLmArguments(sft_texts="good")
+
+
+def test_the_recipe_trains_a_causal_lm_that_grft_takes(base_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    output = tmp_path / "sft"
+    data = json.dumps({"helpful": {"path": "data/samples/hh/helpful-base", "source": "hh", "fraction": 0.05}})
+    flags = [
+        "--model_name_or_path",
+        base_model(),
+        "--output_dir",
+        str(output),
+        "--tiny_base",
+        "{}",
+        "--use_cpu",
+        "true",
+    ]
+    flags += ["--train_datasets", data, "--eval_datasets", data, "--max_length", "48", "--max_steps", "6"]
+    flags += ["--learning_rate", "1e-2", "--disable_tqdm", "true", "--cpu_threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["sft.py", *flags])
+    runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("│ helpful"))
+    before, after = (float(cell) for cell in line.split("│")[2:4])
+    assert after < before - 0.2
+    assert not list(output.rglob("*.bin")) and not list(output.rglob("README.md"))
+    assert AutoModelForCausalLM.from_pretrained(output).config.architectures == ["LlamaForCausalLM"]
+    assert load_tokenizer(str(output)).truncation_side == "left"
+
+    (output / "notes.txt").write_text("mine")
+    assert {*own_files(output)} | {"notes.txt"} == {
+        name for name, content in tree(output).items() if content != "folder"
+    }
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+    assert "holds an earlier run; nothing was changed" in capsys.readouterr().err
+    sys.argv += ["--overwrite_output_dir", "true", "--max_steps", "1", "--save_strategy", "no"]
+    runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+    assert (output / "notes.txt").read_text() == "mine" and not list(output.glob("checkpoint-*"))
+    assert {*own_files(output)} >= {"model.safetensors", "trainer_state.json", "generation_config.json"}
