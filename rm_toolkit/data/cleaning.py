@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .fingerprints import derived
 from .messages import TEMPLATE_COLUMNS, canonical, says_nothing
-from .pairs import Batch, drop_empty_columns, expand_batch
+from .pair_columns import Batch, drop_empty_columns, expand_batch
 from .schema import Text, extend_features, features_like
 from .templates import normalise
 

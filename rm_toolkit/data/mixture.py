@@ -15,7 +15,8 @@ from .fingerprints import derived
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
 from .messages import TEMPLATE_COLUMNS
-from .pairs import complete_columns, drop_empty_columns, pairs_to_ranked, ranked_to_pairs
+from .pair_columns import complete_columns, drop_empty_columns
+from .pairs import pairs_to_ranked, ranked_to_pairs
 from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import read_rows, valid_rows
 from .schema import describe, features_like, find_format, find_layout, has_free_messages

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..batches.scored_texts import tokenize_texts
 from ..errors import InputError, name_list
+from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
 from ..output.folders import check_output, written_whole
 from ..scoring.scorer import RewardScorer
-from ..training.checkpoint import FINAL_RESULTS_NAME
 from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves
@@ -70,7 +70,8 @@ class Evaluation:
         with written_whole(Path(folder)) as new:
             text = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
             (new / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
-            write_report(self.metrics, draw_figures(self, new / "figures"), new / "report.md")
+            figures = draw_figures(self.metrics, self.pairs, self.rewards, self.curves, new / "figures")
+            write_report(self.metrics, figures, new / "report.md")
 
 
 def check_report_folder(folder: Path, overwrite: bool) -> None:

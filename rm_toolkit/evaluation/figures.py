@@ -26,35 +26,39 @@ from .learning_curves import LearningCurves
 
 
 if TYPE_CHECKING:
-    from .evaluator import Evaluation
     from .preferences import PreferencePairs
 
 
-def draw_figures(evaluation: Evaluation, folder: Path) -> dict[str, list[tuple[str, str]]]:
+def draw_figures(
+    metrics: dict[str, Any],
+    pairs: dict[str, PreferencePairs],
+    rewards: dict[str, dict[str, np.ndarray]],
+    curves: dict[str, LearningCurves],
+    folder: Path,
+) -> dict[str, list[tuple[str, str]]]:
     """
     Draws everything that there is data for.
 
     Args:
-        evaluation (`Evaluation`): What was found.
+        metrics, pairs, rewards, curves: What was found, as in [`~rm_toolkit.evaluation.evaluator.Evaluation`].
         folder (`Path`): Gets the PNG files.
 
     Returns:
         `dict[str, list[tuple[str, str]]]`: File names and what they show, for each model, and under `""` for all.
     """
-    metrics = evaluation.metrics
     drawn: dict[str, list[tuple[str, str]]] = {"": []}
     stems = _stems(list(metrics["results"]))
     for name, results in metrics["results"].items():
-        stem, rewards = stems[name], evaluation.rewards[name]
+        stem, own = stems[name], rewards[name]
         pictures = {
             f"rewards{stem}.png": (
                 draw_rewards,
-                (evaluation.pairs, rewards),
+                (pairs, own),
                 "Rewards of chosen and rejected responses",
             ),
             f"margins{stem}.png": (
                 draw_margins,
-                (evaluation.pairs, rewards),
+                (pairs, own),
                 "Margins: reward of chosen minus rejected",
             ),
             f"reliability{stem}.png": (draw_reliability, (results,), "Reliability: stated probability and accuracy"),
@@ -64,8 +68,8 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> dict[str, list[tuple[s
                 "Accuracy by length ratio, number of pairs on top",
             ),
         }
-        if name in evaluation.curves:
-            pictures[f"learning-curves{stem}.png"] = (draw_curves, (evaluation.curves[name],), "Learning curves")
+        if name in curves:
+            pictures[f"learning-curves{stem}.png"] = (draw_curves, (curves[name],), "Learning curves")
         drawn[name] = []
         for file, (draw, values, caption) in pictures.items():
             draw(*values, f"{caption} · {name}", folder / file)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..models.files import TRAINING_LOG_NAME
 from ..models.settings import RewardModelSettings
-from ..training.checkpoint import TRAINING_LOG_NAME
 
 
 @dataclass

@@ -14,8 +14,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .. import __version__
 from ..data.sources import SOURCES
 from ..errors import InputError
+from ..models.files import FINAL_RESULTS_NAME
 from ..models.settings import RewardModelSettings, not_stock_notice
-from ..training.checkpoint import FINAL_RESULTS_NAME
 from .staging import public_settings
 
 

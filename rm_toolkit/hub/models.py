@@ -15,9 +15,8 @@ from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER, FIGURE_FOLDER
 from ..models.settings import RewardModelSettings, load_settings, not_stock_notice
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
-from ..scoring.reload_check import check_reload
+from ..scoring.reload_check import check_reload, check_texts
 from ..scoring.scorer import RewardScorer
-from ..training.checkpoint import check_texts
 from .model_card import CardOptions, Example, model_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository

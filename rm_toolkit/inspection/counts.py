@@ -9,8 +9,8 @@ import numpy as np
 
 from ..data.cleaning import clean_pairs
 from ..data.messages import TEMPLATE_COLUMNS, canonical
+from ..data.pair_columns import complete_columns
 from ..data.pairing import label_scores
-from ..data.pairs import complete_columns
 from ..data.records import RowPlace
 from ..data.schema import Text, features_like
 from ..data.templates import normalise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from ..output.plotting import BLUE, GREY, VERMILLION, label_outer, panels
 
 
 if TYPE_CHECKING:
-    from .inspector import Inspection
     from .words import DistinctiveWord
 
 
@@ -23,19 +22,23 @@ INSTALL_WORDCLOUD = "pip install wordcloud"
 CLOUD_COLORS = (BLUE, VERMILLION, "#00795A", "#A8517F", "#8F6000", "#404040")
 
 
-def draw_figures(inspection: Inspection, folder: Path, word_clouds: bool) -> list[tuple[str, str]]:
+def draw_figures(
+    result: dict[str, Any],
+    lengths: dict[str, np.ndarray],
+    words: dict[str, list[DistinctiveWord]],
+    folder: Path,
+    word_clouds: bool,
+) -> list[tuple[str, str]]:
     """
     Draws everything that there is data for.
 
     Returns:
         `list[tuple[str, str]]`: File names and what they show.
     """
-    drawn = [("lengths.png", f"Lengths in {inspection.result['lengths']['unit']}")]
-    cut = inspection.result["cut"]
-    draw_lengths(
-        inspection.lengths, inspection.result["lengths"]["unit"], cut and cut["max_length"], folder / drawn[0][0]
-    )
-    words = {name: own for name, own in inspection.words.items() if own}
+    drawn = [("lengths.png", f"Lengths in {result['lengths']['unit']}")]
+    cut = result["cut"]
+    draw_lengths(lengths, result["lengths"]["unit"], cut and cut["max_length"], folder / drawn[0][0])
+    words = {name: own for name, own in words.items() if own}
     if word_clouds and words:
         drawn.append(("words.png", "The most distinctive words of each group; the larger, the more distinctive"))
         draw_words(words, folder / drawn[-1][0])

@@ -69,7 +69,8 @@ class Inspection:
         with written_whole(Path(folder)) as new:
             text = json.dumps(self.result, indent=2, ensure_ascii=False, allow_nan=False)
             (new / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
-            write_report(self.result, draw_figures(self, new / "figures", word_clouds), new / "report.md")
+            figures = draw_figures(self.result, self.lengths, self.words, new / "figures", word_clouds)
+            write_report(self.result, figures, new / "report.md")
 
 
 def check_inspection_folder(folder: Path, overwrite: bool) -> None:

@@ -8,56 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from trl import ModelConfig
 
 from ..errors import InputError
-from ..training.engines import launched_with
 from .adapters import merged_classifier
-from .precision import compute_dtype
 
 
 if TYPE_CHECKING:
-    from ..training.config import RewardModelConfig
     from .reward_model import RewardModel
 
 # What stands on the backbone is trained and read in fp32: heads, and the modules of encoders before them.
 IN_FULL_PRECISION = ["score", "classifier", "pooler", "head", "lm_head"]
 SAVED = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
-
-
-def quantization_config(model: ModelConfig, training: RewardModelConfig) -> BitsAndBytesConfig | None:
-    """
-    What `--load_in_4bit` and TRL's flags beside it ask for; products are computed in the run's own precision.
-
-    Args:
-        model (`ModelConfig`): TRL's flags.
-        training (`RewardModelConfig`): Its precision.
-
-    Raises:
-        `InputError`: for what cannot be trained, or not under this engine, or where bitsandbytes is not installed.
-    """
-    if model.load_in_8bit:
-        raise InputError("`load_in_8bit` is not supported. Set `load_in_4bit: true`, which takes half the memory.")
-    if not model.load_in_4bit:
-        return None
-    if not model.use_peft:
-        raise InputError("`load_in_4bit` is true, but 4-bit weights cannot be trained. Add `use_peft: true`.")
-    sharded = training.deepspeed_plugin is not None and training.deepspeed_plugin.zero_stage == 3
-    if sharded or launched_with("FSDP"):
-        raise InputError(
-            "`load_in_4bit` is true under an engine that takes the weights apart. Take accelerate_configs/single_gpu.yaml; "
-            "LoRA without `load_in_4bit` runs under all of them."
-        )
-    check_installed()
-    dtype = compute_dtype(training.autocast)
-    return make_config(
-        {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": model.bnb_4bit_quant_type,
-            "bnb_4bit_use_double_quant": model.use_bnb_nested_quant,
-        },
-        dtype,
-    )
 
 
 def make_config(values: dict[str, Any], dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:

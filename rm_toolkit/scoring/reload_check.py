@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..data.messages import content_text
 from ..errors import InputError
 
 
@@ -108,6 +109,18 @@ def _is_launcher_variable(name: str) -> bool:
     prefixes = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "DEEPSPEED_", "PMI_", "OMPI_")
     names = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
     return name.startswith(prefixes) or name in names
+
+
+def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:
+    """Texts for the reload check: the samples, and one that is certainly longer than `max_length` tokens."""
+    prompt, completion = samples[0]
+    if isinstance(completion, str):
+        long = (prompt, " ".join([completion or "word"] * (max_length + 1)))
+    else:
+        message = dict(completion[-1])
+        message["content"] = " ".join([content_text(message) or "word"] * (max_length + 1))
+        long = (prompt, [*completion[:-1], message])
+    return [*samples[:4], long]
 
 
 if __name__ == "__main__":

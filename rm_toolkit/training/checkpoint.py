@@ -14,7 +14,6 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from ..batches.scored_texts import tokenize_texts
-from ..data.messages import content_text
 from ..errors import InputError
 from ..evaluation.metrics import PreferenceMetrics
 from ..models.files import (
@@ -31,7 +30,7 @@ from ..models.saving import check_saved_weights, save_reward_model
 from ..models.weight_names import shapes_in_files
 from ..output.folders import replace_text
 from ..output.written import record_written
-from ..scoring.reload_check import TOLERANCE, check_reload
+from ..scoring.reload_check import TOLERANCE, check_reload, check_texts
 from .disk_errors import named_disk_errors
 
 
@@ -162,18 +161,6 @@ def _nan_to_null(value: Any) -> Any:
     if isinstance(value, list):
         return [_nan_to_null(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:
-    """Texts for the reload check: the samples, and one that is certainly longer than `max_length` tokens."""
-    prompt, completion = samples[0]
-    if isinstance(completion, str):
-        long = (prompt, " ".join([completion or "word"] * (max_length + 1)))
-    else:
-        message = dict(completion[-1])
-        message["content"] = " ".join([content_text(message) or "word"] * (max_length + 1))
-        long = (prompt, [*completion[:-1], message])
-    return [*samples[:4], long]
 
 
 def load_weights(model: RewardModel, folder: str) -> None:

@@ -15,7 +15,6 @@ from ..data.pairs import ranked_to_pairs, with_same_messages
 from ..data.streams import mix_streams
 from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
-from ..models.quantization import quantization_config
 from ..models.reward_model import load_config
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
@@ -25,6 +24,7 @@ from ..output.lock import WriterLock
 from ..testing import build_tiny_model, train_tokenizer
 from .config import RewardModelConfig
 from .engines import read_engine
+from .quantization_flags import quantization_config
 from .recipe import RecipeArguments
 from .resume_from import goes_on
 from .run_content import describe_content

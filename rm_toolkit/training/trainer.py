@@ -29,7 +29,6 @@ from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from ..models.shared_prompts.choice import choose_layout
 from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
-from ..models.wrapping import as_reward_model
 from .anchor import AnchorCallback
 from .best_model import check_best_metric
 from .checkpoint import CheckpointMixin
@@ -42,6 +41,7 @@ from .run_content import Base
 from .step_loader import EpochCallback, StepLoaderMixin
 from .step_log import StepLogMixin
 from .survival import SurvivalMixin
+from .wrapping import as_reward_model
 
 
 class RewardModelTrainer(

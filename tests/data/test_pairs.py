@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rm_toolkit.data.build import BuildOptions, build
-from rm_toolkit.data.pairs import _merge, expand_batch, pairs_to_ranked, ranked_to_pairs
+from rm_toolkit.data.pair_columns import expand_batch
+from rm_toolkit.data.pairs import _merge, pairs_to_ranked, ranked_to_pairs
 
 
 def ranked(rows):

@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import ModelConfig
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.models.quantization import quantization_config
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.scoring.scorer import RewardScorer
 from rm_toolkit.training import stages
 from rm_toolkit.training.config import RewardModelConfig
+from rm_toolkit.training.quantization_flags import quantization_config
 from rm_toolkit.training.recipe import parse_recipe
 
 

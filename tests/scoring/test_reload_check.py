@@ -12,9 +12,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.scoring.reload_check import check_reload, read_rewards
+from rm_toolkit.scoring.reload_check import check_reload, check_texts, read_rewards
 from rm_toolkit.training import checkpoint
-from rm_toolkit.training.checkpoint import check_texts
 
 
 def corrupt_head(folder):

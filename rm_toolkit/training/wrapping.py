@@ -8,11 +8,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import InputError
-from ..training.config import RewardModelConfig
-from .hub_files import recorded_revision
-from .lm_head import build_lm_head, find_lm_head
-from .reward_model import RewardModel
-from .settings import RewardModelSettings, load_settings
+from ..models.hub_files import recorded_revision
+from ..models.lm_head import build_lm_head, find_lm_head
+from ..models.reward_model import RewardModel
+from ..models.settings import RewardModelSettings, load_settings
+from .config import RewardModelConfig
 
 
 def as_reward_model(
