@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -22,12 +22,13 @@ from .adapter_files import find_base, read_adapter, tokenizer_source
 from .heads import gathered, head_name, modules_before_head
 from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
+from .parts import RewardModelParts
+from .quantization import make_config
 from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
 
-if TYPE_CHECKING:
-    from .reward_model import RewardModel
+Model = TypeVar("Model", bound=RewardModelParts)
 
 
 def attach_adapter(
@@ -85,7 +86,7 @@ def untie(head: LMHead, config: PreTrainedConfig) -> tuple[LMHead, LMHeadSource]
     return LMHead(weight, head.bias, config, tied=False), LMHeadSource(tied=False, files={})
 
 
-def merged_classifier(model: RewardModel, state_dict: dict[str, Tensor] | None = None) -> PreTrainedModel:
+def merged_classifier(model: RewardModelParts, state_dict: dict[str, Tensor] | None = None) -> PreTrainedModel:
     """
     Returns a copy of the stock classifier with its adapter merged into the weights; the model stays as it is.
 
@@ -113,8 +114,31 @@ def _without_zero3() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = engine
 
 
+def merged_in_full_precision(model: RewardModelParts) -> PreTrainedModel:
+    """
+    Returns the stock classifier in fp32 with the base's 4-bit values and the adapter merged into them.
+
+    PEFT's own merge rounds the sum to 4 bits again and gives other rewards than were trained.
+
+    Args:
+        model (`RewardModel`): A PEFT model on a 4-bit base; it stays as it is.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    state: dict[str, Tensor] = {}
+    for name, value in model.classifier.state_dict().items():
+        if ".weight." not in name:  # behind it stand the scales of the 4-bit values
+            state[name] = value.detach().float().cpu()
+    for name, parameter in model.classifier.named_parameters():
+        if getattr(parameter, "quant_state", None) is not None:
+            state[name] = dequantize_4bit(parameter.data, parameter.quant_state).float().cpu()
+    merged = merged_classifier(model, state)
+    del merged.config.quantization_config
+    return merged
+
+
 def load_adapter(
-    model_class: type[RewardModel],
+    model_class: type[Model],
     folder: str,
     settings: RewardModelSettings | None,
     *,
@@ -123,7 +147,7 @@ def load_adapter(
     keep: bool = False,
     revision: str | None = None,
     **options: Any,
-) -> RewardModel:
+) -> Model:
     """
     Loads the base of an adapter and merges the adapter into it, in memory, or keeps it on the base to be trained further.
 
@@ -188,8 +212,6 @@ def load_adapter(
 
 def _take_quantization(folder: str, revision: str | None, options: dict[str, Any]) -> bool:
     """Adds to the options how the adapter's base was rounded when it was trained; returns whether it was."""
-    from .quantization import make_config
-
     settings = load_settings(folder, revision)
     if settings is None or settings.quantization is None:
         return False
@@ -198,7 +220,7 @@ def _take_quantization(folder: str, revision: str | None, options: dict[str, Any
     return True
 
 
-def save_adapter(model: RewardModel, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+def save_adapter(model: RewardModelParts, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Writes the adapter alone: its config and weights, head included, and no generic card."""
     # The embedding is frozen, and rows that were added to it are drawn from a fixed seed: nothing to save.
     model.classifier.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)

@@ -6,15 +6,13 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from ..errors import InputError
-from .adapters import merged_classifier
 
 
 if TYPE_CHECKING:
-    from .reward_model import RewardModel
+    from .parts import RewardModelParts
 
 # What stands on the backbone is trained and read in fp32: heads, and the modules of encoders before them.
 IN_FULL_PRECISION = ["score", "classifier", "pooler", "head", "lm_head"]
@@ -57,7 +55,7 @@ def keep_unpacked(classifier: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def quantization_of(model: RewardModel) -> dict[str, Any] | None:
+def quantization_of(model: RewardModelParts) -> dict[str, Any] | None:
     """What is to be recorded with an adapter whose base is in 4 bits; `None` where it is not."""
     config = getattr(model.base_classifier.config, "quantization_config", None)
     if config is None or not getattr(model.base_classifier, "is_loaded_in_4bit", False):
@@ -66,7 +64,7 @@ def quantization_of(model: RewardModel) -> dict[str, Any] | None:
     return {name: values[name] for name in SAVED}
 
 
-def adapter_alone_notice(model: RewardModel, folder: str) -> str:
+def adapter_alone_notice(model: RewardModelParts, folder: str) -> str:
     """What a run says at its end of a folder that holds the adapter of a 4-bit base."""
     base = model.classifier.peft_config["default"].base_model_name_or_path
     return (
@@ -74,26 +72,3 @@ def adapter_alone_notice(model: RewardModel, folder: str) -> str:
         "it so. On the base in full precision its rewards are others. `--merge_adapter true` saves a merged stock model "
         "with the rewards of training instead, in fp32: the base's rounding to 4 bits is in it for good."
     )
-
-
-def merged_in_full_precision(model: RewardModel) -> PreTrainedModel:
-    """
-    Returns the stock classifier in fp32 with the base's 4-bit values and the adapter merged into them.
-
-    PEFT's own merge rounds the sum to 4 bits again and gives other rewards than were trained.
-
-    Args:
-        model (`RewardModel`): A PEFT model on a 4-bit base; it stays as it is.
-    """
-    from bitsandbytes.functional import dequantize_4bit
-
-    state: dict[str, Tensor] = {}
-    for name, value in model.classifier.state_dict().items():
-        if ".weight." not in name:  # behind it stand the scales of the 4-bit values
-            state[name] = value.detach().float().cpu()
-    for name, parameter in model.classifier.named_parameters():
-        if getattr(parameter, "quant_state", None) is not None:
-            state[name] = dequantize_4bit(parameter.data, parameter.quant_state).float().cpu()
-    merged = merged_classifier(model, state)
-    del merged.config.quantization_config
-    return merged
