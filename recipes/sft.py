@@ -19,7 +19,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
 def main() -> None:
     from trl import ModelConfig
 
-    from rm_toolkit.models.reward_model import load_config
+    from rm_toolkit.models.loading import load_config
     from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
     from rm_toolkit.training import sft as base_lm
     from rm_toolkit.training import stages

@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from .models.reward_model import quiet_loading
+from .models.loading import quiet_loading
 
 
 ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}

@@ -45,11 +45,8 @@ def encode(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    num_prefix = _num_special(tokenizer, data_format)
-    pieces, lengths, starts = [], [], []
-    seen: dict[tuple[int, bytes], int] = {}
-    numbers = np.arange(len(texts), dtype=np.int64)
-    num_truncated = num_truncated_tokens = 0
+    sequences = _Sequences(_num_special(tokenizer, data_format), max_length)
+    numbers = np.zeros(len(texts), dtype=np.int64)
     progress = tqdm(
         total=len(texts), desc=f"Tokenizing {name}", unit="text", disable=not show_progress, leave=False, delay=2
     )
@@ -59,32 +56,68 @@ def encode(
         run = backend.encode_batch if find_completions else backend.encode_batch_fast
         encodings = run(strings, add_special_tokens=data_format == "text")
         for number, (encoding, prompt_length) in enumerate(zip(encodings, prompt_lengths), begin):
-            ids = encoding.ids
-            start = _first_token_at(encoding, prompt_length) if find_completions else 0
-            cut = max(0, len(ids) - max_length)
-            ids = ids[:num_prefix] + ids[num_prefix + cut :] if cut else ids
-            piece = np.array(ids, dtype=np.int32)
-            if merge_within is not None:
-                numbers[number] = seen.setdefault((merge_within[number], piece.tobytes()), len(pieces))
-                if numbers[number] < len(pieces):
-                    continue
-            if cut:
-                num_truncated += 1
-                num_truncated_tokens += cut
-                start = max(num_prefix, start - cut)
-            pieces.append(piece)
-            lengths.append(len(ids))
-            starts.append(min(start, len(ids)) if find_completions else 0)
+            start = _first_token_at(encoding, prompt_length) if find_completions else None
+            group = None if merge_within is None else merge_within[number]
+            numbers[number] = sequences.add(encoding.ids, start, group)
         progress.update(len(batch))
     progress.close()
-    encoded = {
-        "ids": np.concatenate(pieces) if pieces else np.zeros(0, np.int32),
-        "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        "completion_start": np.array(starts, dtype=np.int32),
-        "num_truncated": num_truncated,
-        "num_truncated_tokens": num_truncated_tokens,
-    }
-    return encoded, numbers
+    return sequences.columns(), numbers
+
+
+class _Sequences:
+    """
+    The distinct sequences so far, cut on the left, and counts of what was cut.
+
+    Args:
+        num_prefix (`int`): Special tokens before a text, which a cut keeps.
+        max_length (`int`): Tokens that a sequence may have.
+    """
+
+    def __init__(self, num_prefix: int, max_length: int):
+        self.num_prefix = num_prefix
+        self.max_length = max_length
+        self.pieces: list[np.ndarray] = []
+        self.starts: list[int] = []
+        self.seen: dict[tuple[int, bytes], int] = {}
+        self.num_truncated = self.num_truncated_tokens = 0
+
+    def add(self, ids: list[int], start: int | None, group: int | None) -> int:
+        """
+        Adds a text, unless its group has the same ids already.
+
+        Args:
+            ids (`list[int]`): Its token ids.
+            start (`int`, *optional*): Where its completion begins, where that is wanted.
+            group (`int`, *optional*): Texts of one group with the same ids are one sequence.
+
+        Returns:
+            `int`: Number of its sequence.
+        """
+        cut = max(0, len(ids) - self.max_length)
+        piece = np.array(ids[: self.num_prefix] + ids[self.num_prefix + cut :] if cut else ids, dtype=np.int32)
+        number = len(self.pieces)
+        if group is not None:
+            known = self.seen.setdefault((group, piece.tobytes()), number)
+            if known < number:
+                return known
+        if cut:
+            self.num_truncated += 1
+            self.num_truncated_tokens += cut
+            start = None if start is None else max(self.num_prefix, start - cut)
+        self.pieces.append(piece)
+        self.starts.append(0 if start is None else min(start, len(piece)))
+        return number
+
+    def columns(self) -> dict[str, Any]:
+        """`ids`, `offsets` and `completion_start` of all sequences, and the two counts."""
+        lengths = [len(piece) for piece in self.pieces]
+        return {
+            "ids": np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int32),
+            "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            "completion_start": np.array(self.starts, dtype=np.int32),
+            "num_truncated": self.num_truncated,
+            "num_truncated_tokens": self.num_truncated_tokens,
+        }
 
 
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:

@@ -135,10 +135,7 @@ def evaluate(
     metrics = found.metrics
     metrics["datasets"] = {name: tests.describe(name, table) for name, table in found.pairs.items()}
     metrics["differences"] = _differences(found, tests, bootstrap)
-    metrics["accuracy_matrix"] = {
-        name: {test: values["accuracy"]["value"] for test, values in own.items()}
-        for name, own in metrics["results"].items()
-    }
+    metrics["accuracy_matrix"] = _accuracy_matrix(metrics["results"])
     return found
 
 
@@ -160,6 +157,11 @@ def _head(device: str | None, bootstrap: Bootstrap) -> dict[str, Any]:
         "datasets": {},
         "results": {},
     }
+
+
+def _accuracy_matrix(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Model -> test set -> accuracy."""
+    return {name: {test: values["accuracy"]["value"] for test, values in own.items()} for name, own in results.items()}
 
 
 def _judge(

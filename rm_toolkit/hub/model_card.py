@@ -16,17 +16,13 @@ from ..data.sources import SOURCES
 from ..errors import InputError
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.settings import RewardModelSettings, not_stock_notice
+from .lineage import data_licenses, hub_datasets, nearest_on_hub, stage_facts
 from .staging import public_settings
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 NON_COMMERCIAL = "cc-by-nc-4.0"
 LICENSE_NAMES = {NON_COMMERCIAL: "CC BY-NC 4.0", "mit": "MIT"}
-# In a lineage entry, but not a setting of the training.
-NOT_SETTINGS = (
-    "stage", "domain", "base", "base_is_local", "datasets", "replay_datasets", "eval_datasets", "changed_settings",
-    "versions", "changed_from_step", "customized", "weights", "general_lineage", "customized_lineages",
-)  # fmt: skip
 
 
 @dataclass
@@ -82,16 +78,15 @@ def model_card(
     settings = public_settings(settings)
     results = read_results(folder)
     licenses = data_licenses(settings)
+    base = options.adapter_base or nearest_on_hub(settings)
     title = repo_id.split("/")[-1]
     metadata = ModelCardData(
         library_name=_library(settings, options),
         pipeline_tag="text-classification" if settings.stock else None,
         tags=["rm-toolkit", "trl", "reward-model", "rlhf", *([settings.domain] if settings.domain else [])],
-        base_model=_base_model(settings, options),
-        base_model_relation=("adapter" if options.adapter_base else "finetune")
-        if _base_model(settings, options)
-        else None,
-        datasets=_hub_datasets(settings) or None,
+        base_model=base,
+        base_model_relation=("adapter" if options.adapter_base else "finetune") if base else None,
+        datasets=hub_datasets(settings) or None,
         license=options.license or (NON_COMMERCIAL if NON_COMMERCIAL in licenses.values() else None),
         metrics=["accuracy"] if results["end"] else None,
         model_name=title if results["end"] else None,
@@ -106,7 +101,7 @@ def model_card(
         settings=settings,
         notice=not_stock_notice(settings.pooling_type),
         adapter_base=options.adapter_base,
-        stages=[_stage(entry) for entry in settings.lineage],
+        stages=[stage_facts(entry) for entry in settings.lineage],
         rows=_result_rows(results),
         rewards=_reward_rows(results["end"]),
         sources=[
@@ -142,53 +137,10 @@ def read_results(folder: str) -> dict[str, dict[str, dict[str, float]]]:
         ) from error
 
 
-def data_licenses(settings: RewardModelSettings) -> dict[str, str]:
-    """
-    Returns the licences that the training data of all stages are known by.
-
-    A set whose licence the user stated goes by that; the others go by their source format's published data.
-
-    Returns:
-        `dict[str, str]`: Source (`dsp`, …) or name of the data set -> licence.
-    """
-    licenses: dict[str, str] = {}
-    for entry in settings.stages():
-        for key in ("datasets", "replay_datasets"):
-            for name, described in entry.get(key, {}).items():
-                if described.get("license"):
-                    licenses[f"`{name}`"] = described["license"]
-                    continue
-                spec = described.get("spec")
-                named = [spec["source"]] if isinstance(spec, dict) and spec.get("source") else []
-                for source in described.get("sources") or named:
-                    if source in SOURCES and SOURCES[source].license:
-                        licenses[source] = SOURCES[source].license
-    return licenses
-
-
 def _library(settings: RewardModelSettings, options: CardOptions) -> str:
     if not settings.stock:
         return "rm_toolkit"
     return "peft" if options.adapter_base else "transformers"
-
-
-def _base_model(settings: RewardModelSettings, options: CardOptions) -> str | None:
-    """The nearest ancestor that is on the Hub."""
-    if options.adapter_base:
-        return options.adapter_base
-    return next((entry["base"] for entry in reversed(settings.lineage) if not entry.get("base_is_local", True)), None)
-
-
-def _hub_datasets(settings: RewardModelSettings) -> list[str]:
-    found = []
-    for entry in settings.stages():
-        for key in ("datasets", "replay_datasets"):
-            for described in entry.get(key, {}).values():
-                spec = described.get("spec")
-                path = spec.get("path") if isinstance(spec, dict) else (spec or "").split(":")[0]
-                if path and described.get("local") is False and path not in found:
-                    found.append(path)
-    return found
 
 
 def _eval_results(end: dict[str, dict[str, Any]], settings: RewardModelSettings) -> list[EvalResult]:
@@ -213,51 +165,6 @@ def _eval_results(end: dict[str, dict[str, Any]], settings: RewardModelSettings)
                     )
                 )
     return results
-
-
-def _stage(entry: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in entry.items() if key not in NOT_SETTINGS and value is not None}
-    if settings.get("max_steps") == -1:
-        del settings["max_steps"]
-    settings |= entry.get("changed_settings", {})
-    return {
-        "name": entry["stage"].upper(),
-        "domain": entry.get("domain"),
-        "base": entry["base"],
-        "base_is_local": entry.get("base_is_local", True),
-        "datasets": [
-            {
-                "name": name,
-                "use": use,
-                "rows": "streamed" if described["rows"] is None else f"{described['rows']:,}",
-                "fingerprint": described.get("fingerprint", "-"),
-                "sources": ", ".join(described.get("sources") or []),
-                "spec": _spec_text(described.get("spec")),
-            }
-            for key, use in (("datasets", "train"), ("replay_datasets", "replay"), ("eval_datasets", "test"))
-            for name, described in entry.get(key, {}).items()
-        ],
-        "merged": _merged_text(entry),
-        "settings": settings,
-        "changes": [
-            f"from step {change['step']} on: `{change['setting']}` {change['after']} instead of {change['before']}"
-            for change in entry.get("changed_from_step", [])
-        ],
-        "versions": ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
-    }
-
-
-def _merged_text(entry: dict[str, Any]) -> str | None:
-    if "weights" not in entry:
-        return None
-    weights = ", ".join(f"`{name}` ({weight:g})" for name, weight in zip(entry["customized"], entry["weights"]))
-    return f"Weights of `{entry['base']}` (general) and {weights}, interpolated linearly."
-
-
-def _spec_text(spec: Any) -> str:
-    if isinstance(spec, dict):
-        spec = ", ".join(f"{key} {value}" for key, value in spec.items() if value is not None)
-    return str(spec or "").replace("|", "\\|")
 
 
 def _number(value: Any, digits: int) -> str:

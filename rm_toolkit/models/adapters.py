@@ -188,26 +188,36 @@ def load_adapter(
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
     tokenizer, tokenizer_revision = tokenizer_source(folder, revision)
     model.resize_token_embeddings(len(load_tokenizer(tokenizer, revision=tokenizer_revision)))
-    try:
-        with quiet_peft():
-            adapted = PeftModel.from_pretrained(
-                model.classifier, folder, is_trainable=keep or in_4bit, revision=revision
-            )
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
     # Merged into 4-bit weights it would be rounded with them: it stays, and a further stage goes on training it.
-    model.classifier = adapted if keep or in_4bit else adapted.merge_and_unload()
+    model.classifier = _adapted(model.classifier, folder, revision, base, keep=keep or in_4bit)
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
     model.revision = recorded_revision(folder, revision)
     model.settings = model.settings
+    _take_lm_head(model, folder, revision)
+    return model
+
+
+def _adapted(
+    classifier: PreTrainedModel, folder: str, revision: str | None, base: str, *, keep: bool
+) -> PeftModel | PreTrainedModel:
+    """The classifier with the adapter of a folder on it, to be trained further, or merged into it."""
+    try:
+        with quiet_peft():
+            adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=keep, revision=revision)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
+    return adapted if keep else adapted.merge_and_unload()
+
+
+def _take_lm_head(model: RewardModelParts, folder: str, revision: str | None) -> None:
+    """Replaces the base's LM head by the one that was trained and saved beside the adapter, if there is one."""
     own_head = find_lm_head(folder, model.config, revision=revision)
     if own_head is not None and own_head.files:
         model.lm_head_source = own_head
         if model.lm_head is not None:
             model.lm_head = build_lm_head(own_head, model.get_input_embeddings(), model.config, folder)
-    return model
 
 
 def _take_quantization(folder: str, revision: str | None, options: dict[str, Any]) -> bool:

@@ -27,6 +27,27 @@ def load_config(
         raise InputError(config_error(model_name_or_path, error)) from error
 
 
+def load_classifier_config(
+    model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """
+    Loads a model's config, as that of a classifier with one label.
+
+    Raises:
+        `InputError`: if the folder or repository does not hold a transformers model, or one with more than one label.
+    """
+    config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+    had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    if had_head and config.num_labels != 1:
+        raise InputError(
+            f"'{model_name_or_path}' is a classifier with `num_labels` {config.num_labels}; a reward model has "
+            "exactly 1. Start from a causal LM, an encoder without a head, or a reward model."
+        )
+    config.num_labels = 1
+    config.problem_type = "regression"
+    return config
+
+
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """Silences transformers while a checkpoint loads: a missing head and an unused LM head are handled by us."""

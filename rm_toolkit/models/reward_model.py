@@ -27,7 +27,7 @@ from .heads import (
 from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
-from .loading import load_config, quiet_loading
+from .loading import load_classifier_config, quiet_loading
 from .precision import WEIGHT_DTYPE
 from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
@@ -126,16 +126,8 @@ class RewardModel(EngineInterface, nn.Module):
             options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
             options |= {"require_head": require_head, "keep": keep_adapter, "revision": revision}
             return load_adapter(cls, model_name_or_path, settings, **options, **model_init_kwargs)
-        config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        config = load_classifier_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
         settings = settings or load_settings(model_name_or_path, revision)
-        had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-        if had_head and config.num_labels != 1:
-            raise InputError(
-                f"'{model_name_or_path}' is a classifier with `num_labels` {config.num_labels}; a reward model has "
-                "exactly 1. Start from a causal LM, an encoder without a head, or a reward model."
-            )
-        config.num_labels = 1
-        config.problem_type = "regression"
         model_init_kwargs.setdefault("dtype", WEIGHT_DTYPE)
         options = {"revision": revision, "trust_remote_code": trust_remote_code, **model_init_kwargs}
         classifier, missing = _load_classifier(model_name_or_path, config, seed, options)

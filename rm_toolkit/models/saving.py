@@ -21,8 +21,9 @@ from .adapters import merged_classifier, merged_in_full_precision, save_adapter
 from .compatibility import write_legacy_rope_keys, write_legacy_tokenizer_keys
 from .files import ADAPTER_FOLDER, ADAPTER_WEIGHTS, CONFIG_NAME, LM_HEAD_FOLDER, SAFE_WEIGHTS, find_row, weight_files
 from .lm_head import save_lm_head
+from .loading import quiet_loading
 from .quantization import adapter_alone_notice, quantization_of
-from .reward_model import RewardModel, quiet_loading
+from .reward_model import RewardModel
 from .settings import not_stock_notice
 from .weight_names import shapes_in_files
 

@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
 from ..models.hub_files import split_revision
 from ..models.lm_head import is_causal_lm
-from ..models.reward_model import RewardModel, load_config
+from ..models.loading import load_config
+from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.shared_prompts.choice import layout_problem, sharing_pays
 from ..models.tokenizer import load_tokenizer

@@ -21,8 +21,8 @@ from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..errors import InputError, name_list
 from ..models.hub_files import recorded_revision
 from ..models.load_errors import first_line
+from ..models.loading import quiet_loading
 from ..models.precision import WEIGHT_DTYPE
-from ..models.reward_model import quiet_loading
 from ..models.saving import move_into
 from ..output.console import console, print_table
 from ..output.written import record_written

@@ -15,7 +15,7 @@ from ..data.pairs import ranked_to_pairs, with_same_messages
 from ..data.streams import mix_streams
 from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
-from ..models.reward_model import load_config
+from ..models.loading import load_config
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console, print_table

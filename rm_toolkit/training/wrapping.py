@@ -37,49 +37,72 @@ def as_reward_model(
     Raises:
         `InputError`: if the model has not exactly one label, or what the configuration needs is missing.
     """
-    with_lm_head = args.lm_loss_coef > 0
-    reads = {"pooling_type": args.pooling_type, "data_format": args.data_format, "max_length": args.max_length}
     if isinstance(model, RewardModel):
-        model.settings = dataclasses.replace(settings or model.settings, **reads)
-        if with_lm_head and model.lm_head is None:
-            embedding = model.get_input_embeddings()
-            model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
-        elif model.lm_head is not None and not model.lm_head.tied:
-            model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
-        return model
+        return _configured(model, args, settings)
     if isinstance(model, str):
-        init = args.model_init_kwargs or {}
-        settings = settings or load_settings(model, init.get("revision")) or RewardModelSettings()
-        loaded = RewardModel.from_pretrained(
-            model,
-            dataclasses.replace(settings, **reads),
-            with_lm_head=with_lm_head,
-            require_head=require_head,
-            seed=args.seed,
-            trust_remote_code=args.trust_remote_code,
-            keep_adapter=not new_adapter,
-            **init,
-        )
-        if loaded.is_peft and not new_adapter:
-            loaded.untie_lm_head()
-            if args.should_log:
-                tqdm.write(
-                    f"The adapter in {model} goes on being trained; --use_peft would put a new one on top of it."
-                )
-        return loaded
-    if getattr(model.config, "num_labels", None) != 1:
-        raise InputError(f"the model has `num_labels` {model.config.num_labels}; a reward model has exactly 1.")
-    model.config.problem_type = "regression"
-    name = model.config._name_or_path
+        return _loaded(model, args, settings, require_head, new_adapter)
+    return _wrapped(model, args, settings)
+
+
+def _reading(settings: RewardModelSettings, args: RewardModelConfig) -> RewardModelSettings:
+    """The settings, with texts read as the configuration says."""
+    return dataclasses.replace(
+        settings, pooling_type=args.pooling_type, data_format=args.data_format, max_length=args.max_length
+    )
+
+
+def _configured(model: RewardModel, args: RewardModelConfig, settings: RewardModelSettings | None) -> RewardModel:
+    """A reward model in memory, with the LM head that the loss needs."""
+    with_lm_head = args.lm_loss_coef > 0
+    model.settings = _reading(settings or model.settings, args)
+    if with_lm_head and model.lm_head is None:
+        embedding = model.get_input_embeddings()
+        model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
+    elif model.lm_head is not None and not model.lm_head.tied:
+        model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
+    return model
+
+
+def _loaded(
+    name: str, args: RewardModelConfig, settings: RewardModelSettings | None, require_head: bool, new_adapter: bool
+) -> RewardModel:
+    """The reward model of a folder or of the Hub."""
+    init = args.model_init_kwargs or {}
+    settings = settings or load_settings(name, init.get("revision")) or RewardModelSettings()
+    model = RewardModel.from_pretrained(
+        name,
+        _reading(settings, args),
+        with_lm_head=args.lm_loss_coef > 0,
+        require_head=require_head,
+        seed=args.seed,
+        trust_remote_code=args.trust_remote_code,
+        keep_adapter=not new_adapter,
+        **init,
+    )
+    if model.is_peft and not new_adapter:
+        model.untie_lm_head()
+        if args.should_log:
+            tqdm.write(f"The adapter in {name} goes on being trained; --use_peft would put a new one on top of it.")
+    return model
+
+
+def _wrapped(
+    classifier: PreTrainedModel, args: RewardModelConfig, settings: RewardModelSettings | None
+) -> RewardModel:
+    """A reward model around a stock classifier in memory."""
+    if getattr(classifier.config, "num_labels", None) != 1:
+        raise InputError(f"the model has `num_labels` {classifier.config.num_labels}; a reward model has exactly 1.")
+    classifier.config.problem_type = "regression"
+    name = classifier.config._name_or_path
     revision = (args.model_init_kwargs or {}).get("revision")  # a loaded model does not say it
-    source = None
-    if name or getattr(model.config, "tie_word_embeddings", False):
-        source = find_lm_head(name, model.config, revision=revision)
-    head = build_lm_head(source, model.get_input_embeddings(), model.config, name) if with_lm_head else None
-    settings = dataclasses.replace(settings or RewardModelSettings(), **reads)
+    source = head = None
+    if name or getattr(classifier.config, "tie_word_embeddings", False):
+        source = find_lm_head(name, classifier.config, revision=revision)
+    if args.lm_loss_coef > 0:
+        head = build_lm_head(source, classifier.get_input_embeddings(), classifier.config, name)
     return RewardModel(
-        model,
-        settings,
+        classifier,
+        _reading(settings or RewardModelSettings(), args),
         lm_head=head,
         lm_head_source=source,
         name_or_path=name,

@@ -250,7 +250,7 @@ def test_a_finished_run_has_nothing_left_to_do_or_takes_more_epochs(go_on, outpu
 def test_changes_add_up_over_resumes_and_come_onto_the_card(go_on, output, base_model, files):
     from faulty_runs import terminate
 
-    from rm_toolkit.hub.model_card import _stage
+    from rm_toolkit.hub.lineage import stage_facts
 
     folder = output()
     _, trainer, resume = start(
@@ -265,7 +265,7 @@ def test_changes_add_up_over_resumes_and_come_onto_the_card(go_on, output, base_
         (6, 1e-3, 1e-4),
     ]
     assert rates(trainer)[6] == pytest.approx(linear(6, 1e-3)) and rates(trainer)[7] == pytest.approx(linear(7, 1e-4))
-    stage = _stage(load_settings(str(folder)).lineage[-1])
+    stage = stage_facts(load_settings(str(folder)).lineage[-1])
     assert stage["changes"] == [
         "from step 4 on: `learning_rate` 0.001 instead of 0.01",
         "from step 6 on: `learning_rate` 0.0001 instead of 0.001",

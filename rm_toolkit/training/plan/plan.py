@@ -168,23 +168,13 @@ def make_plan(
     length = min(text_length or training.max_length, skeleton.settings.max_length)
     batch = _largest_batch(training, config.get_text_config().vocab_size, length, layout)
     accumulates = micro_batches > 1 or engine.kind not in ("none", "ddp")
-    mode = FakeTensorMode()
-    materialise(skeleton, mode)
-    step = simulate(
-        skeleton,
-        batch,
-        mode,
-        autocast=None if precision.name == "no" else computed_in,
-        casts_kept=weight_bytes(engine.launched()).casts_kept,
-        gpu=not engine.on_cpu,
-        accumulated=accumulates,
-    )
+    autocast = None if precision.name == "no" else computed_in
     optimizer = str(getattr(training.optim, "value", training.optim))
     return RunPlan(
         engine,
         weights,
         model_states(engine, weights, optimizer, accumulates=accumulates),
-        step,
+        _simulated_step(skeleton, batch, engine, autocast, accumulates),
         layout,
         f"{len(batch.better)} pair(s) of two texts of {length} tokens",
         micro_batches,
@@ -194,6 +184,23 @@ def make_plan(
         recomputes=bool(training.gradient_checkpointing),
         precision=precision.name,
         precision_from=precision.reason,
+    )
+
+
+def _simulated_step(
+    skeleton: RewardModel, batch: MicroBatch, engine: Engine, autocast: torch.dtype | None, accumulated: bool
+) -> StepMemory:
+    """Activations of one micro-batch, on tensors without values."""
+    mode = FakeTensorMode()
+    materialise(skeleton, mode)
+    return simulate(
+        skeleton,
+        batch,
+        mode,
+        autocast=autocast,
+        casts_kept=weight_bytes(engine.launched()).casts_kept,
+        gpu=not engine.on_cpu,
+        accumulated=accumulated,
     )
 
 
