@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from ... import cross_entropy
+from ... import losses
 from ...batches.collator import MicroBatch, PreferenceCollator
 from ...batches.tokenization import TokenizedPreferences
 from ...losses import ranking_loss
@@ -174,7 +174,7 @@ def _casting_again() -> Iterator[None]:
 @contextlib.contextmanager
 def _logits_of(gpu: bool) -> Iterator[None]:
     """Fake tensors are those of a CPU; for a GPU, as many logits are held at a time as it would hold."""
-    table = cross_entropy.LOGITS_AT_A_TIME
+    table = losses.LOGITS_AT_A_TIME
     before = table["cpu"]
     table["cpu"] = table["cuda"] if gpu else before
     try:
