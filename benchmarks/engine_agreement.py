@@ -267,7 +267,7 @@ def report(folder: Path) -> None:
     headings = ["engine", "run", "read inside", "processes", "ZeRO", "optimizer", "weights held", "largest loss diff."]
     headings += ["correct pairs", "excepted", "peak GB a process"]
     for row in (headings, ["---"] * len(headings), *rows):
-        console.print("| " + " | ".join(row) + " |", highlight=False)
+        console.print("| " + " | ".join(row) + " |")
     for engine, name, test, number, one, other in excepted:
         console.print(f"excepted: {engine}, {name}, {test}, pair {number}: margin {one:+.2e} alone, {other:+.2e}")
     for name, run in alone.items():

@@ -138,7 +138,7 @@ def main() -> int:
         wrote = read_manifest(str(find_checkpoint(work / "whole")[0]))["num_processes"]
         if engine is None or wrote != options.processes:
             sys.exit(f"{options.processes} process(es) were asked for, {wrote} ran: nothing would be shown")
-        console.print(f"Engine {engine[1]} process(es), as the run itself says", highlight=False)
+        console.print(f"Engine {engine[1]} process(es), as the run itself says")
         expected = ending(work / "whole")
         rows, good = [], True
         for number in range(options.kills):
@@ -155,7 +155,7 @@ def main() -> int:
             rows.append(
                 [str(number + 1), f"{moment:.2f}", f"{killed:.0f}", start, *("yes" if e else "NO" for e in equal)]
             )
-            console.print(" ".join(rows[-1]), highlight=False)
+            console.print(" ".join(rows[-1]))
             shutil.rmtree(work / "killed")
     print_table(["kill", "moment (steps)", "at step", "resumed from", "weights", "logs", "results"], rows)
     return 0 if good else 1
@@ -279,14 +279,14 @@ def is_close(one: Any, other: Any) -> bool:
         difference = 0.0
         for mine, theirs in zip(read_tensors(one), read_tensors(other), strict=True):
             difference = max(difference, (mine.double() - theirs.double()).abs().max().item())
-        console.print(f"largest difference of a weight: {difference:.1e}", highlight=False)
+        console.print(f"largest difference of a weight: {difference:.1e}")
         return difference <= TOLERANCE
     if isinstance(one, str):
         return is_close(json.loads(one), json.loads(other))
     if isinstance(one, dict):
         for key in one:
             if key not in other or not is_close(one[key], other[key]):
-                console.print(f"{key}: {one[key]} is not {other.get(key)}", highlight=False)
+                console.print(f"{key}: {one[key]} is not {other.get(key)}")
                 return False
         return one.keys() == other.keys()
     if isinstance(one, list):

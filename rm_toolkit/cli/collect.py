@@ -122,8 +122,6 @@ def _collect(args: argparse.Namespace, selection: Selection, domains: list[Domai
     console.print(
         f"{len(selection.instructions):,} instructions of {selection.counts['read']:,} rows"
         f"{' (left out: ' + ', '.join(left_out) + ')' if left_out else ''} x {len(domains)} domains",
-        highlight=False,
-        markup=False,
     )
     try:
         found = collect(
@@ -159,26 +157,18 @@ def show(found: Collected, domains: list[Domain], own_answers: bool) -> None:
     tokens = f"{found.tokens['prompt']:,} prompt and {found.tokens['completion']:,} completion tokens"
     console.print(
         f"{found.num_answers:,} of {found.num_questions:,} answers, {found.outcome.answered:,} of them new; {tokens}.",
-        highlight=False,
-        markup=False,
     )
     console.print(
         f"wrote {found.files['output']}: {counts.kept:,} rows of {found.complete:,} with an answer in every domain",
-        highlight=False,
-        markup=False,
     )
     missing = found.num_questions - found.num_answers
     if missing:
         for kind, number in found.outcome.failures.most_common():
-            console.print(
-                f"failed: {number:,} x {kind}: {found.outcome.examples[kind]}", highlight=False, markup=False
-            )
+            console.print(f"failed: {number:,} x {kind}: {found.outcome.examples[kind]}")
         gave_up = f" ({found.outcome.not_asked:,} not asked after so many failures in a row)"
         console.print(
             f"{missing:,} questions have no answer{gave_up if found.outcome.not_asked else ''}. "
             "The same command asks them again, and only them.",
-            highlight=False,
-            markup=False,
         )
 
 

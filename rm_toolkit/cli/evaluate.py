@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     found.metrics["command"] = args.command_line
     found.save(args.output, overwrite=args.overwrite)
     show(found)
-    console.print(f"wrote {args.output}: report.md, metrics.json, figures/", highlight=False)
+    console.print(f"wrote {args.output}: report.md, metrics.json, figures/")
 
 
 def show(found: Evaluation) -> None:

@@ -73,4 +73,4 @@ def run(args: argparse.Namespace) -> None:
     print_table(
         ["", *counts], [[title, *(f"{own[key]:,}" for own in counts.values())] for key, title in STEPS.items()]
     )
-    console.print(f"wrote {args.output}: report.md, inspection.json, figures/", highlight=False)
+    console.print(f"wrote {args.output}: report.md, inspection.json, figures/")

@@ -102,7 +102,7 @@ def _frontier(args: argparse.Namespace) -> None:
     )
     columns, rows = frontier_rows(found)
     print_table(columns[:3], [row[:3] for row in rows])  # each set by itself stands in the report
-    console.print(describe_choice(found), highlight=False, markup=False)
+    console.print(describe_choice(found))
 
     def add_report(folder: Path) -> None:
         (folder / "frontier").mkdir()
@@ -117,12 +117,10 @@ def _frontier(args: argparse.Namespace) -> None:
         finish=add_report,
     )
     _say_saved(args.output, checked)
-    console.print(f"Table and picture: {args.output}/frontier/", highlight=False, markup=False)
+    console.print(f"Table and picture: {args.output}/frontier/")
 
 
 def _say_saved(output: Path, checked: int) -> None:
     from ..output.console import console
 
-    console.print(
-        f"Saved to {output}; {checked} texts give the same rewards in a fresh process.", highlight=False, markup=False
-    )
+    console.print(f"Saved to {output}; {checked} texts give the same rewards in a fresh process.")

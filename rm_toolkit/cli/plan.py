@@ -56,4 +56,4 @@ def run(args: argparse.Namespace) -> None:
         utilisation=args.utilisation,
     )
     for line in lines:
-        console.print(line, highlight=False)
+        console.print(line)

@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
         check_base_is_used(args.model)
     if args.preview:
         preview_model(args.model, args.repo_id, args.preview, **options)
-        console.print(f"Wrote {args.preview}; nothing was sent.", highlight=False)
+        console.print(f"Wrote {args.preview}; nothing was sent.")
         return
-    console.print(f"Pushed to {push_model(args.model, args.repo_id, **options)}", highlight=False)
+    console.print(f"Pushed to {push_model(args.model, args.repo_id, **options)}")
 
 
 def check_base_is_used(folder: str) -> None:

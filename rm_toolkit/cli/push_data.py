@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in names}
     if args.preview:
         preview_dataset(args.data, args.repo_id, args.preview, **options)
-        console.print(f"Wrote {args.preview}; nothing was sent.", highlight=False)
+        console.print(f"Wrote {args.preview}; nothing was sent.")
         return
-    console.print(f"Pushed to {push_dataset(args.data, args.repo_id, **options)}", highlight=False)
+    console.print(f"Pushed to {push_dataset(args.data, args.repo_id, **options)}")

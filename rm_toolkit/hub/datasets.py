@@ -116,7 +116,6 @@ def merge_card(path: Path, kept: str, repo_id: str) -> None:
     console.print(
         f"{repo_id}: the text of the card there was written or changed by hand and stays as it is; --overwrite-card "
         "replaces it.",
-        highlight=False,
     )
     ours, theirs = DatasetCard.load(path), DatasetCard(kept)
     for key in ("configs", "dataset_info"):
@@ -143,4 +142,4 @@ def verify_rows(repository: Repository, commit: str, data: DatasetDict, token: s
                     "folder. Do not announce it; run the command again."
                 )
     total = sum(len(rows) for rows in data.values())
-    console.print(f"{repository.repo_id}: {total:,} rows are the same in a fresh download.", highlight=False)
+    console.print(f"{repository.repo_id}: {total:,} rows are the same in a fresh download.")

@@ -127,19 +127,18 @@ def prepared(
         `tuple`: That folder, the texts of the reload check, and their rewards.
     """
     if not settings.stock:
-        console.print(f"{source}: {not_stock_notice(settings.pooling_type)} Its card says so.", highlight=False)
+        console.print(f"{source}: {not_stock_notice(settings.pooling_type)} Its card says so.")
     texts, rewards, example = verify_folder(source, settings)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary, "model")
         staged.mkdir()
         done = stage_model(source, staged, settings, push.base_model)
         if done.staying:
-            console.print(describe_staying(source, done.staying), highlight=False, markup=False)
+            console.print(describe_staying(source, done.staying))
         if done.left_out:
             console.print(
                 f"{source}: `{ADAPTER_FOLDER}/` is left out, since its base is a folder of this machine. The merged "
                 "model is complete; --base-model NAMESPACE/NAME takes the adapter along.",
-                highlight=False,
             )
         options = CardOptions(license=push.license)
         if push.adapter:
@@ -220,7 +219,6 @@ def keep_card(staged: Path, repo_id: str, kept: str, settings: RewardModelSettin
     (staged / CARD_NAME).unlink()
     console.print(
         f"{repo_id}: the card there was written or changed by hand and stays as it is; --overwrite-card replaces it.",
-        highlight=False,
     )
 
 
@@ -240,6 +238,4 @@ def verify_download(repository: Repository, commit: str, texts: list[Any], rewar
                 f"{repository.repo_id} was published, but a fresh download of it differs from the model here; do not "
                 f"announce it. {error}"
             ) from error
-    console.print(
-        f"{repository.repo_id}: {len(texts)} texts give the same rewards from a fresh download.", highlight=False
-    )
+    console.print(f"{repository.repo_id}: {len(texts)} texts give the same rewards from a fresh download.")

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-console = Console(soft_wrap=True)
+# Paths and names are the user's: brackets and colons in them are no markup.
+console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

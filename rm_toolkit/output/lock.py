@@ -105,8 +105,6 @@ class _LockFile:
                     console.print(
                         f"warning: {self.output} was taken over by process {other.pid} on host {other.host}. End one of "
                         "the two.",
-                        highlight=False,
-                        markup=False,
                     )
                     return
 
@@ -234,8 +232,6 @@ def _check_free(path: Path, output: Path, locked: bool | None) -> None:
     console.print(
         f"warning: {output}: process {holder.pid} on host {holder.host}, which held it since {holder.since}, has given "
         f"no sign of life for {age / 60:.0f} minutes; this run takes over.",
-        highlight=False,
-        markup=False,
     )
 
 

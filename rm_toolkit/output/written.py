@@ -72,7 +72,7 @@ def put_aside(path: Path) -> None:
     names = (Path(f"{path}.old{number if number > 1 else ''}") for number in itertools.count(1))
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
-    console.print(f"warning: {path} was not written by this run; it is {aside} now.", highlight=False, markup=False)
+    console.print(f"warning: {path} was not written by this run; it is {aside} now.")
 
 
 def is_inside(name: object) -> bool:

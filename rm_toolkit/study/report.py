@@ -52,7 +52,7 @@ def write_report(runner: StudyRunner) -> None:
         if rows:
             narrow = (0, 1, 2, 3, 9)  # what fits into a terminal of 80 columns
             print_table([COLUMNS[k] for k in narrow], [[row[k] for k in narrow] for row in rows], title=base)
-    console.print(f"Report: {folder / 'README.md'}; {len(results)} of {len(runner.cells)} cells.", highlight=False)
+    console.print(f"Report: {folder / 'README.md'}; {len(results)} of {len(runner.cells)} cells.")
 
 
 def markdown(

@@ -86,7 +86,7 @@ def _find_and_check(wanted: str | bool, output_dir: str) -> str | None:
         if found is None:
             raise InputError(f"{output_dir} has no checkpoint to resume from. Start without the flag, or use `auto`.")
         for line in damaged:
-            console.print(f"warning: {line}. The run goes on from {found} instead.", highlight=False)
+            console.print(f"warning: {line}. The run goes on from {found} instead.")
         folder = found
     check_resumable(folder, output_dir)
     refuse_other_runs(folder, output_dir)

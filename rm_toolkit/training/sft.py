@@ -184,7 +184,7 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
     if trainer.is_world_process_zero():
-        console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.", highlight=False)
+        console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.")
     # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
     trainer.args.eval_on_start = bool(trainer.eval_dataset) and not resume
     if trainer.args.should_save:
@@ -206,7 +206,7 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
         rows.append([name, *(f"{v:.4f}" for v in values), *(f"{math.exp(v):.1f}" for v in values)])
     if rows:
         print_table(["test set", "loss before", "after", "perplexity before", "after"], rows)
-    console.print(f"Saved to {trainer.args.output_dir}", highlight=False)
+    console.print(f"Saved to {trainer.args.output_dir}")
 
 
 def _chosen_texts(data: TokenizedPreferences, which: str) -> list[int]:

@@ -195,7 +195,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     if not resume and (recipe.overwrite_output_dir or goes_on(trainer.args, resume)):
         clear_output_dir(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        console.print(describe_engine(trainer), highlight=False)
+        console.print(describe_engine(trainer))
     trainer.train(resume_from_checkpoint=resume)
     report_overlap(trainer)
     if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
@@ -208,9 +208,9 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     if trainer.args.push_to_hub:
         address = trainer.publish()
         if address:
-            console.print(f"Pushed to {address}", highlight=False)
+            console.print(f"Pushed to {address}")
     if recipe.next_command and trainer.is_world_process_zero():
-        console.print(f"Next: {recipe.next_command}", highlight=False)
+        console.print(f"Next: {recipe.next_command}")
 
 
 def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], checked: int) -> None:

@@ -121,6 +121,13 @@ def test_without_tokenizer_and_clouds(dsp_file, tmp_path, read_json):
     assert sorted(path.name for path in (tmp_path / "out" / "figures").iterdir()) == ["lengths.png"]
 
 
+def test_the_command_names_a_folder_with_brackets_as_it_was_given(dsp_file, tmp_path, capsys):
+    out = tmp_path / "[v2]" / "run"
+    command = ["inspect", f"{{path: {dsp_file}, source: dsp, domain: art}}", "--no-word-clouds"]
+    assert main([*command, "--output", str(out), "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert f"wrote {out}: report.md" in capsys.readouterr().out
+
+
 def test_a_missing_word_cloud_package_is_named_with_its_install_command(dsp_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "wordcloud", None)
     command = ["inspect", f"{{path: {dsp_file}, source: dsp}}", "--output", str(tmp_path / "out")]

@@ -94,7 +94,7 @@ def print_plan(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -
     cells.append(["together", size(plan.device_total), size(plan.host_total)])
     print_table(["memory", where, "each host"], cells, title=engine.name)
     for line in explain(plan):
-        console.print(line, highlight=False)
+        console.print(line)
     return _verdict(plan, gpu_memory, host_memory)
 
 
@@ -156,18 +156,16 @@ def _verdict(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -> 
     fits: bool | None = True
     for name, flag, needed, there, rows in known:
         if there is None:
-            console.print(
-                f"Fits? There is none here to ask; say {flag}. It needs {size(needed)} of {name}.", highlight=False
-            )
+            console.print(f"Fits? There is none here to ask; say {flag}. It needs {size(needed)} of {name}.")
             fits = None if fits else fits
             continue
         if needed <= there:
-            console.print(f"Fits: {size(needed)} of {size(there)} of {name}, {needed / there:.0%}.", highlight=False)
+            console.print(f"Fits: {size(needed)} of {size(there)} of {name}, {needed / there:.0%}.")
             continue
         fits = False
         largest = max((row for row in rows if row in REMEDIES), key=rows.get, default=None)
         remedy = f" Most is {largest}: {REMEDIES[largest]}." if largest else ""
-        console.print(f"Does not fit: {size(needed)} of {size(there)} of {name}.{remedy}", highlight=False)
+        console.print(f"Does not fit: {size(needed)} of {size(there)} of {name}.{remedy}")
     return fits
 
 
