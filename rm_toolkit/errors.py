@@ -43,3 +43,21 @@ def one_line(text: str, width: int | None = None) -> str:
 def beginning(text: str, width: int = 60) -> str:
     """Returns the first words of a user's text for a message, every run of white space as one blank."""
     return one_line(" ".join(text.split()), width)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """Returns the last line of an exception's message, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def class_and_line(error: BaseException, width: int | None = None) -> str:
+    """Returns `ClassName: first line of the message`, that line cut to `width` characters; the class alone without one."""
+    name, line = type(error).__name__, first_line(error)[:width]
+    return name if line == name else f"{name}: {line}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import InputError, did_you_mean, name_list, one_line
+from ..errors import InputError, class_and_line, did_you_mean, name_list, one_line
 from .messages import decode_json, holds_json, null_stripper
 
 
@@ -175,10 +175,9 @@ def _open_hub_dataset(name: str) -> Any:
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
-        reason = str(error).strip().splitlines()
         raise InputError(
             f"'{name}' is no file or folder here, and the Hub gave no dataset of that name "
-            f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}). "
+            f"({class_and_line(error)}). "
             "Check the spelling, or the connection and the login (`hf auth login`)."
         ) from error
 

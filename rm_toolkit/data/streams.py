@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, name_list
+from ..errors import InputError, class_and_line, name_list
 from .cleaning import clean_row
 from .leakage import authors_split, mark_origin, shorten_prompt
 from .messages import null_stripper
@@ -166,10 +166,9 @@ def open_remote(name: str, split: str | None) -> IterableDataset:
     try:
         return datasets.load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise InputError(
             f"'{name}' is no file or folder here, and the Hub gave no split '{split or 'train'}' of that name to stream "
-            f"({type(error).__name__}: {reason}). Check the spelling, or the connection and the login (`hf auth login`)."
+            f"({class_and_line(error)}). Check the spelling, or the connection and the login (`hf auth login`)."
         ) from error
 
 

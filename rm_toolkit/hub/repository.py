@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, class_and_line
 from ..models.files import CARD_NAME
 
 
@@ -232,5 +232,4 @@ def _find(error: BaseException, kind: type[HfHubHTTPError]) -> HfHubHTTPError | 
 def _reason(error: BaseException) -> str:
     # The innermost are the transport's; the HTTP library's own says more. Parameters of an address may sign it.
     root = next((item for item in _chain(error) if isinstance(item, HTTPError)), error)
-    words = re.sub(r"\?\S+", "", (str(root).strip().splitlines() or [""])[0])[:200]
-    return f"{type(root).__name__}: {words}" if words else type(root).__name__
+    return re.sub(r"\?\S+", "", class_and_line(root, 200))

@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_NAME
 from .hub_files import find_file
 
@@ -29,8 +29,7 @@ def read_adapter(folder: str, revision: str | None = None) -> tuple[PeftConfig, 
     try:
         config = PeftConfig.from_pretrained(folder, revision=revision)
     except (ValueError, TypeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {reason}") from error
+        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {first_line(error)}") from error
     path = Path(folder, ADAPTER_WEIGHTS) if os.path.isdir(folder) else find_file(folder, ADAPTER_WEIGHTS, revision)
     try:
         with safe_open(path, framework="pt") as handle:

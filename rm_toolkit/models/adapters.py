@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed
 
-from ..errors import InputError, did_you_mean, name_list
+from ..errors import InputError, did_you_mean, last_line, name_list
 from .adapter_files import find_base, read_adapter, tokenizer_source
 from .heads import gathered, head_name, modules_before_head
 from .hub_files import recorded_revision
@@ -206,8 +206,7 @@ def _adapted(
         with quiet_peft():
             adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=keep, revision=revision)
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {reason}") from error
+        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {last_line(error)}") from error
     return adapted if keep else adapted.merge_and_unload()
 
 

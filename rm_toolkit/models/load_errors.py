@@ -9,6 +9,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
+from ..errors import first_line
+
 
 def config_error(name: str, error: Exception) -> str:
     """
@@ -87,12 +89,6 @@ def pickled_error(name: str, config: PreTrainedConfig) -> str:
         f"'{name}' has no safetensors; weights in pickles (`pytorch_model.bin`) are not read, because a pickle can run "
         f'code. If you trust where it comes from, convert it once: python -c "{command}"{then}'
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its class where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def _damaged_file(name: str) -> str | None:

@@ -7,9 +7,8 @@ import contextlib
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .lm_head import is_causal_lm
-from .load_errors import first_line
 
 
 PAD_TOKEN = "<|rm_pad|>"

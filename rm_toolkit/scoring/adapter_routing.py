@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.tokenization import TokenizedPreferences
-from ..errors import InputError, did_you_mean, name_list
+from ..errors import InputError, did_you_mean, last_line, name_list
 from ..models.adapter_checks import check_adapter
 from ..models.adapters import quiet_peft
 from ..models.heads import reward_head
@@ -232,9 +232,8 @@ def _attach(model: RewardModel, name: str, place: tuple[str, str | None], inner_
                 )
         model.classifier.eval()
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(
-            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}': {reason}"
+            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}': {last_line(error)}"
         ) from error
 
 

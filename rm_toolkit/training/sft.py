@@ -18,9 +18,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
-from ..errors import InputError, name_list
+from ..errors import InputError, first_line, name_list
 from ..models.hub_files import recorded_revision
-from ..models.load_errors import first_line
 from ..models.loading import quiet_loading
 from ..models.precision import WEIGHT_DTYPE
 from ..models.saving import move_into

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...batches.prefixes import flat_row
+from ...errors import class_and_line
 from .attention import UnsupportedAttentionError, enable_shared_attention
 from .last_layer import trim_last_layer
 
@@ -47,8 +48,7 @@ def sharing_problem(
         return str(error)
     # Whatever a model makes of an argument it does not know is an answer too: it runs plain.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        return f"the trial failed ({type(error).__name__}: {reason[:120]})"
+        return f"the trial failed ({class_and_line(error, 120)})"
 
 
 def _small_config(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig:
