@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import datasets
 import numpy as np
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
+
+from ..output.folders import replaced_file
 
 
 # The rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give other ids or
@@ -60,9 +60,8 @@ class TokenCache:
         """Stores the fields; a folder that cannot be written is left alone."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".npz", delete=False) as file:
+            with replaced_file(self.path, "wb") as file:
                 np.savez(file, **{name: np.zeros(0) if value is None else value for name, value in fields.items()})
-            os.replace(file.name, self.path)
 
 
 def _restore(value: np.ndarray) -> Any:

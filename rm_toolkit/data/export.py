@@ -8,12 +8,12 @@ order (it reverses an ascending sort), scores divided by (best + 1e-5).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.folders import replaced_file
 from .build import BuildOptions
 from .inputs import resolve_inputs
 from .pairing import pair_up
@@ -59,18 +59,13 @@ def write_text_score(items: Iterable[dict[str, list[Any]]], path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.suffix == ".jsonl"
     opening, between, closing = ("", "\n", "\n") if lines else ("[", ", ", "]")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     number = 0
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(opening)
-            for item in items:
-                file.write((between if number else "") + json.dumps(item, ensure_ascii=False))
-                number += 1
-            file.write(closing)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replaced_file(path) as file:
+        file.write(opening)
+        for item in items:
+            file.write((between if number else "") + json.dumps(item, ensure_ascii=False))
+            number += 1
+        file.write(closing)
     return number
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -53,11 +55,9 @@ def save_reward_model(
             `adapter/`. Otherwise it gets the adapter alone.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     classifier_state, head_state = _split_state(state_dict)
     rounded = quantization_of(model)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-        target = Path(temporary)
+    with moved_into(folder) as target:
         with quiet_loading():
             if model.is_peft:
                 save_adapter(model, target / ADAPTER_FOLDER if merge else target, classifier_state)
@@ -82,7 +82,6 @@ def save_reward_model(
             dataclasses.replace(settings, quantization=rounded if alone else None).save(part)
             tokenizer.save_pretrained(part)
             write_legacy_tokenizer_keys(part / "tokenizer_config.json")
-        move_into(target, folder)
     if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         notice = f"{folder}: {not_stock_notice(model.settings.pooling_type)}"
         tqdm.write(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))
@@ -145,6 +144,15 @@ def disown_architecture(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["architectures"] = [NOT_STOCK_ARCHITECTURE]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def moved_into(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder inside `folder` to save into; without an error its files move up, see [`move_into`]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+        yield Path(temporary)
+        move_into(Path(temporary), folder)
 
 
 def move_into(source: Path, target: Path) -> None:

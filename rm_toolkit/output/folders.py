@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from ..errors import InputError
 from .lock import WriterLock
@@ -41,18 +43,32 @@ def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) ->
         )
 
 
-def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file (UTF-8) beside its place, puts it on the disk and renames it: it is never half there."""
+@contextlib.contextmanager
+def replaced_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
+    """
+    Gives a file to write into, beside its place; without an error it is put on the disk and renamed: never half there.
+
+    Args:
+        path (`str` or `os.PathLike`): Where to, in a folder that is there; what stands there is replaced.
+        mode (`str`): `w` for text (UTF-8), `wb` for bytes.
+    """
     path = Path(path)
-    temporary = path.with_name(f".saving-{path.name}-{os.getpid()}")
+    # Processes on several hosts may have one number and write one file.
+    temporary = path.with_name(f".saving-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file whole, see [`replaced_file`]."""
+    with replaced_file(path) as file:
+        file.write(text)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ..errors import InputError, first_line, name_list
 from ..models.hub_files import recorded_revision
 from ..models.loading import quiet_loading
 from ..models.precision import WEIGHT_DTYPE
-from ..models.saving import move_into
+from ..models.saving import moved_into
 from ..output.console import console, print_table
 from ..output.written import record_written
 from .best_model import check_best_metric
@@ -85,13 +84,10 @@ class BaseLmTrainer(EngineMixin, SFTTrainer):
         self.add_callback(RecordReports(self.args.output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+        with moved_into(Path(output_dir or self.args.output_dir)) as temporary:
             with quiet_loading():
-                super()._save(temporary, state_dict)
-            Path(temporary, TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            move_into(Path(temporary), folder)
+                super()._save(str(temporary), state_dict)
+            (temporary / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         if self.args.should_save:

@@ -3,7 +3,7 @@
 import pytest
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.output.folders import check_output, written_whole
+from rm_toolkit.output.folders import check_output, replace_text, replaced_file, written_whole
 from rm_toolkit.output.markdown import number, table, with_interval
 from rm_toolkit.output.plotting import shorten, slug
 
@@ -21,6 +21,22 @@ def test_a_failure_leaves_the_earlier_output_and_nothing_else(tmp_path):
     with written_whole(folder) as new:
         (new / "other").write_text("third")
     assert [path.name for path in folder.iterdir()] == ["other"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.json"
+    replace_text(path, "Zürich\n")
+    assert path.read_bytes() == "Zürich\n".encode()
+    with pytest.raises(RuntimeError), replaced_file(path) as file:
+        file.write("half")
+        assert path.read_text(encoding="utf-8") == "Zürich\n"
+        raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "Zürich\n"
+    with replaced_file(path, "wb") as one, replaced_file(path, "wb") as other:  # two writers never share a file
+        one.write(b"1")
+        other.write(b"\xff")
+    assert path.read_bytes() == b"1"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.json"]
 
 
 def test_what_may_be_written(tmp_path):
