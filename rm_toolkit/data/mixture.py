@@ -24,7 +24,7 @@ from .sources import find_source
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
 from .streams import open_stream
-from .templates import messages_to_text, refuse_template_columns, text_to_messages
+from .templates import convert_row, refuse_template_columns
 from .usable import usable_rows
 
 
@@ -235,7 +235,7 @@ def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Datas
             _convert_batch,
             batched=True,
             features=features_like(dataset.features, layout, spec.format),
-            fn_kwargs={"names": names, "convert": messages_to_text if spec.format == "text" else text_to_messages},
+            fn_kwargs={"names": names, "data_format": spec.format},
             num_proc=num_proc,
             new_fingerprint=derived(dataset, spec.format),
             desc=f"Converting to {spec.format}",
@@ -252,14 +252,15 @@ def _without_template_columns(dataset: Dataset) -> Dataset:
     return dataset.remove_columns(names)
 
 
-def _convert_batch(batch: dict[str, list], names: tuple[str, ...], convert: Any) -> dict[str, list]:
+def _convert_batch(batch: dict[str, list], names: tuple[str, ...], data_format: str) -> dict[str, list]:
     out: dict[str, list] = {"prompt": [], **{name: [] for name in names}}
     for n, prompt in enumerate(batch["prompt"]):
-        for name in names:
-            value = batch[name][n]
-            both = [convert(prompt, text) for text in (value if name == "completions" else [value])]
-            out[name].append([after for _, after in both] if name == "completions" else both[0][1])
-        out["prompt"].append(both[0][0])
+        ranked = names == ("completions",)
+        texts = batch["completions"][n] if ranked else [batch[name][n] for name in names]
+        prompt, texts = convert_row(prompt, texts, data_format)
+        out["prompt"].append(prompt)
+        for name, value in zip(names, [texts] if ranked else texts):
+            out[name].append(value)
     return out
 
 

@@ -20,7 +20,7 @@ from .schema import find_layout, ranked_features
 from .sources import SourceOptions, find_source
 from .specs import DatasetSpec
 from .splits import in_fraction
-from .templates import messages_to_text, refuse_template_columns, text_to_messages
+from .templates import convert_row, refuse_template_columns
 
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ def _built_rows(shard: Shard, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
         row = {**empty, **{name: row.get(name) for name in empty}}
         found = "text" if isinstance(row["completions"][0], str) else "chat"
         if found != spec.format:
-            convert = messages_to_text if spec.format == "text" else text_to_messages
-            both = [convert(row["prompt"], text) for text in row["completions"]]
-            row["prompt"], row["completions"] = both[0][0], [text for _, text in both]
+            row["prompt"], row["completions"] = convert_row(row["prompt"], row["completions"], spec.format)
         yield row
 
 

@@ -142,6 +142,26 @@ def messages_to_text(prompt: list[Message], completion: list[Message]) -> tuple[
     return before, after
 
 
+def convert_row(prompt: Text, completions: list[Text], data_format: str) -> tuple[Text, list[Text]]:
+    """
+    Returns a row's prompt and completions in the other format: text as messages, or messages as text.
+
+    Args:
+        prompt, completions (`str` or list of messages): As the row has them.
+        data_format (`str`): The format that is wanted, `text` or `chat`.
+
+    Raises:
+        `InputError`: if a message that becomes text says more than a role and a content.
+    """
+    convert = messages_to_text if data_format == "text" else text_to_messages
+    split = [convert(prompt, completion) for completion in completions]
+    starts = [start for start, _ in split]
+    if data_format == "text" and len(set(starts)) > 1:  # one answers, another lets the user speak first
+        start = _shared_start(starts)
+        return start, ["".join(both).removeprefix(start) for both in split]
+    return starts[0], [answer for _, answer in split]
+
+
 def refuse_template_columns(row: Mapping[str, Any]) -> None:
     """Raises an `InputError` if a row has tools or variables for a chat template: a text has no place for them."""
     problem = text_format_problem([], *(row.get(name) for name in TEMPLATE_COLUMNS))
@@ -183,11 +203,7 @@ def arrange(prompt: Text | None, completions: list[Text], format: str, template:
         asked, answers = _arrange_messages(prompt, completions)
         if format == "chat":
             return asked, answers
-        rendered = [messages_to_text(asked, answer) for answer in answers]
-        if len({before for before, _ in rendered}) > 1:  # one answers, another lets the user speak first
-            before = _shared_start([before for before, _ in rendered])
-            return before, [whole.removeprefix(before) for whole in map("".join, rendered)]
-        return rendered[0][0], [after for _, after in rendered]
+        return convert_row(asked, answers, format)
     if prompt is None:
         prompt = common_prompt(completions)
         completions = [text[len(prompt) :] for text in completions]
@@ -195,8 +211,7 @@ def arrange(prompt: Text | None, completions: list[Text], format: str, template:
         prompt = wrap(prompt)
     if format == "text":
         return prompt, completions
-    split = [text_to_messages(prompt, completion) for completion in completions]
-    return split[0][0], [answer for _, answer in split]
+    return convert_row(prompt, completions, format)
 
 
 def _arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list[Message], list[list[Message]]]:

@@ -1,4 +1,5 @@
 import pytest
+from datasets import Dataset, DatasetDict
 
 from rm_toolkit.cli import main
 from rm_toolkit.data.leakage import split_origin
@@ -135,3 +136,15 @@ def test_same_question_in_chat_and_in_text_is_an_overlap(built):
     evaluation = load_datasets({"b": {"path": folder, "split": "train", "format": "text"}}, "test")
     with pytest.raises(InputError, match="15 prompts"):
         check_overlap(train, evaluation)
+
+
+def test_chat_as_text_where_only_one_response_lets_the_user_speak_first(tmp_path):
+    asked = [{"role": "user", "content": "Q"}]
+    chosen = [{"role": "assistant", "content": "A"}]
+    rejected = [{"role": "user", "content": "more"}, {"role": "assistant", "content": "B"}]
+    tags = {"score_chosen": 1.0, "score_rejected": 0.0, "domain": "general", "source": "mine", "prompt_id": "q"}
+    rows = Dataset.from_list([{"prompt": asked, "chosen": chosen, "rejected": rejected, **tags}])
+    DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "rows"))
+    loaded = load_datasets({"a": {"path": str(tmp_path / "rows"), "format": "text"}}, "train")["a"][0]
+    assert loaded["prompt"] + loaded["chosen"] == "## Human:\nQ\n\n## Assistant:\nA"
+    assert loaded["prompt"] + loaded["rejected"] == "## Human:\nQ\n\n## Human:\nmore\n\n## Assistant:\nB"
