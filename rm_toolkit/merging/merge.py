@@ -27,7 +27,7 @@ from ..models.files import (
     list_folder,
     weight_files,
 )
-from ..models.lm_head import save_lm_head
+from ..models.lm_head import save_lm_head, with_rows
 from ..models.loading import load_config
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
@@ -266,21 +266,10 @@ def _merge_lm_head(base: Source, sources: list[Source], weights: Sequence[float]
         tensors = [read_tensor(path, name) for path in paths]
         rows = max(len(tensor) for tensor in tensors)
         # A stage that did not train the head carries it on without the rows of tokens that were added.
-        tensors = [_with_rows(tensor, rows) for tensor in tensors]
+        tensors = [with_rows(tensor, rows) for tensor in tensors]
         merged[name] = interpolate(tensors[0], tensors[1:], weights).to(tensors[1].dtype)
     save_lm_head(folder, merged)
     return "saved"
-
-
-def _with_rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """Rows that are missing are the mean of the others (of a bias: zero), as when the head is loaded for training."""
-    missing = rows - len(tensor)
-    if not missing:
-        return tensor
-    if tensor.dim() == 1:
-        return torch.nn.functional.pad(tensor, (0, missing))
-    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
-    return torch.cat([tensor, mean.expand(missing, -1)])
 
 
 def _settings(base: Source, sources: list[Source], weights: Sequence[float], lm_head: str) -> RewardModelSettings:

@@ -125,14 +125,27 @@ def build_lm_head(source: LMHeadSource | None, embedding: nn.Embedding, config: 
     if source.tied:
         return LMHead(embedding.weight, None, config, tied=True)
     tensors = source.load()
-    weight = tensors["weight"].float()
-    missing = embedding.num_embeddings - weight.shape[0]
-    if missing > 0:  # tokens that were added after the base was trained, such as the pad token
-        weight = torch.cat([weight, weight.mean(0, keepdim=True).expand(missing, -1)])
-    bias = tensors.get("bias")
-    if bias is not None:
-        bias = nn.Parameter(nn.functional.pad(bias.float(), (0, max(missing, 0))))
-    return LMHead(nn.Parameter(weight.contiguous()), bias, config, tied=False)
+    # Tokens that were added after the base was trained, such as the pad token, have no rows yet.
+    own = {name: with_rows(tensor.float(), embedding.num_embeddings) for name, tensor in tensors.items()}
+    bias = nn.Parameter(own["bias"]) if "bias" in own else None
+    return LMHead(nn.Parameter(own["weight"].contiguous()), bias, config, tied=False)
+
+
+def with_rows(tensor: Tensor, rows: int) -> Tensor:
+    """
+    Returns a head's weight or bias with at least so many rows: those that are missing are the mean of the others, or 0.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(vocab_size, hidden_size)` or `(vocab_size,)`): Weight or bias.
+        rows (`int`): Tokens that need one.
+    """
+    missing = rows - len(tensor)
+    if missing <= 0:
+        return tensor
+    if tensor.dim() == 1:
+        return nn.functional.pad(tensor, (0, missing))
+    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+    return torch.cat([tensor, mean.expand(missing, -1)])
 
 
 def save_lm_head(folder: str | os.PathLike, tensors: dict[str, Tensor]) -> None:
