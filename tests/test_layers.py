@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,62 @@ def test_a_planted_circle_and_a_lazy_upward_import_are_found():
     assert imports("rm_toolkit.models.settings", lazy) == {"rm_toolkit.training.config"}
     typed = "if TYPE_CHECKING:\n    from ..cli.push import run\n"
     assert imports("rm_toolkit.models.settings", typed) == {"rm_toolkit.cli.push"}
+
+
+def bound_names(body: list[ast.stmt]) -> set[str]:
+    """Names that a module's statements bind at its top, also in its `if`, `try` and `with` blocks."""
+    found = set()
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        else:
+            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            for block in ("body", "orelse", "finalbody"):
+                found |= bound_names(getattr(node, block, []))
+            for handler in getattr(node, "handlers", []):
+                found |= bound_names(handler.body)
+    return found
+
+
+@functools.cache
+def names_of(name: str) -> frozenset[str]:
+    return frozenset(bound_names(ast.parse(MODULES[name].read_text(encoding="utf-8")).body))
+
+
+def missing_names(name: str, source: str | None = None) -> list[str]:
+    """What a module imports from modules of the package that is not there: at its top and inside functions."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        target = ".".join([*above, *([node.module] if node.module else [])])
+        if target.split(".")[0] != PACKAGE.name:
+            continue
+        if target not in MODULES:
+            missing.append(target)
+            continue
+        known = names_of(target)
+        if "__getattr__" in known:  # imported on first use
+            known = known | set(importlib.import_module(target).__all__)
+        names = [alias.name for alias in node.names]
+        missing += [f"{target}.{n}" for n in names if n not in known and f"{target}.{n}" not in MODULES]
+    return missing
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_everything_that_is_imported_is_there(name):
+    assert missing_names(name) == []
+
+
+def test_a_planted_import_of_what_is_gone_is_found():
+    planted = "def f():\n    from ... import cross_entropy\n    from ...losses import ranking_loss, nothing\n"
+    found = missing_names("rm_toolkit.training.plan.step", planted)
+    assert found == ["rm_toolkit.cross_entropy", "rm_toolkit.losses.nothing"]
 
 
 def test_the_top_of_the_package_is_small():
