@@ -15,7 +15,10 @@ from ..output.plotting import (
     MAP,
     MARKERS,
     VERMILLION,
+    accuracy_axis,
+    in_percent,
     label_outer,
+    num_bins,
     panels,
     picture,
     shared_legend,
@@ -89,10 +92,10 @@ def draw_rewards(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarra
     with panels(path, list(rewards), title) as axes:
         for axis, (name, values) in zip(axes, rewards.items()):
             chosen, rejected = values[pairs[name].better], values[pairs[name].worse]
-            edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), _bins(len(chosen)) + 1)
-            shares = [np.full(len(chosen), 100 / len(chosen))] * 2
-            axis.hist(rejected, edges, weights=shares[0], color=VERMILLION, alpha=0.45, label="rejected")
-            axis.hist(chosen, edges, weights=shares[1], color=BLUE, histtype="step", linewidth=2, label="chosen")
+            edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), num_bins(len(chosen)) + 1)
+            shares = in_percent(len(chosen))
+            axis.hist(rejected, edges, weights=shares, color=VERMILLION, alpha=0.45, label="rejected")
+            axis.hist(chosen, edges, weights=shares, color=BLUE, histtype="step", linewidth=2, label="chosen")
             axis.axvline(rejected.mean(), color=VERMILLION, linestyle="--", label="mean of rejected")
             axis.axvline(chosen.mean(), color=BLUE, linestyle=":", linewidth=2, label="mean of chosen")
         label_outer(axes, "reward (logits)", "share of pairs (%)")
@@ -106,14 +109,14 @@ def draw_margins(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarra
             margins = values[pairs[name].better] - values[pairs[name].worse]
             reach = max(float(np.abs(margins).max()), 1e-6)
             # Zero is an edge, so that no bar holds right and wrong pairs.
-            edges = np.linspace(-reach, reach, 2 * (_bins(len(margins)) // 2) + 1)
-            share = 100 / len(margins)
+            edges = np.linspace(-reach, reach, 2 * (num_bins(len(margins)) // 2) + 1)
+            shares = in_percent(len(margins))
             for part, color, hatch, label in (
                 (margins[margins < 0], VERMILLION, "///", "ranked wrongly"),
                 (margins[margins >= 0], BLUE, None, "ranked rightly, or equal"),
             ):
                 style = {"color": color, "alpha": 0.8, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
-                axis.hist(part, edges, weights=np.full(len(part), share), label=label, **style)
+                axis.hist(part, edges, weights=shares[: len(part)], label=label, **style)
             axis.axvline(0, color="black", linewidth=1)
             axis.axvline(margins.mean(), color="black", linestyle="--", linewidth=1.5, label="mean margin")
         label_outer(axes, "margin (logits)", "share of pairs (%)")
@@ -153,13 +156,10 @@ def draw_length(results: dict[str, Any], title: str, path: Path) -> None:
             rule = [np.nan if row["longer_wins"] is None else row["longer_wins"] for row in rows]
             axis.bar(places, heights, 0.75, color=BLUE, alpha=0.85, label="model")
             axis.plot(places, rule, "D", color=VERMILLION, clip_on=False, label="rule: the longer text wins")
-            axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
             for place, row in zip(places, rows):
                 axis.text(place, 1.1, f"{row['num_pairs']:,}", ha="center", fontsize=9)
-            axis.set_ylim(0, 1.2)
-            axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+            accuracy_axis(axis, room=0.2)
             axis.set_xticks(places, ["<½", "½–⅘", "⅘–1¼", "1¼–2", "≥2"], fontsize=9)
-            axis.grid(False, axis="x")
         label_outer(axes, "length, chosen ÷ rejected", "accuracy")
         shared_legend(axes)
 
@@ -255,21 +255,13 @@ def draw_before_after(title: str, tests: list[str], before: list[dict], after: l
             for n, height in enumerate(heights):
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 axis.text(places[n] + shift, top[n] + 0.02, f"{height:.3f}", ha="center", fontsize=9, bbox=box)
-        axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
-        axis.grid(False, axis="x")
-        axis.set_ylim(0, 1.1)
-        axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        accuracy_axis(axis, room=0.1)
         axis.set_xticks(places, [shorten(test, 18) for test in tests])
         if len(tests) > 5:
             axis.tick_params(axis="x", rotation=25)
         axis.set(ylabel="accuracy", xlabel="test set")
         axis.set_title(shorten(f"Accuracy before and after: {title}", 90), fontsize=12)
         figure.legend(loc="outside lower center", ncols=2)
-
-
-def _bins(count: int) -> int:
-    """Bars of a histogram by Rice's rule, so that few pairs make no comb."""
-    return max(8, min(30, round(2 * count ** (1 / 3))))
 
 
 def _rectangle(*args: Any, **kwargs: Any) -> Any:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..output.plotting import BLUE, GREY, VERMILLION, label_outer, panels
+from ..output.plotting import BLUE, GREY, VERMILLION, in_percent, label_outer, num_bins, panels
 
 
 if TYPE_CHECKING:
     from .words import DistinctiveWord
 
 
-HISTOGRAM_BINS = 40
 CLOUD_SIZE = (760, 420)  # pixels
 INSTALL_WORDCLOUD = "pip install wordcloud"
 # The colours of Okabe and Ito that are pale on white are darkened: here they are text.
@@ -51,13 +50,13 @@ def draw_lengths(lengths: dict[str, np.ndarray], unit: str, max_length: int | No
     # The few longest would press all others into one bar.
     end = max(float(np.quantile(values, 0.995)) for values in groups.values())
     end = max(end, 1.0)
-    edges = np.linspace(0, end, min(HISTOGRAM_BINS, int(end)) + 1)
+    bins = num_bins(max(len(values) for values in groups.values()))
+    edges = np.linspace(0, end, min(bins, int(end)) + 1)
     limit = f"; solid: max_length {max_length}" if max_length and max_length <= end else ""
     title = f"Lengths in {unit} (dashed: median{limit}; last bar: the longest 0.5%)"
     with panels(path, list(groups), title, panel_height=2.5, sharex=True) as axes:
         for axis, (name, values) in zip(axes, groups.items()):
-            weights = np.full(len(values), 100 / len(values))
-            axis.hist(np.minimum(values, end), edges, weights=weights, color=BLUE, alpha=0.85)
+            axis.hist(np.minimum(values, end), edges, weights=in_percent(len(values)), color=BLUE, alpha=0.85)
             axis.axvline(np.median(values), color="black", linestyle="--", linewidth=1.5)
             note = f"median {np.median(values):,.0f}, longest {values.max():,}"
             if name == "whole texts" and max_length is not None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..output.plotting import BLUE, GREY, VERMILLION, picture
 from .frontier import Frontier
 
 
@@ -90,35 +91,28 @@ def draw_frontier(frontier: Frontier, path: Path) -> None:
         frontier (`Frontier`): What to draw.
         path (`Path`): PNG file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Okabe and Ito's colours, told apart by colour-blind readers; marks differ in shape too.
-    blue, vermillion, grey = "#0072B2", "#D55E00", "#6E6E6E"
-    figure = Figure(figsize=(8.0, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.add_subplot()
     across = [point.general for point in frontier.points]
     up = [point.customized for point in frontier.points]
-    axis.plot(across, up, "-o", color=blue, markersize=5, linewidth=1.2, label="weights between")
-    axis.plot(across[0], up[0], "s", color=grey, markersize=9, label="general model (weight 0)")
-    axis.plot(across[-1], up[-1], "^", color=grey, markersize=9, label="customized model (weight 1)")
-    chosen = frontier.chosen
-    ring = {"markersize": 19, "markerfacecolor": "none", "markeredgecolor": vermillion, "markeredgewidth": 2.2}
-    axis.plot(chosen.general, chosen.customized, "o", label=f"chosen (weight {chosen.weight:g})", **ring)
-    axis.axvline(
-        frontier.limit, color=vermillion, linestyle="--", linewidth=1, label=f"allowed loss {frontier.allowed_loss:g}"
-    )
-    _label_points(axis, frontier)
-    axis.set_xlabel(f"general accuracy ({', '.join(frontier.general_sets)})")
-    axis.set_ylabel(f"customized accuracy ({', '.join(frontier.customized_sets)})")
-    axis.grid(color="#E3E3E3")
-    axis.set_axisbelow(True)
-    axis.margins(0.12)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, markerscale=0.7, labelspacing=0.8)
-    figure.savefig(path, dpi=150)
+    with picture(path, 5.4) as figure:
+        axis = figure.add_subplot()
+        axis.plot(across, up, "-o", color=BLUE, markersize=5, linewidth=1.2, label="weights between")
+        axis.plot(across[0], up[0], "s", color=GREY, markersize=9, label="general model (weight 0)")
+        axis.plot(across[-1], up[-1], "^", color=GREY, markersize=9, label="customized model (weight 1)")
+        chosen = frontier.chosen
+        ring = {"markersize": 19, "markerfacecolor": "none", "markeredgecolor": VERMILLION, "markeredgewidth": 2.2}
+        axis.plot(chosen.general, chosen.customized, "o", label=f"chosen (weight {chosen.weight:g})", **ring)
+        axis.axvline(
+            frontier.limit,
+            color=VERMILLION,
+            linestyle="--",
+            linewidth=1,
+            label=f"allowed loss {frontier.allowed_loss:g}",
+        )
+        _label_points(axis, frontier)
+        axis.set_xlabel(f"general accuracy ({', '.join(frontier.general_sets)})")
+        axis.set_ylabel(f"customized accuracy ({', '.join(frontier.customized_sets)})")
+        axis.margins(0.12)
+        figure.legend(loc="outside lower center", ncols=3, markerscale=0.7, labelspacing=0.8)
 
 
 def _label_points(axis: Any, frontier: Frontier) -> None:

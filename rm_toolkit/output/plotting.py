@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +102,24 @@ def panels(
             axis.tick_params(labelbottom=True)
         figure.suptitle(shorten(title, 90), fontsize=12)
         yield axes[: len(names)]
+
+
+def num_bins(count: int) -> int:
+    """Bars of a histogram of so many values by Rice's rule, so that few make no comb."""
+    return max(8, min(30, round(2 * count ** (1 / 3))))
+
+
+def in_percent(count: int) -> np.ndarray:
+    """Weights of a histogram's values that make its bars shares in percent."""
+    return np.full(count, 100 / count)
+
+
+def accuracy_axis(axis: Axes, room: float = 0.0) -> None:
+    """Makes the upright axis one of accuracies from 0 to 1, with room on top and a line at chance."""
+    axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
+    axis.set_ylim(0, 1 + room)
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axis.grid(False, axis="x")
 
 
 def label_outer(axes: list[Axes], x: str, y: str) -> None:
