@@ -15,9 +15,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
 from ..output.lock import OutputHeld, WriterLock, is_held
-from ..training.checkpoint import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, load_from_disk
 from datasets.fingerprint import Hasher
-from transformers import TrainerCallback
 
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
@@ -18,34 +17,36 @@ from ..models.files import ANCHOR_FOLDER
 from ..output.written import record_written
 
 
-if TYPE_CHECKING:
-    from .trainer import RewardModelTrainer
-
-
-class AnchorCallback(TrainerCallback):
+def set_anchor(
+    data: TokenizedPreferences,
+    general: TokenizedPreferences,
+    output_dir: str,
+    *,
+    compute_rewards: Callable[[TokenizedPreferences], np.ndarray] | None,
+    save: bool = True,
+) -> None:
     """
-    Scores the replayed general pairs with the model as it is before the first step, or reads these scores on resume.
+    Gives the joined training data the margins that the general pairs have by the model before its first step.
 
     Args:
-        trainer (`RewardModelTrainer`): Its `replay_data` is scored; its joined training data get the margins.
+        data (`TokenizedPreferences`): What is trained on: its last pairs are those of `general`.
+        general (`TokenizedPreferences`): The pairs to replay.
+        output_dir (`str`): Output folder of the run, where the rewards are kept.
+        compute_rewards (`Callable`, *optional*): Of the present model; `None` where the run goes on from a checkpoint
+            and the weights are no longer the general model's.
+        save (`bool`): Whether this process writes.
     """
-
-    def __init__(self, trainer: RewardModelTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        general = self.trainer.replay_data
-        folder = Path(args.output_dir, ANCHOR_FOLDER)
-        if state.global_step:  # the weights are no longer the general model's
-            rewards = load_anchor_rewards(folder, general)
-        else:
-            rewards = self.trainer.compute_rewards(general)
-            if args.should_save:
-                record_written(args.output_dir, [f"{ANCHOR_FOLDER}/"])
-                save_anchor_rewards(folder, general, rewards)
-        margin = np.full(len(self.trainer.train_data), np.nan, dtype=np.float32)
-        margin[len(margin) - len(general) :] = rewards[general.better] - rewards[general.worse]
-        self.trainer.train_data.anchor_margin = margin
+    folder = Path(output_dir, ANCHOR_FOLDER)
+    if compute_rewards is None:
+        rewards = load_anchor_rewards(folder, general)
+    else:
+        rewards = compute_rewards(general)
+        if save:
+            record_written(output_dir, [f"{ANCHOR_FOLDER}/"])
+            save_anchor_rewards(folder, general, rewards)
+    margin = np.full(len(data), np.nan, dtype=np.float32)
+    margin[len(margin) - len(general) :] = rewards[general.better] - rewards[general.worse]
+    data.anchor_margin = margin
 
 
 def save_anchor_rewards(folder: Path, data: TokenizedPreferences, rewards: np.ndarray) -> None:

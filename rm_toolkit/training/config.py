@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import RewardConfig
 
@@ -197,6 +199,28 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         if self.shuffle_buffer_size < 1:
             raise InputError(f"`shuffle_buffer_size` is {self.shuffle_buffer_size}; it is 1 row or more.")
         self._derive_accumulation()
+
+    def for_one_batch_a_step(self, streaming: bool) -> RewardModelConfig:
+        """
+        Returns a copy for transformers' loop: one batch of its loader is a whole optimizer step, so that the step's
+        denominators are known before it begins, and to the loop there is nothing to accumulate. Reports and cards go on
+        naming what is accumulated within the step.
+
+        Args:
+            streaming (`bool`): Whether the training data is a stream.
+        """
+        args = copy.copy(self)
+        args.accumulated = self.gradient_accumulation_steps
+        args.gradient_accumulation_steps = 1
+        args.model_init_kwargs = None  # the model is there
+        args.ignore_data_skip |= streaming  # the position in a stream is restored, not counted off
+        args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
+        return args
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', for reports; the micro-batches of a step count as accumulated."""
+        accumulated = getattr(self, "accumulated", self.gradient_accumulation_steps)
+        return {**super().to_dict(), "gradient_accumulation_steps": accumulated}
 
     def _derive_accumulation(self) -> None:
         at_once = self.per_device_train_batch_size * self.world_size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from transformers import TrainerCallback
 from transformers.utils import strtobool
 
 from ..errors import InputError
@@ -228,8 +229,21 @@ class LaunchedConfig:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-class EngineMixin:
-    """What [`~rm_toolkit.training.trainer.RewardModelTrainer`] does otherwise where an engine shards the model."""
+class BiasCorrectionCallback(TrainerCallback):
+    """Where DeepSpeed's CPU Adam goes on from a checkpoint: see [`replay_bias_correction`]."""
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        while state.global_step and optimizer is not None:  # accelerate's wrapper, that of ZeRO, Adam itself
+            if hasattr(optimizer, "ds_opt_adam"):
+                replay_bias_correction(optimizer)
+            optimizer = getattr(optimizer, "optimizer", None)
+
+
+class EngineHooks:
+    """
+    What the trainers of all stages do otherwise where an engine shards the model. They define `save_weights`, which
+    writes a model on the process that saves.
+    """
 
     def create_accelerator_and_postprocess(self) -> None:
         """Checks what really runs; FSDP computes by autocast on fp32 weights, as every other engine here."""
@@ -241,14 +255,6 @@ class EngineMixin:
             # accelerate's policy would compute, reduce and return the rewards themselves in bf16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Called when DeepSpeed, where it is used, has loaded its own state."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.is_deepspeed_enabled:
-            optimizer = getattr(self.model_wrapped.optimizer, "optimizer", None)
-            if hasattr(optimizer, "ds_opt_adam"):
-                replay_bias_correction(optimizer)
-
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> contextlib.AbstractContextManager:
         """Accelerate puts autocast around the model's forward pass, except under FSDP 2."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else contextlib.nullcontext()
@@ -257,6 +263,6 @@ class EngineMixin:
         """Saves what stock classes open; under FSDP also where the checkpoint's own state stays in parts."""
         if self.is_fsdp_enabled:
             state_dict = self.accelerator.get_state_dict(self.model)  # whole, on the first process
-            self._save(output_dir or self.args.output_dir, state_dict=state_dict)
+            self.save_weights(output_dir or self.args.output_dir, state_dict)
         else:
             super().save_model(output_dir, _internal_call)

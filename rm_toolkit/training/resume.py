@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -15,24 +15,22 @@ from ..output.console import console
 from .changes import check_changes, describe_changes, find_changes
 from .earlier_versions import recorded_settings
 from .manifest import checkpoints, read_manifest
+from .parts import RunParts
 from .resume_rules import ACCEPTED
 from .run_identity import SCHEDULE, RunIdentity, describe_run
 from .run_record import plain
 
 
-if TYPE_CHECKING:
-    from .trainer import RewardModelTrainer
-
 SPEEDS = ("runtime", "per_second")
 
 
-def identify_run(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity:
+def identify_run(run: RunParts, folder: str | None) -> RunIdentity:
     """
     Takes down what a run is and, where it goes on from a checkpoint, compares. Called by all processes together; the
     first one does it. Nothing is changed on the disk.
 
     Args:
-        trainer (`RewardModelTrainer`): Before its first step.
+        run (`RunParts`): Before its first step.
         folder (`str`, *optional*): The checkpoint that it goes on from.
 
     Raises:
@@ -41,28 +39,28 @@ def identify_run(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity
     answer: list[Any] = [None, None]
     if PartialState().is_main_process:
         try:
-            answer[0] = dataclasses.asdict(_identify(trainer, folder))
+            answer[0] = dataclasses.asdict(_identify(run, folder))
         except InputError as error:
             answer[1] = str(error)
     broadcast_object_list(answer)
     if answer[1]:
         raise InputError(answer[1])
     identity = RunIdentity(**answer[0])
-    if identity.changed and trainer.owns_lineage:
-        settings = trainer.model.settings
+    if identity.changed and run.owns_lineage:
+        settings = run.model.settings
         entry = {**settings.lineage[-1], "changed_from_step": identity.changed}
-        trainer.model.settings = dataclasses.replace(settings, lineage=[*settings.lineage[:-1], entry])
+        run.model.settings = dataclasses.replace(settings, lineage=[*settings.lineage[:-1], entry])
     return identity
 
 
-def _identify(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity:
-    settings = describe_run(trainer)
+def _identify(run: RunParts, folder: str | None) -> RunIdentity:
+    settings = describe_run(run)
     if folder is None:
         return RunIdentity(settings=settings)
     step = int(Path(folder).name.rpartition("-")[2])
-    old, config = RunIdentity.load(folder), type(trainer.args)
+    old, config = RunIdentity.load(folder), type(run.args)
     if old is None:
-        stages = len(trainer.model.settings.lineage) if trainer.owns_lineage else None
+        stages = len(run.model.settings.lineage) if run.owns_lineage else None
         before, defaults, identity = recorded_settings(folder, config, stages), None, RunIdentity()
     else:
         before, identity = old.settings, old
@@ -71,7 +69,7 @@ def _identify(trainer: RewardModelTrainer, folder: str | None) -> RunIdentity:
             for item in dataclasses.fields(config)
         }
     changes, unknown = find_changes(before, settings, defaults, step)
-    check_changes(changes, folder, step, trainer.args.allow_changed_settings)
+    check_changes(changes, folder, step, run.args.allow_changed_settings)
     version = (read_manifest(folder) or {}).get("rm_toolkit_version", "an earlier version")
     for line in describe_changes(changes, unknown, folder, step, version):
         console.print(line, highlight=False)
@@ -132,26 +130,26 @@ def _without_speeds(entry: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in entry.items() if not key.endswith(SPEEDS)}, sort_keys=True)
 
 
-def apply_new_schedule(trainer: RewardModelTrainer) -> None:
+def apply_new_schedule(identity: RunIdentity, scheduler: Any, learning_rate: float) -> None:
     """
     Lets another rate or length of the run take effect from here on: the checkpoint has brought back the old rate.
 
     Args:
-        trainer (`RewardModelTrainer`): With the state of its checkpoint; its schedule is a function of the step.
+        identity (`RunIdentity`): What the present launch has changed.
+        scheduler (`LRScheduler`): With the state of its checkpoint; its schedule is a function of the step.
+        learning_rate (`float`): That of the present launch.
     """
-    accepted = trainer.run_identity.accepted
-    if not {*SCHEDULE, "total_steps"} & {name.partition(".")[0] for name in accepted}:
+    if not {*SCHEDULE, "total_steps"} & {name.partition(".")[0] for name in identity.accepted}:
         return
-    scheduler = trainer.lr_scheduler
     while hasattr(scheduler, "scheduler"):  # accelerate's wrapper
         scheduler = scheduler.scheduler
-    if trainer.given_optimizers[1] is not None or not hasattr(scheduler, "lr_lambdas"):
+    if not hasattr(scheduler, "lr_lambdas"):
         return
-    old = [change["before"] for change in trainer.run_identity.changed if change["setting"] == "learning_rate"]
+    old = [change["before"] for change in identity.changed if change["setting"] == "learning_rate"]
     bases = scheduler.base_lrs
-    if "learning_rate" in accepted:
-        new = trainer.args.learning_rate
-        bases = [new if base == old[-1] else base * new / old[-1] for base in bases]  # of groups with their own
+    if "learning_rate" in identity.accepted:
+        # Some groups have a rate of their own.
+        bases = [learning_rate if base == old[-1] else base * learning_rate / old[-1] for base in bases]
     rates = [base * rate(scheduler.last_epoch) for base, rate in zip(bases, scheduler.lr_lambdas)]
     scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": bases, "_last_lr": rates})
     for group, base, rate in zip(scheduler.optimizer.param_groups, bases, rates):

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 
 from .. import __version__
-from ..batches.stream import PreferenceStream
+from ..batches.replay_plan import replayed_per_step
 from ..errors import InputError
 from ..models.quantization import quantization_of
 from ..output.folders import replace_text
 from .engines import read_engine
+from .parts import RunParts
 from .resume_rules import IGNORED, rule_of
 from .run_content import tokens_digest
 from .run_record import library_versions, plain
@@ -27,8 +29,6 @@ from .run_record import library_versions, plain
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-
-    from .trainer import RewardModelTrainer
 
 IDENTITY_NAME = "run_identity.json"
 FORMAT = 1
@@ -89,24 +89,22 @@ class RunIdentity:
             raise InputError(f"{path} cannot be read ({error!r}). Restore it, or take another checkpoint.") from error
 
 
-def describe_run(trainer: RewardModelTrainer) -> dict[str, Any]:
+def describe_run(run: RunParts) -> dict[str, Any]:
     """
     Takes down what a run is, as far as a later launch may differ in it. Values are those in effect, not as spelled.
 
     Args:
-        trainer (`RewardModelTrainer`): Before its first step.
+        run (`RunParts`): Before its first step.
     """
-    args, streaming = trainer.args, isinstance(trainer.train_dataset, PreferenceStream)
-    values = {item.name: getattr(args, item.name) for item in dataclasses.fields(args)}
-    found = effective_settings(values, streaming=streaming, total_steps=_total_steps(trainer))
-    settings = trainer.model.settings
-    found |= {"stage": settings.stage, "domain": settings.domain}
-    found |= _describe_model(trainer) | _describe_data(trainer, streaming) | _describe_machine(trainer)
-    for name, given in zip(("optimizer", "scheduler"), trainer.given_optimizers):
+    values = {item.name: getattr(run.args, item.name) for item in dataclasses.fields(run.args)}
+    found = effective_settings(values, streaming=run.data.is_stream, total_steps=_total_steps(run))
+    found |= {"stage": run.model.settings.stage, "domain": run.model.settings.domain}
+    found |= _describe_model(run) | _describe_data(run) | _describe_machine(run.accelerator)
+    for name, given in zip(("optimizer", "scheduler"), run.given_optimizers):
         found[f"given_{name}"] = None if given is None else _describe_given(given)
-    if trainer.given_optimizers[0] is not None:
+    if run.given_optimizers[0] is not None:
         found["learning_rate"] = None
-    if trainer.given_optimizers[1] is not None:
+    if run.given_optimizers[1] is not None:
         found |= dict.fromkeys(SCHEDULE, None)
     return plain(found)
 
@@ -176,47 +174,41 @@ def same(one: Any, other: Any) -> bool:
     return one == other or (not one and not other)
 
 
-def _total_steps(trainer: RewardModelTrainer) -> int:
-    args = trainer.args
+def _total_steps(run: RunParts) -> int:
+    args = run.args
     if args.max_steps > 0:
         return args.max_steps
-    pairs = len(trainer.train_dataset)
-    fresh = trainer.pairs_per_step
-    if trainer.replay_data is not None:
-        from ..batches.replay_plan import replayed_per_step
-
+    fresh = args.pairs_per_step
+    if run.data.replay is not None:
         fresh -= replayed_per_step(fresh, args.general_replay_fraction)
-    return math.ceil(args.num_train_epochs * -(-pairs // fresh))
+    return math.ceil(args.num_train_epochs * -(-len(run.data.train) // fresh))
 
 
-def _describe_model(trainer: RewardModelTrainer) -> dict[str, Any]:
-    model = trainer.model
+def _describe_model(run: RunParts) -> dict[str, Any]:
+    model = run.model
     adapter = next(iter(model.classifier.peft_config.values())) if model.is_peft else None
     return {
-        **trainer.run_base.settings(),
+        **run.base.settings(),
         "adapter": describe_adapter(adapter),
         "quantization": quantization_of(model) or "none",
         "attention": getattr(model.base_classifier.config, "_attn_implementation", None),
-        "batch_layout": trainer.batch_layout,
+        "batch_layout": run.batch_layout,
     }
 
 
-def _describe_data(trainer: RewardModelTrainer, streaming: bool) -> dict[str, Any]:
-    data = trainer.stream_sample if streaming else trainer.train_dataset
+def _describe_data(run: RunParts) -> dict[str, Any]:
     found = {
-        **trainer.data_content,
-        "train_tokens": tokens_digest(data, with_lm_targets=trainer.args.lm_loss_coef > 0),
+        **run.content,
+        "train_tokens": tokens_digest(run.data.sample, with_lm_targets=run.args.lm_loss_coef > 0),
     }
-    if trainer.replay_data is not None:
-        found["replay_tokens"] = tokens_digest(trainer.replay_data)
-    tests = trainer.eval_dataset
-    tests = tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
-    found["eval_sets"] = sorted(tests) or "none"
-    return found | {f"eval_tokens.{name}": tokens_digest(test) for name, test in tests.items()}
+    if run.data.replay is not None:
+        found["replay_tokens"] = tokens_digest(run.data.replay)
+    found["eval_sets"] = sorted(run.tests) or "none"
+    return found | {f"eval_tokens.{name}": tokens_digest(test) for name, test in run.tests.items()}
 
 
-def _describe_machine(trainer: RewardModelTrainer) -> dict[str, Any]:
-    engine = read_engine(trainer.accelerator)
+def _describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    engine = read_engine(accelerator)
     device = engine.device
     if device == "cuda":
         device += f" ({torch.cuda.get_device_name()})"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftConfig
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
@@ -26,9 +25,10 @@ from ..output.console import console, print_table
 from ..output.written import record_written
 from .best_model import check_best_metric
 from .display import RunProgressCallback, describe_truncation
-from .engines import EngineMixin, LaunchedConfig, read_engine
+from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
 from .recipe import RecipeArguments
 from .run_files import RecordReports, begin_run
+from .upstream import BaseLmHooks, for_this_call
 
 
 OF_ALL_SETS = ("mean_token_accuracy", "entropy", "num_tokens")  # as TRL's SFTTrainer logs them
@@ -70,7 +70,7 @@ class BaseLmConfig(LaunchedConfig, SFTConfig):
         self.dataloader_pin_memory &= self.device.type != "cpu"
 
 
-class BaseLmTrainer(EngineMixin, SFTTrainer):
+class BaseLmTrainer(EngineHooks, BaseLmHooks):
     """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
 
     def __init__(self, *args, **kwargs):
@@ -80,19 +80,19 @@ class BaseLmTrainer(EngineMixin, SFTTrainer):
         )
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
-        self.add_callback(RunProgressCallback(show_bar=not self.args.disable_tqdm))
-        self.add_callback(RecordReports(self.args.output_dir))
+        progress = RunProgressCallback(show_bar=not self.args.disable_tqdm)
+        for callback in (BiasCorrectionCallback(), progress, RecordReports(self.args.output_dir)):
+            self.add_callback(callback)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with moved_into(Path(output_dir or self.args.output_dir)) as temporary:
+    def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes the model and its tokenizer whole or not at all."""
+        folder = Path(folder)
+        if self.args.should_save and folder.name.startswith("checkpoint-"):
+            record_written(self.args.output_dir, [f"{folder.name}/"])
+        with moved_into(folder) as temporary:
             with quiet_loading():
-                super()._save(str(temporary), state_dict)
+                self.write_weights(str(temporary), state_dict)
             (temporary / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        if self.args.should_save:
-            record_written(self.args.output_dir, [f"checkpoint-{self.state.global_step}/"])
-        Trainer._save_checkpoint(self, model, trial)
 
 
 def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -181,10 +181,11 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
     if trainer.is_world_process_zero():
         console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.")
     # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
-    trainer.args.eval_on_start = bool(trainer.eval_dataset) and not resume
+    at_start = for_this_call(trainer.args, eval_on_start=bool(trainer.eval_dataset) and not resume)
     if trainer.args.should_save:
         begin_run(trainer.args.output_dir)
-    trainer.train(resume_from_checkpoint=resume)
+    with at_start:
+        trainer.train(resume_from_checkpoint=resume)
     logs = trainer.state.log_history
     before = {key: value for log in logs if log["step"] == 0 for key, value in log.items() if key.startswith("eval_")}
     after = trainer.evaluate() if trainer.eval_dataset else {}

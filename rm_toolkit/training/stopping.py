@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from tqdm.auto import tqdm
 
 
 # A terminal and a launcher may both pass on the same Ctrl-C; a second one after this time means it.
 SECONDS_TO_INSIST = 3.0
+TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
 LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 
 
@@ -75,6 +80,74 @@ def agree(flags: list[torch.Tensor | float], accelerator: Any) -> list[float]:
     """
     values = torch.stack([torch.as_tensor(flag, dtype=torch.float32, device=accelerator.device) for flag in flags])
     return accelerator.reduce(values, reduction="sum").tolist()
+
+
+class Stop:
+    """
+    Whether a run is to stop: the signal that all of its processes have agreed on, and what is put off because of it.
+
+    Args:
+        accelerator (`Accelerator`): Of the run.
+    """
+
+    def __init__(self, accelerator: Any):
+        self.accelerator = accelerator
+        self.signals: StopSignals | None = None  # set within [`listen`]
+        self.signal = 0
+        self.evaluation_put_off = False
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """A context in which signals are heard."""
+        self.signal, self.evaluation_put_off = 0, False
+        with StopSignals() as self.signals:
+            try:
+                yield
+            finally:
+                self.signals = None
+
+    @property
+    def received(self) -> int:
+        """The signal that this process has received, or 0."""
+        return self.signals.received if self.signals else 0
+
+    def check_evaluation(self, turn: int) -> None:
+        """
+        Leaves an evaluation inside a run that is told to stop; called by all processes at the same turns.
+
+        Args:
+            turn (`int`): Number of the batch.
+
+        Raises:
+            `StopEvaluation`: with `signal` set.
+        """
+        several = self.accelerator.num_processes > 1
+        if self.signals is None or (several and turn % TURNS_BETWEEN_CHECKS):
+            return
+        received = self.received
+        if several:
+            flags = [float(received == signal.SIGTERM), float(received == signal.SIGINT)]
+            terminated, interrupted = agree(flags, self.accelerator)
+            received = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+        if received:
+            self.signal = received
+            raise StopEvaluation
+
+    def leave(self, step: int, folder: Path | None) -> NoReturn:
+        """
+        Ends the run, and says what to go on from.
+
+        Args:
+            step (`int`): Steps done.
+            folder (`Path`, *optional*): The checkpoint of that step.
+        """
+        if self.accelerator.is_main_process:
+            name = signal.Signals(self.signal).name
+            saved = (
+                f"{folder} is complete; go on with --resume_from_checkpoint auto." if folder else "Nothing was saved."
+            )
+            tqdm.write(f"Stopped by {name} at step {step}. {saved}")
+        raise self.signals.stop(self.signal)
 
 
 def leave_signals_to_the_run(_: int = 0) -> None:

@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import RewardTrainer
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from ..batches.collator import MicroBatch, PreferenceCollator
-from ..batches.epoch_plan import take_only
-from ..batches.replay_plan import join
-from ..batches.stream import PreferenceStream
-from ..batches.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
 from ..errors import InputError
-from ..losses import anchor_loss, centering_loss, ranking_loss
-from ..models.adapter_files import tokenizer_source
-from ..models.heads import is_encoder
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
-from ..models.shared_prompts.choice import choose_layout
-from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
-from .anchor import AnchorCallback
 from .best_model import check_best_metric
-from .checkpoint import CheckpointMixin
+from .checkpoints import Checkpoints
 from .config import RewardModelConfig
-from .display import RunProgressCallback, describe_truncation
-from .engines import EngineMixin
-from .evaluation_loop import EvaluationMixin
-from .publishing import PublishMixin
+from .disk_errors import named_disk_errors
+from .display import RunProgressCallback
+from .engines import BiasCorrectionCallback
+from .output_dir import hold_output_dir
+from .parts import RunParts
+from .publishing import check_hub_strategy, open_repository, publish_result, repository_of
+from .reloading import check_saved_model
+from .results import Results, last_evaluated_step, results_of, write_results
+from .resume import identify_run
+from .resume_from import checked_checkpoint
+from .resuming import RunFinished, whole_run_speed
+from .run_callback import RunCallback
 from .run_content import Base
-from .step_loader import EpochCallback, StepLoaderMixin
-from .step_log import StepLogMixin
-from .survival import SurvivalMixin
-from .wrapping import as_reward_model
+from .run_files import RecordReports
+from .run_identity import RunIdentity
+from .step_trainer import StepTrainer
+from .stopping import RunStopped
+from .upstream import for_this_call
+from .weights import load_weights, save_weights
+from .wrapping import open_model
 
 
-class RewardModelTrainer(
-    SurvivalMixin,
-    PublishMixin,
-    EngineMixin,
-    StepLoaderMixin,
-    CheckpointMixin,
-    EvaluationMixin,
-    StepLogMixin,
-    RewardTrainer,
-):
+class RewardModelTrainer(StepTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -74,10 +59,6 @@ class RewardModelTrainer(
         callbacks, optimizers: As in `transformers.Trainer`.
     """
 
-    _tag_names = ["rm-toolkit", "trl", "reward-model"]
-    _name = "Reward model"
-    loss_is_scaled_for_ga = True
-
     def __init__(
         self,
         model: str | PreTrainedModel | RewardModel,
@@ -95,192 +76,212 @@ class RewardModelTrainer(
     ):
         _refuse_unused(kwargs)
         check_best_metric(args, eval_dataset, callbacks)
-        name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         self.run_base = Base.of(model, args.model_init_kwargs)
         self.owns_lineage = bool(settings and settings.lineage)
-        model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
-        self.model_is_encoder = is_encoder(model.base_classifier)
-        if processing_class is None:
-            source, revision = tokenizer_source(name, model.revision)
-            processing_class = load_tokenizer(source, revision=revision, trust_remote_code=args.trust_remote_code)
-        check_fits_model(processing_class, model.config, name)
-        prepare_tokenizer(
-            processing_class,
-            model.config,
-            max_length=args.max_length,
-            pooling_type=args.pooling_type,
-            data_format=args.data_format,
-        )
-        model.resize_token_embeddings(len(processing_class))
-        if peft_config is not None:
-            model.add_adapter(peft_config, seed=args.seed)
-        self.pairs_per_step = args.pairs_per_step
-        # One batch of our loader is a whole optimizer step, so that its denominators are known before it begins; to
-        # the Trainer's loop there is nothing to accumulate.
-        args = copy.copy(args)
-        args.gradient_accumulation_steps = 1
-        args.model_init_kwargs = None
-        if isinstance(train_dataset, IterableDataset):
-            args.ignore_data_skip = True  # the position in a stream is restored, not counted off
-        self.sample_texts: list[tuple[Any, Any]] = []
-        self.batch_layout = "plain"
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=take_only,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            **kwargs,
-        )
-        self.train_data, self.replay_data = self.train_dataset, None
-        if args.general_replay_fraction:
-            if replay_dataset is None:
-                raise InputError(
-                    f"`general_replay_fraction` is {args.general_replay_fraction:g}, but there is nothing to replay. "
-                    "Name general preferences: --replay_datasets NAME=SPEC (in Python, `replay_dataset`)."
-                )
-            self.replay_data = self._prepare_dataset(replay_dataset, processing_class, args, "replay")
-            self.train_data = join(self.train_dataset, self.replay_data)
-        self._choose_layout()
-        self.add_callback(EpochCallback(self))
-        self.prepare_to_survive(train_dataset, replay_dataset)
-        if args.anchor_coef:
-            self.add_callback(AnchorCallback(self))
+        self.data_content: dict[str, Any] = {}  # what a recipe knows of the content of its data
+        model, processing_class = open_model(model, args, processing_class, peft_config, settings, require_head)
+        args = args.for_one_batch_a_step(streaming=isinstance(train_dataset, IterableDataset))
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "replay_dataset": replay_dataset}
+        super().__init__(model, args, processing_class, **data, callbacks=callbacks, **kwargs)
+        saving = {"saves": args.should_save, "num_processes": args.world_size}
+        self.checkpoints = Checkpoints(args.output_dir, args.save_total_limit, **saving)
+        self.run_identity: RunIdentity | None = None
+        self.given_optimizers = (self.optimizer, self.lr_scheduler)
+        self.logs_of_other_weights = 0
+        self.run_callback = RunCallback(self)
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
-        self.add_callback(RunProgressCallback(show_bar=not args.disable_tqdm))
+        progress = RunProgressCallback(show_bar=not args.disable_tqdm)
+        for callback in (BiasCorrectionCallback(), self.run_callback, RecordReports(args.output_dir), progress):
+            self.add_callback(callback)
 
-    def _choose_layout(self) -> None:
-        tests = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        self.batch_layout = choose_layout(
-            self.args.batch_layout,
-            self.model,
-            [data for data in (getattr(self, "stream_sample", self.train_data), *tests) if data is not None],
-            self._collator(),
-            pairs_per_batch=self.args.per_device_train_batch_size,
-            device=self.args.device,
-        )
+    # ---- the run ----
 
-    def _prepare_dataset(
-        self, dataset: Any, processing_class: PreTrainedTokenizerBase, args: RewardModelConfig, dataset_name: str
-    ) -> TokenizedPreferences | PreferenceStream:
-        if isinstance(dataset, TokenizedPreferences | PreferenceStream):
-            return dataset
-        options = {
-            "max_length": args.max_length,
-            "data_format": args.data_format,
-            "lm_score_threshold": args.lm_score_threshold,
-            "lm_target_eos": args.lm_loss_coef > 0,
-            "name": dataset_name,
-            "keep_equal": dataset_name != "train",
-            "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
-        }
-        if isinstance(dataset, IterableDataset):
-            return self._prepare_stream(
-                dataset, partial(tokenize_rows, tokenizer=processing_class, checked=set(), **options), args
-            )
-        if len(dataset):
-            self._keep_samples(dataset[0])
-        show_progress = not args.disable_tqdm and args.should_log
-        data = tokenize_preferences(dataset, processing_class, show_progress=show_progress, **options)
-        if data.num_truncated and args.should_log:
-            tqdm.write(describe_truncation(data, args.max_length))
-        if not len(data):
-            raise InputError(
-                f"data set '{dataset_name}' has {len(dataset)} rows but not one pair with a preference "
-                f"({data.num_label_ties} ties). Check its scores, or leave it out."
-            )
-        return data
-
-    def _keep_samples(self, row: Mapping[str, Any]) -> None:
-        """Keeps the texts of the first row that is prepared, for the reload check."""
-        if self.sample_texts:
-            return
-        responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
-        prompt = row.get("prompt")
-        self.sample_texts = [(type(text)() if prompt is None else prompt, text) for text in responses]
-
-    def _send_telemetry(self) -> None:
-        """Nothing is reported to anybody."""
-
-    def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
-        # Encoders count positions from the first token, each in its own way; `cls` reads there.
-        side = "right" if self.model_is_encoder else self.args.padding_side
-        return PreferenceCollator(
-            self.processing_class.pad_token_id,
-            side,
-            self.args.pad_to_multiple_of,
-            lm_loss_on=lm_loss_on,
-            layout=self.batch_layout,
-        )
-
-    def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
-        """Pairs of one optimizer step, over all processes."""
-        return self.pairs_per_step
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """
-        Forward and backward over the micro-batches of one optimizer step.
+        Trains, or goes on from a checkpoint in `output_dir` as if the run had never stopped.
 
-        Returns:
-            `torch.Tensor`: The step's loss times this process's share, scaled so that the mean over processes is the
-            loss of the whole step.
-        """
-        model.train()
-        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        total = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(inputs):
-            last = number == len(inputs) - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
-            with sync, self.maybe_activation_offload_context:
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, batch.to(self.args.device))
-                if last and deepspeed:  # whose backward pass ends with the optimizer's step
-                    self.check_step(total + loss.detach())
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
-            total += loss.detach()
-        self._steps_counted += 1
-        self.step_loss = total
-        return total
+        SIGTERM makes all processes write a checkpoint at the end of the same step and exit with code 143; SIGINT does
+        the same and raises `KeyboardInterrupt`.
 
-    def compute_loss(
-        self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """
-        The share of one micro-batch in the step's loss: weights are already divided by the counts of the whole step.
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): The checkpoint; `True` takes the newest whole one.
+            **options: As in `transformers.Trainer.train`.
 
-        Engines average gradients over processes; the factor `num_processes` makes that average the sum it should be.
+        Raises:
+            `InputError`: if another process writes `output_dir`, the checkpoint cannot be resumed from or was made with
+                other data or settings, a loss is no number, or the disk is full.
         """
         args = self.args
-        rewards, lm_losses = model(inputs)
-        rank = (inputs.pair_weight * ranking_loss(rewards, inputs.better, inputs.worse, inputs.margin)).sum()
-        loss = rank + 0.0 * rewards.sum()  # an empty micro-batch still has a gradient: zero, for every parameter
-        if args.center_rewards_coefficient is not None:
-            centering = (inputs.pair_weight * centering_loss(rewards, inputs.better, inputs.worse)).sum()
-            loss = loss + args.center_rewards_coefficient * centering
-        anchor = torch.zeros((), device=rewards.device)
-        if inputs.anchor_margin is not None:
-            anchor = (
-                anchor_loss(rewards, inputs.better, inputs.worse, inputs.anchor_margin).sum() * inputs.anchor_weight
-            )
-            loss = loss + args.anchor_coef * anchor
-        lm = inputs.lm_weight * lm_losses.sum()
-        if self.lm_loss_coef > 0:
-            loss = loss + self.lm_loss_coef * lm
-        if model.training:
-            self._count(inputs, rewards.detach(), rank.detach(), lm.detach(), anchor.detach())
-        loss = loss * self.accelerator.num_processes
-        return (loss, {"rewards": rewards}) if return_outputs else loss
+        check_best_metric(args, self.eval_dataset, self.callback_handler.callbacks)
+        with hold_output_dir(args.output_dir):
+            folder = checked_checkpoint(resume_from_checkpoint, args.output_dir)
+            saves = args.save_strategy != SaveStrategy.NO
+            self.run_identity = identify_run(self.parts(), folder) if folder or saves else None
+            self.run_callback.folder = folder
+            self.checkpoints.begin_run(folder)
+            self.accelerator.wait_for_everyone()
+            # The start of a run that goes on is in its log already.
+            at_start = for_this_call(args, eval_on_start=args.eval_on_start and not folder)
+            with self.stop.listen(), at_start:
+                try:
+                    with named_disk_errors(args.output_dir):
+                        return super().train(resume_from_checkpoint=folder, **options)
+                except RunFinished:
+                    return self.end_training(self.run_callback.begin)
+                except (RunStopped, KeyboardInterrupt):
+                    self.callback_handler.on_train_end(args, self.state, self.control)
+                    raise
 
-    @property
-    def lm_loss_coef(self) -> float:
-        """Weight of the LM loss."""
-        return self.args.lm_loss_coef
+    def parts(self) -> RunParts:
+        """What the run is made of, for its record."""
+        return RunParts(
+            self.args,
+            self.model,
+            self.data,
+            self.test_sets(),
+            self.run_base,
+            self.accelerator,
+            self.batch_layout,
+            given_optimizers=self.given_optimizers,
+            content=self.data_content,
+            owns_lineage=self.owns_lineage,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the steps', with the speeds of the whole run at the end of one that was resumed."""
+        whole_run_speed(logs, self.run_callback.seconds_before)
+        super().log(logs, start_time)
+
+    # ---- checkpoints ----
+
+    def save_checkpoint(self) -> None:
+        """Writes the checkpoint of this step unless it is there, and leaves if the run is to stop."""
+        step, args = self.state.global_step, self.args
+        folder = self.checkpoints.folder(step)
+        if step != self.checkpoints.saved_step:
+            self.checkpoints.begin(step)
+            self.accelerator.wait_for_everyone()
+            with named_disk_errors(args.output_dir, folder):
+                self.write_trainer_state()
+                if not args.save_only_model:
+                    self.steps.save(folder)
+                progress = self.run_callback.progress()
+                self.run_identity = self.run_identity or identify_run(self.parts(), None)
+                if args.should_save:
+                    progress.save(folder)
+                    self.run_identity.save(folder)
+                self.accelerator.wait_for_everyone()
+                self.checkpoints.seal(step)
+            self.checkpoints.rotate(step, self.state.best_model_checkpoint)
+            # A launcher ends the others as soon as the first process has left.
+            self.accelerator.wait_for_everyone()
+        if self.stop.signal:
+            self.stop.leave(step, folder)
+
+    def leave_evaluation(self) -> NoReturn:
+        """Saves, with the evaluation put off to the resumed run, and leaves."""
+        step = self.state.global_step
+        if step == 0 or self.args.save_strategy == SaveStrategy.NO:
+            self.stop.leave(step, None)
+        # The checkpoint of this step, if it is there, says already that the evaluation is still to come.
+        if step != self.checkpoints.saved_step:
+            self.stop.evaluation_put_off = self.control.should_save = True
+        self.save_checkpoint()
+        raise AssertionError("a run that is told to stop has gone on")
+
+    def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes the model, on the process that saves."""
+        if self.args.should_save:
+            model, merge = self.accelerator.unwrap_model(self.model), self.args.merge_adapter
+            save_weights(model, folder, self.processing_class, state_dict=state_dict, merge_adapter=merge)
+
+    def load_weights(self, folder: str, model: torch.nn.Module) -> None:
+        """Reads the weights of a checkpoint."""
+        load_weights(self.accelerator.unwrap_model(model), folder)
+
+    def before_other_weights(self) -> None:
+        """Called before those of the best checkpoint are read: evaluations so far are not of them."""
+        self.logs_of_other_weights = len(self.state.log_history)
+
+    # ---- results ----
+
+    def results(self, step: int | None = None) -> Results:
+        """Metrics of each test set at one step, by default the last evaluated one, from the log: see [`results_of`]."""
+        return results_of(self.state.log_history, self.test_sets(), step)
+
+    def evaluated_step(self) -> int | None:
+        """Returns the optimizer step of the last evaluation, or `None`; none counts before the best model was loaded."""
+        return last_evaluated_step(self.state.log_history[self.logs_of_other_weights :])
+
+    def save_results(self) -> dict[str, Results]:
+        """
+        Writes `final_eval_results.json`: every test set at the start and at the end of training; and
+        `training_log.json`: everything that was logged, for learning curves.
+        """
+        results = {"start": self.results(step=0), "end": self.results()}
+        if self.args.should_save:
+            log = {"pairs_per_step": self.pairs_per_step, "log_history": self.state.log_history}
+            write_results(self.args.output_dir, results, log)
+        return results
+
+    def reload_check(self, folder: str | None = None) -> int:
+        """Opens the saved folder in a fresh process and compares rewards of raw texts: see [`check_saved_model`]."""
+        folder = folder or self.args.output_dir
+        count = check_saved_model(
+            folder, self.sample_texts, self.processing_class, self.args, compute_rewards=self.compute_rewards
+        )
+        self.accelerator.wait_for_everyone()
+        return count
+
+    # ---- publishing ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository before the first step: see [`open_repository`]."""
+        check_hub_strategy(self.args)
+        if self.is_world_process_zero():
+            self.hub_model_id = open_repository(self.args, token, private)
+
+    def push_to_hub(
+        self, commit_message: str | None = None, blocking: bool = True, token: str | None = None, **options: Any
+    ) -> str | None:
+        """
+        Saves the model and its results, and publishes them, see [`publish`].
+
+        Args:
+            commit_message, token, **options (*optional*): As in [`publish`].
+            blocking: Not used; the upload ends before this returns.
+        """
+        self.save_model(_internal_call=True)
+        self.save_results()
+        return self.publish(commit_message, token=token, **options)
+
+    def publish(
+        self,
+        message: str | None = None,
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | None:
+        """
+        Publishes what was saved, as `rm-toolkit push` does, on the main process: see [`publish_result`].
+
+        Args:
+            message (`str`, *optional*): Commit message.
+            token, revision, private (*optional*): Default to `hub_token`, `hub_revision`, `hub_private_repo`.
+        """
+        if not self.is_world_process_zero():
+            return None
+        args = self.args
+        return publish_result(
+            args.output_dir,
+            self.hub_model_id or repository_of(args),
+            message=message,
+            token=token or args.hub_token,
+            revision=revision or args.hub_revision,
+            private=private if private is not None else args.hub_private_repo,
+        )
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+from peft import PeftConfig
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..models.adapter_files import tokenizer_source
 from ..models.hub_files import recorded_revision
 from ..models.lm_head import build_lm_head, find_lm_head
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
+from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .config import RewardModelConfig
 
 
@@ -108,3 +111,39 @@ def _wrapped(
         name_or_path=name,
         revision=recorded_revision(name, revision),
     )
+
+
+def open_model(
+    model: str | PreTrainedModel | RewardModel,
+    args: RewardModelConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    peft_config: PeftConfig | None,
+    settings: RewardModelSettings | None,
+    require_head: bool,
+) -> tuple[RewardModel, PreTrainedTokenizerBase]:
+    """
+    Makes a model and a tokenizer that fit each other, ready to be trained.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `RewardModel`): Folder or Hub id, a stock classifier, or a reward model.
+        args (`RewardModelConfig`): Configuration.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Defaults to the one saved with the model.
+        peft_config (`PeftConfig`, *optional*): Puts an adapter on the model.
+        settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
+        require_head (`bool`): Whether a checkpoint without a reward head is an error.
+
+    Raises:
+        `InputError`: as [`as_reward_model`]; and if the tokenizer does not fit the model.
+    """
+    name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
+    model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
+    if tokenizer is None:
+        source, revision = tokenizer_source(name, model.revision)
+        tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=args.trust_remote_code)
+    check_fits_model(tokenizer, model.config, name)
+    reads = {"pooling_type": args.pooling_type, "data_format": args.data_format}
+    prepare_tokenizer(tokenizer, model.config, max_length=args.max_length, **reads)
+    model.resize_token_embeddings(len(tokenizer))
+    if peft_config is not None:
+        model.add_adapter(peft_config, seed=args.seed)
+    return model, tokenizer

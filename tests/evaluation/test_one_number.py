@@ -15,10 +15,10 @@ from rm_toolkit.evaluation import evaluate
 from rm_toolkit.evaluation.metrics import mean_loss
 from rm_toolkit.hub.model_card import CardOptions, Example, model_card
 from rm_toolkit.losses import ranking_loss
+from rm_toolkit.models.files import FINAL_RESULTS_NAME
 from rm_toolkit.models.saving import save_reward_model
 from rm_toolkit.study.grid import Cell
 from rm_toolkit.study.summary import summarise
-from rm_toolkit.training.checkpoint import FINAL_RESULTS_NAME
 
 
 DOMAINS = ("academy", "business", "law", "literature")

@@ -17,7 +17,7 @@ from rm_toolkit.models.lm_head import find_lm_head
 from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.saving import check_saved_weights, write_legacy_rope_keys
 from rm_toolkit.models.settings import load_settings
-from rm_toolkit.training.checkpoint import load_weights
+from rm_toolkit.training.weights import load_weights
 
 
 def files(folder):

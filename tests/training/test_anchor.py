@@ -56,7 +56,7 @@ def test_at_the_start_the_anchor_is_the_model_itself(make, tmp_path):
     margin = rewards[trainer.replay_data.better] - rewards[trainer.replay_data.worse]
     assert np.nan_to_num(trainer.train_data.anchor_margin).tolist() == pytest.approx([0.0] * 18 + margin.tolist())
     first = next(log for log in trainer.state.log_history if "loss" in log)
-    numbers = np.concatenate(next(iter(trainer.epoch_plan))[0].micro_batches)
+    numbers = np.concatenate(next(iter(trainer.steps.plan))[0].micro_batches)
     own = 1 / (1 + np.exp(-margin[numbers[numbers >= 18] - 18]))
     entropy = -(own * np.log(own) + (1 - own) * np.log(1 - own)).mean()
     assert first["anchor_loss"] == pytest.approx(entropy, abs=1e-5)
@@ -69,7 +69,7 @@ def test_the_rank_loss_is_one_mean_over_both_kinds(make):
     rewards = trainer.compute_rewards(trainer.train_data)
     margin = rewards[trainer.train_data.better] - rewards[trainer.train_data.worse]
     losses = [log["rank_loss"] for log in trainer.state.log_history if "rank_loss" in log]
-    plans = [np.concatenate(step.micro_batches) for (step,) in trainer.epoch_plan]
+    plans = [np.concatenate(step.micro_batches) for (step,) in trainer.steps.plan]
     assert len(losses) == 3
     for loss, numbers in zip(losses, plans):
         assert loss == pytest.approx(np.log1p(np.exp(-margin[numbers])).mean(), abs=1e-5)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.training.checkpoint import load_weights
+from rm_toolkit.training.weights import load_weights
 
 
 METRICS = {"accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties"}

@@ -54,11 +54,11 @@ def run(finished, tmp_path):
 
 # Where the second checkpoint of a run that keeps one is interrupted -> the checkpoint that counts afterwards.
 MOMENTS = {
-    "before the weights": ("rm_toolkit.training.checkpoint.save_reward_model", "before", 2),
-    "after the weights": ("rm_toolkit.training.checkpoint.check_saved_weights", "before", 2),
+    "before the weights": ("rm_toolkit.training.weights.save_reward_model", "before", 2),
+    "after the weights": ("rm_toolkit.training.weights.check_saved_weights", "before", 2),
     "before the optimizer": ("transformers.Trainer._save_optimizer_and_scheduler", "before", 2),
     "before the random numbers": ("transformers.Trainer._save_rng_state", "before", 2),
-    "before the manifest": ("rm_toolkit.training.survival.write_manifest", "before", 2),
+    "before the manifest": ("rm_toolkit.training.checkpoints.write_manifest", "before", 2),
     "before the manifest's name": ("rm_toolkit.training.manifest._sync_folder", "before", 4),
     "before the older one goes": ("rm_toolkit.training.manifest.remove_checkpoint", "before", 4),
     "while the older one goes": ("rm_toolkit.training.manifest.remove_checkpoint", "inside", 4),

@@ -1,0 +1,50 @@
+"""Whether what a run saved gives the rewards that it had in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..batches.scored_texts import tokenize_texts
+from ..batches.tokenization import TokenizedPreferences
+from ..scoring.reload_check import TOLERANCE, check_reload, check_texts
+from .config import RewardModelConfig
+
+
+def check_saved_model(
+    folder: str,
+    samples: list[tuple[Any, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: RewardModelConfig,
+    compute_rewards: Callable[[TokenizedPreferences], np.ndarray],
+) -> int:
+    """
+    Opens a saved folder in a fresh process and compares rewards of raw texts, one of them over-long.
+
+    Args:
+        folder (`str`): What was saved.
+        samples (`list`): Prompt and response of a few texts.
+        tokenizer (`PreTrainedTokenizerBase`): That of the run.
+        args (`RewardModelConfig`): Settings of the run.
+        compute_rewards (`Callable`): Rewards of tokenised texts by the model in memory; called by all processes.
+
+    Returns:
+        `int`: Number of texts compared.
+
+    Raises:
+        `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 in fp32 elsewhere, 2e-2 under autocast).
+    """
+    texts = check_texts(samples, args.max_length)
+    options = {"max_length": args.max_length, "data_format": args.data_format, "name": "reload check"}
+    data, numbers = tokenize_texts(texts, tokenizer, **options)
+    rewards = compute_rewards(data)[numbers].tolist()
+    if args.should_save:
+        raw = [p + t for p, t in texts]
+        # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
+        tolerance = TOLERANCE if args.device.type == "cpu" else 1e-3
+        tolerance = 2e-2 if args.autocast else tolerance
+        check_reload(folder, raw, rewards, tolerance=tolerance)
+    return len(texts)

@@ -1,0 +1,86 @@
+"""The results of a run: the metrics of each test set, read from its log, and the files that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.metrics import PreferenceMetrics
+from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
+from ..output.folders import replace_text
+from ..output.written import record_written
+
+
+MARKER = "first_two_accuracy"  # in every evaluation, and in nothing else
+
+Results = dict[str, dict[str, float]]
+
+
+def results_of(log_history: list[dict[str, float]], order: Iterable[str] = (), step: int | None = None) -> Results:
+    """
+    Metrics of each test set at one step.
+
+    Args:
+        log_history (`list[dict]`): What was logged.
+        order (`Iterable[str]`): Names of test sets, in the order to return them.
+        step (`int`, *optional*): Optimizer step; the last evaluated one by default.
+
+    Returns:
+        `dict[str, dict[str, float]]`: For each test set (`"eval"` if it has no name): accuracy, first_two_accuracy,
+        margin, loss, reward_mean, reward_std, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at
+        that step.
+    """
+    logs = [log for log in log_history if any(key.endswith(f"_{MARKER}") for key in log)]
+    if step is not None:
+        logs = [log for log in logs if log["step"] == step]
+    if not logs:
+        return {}
+    keys = [item.name for item in dataclasses.fields(PreferenceMetrics)]
+    prefixes = [key.removesuffix(MARKER) for key in logs[-1] if key.endswith(MARKER)]
+    found = {
+        prefix.removeprefix("eval_").removesuffix("_") or "eval": {
+            key: logs[-1][prefix + key] for key in keys if prefix + key in logs[-1]
+        }
+        for prefix in prefixes
+    }
+    # A log that was read from a checkpoint has its keys in alphabetical order.
+    order = list(order)
+    names = [*(name for name in order if name in found), *(name for name in found if name not in order)]
+    return {name: found[name] for name in names}
+
+
+def last_evaluated_step(log_history: list[dict[str, float]]) -> int | None:
+    """Returns the optimizer step of the last evaluation, or `None`."""
+    steps = [log["step"] for log in log_history if any(MARKER in key for key in log)]
+    return steps[-1] if steps else None
+
+
+def write_results(output_dir: str, results: dict[str, Results], log: dict[str, Any]) -> None:
+    """
+    Writes `final_eval_results.json` and `training_log.json`.
+
+    Args:
+        output_dir (`str`): Output folder of the run.
+        results (`dict`): Every test set at the start and at the end.
+        log (`dict`): Everything that was logged, for learning curves.
+    """
+    record_written(output_dir, [FINAL_RESULTS_NAME, TRAINING_LOG_NAME])
+    _write_json(results, Path(output_dir, FINAL_RESULTS_NAME))
+    _write_json(log, Path(output_dir, TRAINING_LOG_NAME))
+
+
+def _write_json(values: Any, path: Path) -> None:
+    replace_text(path, json.dumps(_nan_to_null(values), indent=2) + "\n")
+
+
+def _nan_to_null(value: Any) -> Any:
+    """JSON has no NaN: a metric with nothing to count is null."""
+    if isinstance(value, dict):
+        return {key: _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

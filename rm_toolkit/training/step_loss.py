@@ -1,0 +1,44 @@
+"""The loss of one micro-batch: its share in the loss of the whole step."""
+
+from __future__ import annotations
+
+import torch
+
+from ..batches.collator import MicroBatch
+from ..losses import anchor_loss, centering_loss, ranking_loss
+
+
+def micro_batch_loss(
+    inputs: MicroBatch,
+    rewards: torch.Tensor,
+    lm_losses: torch.Tensor,
+    *,
+    lm_loss_coef: float = 0.0,
+    anchor_coef: float = 0.0,
+    centering_coef: float | None = None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """
+    Adds up the losses of a micro-batch; its weights are already divided by the counts of the whole step.
+
+    Args:
+        inputs (`MicroBatch`): Pairs and weights.
+        rewards (`torch.Tensor` of shape `(num_sequences,)`): In logits.
+        lm_losses (`torch.Tensor`): Of the sequences that the LM loss counts, in nats a token.
+        lm_loss_coef, anchor_coef, centering_coef (`float`): Weights of these losses.
+
+    Returns:
+        `tuple`: The loss, and the parts of it to be logged: ranking, LM, anchor, without their coefficients.
+    """
+    rank = (inputs.pair_weight * ranking_loss(rewards, inputs.better, inputs.worse, inputs.margin)).sum()
+    loss = rank + 0.0 * rewards.sum()  # an empty micro-batch still has a gradient: zero, for every parameter
+    if centering_coef is not None:
+        centering = (inputs.pair_weight * centering_loss(rewards, inputs.better, inputs.worse)).sum()
+        loss = loss + centering_coef * centering
+    anchor = torch.zeros((), device=rewards.device)
+    if inputs.anchor_margin is not None:
+        anchor = anchor_loss(rewards, inputs.better, inputs.worse, inputs.anchor_margin).sum() * inputs.anchor_weight
+        loss = loss + anchor_coef * anchor
+    lm = inputs.lm_weight * lm_losses.sum()
+    if lm_loss_coef > 0:
+        loss = loss + lm_loss_coef * lm
+    return loss, (rank, lm, anchor)

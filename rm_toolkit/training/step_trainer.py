@@ -1,0 +1,251 @@
+"""How steps are computed and test sets scored: the trainer without what outlasts a step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from accelerate.utils import DistributedType
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.epoch_plan import take_only
+from ..batches.tokenization import TokenizedPreferences
+from ..errors import InputError
+from ..models.heads import is_encoder
+from ..models.reward_model import RewardModel
+from ..models.shared_prompts.choice import choose_layout
+from ..scoring.rewards import compute_rewards
+from .config import RewardModelConfig
+from .engines import EngineHooks
+from .evaluation_loop import evaluate_sets
+from .finite import not_finite
+from .meter import Meter
+from .step_loss import micro_batch_loss
+from .steps import Steps
+from .stopping import Stop, StopEvaluation
+from .training_data import Preparation
+from .upstream import TrainerHooks
+
+
+class StepTrainer(EngineHooks, TrainerHooks):
+    """
+    Plans every optimizer step as a whole, and scores test sets by their distinct texts.
+
+    Args:
+        model (`RewardModel`): The model.
+        args (`RewardModelConfig`): From [`RewardModelConfig.for_one_batch_a_step`].
+        processing_class (`PreTrainedTokenizerBase`): From [`~rm_toolkit.training.wrapping.open_model`].
+        train_dataset, eval_dataset, replay_dataset, **kwargs: As in
+            [`~rm_toolkit.training.trainer.RewardModelTrainer`].
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: RewardModelConfig,
+        processing_class: PreTrainedTokenizerBase,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        replay_dataset: Any = None,
+        **kwargs: Any,
+    ):
+        # Encoders count positions from the first token, each in its own way; `cls` reads there.
+        self.padding_side = "right" if is_encoder(model.base_classifier) else args.padding_side
+        self.preparation = Preparation(processing_class, args)
+        self.batch_layout = "plain"
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=take_only,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.data = self.preparation.gather(self.train_dataset, train_dataset, replay_dataset)
+        self.steps = Steps(args, self.data.train, self.data.joined, self.accelerator)
+        self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
+        self.stop = Stop(self.accelerator)
+        self.grad_norm: Any = None  # of the present step
+        self._choose_layout()
+
+    train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
+    replay_data = property(lambda self: self.data.replay, doc="General pairs to replay, or `None`.")
+    sample_texts = property(lambda self: self.data.samples, doc="Prompt and response of a few texts.")
+    pairs_per_step = property(lambda self: self.args.pairs_per_step, doc="Pairs of one optimizer step.")
+    lm_loss_coef = property(lambda self: self.args.lm_loss_coef, doc="Weight of the LM loss.")
+
+    def test_sets(self) -> dict[str, Any]:
+        """Test sets by name; one that was given without a name is called `eval`."""
+        tests = self.eval_dataset
+        return tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
+
+    def _choose_layout(self) -> None:
+        self.batch_layout = choose_layout(
+            self.args.batch_layout,
+            self.model,
+            [self.data.sample if self.data.is_stream else self.data.joined, *self.test_sets().values()],
+            self._collator(),
+            pairs_per_batch=self.args.per_device_train_batch_size,
+            device=self.args.device,
+        )
+
+    def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
+        pad, multiple = self.processing_class.pad_token_id, self.args.pad_to_multiple_of
+        return PreferenceCollator(pad, self.padding_side, multiple, lm_loss_on=lm_loss_on, layout=self.batch_layout)
+
+    def prepare_data(self, dataset: Any, name: str) -> Any:
+        """Makes token ids of a data set, see [`Preparation`]."""
+        return self.preparation.prepare(dataset, name)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One batch is this process's share of one optimizer step: a list of micro-batches."""
+        collator = self._collator(self.args.lm_loss_on if self.args.lm_loss_coef > 0 else None)
+        return self.steps.loader(collator, self.data_collator)
+
+    def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
+        """Pairs of one optimizer step, over all processes."""
+        return self.pairs_per_step
+
+    # ---- the step ----
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """
+        Forward and backward over the micro-batches of one optimizer step.
+
+        Returns:
+            `torch.Tensor`: The step's loss times this process's share, scaled so that the mean over processes is the
+            loss of the whole step.
+        """
+        model.train()
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(inputs):
+            last = number == len(inputs) - 1
+            self.sync_gradients_after(last)
+            sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
+            with sync, self.maybe_activation_offload_context:
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, batch.to(self.args.device))
+                if last and deepspeed:  # whose backward pass ends with the optimizer's step
+                    self.check_step(total + loss.detach())
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+            total += loss.detach()
+        self.meter.end_step()
+        self.step_loss = total
+        return total
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """
+        The share of one micro-batch in the step's loss: weights are already divided by the counts of the whole step.
+
+        Engines average gradients over processes; the factor `num_processes` makes that average the sum it should be.
+        """
+        rewards, lm_losses = model(inputs)
+        weights = {"lm_loss_coef": self.lm_loss_coef, "anchor_coef": self.args.anchor_coef}
+        centering = self.args.center_rewards_coefficient
+        loss, parts = micro_batch_loss(inputs, rewards, lm_losses, centering_coef=centering, **weights)
+        if model.training:
+            self.meter.add(inputs, rewards.detach(), *(part.detach() for part in parts))
+        loss = loss * self.accelerator.num_processes
+        return (loss, {"rewards": rewards}) if return_outputs else loss
+
+    def check_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None = None) -> None:
+        """Ends the run on all processes if a loss or gradient is no number; hears of signals. See [`Meter.check`]."""
+        bad, self.stop.signal = self.meter.check(loss, grad_norm, self.stop.received)
+        if bad:
+            raise self._not_finite(bad, loss.item() if bad == "loss" else float(grad_norm))
+
+    def check_gradient(self, norm: Any) -> None:
+        """Called with the norm of every step's gradient before it is applied; DeepSpeed has applied it by then."""
+        self.grad_norm = norm
+        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+            self.check_step(self.step_loss, norm)
+        elif norm is not None and not math.isfinite(norm) and not self.args.fp16:
+            raise self._not_finite("gradient norm", norm)
+
+    def _not_finite(self, what: str, value: float) -> InputError:
+        describe = partial(self.data.describe_row, self.processing_class)
+        where = {"step": self.state.global_step + 1, "output_dir": self.args.output_dir, "describe": describe}
+        return not_finite(what, value, self.meter.parts, **where)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was counted since the last log."""
+        if "loss" in logs:
+            logs.update(self.meter.take())
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """
+        Scores every test set by itself and logs all metrics at once, see [`evaluate_sets`].
+
+        Args:
+            eval_dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): Defaults to the trainer's test sets; a
+                name chooses one of them.
+            ignore_keys: Not used.
+            metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
+        """
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(sets, str):
+            sets = {sets: self.eval_dataset[sets]}
+        if not isinstance(sets, dict):
+            sets = {"": sets}
+        # Of the loop's own evaluations alone: one that a callback asks for is not put off.
+        of_the_loop = self.is_in_train and (self.control.should_evaluate or self.state.global_step == 0)
+        rewards = partial(self.compute_rewards, before_each=self.stop.check_evaluation if of_the_loop else None)
+        try:
+            metrics = evaluate_sets(sets, metric_key_prefix, self.prepare_data, rewards)
+        except StopEvaluation:
+            self.leave_evaluation()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def leave_evaluation(self) -> NoReturn:
+        """Called where a signal ends an evaluation of the loop."""
+        self.stop.leave(self.state.global_step, None)
+
+    def compute_rewards(self, data: TokenizedPreferences, before_each: Callable[[int], None] | None = None) -> Any:
+        """
+        Rewards of all sequences of a tokenised data set, on every process.
+
+        Args:
+            data (`TokenizedPreferences`): The set.
+            before_each (`Callable`, *optional*): Called with the number of each batch, on all processes; may raise.
+
+        Returns:
+            `np.ndarray` of shape `(num_sequences,)`, in logits.
+        """
+        args = self.args
+        # DeepSpeed and FSDP shard the weights, so their wrapper must be called; DDP would only add synchronisation.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        model = self.model_wrapped if sharded else self.model
+        options = {
+            "tokens_per_batch": 2 * args.per_device_eval_batch_size * args.max_length,
+            "show_progress": not args.disable_tqdm and self.is_local_process_zero(),
+            "before_each": before_each,
+        }
+        was_training = model.training
+        model.eval()
+        try:
+            with self.compute_loss_context_manager():
+                parts = {"device": args.device, "accelerator": self.accelerator}
+                return compute_rewards(model, data, self._collator(), **parts, **options)
+        finally:
+            model.train(was_training)

@@ -1,0 +1,186 @@
+"""The optimizer steps of a run: an epoch planned ahead, or a stream planned as it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..batches.collator import PreferenceCollator
+from ..batches.epoch_plan import EpochPlan, StepDataset
+from ..batches.replay_plan import ReplayPlan
+from ..batches.stream import PreferenceStream
+from ..batches.stream_plan import StreamPlan
+from ..batches.tokenization import TokenizedPreferences
+from ..errors import InputError
+from ..output.folders import replace_text
+from .config import RewardModelConfig
+from .stopping import leave_signals_to_the_run
+
+
+class Steps:
+    """
+    The optimizer steps of a run: one batch of its loader is one process's share of one step, a list of micro-batches.
+
+    Args:
+        args (`RewardModelConfig`): Sizes, seed, weighting.
+        train (`TokenizedPreferences` or `PreferenceStream`): The training rows.
+        joined (`TokenizedPreferences` or `PreferenceStream`): These, and after them what is replayed.
+        accelerator (`Accelerator`): Of the run: which share is this process's.
+    """
+
+    def __init__(
+        self,
+        args: RewardModelConfig,
+        train: TokenizedPreferences | PreferenceStream,
+        joined: TokenizedPreferences | PreferenceStream,
+        accelerator: Accelerator,
+    ):
+        self.args, self.train, self.joined, self.accelerator = args, train, joined, accelerator
+        self.plan: EpochPlan | StreamPlan | None = None
+
+    @property
+    def stream_plan(self) -> StreamPlan | None:
+        """The plan where the training data is a stream."""
+        return self.plan if isinstance(self.plan, StreamPlan) else None
+
+    def loader(self, collator: PreferenceCollator, take_step: Callable[[Any], Any]) -> DataLoader:
+        """
+        Plans the steps anew and returns what loads them.
+
+        Args:
+            collator (`PreferenceCollator`): Makes the micro-batches; its layout is planned for.
+            take_step (`Callable`): The loader's `collate_fn`: takes the step out of the list that it is given.
+        """
+        args, accelerator = self.args, self.accelerator
+        planning = {
+            "pairs_per_step": args.pairs_per_step,
+            "pairs_per_micro_batch": args.per_device_train_batch_size,
+            "pair_weighting": args.pair_weighting,
+            "tokens_per_micro_batch": args.max_tokens_per_batch,
+            "shared_layout": collator.layout == "shared",
+        }
+        if isinstance(self.train, PreferenceStream):
+            several = accelerator.num_processes > 1
+            exchange: Callable[[Any], list[Any]] | None = (lambda value: gather_object([value])) if several else None
+            self.plan = StreamPlan(self.train, collator, exchange=exchange, **planning)
+            return DataLoader(self.plan, batch_size=None, collate_fn=_as_it_is)
+        make_plan = EpochPlan
+        if self.joined is not self.train:
+            make_plan = partial(ReplayPlan, num_customized=len(self.train), fraction=args.general_replay_fraction)
+        self.plan = make_plan(
+            self.joined,
+            num_processes=accelerator.num_processes,
+            process_index=accelerator.process_index,
+            seed=data_seed(args),
+            group_by_prompt=args.group_by_prompt,
+            **planning,
+        )
+        return DataLoader(
+            StepDataset(self.joined, collator),
+            batch_sampler=self.plan,
+            collate_fn=take_step,
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=leave_signals_to_the_run,
+        )
+
+    def begin_epoch(self, global_step: int) -> None:
+        """Tells the plan which epoch begins, on a fresh start and on resume alike."""
+        if isinstance(self.plan, EpochPlan):
+            self.plan.set_epoch(global_step // len(self.plan))
+
+    def epoch(self, global_step: int, max_steps: int) -> float | None:
+        """Of a stream, which has no epochs: the part of the run that is done."""
+        return None if self.stream_plan is None else global_step / max_steps
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Each process saves its position in a stream into a checkpoint."""
+        if self.stream_plan is not None:
+            path = Path(folder, stream_state_name(self.args.process_index))
+            replace_text(path, json.dumps(self.stream_plan.state_dict()) + "\n")
+
+    def restore(self, folder: str | os.PathLike) -> None:
+        """
+        Each process goes to its position in a stream, before the first step is read.
+
+        Raises:
+            `InputError`: if the checkpoint has none.
+        """
+        if self.stream_plan is not None:
+            self.stream_plan.load_state_dict(_read_position(str(folder), self.args.process_index))
+
+    def report(self) -> None:
+        """Says of a stream what was read of it; called by all processes together."""
+        if self.stream_plan is None:
+            return
+        stream, accelerator = self.stream_plan.stream, self.accelerator
+        mine = (stream.num_rows, stream.num_texts, stream.num_truncated, stream.pass_number)
+        everyone = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
+        if not accelerator.is_main_process:
+            return
+        rows, texts, cut = (sum(numbers) for numbers in list(zip(*everyone))[:3])
+        tqdm.write(
+            f"stream: {rows:,} rows read in this run, up to pass {stream.pass_number + 1} over the data; {cut:,} of "
+            f"{texts:,} texts were longer than `max_length` {self.args.max_length} and lost their beginning"
+        )
+
+
+def stream_state_name(process_index: int) -> str:
+    """File of a checkpoint that holds the position of one process in the stream."""
+    return f"stream_state_{process_index}.json"
+
+
+def _read_position(checkpoint: str, process_index: int) -> dict[str, Any]:
+    path = Path(checkpoint, stream_state_name(process_index))
+    if not path.exists():  # with another number of processes, the file of the first says how many there were
+        path = Path(checkpoint, stream_state_name(0))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint} holds no readable position in the stream ({path.name}: {error}): it was not made by a run "
+            "that streams its data. Resume without `streaming`, or start afresh."
+        ) from error
+
+
+def check_stream_arguments(args: RewardModelConfig) -> None:
+    """
+    Refuses settings that a stream cannot follow.
+
+    Raises:
+        `InputError`: without `max_steps`, with replayed data, or with loader processes.
+    """
+    if args.max_steps <= 0:
+        raise InputError(
+            "the training data is a stream, whose length nobody knows: set `max_steps` (optimizer steps of the run; "
+            f"{args.pairs_per_step} pairs each). `num_train_epochs` does not apply."
+        )
+    if args.general_replay_fraction > 0:
+        raise InputError(
+            f"`general_replay_fraction` is {args.general_replay_fraction:g}, but replay goes with training data that is "
+            "loaded whole. Leave out `streaming`, or mix the general data into the stream as one more of train_datasets."
+        )
+    if args.dataloader_num_workers > 0:
+        raise InputError(
+            f"`dataloader_num_workers` is {args.dataloader_num_workers}, but a stream is read by the training process "
+            "itself, which agrees with the others on every step. Set it to 0."
+        )
+
+
+def data_seed(args: RewardModelConfig) -> int:
+    """Seed of the order of the data."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

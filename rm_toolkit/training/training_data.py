@@ -1,0 +1,199 @@
+"""What a run trains on: its rows as token ids, the general pairs it replays, and texts to try the saved model on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from datasets import IterableDataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..batches.preference_rows import as_row, check_columns
+from ..batches.replay_plan import join
+from ..batches.stream import PreferenceStream, Tokenize
+from ..batches.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
+from ..data.records import RowPlace
+from ..errors import InputError, beginning
+from .config import RewardModelConfig
+from .display import describe_truncation
+from .steps import check_stream_arguments, data_seed
+
+
+MOST_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """
+    The data of a run.
+
+    Args:
+        train (`TokenizedPreferences` or `PreferenceStream`): The training rows.
+        replay (`TokenizedPreferences`, *optional*): General pairs, of which some go into every step.
+        joined (`TokenizedPreferences` or `PreferenceStream`): `train`, with `replay` after it where there is one.
+        samples (`list`): Prompt and response of a few texts, for the reload check.
+        stream_sample (`TokenizedPreferences`, *optional*): The first rows of a stream.
+        sources (`tuple`): The data sets that `train` and `replay` were made from; they name a row in errors.
+    """
+
+    train: TokenizedPreferences | PreferenceStream
+    replay: TokenizedPreferences | None
+    joined: TokenizedPreferences | PreferenceStream
+    samples: list[tuple[Any, Any]]
+    stream_sample: TokenizedPreferences | None = None
+    sources: tuple[Any, ...] = ()
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the training rows are read as they come."""
+        return isinstance(self.train, PreferenceStream)
+
+    @property
+    def sample(self) -> TokenizedPreferences:
+        """Rows that stand for all: of a stream its first ones."""
+        return self.train if self.stream_sample is None else self.stream_sample
+
+    def row_tags(self, row: int) -> str:
+        """Returns what the data say of a row of the training data, for messages."""
+        if self.is_stream:
+            return ""  # its rows have passed
+        first_replayed = int(self.train.row.max()) + 1
+        replayed = row >= first_replayed
+        tags = row_tags(self.sources[int(replayed)], row - first_replayed if replayed else row)
+        return " (replayed)" + tags if replayed else tags
+
+    def describe_row(self, tokenizer: PreTrainedTokenizerBase, row: int, pair: int, data: Any = None) -> str:
+        """
+        Names a row in a message: its number, its tags, and how the better text of a pair begins.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`): That of the run.
+            row, pair (`int`): Number of the row, and of the pair in `data`.
+            data (`TokenizedPreferences`, *optional*): Where the pair is, if not in `joined`: of a stream.
+        """
+        data = data or self.joined
+        text = tokenizer.decode(data.sequence(data.better[pair])[: 2 * MOST_CHARACTERS], skip_special_tokens=True)
+        return f"{row}{self.row_tags(row)}: '{beginning(text, MOST_CHARACTERS)}'"
+
+
+def row_tags(dataset: Any, row: int) -> str:
+    """Returns ` (prompt_id 'x', source 'y')` for a row of a data set that has such columns, or an empty string."""
+    if not hasattr(dataset, "column_names") or row >= len(dataset):  # tokenised already
+        return ""
+    values = dataset[row]
+    tags = [f"{name} '{values[name]}'" for name in ("prompt_id", "source") if values.get(name)]
+    return f" ({', '.join(tags)})" if tags else ""
+
+
+class Preparation:
+    """
+    Makes token ids of the data sets of a run, and keeps the texts of the first row that it sees.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
+        args (`RewardModelConfig`): How texts become token ids.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, args: RewardModelConfig):
+        self.tokenizer, self.args = tokenizer, args
+        self.samples: list[tuple[Any, Any]] = []
+        self.stream_sample: TokenizedPreferences | None = None
+
+    def prepare(self, dataset: Any, name: str) -> TokenizedPreferences | PreferenceStream:
+        """
+        Makes token ids of a data set; what is made of them already is returned as it is.
+
+        Args:
+            dataset (`datasets.Dataset` or `IterableDataset`): Pairs or ranked rows.
+            name (`str`): `train`, or what messages call it.
+
+        Raises:
+            `InputError`: if it has no pair with a preference, or is a stream and cannot be one.
+        """
+        if isinstance(dataset, TokenizedPreferences | PreferenceStream):
+            return dataset
+        args = self.args
+        options = {
+            "max_length": args.max_length,
+            "data_format": args.data_format,
+            "lm_score_threshold": args.lm_score_threshold,
+            "lm_target_eos": args.lm_loss_coef > 0,
+            "name": name,
+            "keep_equal": name != "train",
+            "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
+        }
+        if isinstance(dataset, IterableDataset):
+            return self._stream(dataset, partial(tokenize_rows, tokenizer=self.tokenizer, checked=set(), **options))
+        if len(dataset):
+            self._keep_samples(dataset[0])
+        show_progress = not args.disable_tqdm and args.should_log
+        data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
+        if data.num_truncated and args.should_log:
+            tqdm.write(describe_truncation(data, args.max_length))
+        if not len(data):
+            raise InputError(
+                f"data set '{name}' has {len(dataset)} rows but not one pair with a preference "
+                f"({data.num_label_ties} ties). Check its scores, or leave it out."
+            )
+        return data
+
+    def gather(self, train: Any, train_source: Any, replay_source: Any) -> TrainingData:
+        """
+        Puts the data of a run together, and prepares what it replays.
+
+        Args:
+            train (`TokenizedPreferences` or `PreferenceStream`): As [`prepare`] made it.
+            train_source, replay_source (`datasets.Dataset`, *optional*): Rows.
+
+        Raises:
+            `InputError`: if general pairs are to be replayed and there are none.
+        """
+        replay, joined, fraction = None, train, self.args.general_replay_fraction
+        if fraction:
+            if replay_source is None:
+                raise InputError(
+                    f"`general_replay_fraction` is {fraction:g}, but there is nothing to replay. "
+                    "Name general preferences: --replay_datasets NAME=SPEC (in Python, `replay_dataset`)."
+                )
+            replay = self.prepare(replay_source, "replay")
+            joined = join(train, replay)
+        sources = (train_source, replay_source)
+        return TrainingData(train, replay, joined, self.samples, self.stream_sample, sources)
+
+    def _stream(self, dataset: IterableDataset, tokenize: Tokenize) -> PreferenceStream:
+        name, args = tokenize.keywords["name"], self.args
+        if name != "train":
+            raise InputError(
+                f"test set '{name}' is a stream; test sets are counted whole. Load it without `streaming`."
+            )
+        check_stream_arguments(args)
+        stream = PreferenceStream(
+            dataset,
+            tokenize,
+            name=name,
+            buffer_size=args.shuffle_buffer_size,
+            num_processes=args.world_size,
+            process_index=args.process_index,
+            seed=data_seed(args),
+            group_by_prompt=args.group_by_prompt,
+        )
+        rows = stream.sample()
+        self._keep_samples(rows[0])
+        # What the batch layout is chosen by, before the first block is read.
+        self.stream_sample = tokenize(
+            [
+                as_row(row, check_columns(row, name), RowPlace(f"data set '{name}', a stream", "row", number))
+                for number, row in enumerate(rows, 1)
+            ]
+        )
+        return stream
+
+    def _keep_samples(self, row: Mapping[str, Any]) -> None:
+        if self.samples:
+            return
+        responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
+        prompt = row.get("prompt")
+        self.samples += [(type(text)() if prompt is None else prompt, text) for text in responses]
