@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.scoring.reload_check import check_reload, check_texts, read_rewards
-from rm_toolkit.training import checkpoint
+from rm_toolkit.training import reloading
 
 
 def corrupt_head(folder):
@@ -47,7 +47,7 @@ def in_this_process(monkeypatch):
         checked.append((texts, found))
 
     checked = []
-    monkeypatch.setattr(checkpoint, "check_reload", check)
+    monkeypatch.setattr(reloading, "check_reload", check)
     return checked
 
 

@@ -181,10 +181,10 @@ def test_the_best_model_by_a_metric_of_a_named_set_is_loaded_at_the_end(worsenin
 def test_the_results_at_the_end_are_those_of_the_model_that_is_saved(worsening, monkeypatch):
     from types import SimpleNamespace
 
-    from rm_toolkit.training import checkpoint
+    from rm_toolkit.training import reloading
     from rm_toolkit.training.stages import run_stage
 
-    monkeypatch.setattr(checkpoint, "check_reload", lambda *args, **kwargs: None)
+    monkeypatch.setattr(reloading, "check_reload", lambda *args, **kwargs: None)
     trainer = worsening(metric_for_best_model="eval_a_loss", greater_is_better=False)
     run_stage(trainer, SimpleNamespace(next_command=None, overwrite_output_dir=False), None)
     assert trainer.results()["a"]["loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)

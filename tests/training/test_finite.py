@@ -104,11 +104,11 @@ def test_a_finite_loss_is_no_matter(make_trainer, rows):
 
 def test_one_check_a_step_reads_the_device_once(make_trainer, rows, monkeypatch):
     """However many micro-batches a step has."""
-    from rm_toolkit.training import survival
+    from rm_toolkit.training import meter
 
     calls = []
-    original = survival.agree
-    monkeypatch.setattr(survival, "agree", lambda *args: calls.append(1) or original(*args))
+    original = meter.agree
+    monkeypatch.setattr(meter, "agree", lambda *args: calls.append(1) or original(*args))
     trainer = make_trainer(rows.pairs(8), pairs_per_step=8, per_device_train_batch_size=1, num_train_epochs=2)
     trainer.train()
     assert len(calls) == trainer.state.global_step == 2
