@@ -86,3 +86,13 @@ def test_the_names_of_others_are_accepted_without_a_warning(config, old):
 def test_values_that_are_refused(config, options, message):
     with pytest.raises(InputError, match=message):
         config(**options)
+
+
+def test_the_loop_accumulates_nothing_and_reports_say_what_a_step_does(config):
+    made = config(per_device_train_batch_size=2, gradient_accumulation_steps=3, logging_nan_inf_filter=True)
+    args = made.for_one_batch_a_step(streaming=False)
+    assert args.gradient_accumulation_steps == 1 and not args.ignore_data_skip and not args.logging_nan_inf_filter
+    assert args.to_dict()["gradient_accumulation_steps"] == made.to_dict()["gradient_accumulation_steps"] == 3
+    assert '"gradient_accumulation_steps": 3' in args.to_json_string()
+    assert made.gradient_accumulation_steps == 3 and made.logging_nan_inf_filter, "what was given has been changed"
+    assert made.for_one_batch_a_step(streaming=True).ignore_data_skip
