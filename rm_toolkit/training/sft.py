@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
@@ -26,6 +27,7 @@ from ..output.written import record_written
 from .best_model import check_best_metric
 from .display import RunProgressCallback, describe_truncation
 from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
+from .manifest import write_manifest
 from .recipe import RecipeArguments
 from .run_files import RecordReports, begin_run
 from .upstream import BaseLmHooks, for_this_call
@@ -70,6 +72,17 @@ class BaseLmConfig(LaunchedConfig, SFTConfig):
         self.dataloader_pin_memory &= self.device.type != "cpu"
 
 
+class SealCheckpoints(TrainerCallback):
+    """Declares each checkpoint complete, so that `auto` finds it; one that was killed while it was written is not."""
+
+    def on_save(self, args, state, control, **kwargs):
+        """All processes have written what is theirs before one of them lists and hashes the files."""
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if args.should_save:
+            write_manifest(Path(args.output_dir, f"checkpoint-{state.global_step}"), processes.num_processes)
+
+
 class BaseLmTrainer(EngineHooks, BaseLmHooks):
     """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
 
@@ -81,7 +94,7 @@ class BaseLmTrainer(EngineHooks, BaseLmHooks):
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         progress = RunProgressCallback(show_bar=not self.args.disable_tqdm)
-        for callback in (BiasCorrectionCallback(), progress, RecordReports(self.args.output_dir)):
+        for callback in (BiasCorrectionCallback(), progress, RecordReports(self.args.output_dir), SealCheckpoints()):
             self.add_callback(callback)
 
     def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:

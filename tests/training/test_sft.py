@@ -99,3 +99,38 @@ def test_the_recipe_trains_a_causal_lm_that_grft_takes(base_model, tmp_path, mon
     runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
     assert (output / "notes.txt").read_text() == "mine" and not list(output.glob("checkpoint-*"))
     assert {*own_files(output)} >= {"model.safetensors", "trainer_state.json", "generation_config.json"}
+
+
+def test_auto_goes_on_from_a_checkpoint_of_the_base_lm_stage(base_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    output = tmp_path / "sft"
+    data = json.dumps({"helpful": {"path": "data/samples/hh/helpful-base", "source": "hh", "fraction": 0.05}})
+    flags = [
+        "--model_name_or_path",
+        base_model(),
+        "--output_dir",
+        str(output),
+        "--tiny_base",
+        "{}",
+        "--use_cpu",
+        "true",
+    ]
+    flags += ["--train_datasets", data, "--eval_datasets", "{}", "--max_length", "48", "--max_steps", "3"]
+    flags += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "3", "--logging_steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["sft.py", *flags, "--disable_tqdm", "true", "--cpu_threads", "1"])
+
+    def run(*more):
+        sys.argv += more
+        runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
+        steps = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+        weights = AutoModelForCausalLM.from_pretrained(output).state_dict()
+        return steps, {name: value.clone() for name, value in weights.items()}
+
+    steps, whole = run()
+    assert steps == ["1/3", "2/3", "3/3"]
+    # Killed while it wrote its third checkpoint: that one is passed over, with and without the flag that overwrites.
+    for more in (["--resume_from_checkpoint", "auto"], ["--overwrite_output_dir", "true"]):
+        (output / "checkpoint-3" / "manifest.json").unlink()
+        steps, resumed = run(*more)
+        assert steps == ["3/3"]
+        assert all(value.equal(resumed[name]) for name, value in whole.items())
