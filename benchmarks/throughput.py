@@ -160,7 +160,7 @@ class Bench:
 
         for name, rows in self.rows.items():
             sides = (contenders.TRL, contenders.FAST)
-            timings = measure.tokenisation(self.setting(8), rows, sides, self.args.repeats)
+            timings = measure.tokenization(self.setting(8), rows, sides, self.args.repeats)
             self.emit(report.timing_table(f"Tokenisation, {name} pairs ({rows.num_pairs} rows)", timings))
 
     def memory(self) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path, revision=revision)
     prepare_tokenizer(tokenizer, config, max_length=training.max_length, data_format=training.data_format)
     train, *evaluation = (
-        base_lm.language_modelling_rows(rows, tokenizer, recipe, training, name)
+        base_lm.language_modeling_rows(rows, tokenizer, recipe, training, name)
         for name, rows in {"train": stages.mix(train), **evaluation}.items()
     )
     if not resume and (recipe.overwrite_output_dir or goes):

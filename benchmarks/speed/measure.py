@@ -99,7 +99,7 @@ def evaluation(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: in
     return timings
 
 
-def tokenisation(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int) -> dict[str, Timing]:
+def tokenization(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int) -> dict[str, Timing]:
     """What each trainer does with raw pairs before it trains, caches off; and ours once more with its cache."""
     timings = {side: Timing(rows.num_pairs) for side in sides}
     few = rows.take(setting.pairs_per_step)

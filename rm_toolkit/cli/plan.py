@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         epochs=training.num_train_epochs,
         tokens_per_pair=tokens,
         tflops=args.tflops,
-        utilisation=args.utilisation,
+        utilization=args.utilisation,
     )
     for line in lines:
         console.print(line)

@@ -10,7 +10,7 @@ from .fingerprints import derived
 from .messages import TEMPLATE_COLUMNS, canonical, says_nothing
 from .pair_columns import Batch, drop_empty_columns, expand_batch
 from .schema import Text, extend_features, features_like
-from .templates import normalise
+from .templates import normalize
 
 
 if TYPE_CHECKING:
@@ -177,14 +177,14 @@ def _flag_pairs(batch: Batch) -> Batch:
     out[DROP], out[KEY] = [], []
     columns = (out[name] for name in ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"))
     for n, (prompt, chosen, rejected, better, worse) in enumerate(zip(*columns)):
-        texts = [normalise(chosen), normalise(rejected)]
+        texts = [normalize(chosen), normalize(rejected)]
         if is_empty(chosen) or is_empty(rejected):
             out[DROP].append(IS_EMPTY)
         elif texts[0] == texts[1]:
             out[DROP].append(IS_IDENTICAL)
         else:
             out[DROP].append(IS_TIE if better == worse else KEEP)
-        out[KEY].append(_digest(normalise(prompt), *texts, *_template(out, n)))
+        out[KEY].append(_digest(normalize(prompt), *texts, *_template(out, n)))
     return out
 
 
@@ -198,7 +198,7 @@ def _flag_ranked(batch: Batch) -> Batch:
         filled = [i for i in range(len(texts)) if not is_empty(texts[i])]
         best: dict[str, int] = {}
         for i in sorted(filled, key=lambda i: -scores[i]):  # stable: of equal scores the first stays
-            best.setdefault(normalise(texts[i]), i)
+            best.setdefault(normalize(texts[i]), i)
         kept = sorted(best.values())
         for name in ("completions", "scores", "completion_domains"):
             if out[name][n] is not None:
@@ -207,7 +207,7 @@ def _flag_ranked(batch: Batch) -> Batch:
         out[EMPTY].append(len(texts) - len(filled))
         out[IDENTICAL].append(len(filled) - len(kept))
         content = sorted(f"{scores[i]!r} {text}" for text, i in best.items())
-        out[KEY].append(_digest(normalise(batch["prompt"][n]), *content, *_template(batch, n)))
+        out[KEY].append(_digest(normalize(batch["prompt"][n]), *content, *_template(batch, n)))
     return out
 
 

@@ -79,7 +79,7 @@ def load_datasets(
         spec = replace(spec, format=spec.format or format, layout=spec.layout or layout, split=spec.split or split)
         try:
             if streaming:
-                loaded[name] = open_stream(spec, spec.source, _recognise, seed)
+                loaded[name] = open_stream(spec, spec.source, _recognize, seed)
             else:
                 loaded[name] = _load(spec, seed, cache_dir, num_proc)
         except InputError as error:
@@ -134,7 +134,7 @@ def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
     """Returns a built dataset, or the spec of a raw one with its source."""
     source = spec.source
     if Path(spec.path).is_file():
-        source = source or _recognise(spec.path)
+        source = source or _recognize(spec.path)
     elif source is None:
         if not Path(spec.path).exists() and not looks_like_hub_id(spec.path):
             raise missing_file(spec.path)
@@ -199,7 +199,7 @@ def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int
     return mark_origin(dataset, spec.path, None if origin == "whole" else spec.split, origin)
 
 
-def _recognise(path: str) -> str:
+def _recognize(path: str) -> str:
     """Returns `text-score` if the first record is one; any other file needs its source named."""
     _, record = next(read_records(RecordFile(path)))
     if isinstance(record, InputError):

@@ -67,7 +67,7 @@ class Shard(RecordFile):
             yield Place(name, "row", number), strip(row) if strip else row
 
 
-def open_stream(spec: DatasetSpec, source: str | None, recognise: Callable[[str], str], seed: int) -> IterableDataset:
+def open_stream(spec: DatasetSpec, source: str | None, recognize: Callable[[str], str], seed: int) -> IterableDataset:
     """
     Opens one dataset of a recipe as a stream of ranked rows. Nothing but the first record is read.
 
@@ -77,7 +77,7 @@ def open_stream(spec: DatasetSpec, source: str | None, recognise: Callable[[str]
     Args:
         spec (`DatasetSpec`): With its `split` and `format`.
         source (`str`, *optional*): Raw format; found by itself for text-score files and built datasets.
-        recognise (`Callable`): Finds the source of a raw file, or says which one it looks like.
+        recognize (`Callable`): Finds the source of a raw file, or says which one it looks like.
         seed (`int`): Seed of the fraction.
 
     Raises:
@@ -91,7 +91,7 @@ def open_stream(spec: DatasetSpec, source: str | None, recognise: Callable[[str]
         )
     shards, built = _shards(spec, source)
     if Path(shards[0].path).is_file():
-        source = source or recognise(shards[0].path)
+        source = source or recognize(shards[0].path)
     elif not built:
         source = source or "preference"
     if source is not None:

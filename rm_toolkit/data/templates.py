@@ -228,7 +228,7 @@ def _arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[lis
     return prompt, dialogues
 
 
-def normalise(text: Text) -> str:
+def normalize(text: Text) -> str:
     """Returns the text with every run of white space made one space; the messages of a chat joined, with their roles."""
     if isinstance(text, str):
         return " ".join(text.split())
@@ -251,12 +251,12 @@ def prompt_digest(
     if turns:
         said = [" ".join(prompt[turn.content : turn.end].split()) for turn in turns]
     elif isinstance(prompt, str):
-        said = [normalise(prompt)]
+        said = [normalize(prompt)]
     else:
         said = [" ".join(content_text(message).split()) + extras(message) for message in prompt]
     content = "\n".join(part for part in said if part)
     if not content:
-        content = "\0".join(sorted(normalise(completion) for completion in completions))
+        content = "\0".join(sorted(normalize(completion) for completion in completions))
     template = {name: value for name, value in zip(TEMPLATE_COLUMNS, (tools, chat_template_kwargs)) if value}
     if template:
         content += "\0" + canonical(template)

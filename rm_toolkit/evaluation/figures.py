@@ -11,7 +11,7 @@ from ..output.plotting import (
     BLUE,
     COLORS,
     DASHES,
-    GREY,
+    GRAY,
     MAP,
     MARKERS,
     VERMILLION,
@@ -134,7 +134,7 @@ def draw_reliability(results: dict[str, Any], title: str, path: Path) -> None:
             confidence = np.array(curve["confidence"], dtype=float)[filled]
             accuracy = np.array(curve["accuracy"], dtype=float)[filled]
             axis.bar(edges[:-1], 0.35 * counts / counts.max(), np.diff(edges), align="edge", color="#D8D8D8")
-            axis.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", label="stated = observed")
+            axis.plot([0.5, 1], [0.5, 1], color=GRAY, linestyle="--", label="stated = observed")
             axis.plot(confidence, accuracy, color=BLUE, linewidth=1, alpha=0.5)
             # A dot of few pairs says little, and looks it.
             sizes = 15 + 150 * counts[filled] / counts.max()

@@ -13,7 +13,7 @@ from ..data.pair_columns import complete_columns
 from ..data.pairing import label_scores
 from ..data.records import RowPlace
 from ..data.schema import Text, features_like
-from ..data.templates import normalise
+from ..data.templates import normalize
 from ..evaluation.preferences import PreferencePairs
 
 
@@ -108,7 +108,7 @@ def length_groups(pairs: PreferencePairs) -> dict[str, list[tuple[Text, Text]]]:
     """
     whole = pairs.texts
     empty: Text = [] if isinstance(pairs.completions[0], list) else ""
-    prompts = {normalise(prompt): (prompt, empty) for prompt in pairs.prompts if prompt}
+    prompts = {normalize(prompt): (prompt, empty) for prompt in pairs.prompts if prompt}
     groups = {"whole texts": whole}
     if prompts:
         groups["prompts"] = list(prompts.values())
@@ -167,7 +167,7 @@ def measure(
 
 def _texts(pairs: PreferencePairs) -> set[str]:
     return {
-        f"{normalise(p)}\n{normalise(c)}" + "".join(canonical(t) for t in more if t) for p, c, *more in pairs.texts
+        f"{normalize(p)}\n{normalize(c)}" + "".join(canonical(t) for t in more if t) for p, c, *more in pairs.texts
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..output.plotting import BLUE, GREY, VERMILLION, in_percent, label_outer, num_bins, panels
+from ..output.plotting import BLUE, GRAY, VERMILLION, in_percent, label_outer, num_bins, panels
 
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def draw_words(words: dict[str, list[DistinctiveWord]], path: Path) -> None:
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set_visible(True)
-                spine.set_color(GREY)
+                spine.set_color(GRAY)
 
 
 def require_wordcloud() -> None:

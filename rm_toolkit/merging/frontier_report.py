@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..output.plotting import BLUE, GREY, VERMILLION, picture
+from ..output.plotting import BLUE, GRAY, VERMILLION, picture
 from .frontier import Frontier
 
 
@@ -96,8 +96,8 @@ def draw_frontier(frontier: Frontier, path: Path) -> None:
     with picture(path, 5.4) as figure:
         axis = figure.add_subplot()
         axis.plot(across, up, "-o", color=BLUE, markersize=5, linewidth=1.2, label="weights between")
-        axis.plot(across[0], up[0], "s", color=GREY, markersize=9, label="general model (weight 0)")
-        axis.plot(across[-1], up[-1], "^", color=GREY, markersize=9, label="customized model (weight 1)")
+        axis.plot(across[0], up[0], "s", color=GRAY, markersize=9, label="general model (weight 0)")
+        axis.plot(across[-1], up[-1], "^", color=GRAY, markersize=9, label="customized model (weight 1)")
         chosen = frontier.chosen
         ring = {"markersize": 19, "markerfacecolor": "none", "markeredgecolor": VERMILLION, "markeredgewidth": 2.2}
         axis.plot(chosen.general, chosen.customized, "o", label=f"chosen (weight {chosen.weight:g})", **ring)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), those with enough contrast on white first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILLION = COLORS[:2]
-GREY = "#6E6E6E"
+GRAY = "#6E6E6E"
 # Beside their colours lines differ in marker and dash, and bars in hatching, so that a grey print shows them too.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
@@ -116,7 +116,7 @@ def in_percent(count: int) -> np.ndarray:
 
 def accuracy_axis(axis: Axes, room: float = 0.0) -> None:
     """Makes the upright axis one of accuracies from 0 to 1, with room on top and a line at chance."""
-    axis.axhline(0.5, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
+    axis.axhline(0.5, color=GRAY, linestyle="--", linewidth=1, zorder=0.5)
     axis.set_ylim(0, 1 + room)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axis.grid(False, axis="x")

@@ -12,10 +12,10 @@ import numpy as np
 from .. import __version__
 from ..output.console import console, print_table
 from ..output.folders import replace_text
-from ..output.plotting import COLORS, DASHES, GREY, MARKERS, panels, picture, shared_legend, slug
+from ..output.plotting import COLORS, DASHES, GRAY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
 from .runner import StudyRunner
-from .summary import Estimate, Line, best_within, curve, summarise
+from .summary import Estimate, Line, best_within, curve, study_lines
 
 
 COLUMNS = (
@@ -41,7 +41,7 @@ def write_report(runner: StudyRunner) -> None:
     """
     study = runner.study
     results = {cell: result for cell in runner.cells if (result := runner.result(cell))}
-    lines = summarise(study, results)
+    lines = study_lines(study, results)
     folder = Path(study.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     figures = _draw(study, results, lines, folder / "figures") if lines else []
@@ -146,17 +146,17 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
             margin = max(0.02, 0.15 * (max(means) - min(means)))
             limits(min(means) - margin, max(means) + margin)
         edge = sorted((line.customized.mean, line.general.mean) for line in lines if line.on_frontier)
-        axis.plot(*zip(*edge), color=GREY, linewidth=1, linestyle="--", zorder=0)
+        axis.plot(*zip(*edge), color=GRAY, linewidth=1, linestyle="--", zorder=0)
         axis.set_xlabel("accuracy on the customized domain")
         axis.set_ylabel("general accuracy (mean over sets)")
         axis.set_title(title)
         handles = [
             *(axis.plot([], [], "s", color=COLORS[k % len(COLORS)], label=n)[0] for k, n in enumerate(strategies)),
             *(
-                axis.plot([], [], MARKERS[k % len(MARKERS)], color=GREY, label=f"GRFT: {n}")[0]
+                axis.plot([], [], MARKERS[k % len(MARKERS)], color=GRAY, label=f"GRFT: {n}")[0]
                 for k, n in enumerate(starts)
             ),
-            axis.plot([], [], "--", color=GREY, label="frontier")[0],
+            axis.plot([], [], "--", color=GRAY, label="frontier")[0],
         ]
         figure.legend(handles=handles, loc="outside right upper")
 

@@ -95,7 +95,7 @@ class _Runs:
         return Estimate.of([other.numbers[key][name] - run[name] for key, run in self.numbers.items()])
 
 
-def summarise(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[Line]:
+def study_lines(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[Line]:
     """
     Args:
         study (`StudyConfig`): The grid.
@@ -134,7 +134,7 @@ def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
     The line with the highest customized accuracy among those that lose at most so much general accuracy.
 
     Args:
-        lines (`list[Line]`): From [`summarise`].
+        lines (`list[Line]`): From [`study_lines`].
         allowed_loss (`float`): In accuracy, such as 0.01 for one point.
 
     Returns:

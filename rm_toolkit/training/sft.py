@@ -147,7 +147,7 @@ def adapter_config(model: ModelConfig) -> PeftConfig | None:
     return config
 
 
-def language_modelling_rows(
+def language_modeling_rows(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: BaseLmArguments, config: BaseLmConfig, name: str
 ) -> Dataset:
     """
@@ -188,7 +188,7 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
     Trains, saves, and prints the loss of each test set before and after.
 
     Args:
-        trainer (`SFTTrainer`): On rows of [`language_modelling_rows`].
+        trainer (`SFTTrainer`): On rows of [`language_modeling_rows`].
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
     if trainer.is_world_process_zero():

@@ -18,7 +18,7 @@ from rm_toolkit.losses import ranking_loss
 from rm_toolkit.models.files import FINAL_RESULTS_NAME
 from rm_toolkit.models.saving import save_reward_model
 from rm_toolkit.study.grid import Cell
-from rm_toolkit.study.summary import summarise
+from rm_toolkit.study.summary import study_lines
 
 
 DOMAINS = ("academy", "business", "law", "literature")
@@ -105,7 +105,7 @@ def test_every_number_is_the_same_in_training_evaluate_study_and_card(judged, se
     assert stored["end"]["border"]["num_ties"] == 1
     study = SimpleNamespace(general_sets=["margins", "ranked"], customized_set="dsp_{domain}")
     cell = Cell("crft", "tiny", "hh", 0.0, 0, "plain", "business")
-    (line,) = summarise(study, {cell: {"results": stored}})
+    (line,) = study_lines(study, {cell: {"results": stored}})
     accuracy = {name: own["accuracy"]["value"] for name, own in found["results"]["run"].items()}
     assert line.customized.mean == accuracy["dsp_business"]
     assert line.general.mean == pytest.approx((accuracy["margins"] + accuracy["ranked"]) / 2)

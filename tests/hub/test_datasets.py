@@ -92,7 +92,7 @@ def test_the_card_says_what_was_done(built, hub, tmp_path):
     assert names["dataset"]["train"].num_rows == 45
 
 
-def test_a_stated_licence_goes_before_the_published_datas(built, hub):
+def test_a_stated_license_goes_before_the_published_datas(built, hub):
     push_dataset(str(built()), "tester/prefs", license="cc-by-4.0")
     text = hub.datasets["tester/prefs"].files["README.md"].decode()
     assert DatasetCard(text).data.license == "cc-by-4.0" and "publisher states `cc-by-4.0`" in text

@@ -76,7 +76,7 @@ def test_non_commercial_data_make_a_non_commercial_card(card):
     assert "license:" not in free.split("---\n")[1] and "no commercial use" not in free and "| MIT for" in free
 
 
-def test_a_stated_licence_goes_before_that_of_the_format():
+def test_a_stated_license_goes_before_that_of_the_format():
     lineage = copy.deepcopy(LINEAGE)
     lineage[1]["datasets"]["dsp"]["license"] = "apache-2.0"
     licenses = data_licenses(RewardModelSettings(lineage=lineage))

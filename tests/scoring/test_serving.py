@@ -72,7 +72,7 @@ def test_the_top_level_weights_are_the_classifiers_alone(saved):
     assert all(name.startswith("model.") for name in shapes if name != "score.weight")
 
 
-def test_what_a_server_tokenises_is_what_the_model_was_trained_on(saved):
+def test_what_a_server_tokenizes_is_what_the_model_was_trained_on(saved):
     """`input` is tokenised with special tokens, `messages` are rendered and tokenised without; the last token is read."""
     folder, _ = saved
     settings, tokenizer = load_settings(str(folder)), AutoTokenizer.from_pretrained(folder)

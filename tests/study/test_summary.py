@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rm_toolkit.study.grid import Cell, load_study
-from rm_toolkit.study.summary import Estimate, best_within, curve, summarise
+from rm_toolkit.study.summary import Estimate, best_within, curve, study_lines
 
 
 def result(start, end):
@@ -48,7 +48,7 @@ def test_gain_loss_and_what_is_kept_of_plain(study):
         cell("poor", 0): result((0.8, 0.5), (0.7, 0.6)),
         cell("plain", 0, "none"): result((0.5, 0.5), (0.4, 0.85)),
     }
-    lines = {(line.data, line.strategy): line for line in summarise(study, results)}
+    lines = {(line.data, line.strategy): line for line in study_lines(study, results)}
     plain, replay = lines["hh", "plain"], lines["hh", "replay"]
     assert plain.gain.mean == pytest.approx(0.4) and plain.loss.mean == pytest.approx(0.09)
     assert replay.kept_gain == pytest.approx(0.95) and replay.relative_loss == pytest.approx(0.02 / 0.09)
@@ -68,7 +68,7 @@ def test_gain_loss_and_what_is_kept_of_plain(study):
 def test_merged_models_are_strategies_of_their_own(study):
     run = result((0.8, 0.5), (0.7, 0.9))
     run["merged"] = {"0.5": {"a": 0.82, "b": 0.76, "dsp_law": 0.86}}
-    lines = {line.strategy: line for line in summarise(study, {cell("plain"): run})}
+    lines = {line.strategy: line for line in study_lines(study, {cell("plain"): run})}
     merged = lines["merged 0.5"]
     assert merged.kept_gain == pytest.approx(0.9) and merged.relative_loss == pytest.approx(0.1)
     assert lines["plain"].kept_gain == 1 and merged.on_frontier

@@ -386,7 +386,7 @@ def test_a_checkpoint_of_021_names_what_it_does_not_record(output, base_model, f
 
 @pytest.mark.parametrize("recorded", ["identity", "0.2.1"])
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_checkpoint_of_another_run_is_recognised(output, base_model, files, tmp_path, recorded, step):
+def test_a_checkpoint_of_another_run_is_recognized(output, base_model, files, tmp_path, recorded, step):
     folder, other = output(), tmp_path / "other"
     interrupt(base_model(), other, files, "--learning_rate", "2e-3", step=step + 1)
     shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)

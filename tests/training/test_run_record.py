@@ -45,7 +45,7 @@ def test_what_differs_is_recorded_and_what_is_private_is_not(tmp_path):
     }
 
 
-def test_data_sets_are_recorded_with_source_licence_and_whether_they_are_here(tmp_path):
+def test_data_sets_are_recorded_with_source_license_and_whether_they_are_here(tmp_path):
     (tmp_path / "rm_toolkit_data.json").write_text('{"license": "cc-by-4.0"}')
     rows = Dataset.from_dict({"prompt": ["a", "b", "c"], "source": ["hh", "dsp", "hh"]})
     specs = {"mine": str(tmp_path), "hub": {"path": "owner/name"}}

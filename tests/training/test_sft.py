@@ -15,7 +15,7 @@ from trees import tree
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
 from rm_toolkit.training.run_files import own_files
-from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig, language_modelling_rows
+from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig, language_modeling_rows
 
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def tokenizer(base_model):
 def lm_rows(tokenizer, tmp_path, *, texts="best", **config):
     config = BaseLmConfig(output_dir=str(tmp_path), use_cpu=True, **config)
     data = Dataset.from_list(RANKED)
-    return language_modelling_rows(data, tokenizer, BaseLmArguments(sft_texts=texts), config, "train")
+    return language_modeling_rows(data, tokenizer, BaseLmArguments(sft_texts=texts), config, "train")
 
 
 def test_the_best_texts_end_in_eos(tokenizer, tmp_path):

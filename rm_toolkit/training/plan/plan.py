@@ -17,7 +17,7 @@ from ...models.reward_model import RewardModel
 from ..engines import default_bf16, gpu_has_bf16
 from ..weight_bytes import weight_bytes
 from .engine import Engine, Memory, Weights, deepspeed_estimate, model_states
-from .skeleton import adapter_and_bits, base_config, build_skeleton, materialise, quantised_modules
+from .skeleton import adapter_and_bits, base_config, build_skeleton, materialize, quantized_modules
 from .step import StepMemory, largest_batch, simulate
 
 
@@ -155,12 +155,12 @@ def make_plan(
     """
     precision = precision or Precision(training.autocast or "no", "as in `training`")
     config = base_config(recipe, model)
-    peft_config, bytes_quantised = adapter_and_bits(model)
+    peft_config, bytes_quantized = adapter_and_bits(model)
     computed_in = compute_dtype(precision.name)
     skeleton = build_skeleton(
-        config, training, peft_config=peft_config, compute_dtype=computed_in if bytes_quantised else None
+        config, training, peft_config=peft_config, compute_dtype=computed_in if bytes_quantized else None
     )
-    weights = _weights(skeleton, bytes_quantised, computed_in)
+    weights = _weights(skeleton, bytes_quantized, computed_in)
     micro_batches = _micro_batches(training, engine)
     layout = _layout(skeleton, training)
     if layout == "shared":
@@ -192,7 +192,7 @@ def _simulated_step(
 ) -> StepMemory:
     """Activations of one micro-batch, on tensors without values."""
     mode = FakeTensorMode()
-    materialise(skeleton, mode)
+    materialize(skeleton, mode)
     return simulate(
         skeleton,
         batch,
@@ -215,19 +215,19 @@ def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, la
     )
 
 
-def _weights(model: RewardModel, bytes_quantised: float | None, computed_in: torch.dtype) -> Weights:
+def _weights(model: RewardModel, bytes_quantized: float | None, computed_in: torch.dtype) -> Weights:
     parameters = {id(p): p for p in model.parameters()}.values()
-    quantised = {id(p) for m in quantised_modules(model) for p in m.parameters()} if bytes_quantised else set()
-    if quantised:  # LoRA's own layers are linear too, but trained
-        quantised -= {id(p) for p in parameters if p.requires_grad}
+    quantized = {id(p) for m in quantized_modules(model) for p in m.parameters()} if bytes_quantized else set()
+    if quantized:  # LoRA's own layers are linear too, but trained
+        quantized -= {id(p) for p in parameters if p.requires_grad}
     element = WEIGHT_DTYPE.itemsize
-    stored = sum(int(p.numel() * bytes_quantised) if id(p) in quantised else element * p.numel() for p in parameters)
+    stored = sum(int(p.numel() * bytes_quantized) if id(p) in quantized else element * p.numel() for p in parameters)
     _, (largest, _) = calculate_maximum_sizes(model)
     return Weights(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         stored=stored,
-        largest=int(largest) // (computed_in if quantised else WEIGHT_DTYPE).itemsize,
+        largest=int(largest) // (computed_in if quantized else WEIGHT_DTYPE).itemsize,
     )
 
 

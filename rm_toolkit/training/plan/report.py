@@ -177,7 +177,7 @@ def run_length(
     epochs: float,
     tokens_per_pair: float,
     tflops: float | None,
-    utilisation: float,
+    utilization: float,
 ) -> list[str]:
     """
     Steps, tokens and hours of training, with the arithmetic.
@@ -189,7 +189,7 @@ def run_length(
         epochs (`float`): `num_train_epochs`.
         tokens_per_pair (`float`): Tokens that are computed for a pair.
         tflops (`float`, *optional*): Peak of one GPU in the precision of the run, in 1e12 operations a second.
-        utilisation (`float`): Part of that peak that is reached.
+        utilization (`float`): Part of that peak that is reached.
     """
     if steps <= 0 and pairs is None:
         return ["Steps: say --pairs N (training pairs of an epoch), or set max_steps, for steps, tokens and hours."]
@@ -208,9 +208,9 @@ def run_length(
     ]
     if tflops:
         number = plan.engine.num_processes
-        hours = flops / (tflops * 1e12 * utilisation * number) / 3600
+        hours = flops / (tflops * 1e12 * utilization * number) / 3600
         lines.append(
-            f"Hours, an estimate: {flops:.2e} / ({number} x {tflops:g}e12 x {utilisation:g}) = {hours:.2f} h of training, "
+            f"Hours, an estimate: {flops:.2e} / ({number} x {tflops:g}e12 x {utilization:g}) = {hours:.2f} h of training, "
             "without evaluation, loading, saving and what offloading waits for."
         )
     return lines

@@ -84,7 +84,7 @@ def build_skeleton(
         settings = RewardModelSettings(pooling_type=training.pooling_type, max_length=length)
         model = RewardModel(classifier, settings, lm_head=_lm_head(classifier, training))
         if compute_dtype is not None:
-            for module in quantised_modules(model):
+            for module in quantized_modules(model):
                 module.to(compute_dtype)
             model.requires_grad_(False)
         if peft_config is not None:
@@ -108,7 +108,7 @@ def _lm_head(classifier: PreTrainedModel, training: RewardModelConfig) -> LMHead
     return LMHead(weight, None, classifier.config, tied=tied)
 
 
-def materialise(model: RewardModel, mode: FakeTensorMode) -> None:
+def materialize(model: RewardModel, mode: FakeTensorMode) -> None:
     """
     Puts a model of the meta device on a CPU that does not exist: operations know where they run, nothing is stored.
 
@@ -132,7 +132,7 @@ def materialise(model: RewardModel, mode: FakeTensorMode) -> None:
             tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
-def quantised_modules(model: RewardModel) -> list[nn.Module]:
+def quantized_modules(model: RewardModel) -> list[nn.Module]:
     """The linear layers of the backbone, which bitsandbytes keeps in 4 (or 8) bits."""
     return [module for module in model.backbone.modules() if isinstance(module, nn.Linear)]
 
@@ -147,8 +147,8 @@ def adapter_and_bits(model: ModelConfig) -> tuple[PeftConfig | None, float | Non
     Raises:
         `InputError`: for a quantised base without an adapter.
     """
-    quantisation: Any = get_quantization_config(model)
-    if quantisation is None:
+    quantization: Any = get_quantization_config(model)
+    if quantization is None:
         return get_peft_config(model), None
     if not model.use_peft:
         raise InputError("the base is quantised, but its weights cannot be trained. Pass --use_peft.")

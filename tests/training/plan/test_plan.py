@@ -332,7 +332,7 @@ def test_the_tiny_base_is_planned_by_its_sizes(tmp_path):
     assert plan.weights.parameters == 2 * 2048 * 128 + 2 * layer + 128 + 128  # embedding, LM head, layers, norm, head
 
 
-def test_a_quantised_base_takes_half_a_byte_a_weight(small_base, tmp_path):
+def test_a_quantized_base_takes_half_a_byte_a_weight(small_base, tmp_path):
     settings = {"use_peft": True, "load_in_4bit": True, "batch_layout": "plain"}
     plan = planned(tmp_path, small_base[0], settings, Engine("none"))
     whole = planned(tmp_path, small_base[0], {"use_peft": True, "batch_layout": "plain"}, Engine("none"))
