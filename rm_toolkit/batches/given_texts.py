@@ -7,10 +7,9 @@ from typing import Any
 
 from ..data.messages import Conversation, read_template_kwargs, read_tools
 from ..data.records import Place
-from ..data.schema import text_or_messages
+from ..data.schema import Text, text_or_messages
 from ..data.templates import text_to_messages
 from ..errors import InputError
-from .rendering import Text
 
 
 def is_several(entry: Any) -> bool:

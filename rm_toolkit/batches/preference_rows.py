@@ -11,8 +11,8 @@ import numpy as np
 from ..data.messages import TEMPLATE_COLUMNS, Conversation, canonical, read_template_kwargs, read_tools
 from ..data.pairing import RowPairs, label_scores, pair_up, plain, ranked_scores
 from ..data.records import Place
+from ..data.schema import Text
 from ..errors import InputError
-from .rendering import Text
 
 
 @dataclass

@@ -16,8 +16,6 @@ from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Text = str | list[dict[str, Any]]
-
 # What a template can raise: its own refusal, or an operation on a value of a type that it was not written for.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.messages import Conversation, null_stripper
 from ..data.records import RowPlace
+from ..data.schema import Text
 from ..errors import InputError
 from .encoding import BATCH_SIZE, encode
 from .equal_texts import have_more_than_content, merge_pairs, report_equal_pairs
 from .preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
-from .rendering import Text
 from .token_cache import TokenCache
 
 

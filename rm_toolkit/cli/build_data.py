@@ -61,7 +61,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 
 def run(args: argparse.Namespace) -> None:
     """Builds, shows what cleaning did, saves."""
-    from ..data.build import BuildOptions, build, check_output, save
+    from ..data.build import BuildOptions, build, check_built_folder, save
     from ..data.export import EXPORT_KINDS, export_text_score
     from ..data.schema import check_choice
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     if args.export is not None:
         check_choice("export", args.export[0], EXPORT_KINDS)
     if args.output is not None:
-        check_output(args.output, args.overwrite)
+        check_built_folder(args.output, args.overwrite)
     result = None
     if args.output is not None:
         result = build(args.source, args.input, options)

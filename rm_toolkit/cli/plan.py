@@ -28,20 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the plan. That a run does not fit is an answer, not an error: the exit code is 0."""
     from ..output.console import console
-    from ..training.plan.engine import read_engine
+    from ..training.plan.launch import read_launch
     from ..training.plan.plan import launched_precision, make_plan
     from ..training.plan.report import found_memory, parse_size, print_plan, run_length
     from ..training.recipe import parse_recipe, read_values
 
-    engine = read_engine(args.accelerate_config)
+    launch = read_launch(args.accelerate_config)
     values = read_values(args.config, args.recipe_flags)
-    on_cpu = engine.on_cpu or bool(values["use_cpu"])
+    on_cpu = launch.on_cpu or bool(values["use_cpu"])
     precision = launched_precision(values["bf16"], bool(values["fp16"]), on_cpu)
     # What only a GPU honours would be refused here, where there may be none.
     flags = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"] + ["--tf32", "false"] * bool(values["tf32"])
     recipe, training, model = parse_recipe(args.config, [*args.recipe_flags, *flags])
-    plan = make_plan(recipe, training, model, engine, precision=precision, text_length=args.text_length)
-    gpu, host = found_memory(engine.on_cpu)
+    plan = make_plan(recipe, training, model, launch, precision=precision, text_length=args.text_length)
+    gpu, host = found_memory(launch.on_cpu)
     gpu = parse_size(args.gpu_memory, "--gpu-memory") if args.gpu_memory else gpu
     host = parse_size(args.host_memory, "--host-memory") if args.host_memory else host
     print_plan(plan, gpu, host)

@@ -60,7 +60,7 @@ def output_files(output: Path) -> dict[str, Path]:
     }
 
 
-def check_output(output: Path, overwrite: bool) -> None:
+def check_answers_file(output: Path, overwrite: bool) -> None:
     """
     Refuses an output that cannot or may not be written. One with its journal beside it is this command's own.
 
@@ -107,7 +107,7 @@ def collect(
             here; see `Collected.outcome`.
     """
     with WriterLock(output):
-        check_output(output, overwrite)
+        check_answers_file(output, overwrite)
         if len(domains) < 2 and not all(entry.answer for entry in selection.instructions):
             raise InputError(
                 f"one domain ('{domains[0].name}') makes no preference: give a second one, or instructions that bring "

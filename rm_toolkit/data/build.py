@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..output import folders as output_folder
+from ..output.folders import check_output, written_whole
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
 from .pairs import with_same_messages
@@ -173,9 +173,9 @@ def _file_name(text: str) -> str:
     return name + equals + (Path(path).name if Path(path).exists() else path)
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
+def check_built_folder(folder: Path, overwrite: bool) -> None:
     """Raises an `InputError` if `folder` cannot be written, see [`~rm_toolkit.output.folders.check_output`]."""
-    output_folder.check_output(folder, overwrite, marker=INFO_FILE, command="build-data")
+    check_output(folder, overwrite, marker=INFO_FILE, command="build-data")
 
 
 def save(result: BuildResult, folder: Path, overwrite: bool = False, license: str | None = None) -> None:
@@ -188,8 +188,8 @@ def save(result: BuildResult, folder: Path, overwrite: bool = False, license: st
         overwrite (`bool`): Replace a folder that an earlier build wrote.
         license (`str`, *optional*): Licence of the data, as the user states it.
     """
-    check_output(folder, overwrite)
-    with output_folder.written_whole(folder) as new:
+    check_built_folder(folder, overwrite)
+    with written_whole(folder) as new:
         result.datasets.save_to_disk(new)
         counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
         info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}

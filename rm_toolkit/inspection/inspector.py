@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..batches.encoding import BATCH_SIZE
-from ..batches.rendering import Text, render
+from ..batches.rendering import render
 from ..data.messages import content_text
 from ..data.mixture import read_uncleaned
 from ..data.records import RecordFile, read_records
-from ..data.schema import find_format
+from ..data.schema import Text, find_format
 from ..data.specs import DatasetSpec
 from ..evaluation.lengths import longer_wins
 from ..evaluation.preferences import PreferencePairs, read_preferences

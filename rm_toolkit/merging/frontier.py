@@ -21,7 +21,7 @@ from ..models.shared_prompts.choice import layout_problem
 from ..models.tokenizer import load_tokenizer
 from ..scoring.rewards import compute_rewards
 from .interpolation import interpolate
-from .merge import open_sources
+from .merge import open_models
 
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def compute_frontier(
     shared = sorted(set(general_datasets) & set(customized_datasets))
     if shared:
         raise InputError(f"the test set '{shared[0]}' is named as general and as customized; give each its own name.")
-    _, (source,) = open_sources(general, [customized])
+    _, (saved,) = open_models(general, [customized])
     tokenizer = load_tokenizer(str(customized))
     specs = {**general_datasets, **customized_datasets}
-    data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=source.settings.data_format)
-    sets = _tokenize(data, tokenizer, source.settings, show_progress)
+    data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=saved.settings.data_format)
+    sets = _tokenize(data, tokenizer, saved.settings, show_progress)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = _Between(str(general), str(customized), target)
     collator = PreferenceCollator(tokenizer.pad_token_id or 0, layout=model.layout)

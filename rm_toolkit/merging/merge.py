@@ -42,7 +42,7 @@ NOT_COMPARED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype",
 
 
 @dataclass
-class Source:
+class SavedModel:
     """
     One of the models.
 
@@ -61,7 +61,7 @@ class Source:
     shapes: dict[str, list[int]]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike) -> Source:
+    def open(cls, folder: str | os.PathLike) -> SavedModel:
         """
         Reads everything but the weights.
 
@@ -96,7 +96,9 @@ class Source:
         return cls(folder, config, load_settings(str(folder)), files, shapes)
 
 
-def open_sources(general: str | os.PathLike, customized: Sequence[str | os.PathLike]) -> tuple[Source, list[Source]]:
+def open_models(
+    general: str | os.PathLike, customized: Sequence[str | os.PathLike]
+) -> tuple[SavedModel, list[SavedModel]]:
     """
     Opens the models and checks that weights between them make sense.
 
@@ -107,16 +109,16 @@ def open_sources(general: str | os.PathLike, customized: Sequence[str | os.PathL
     Raises:
         `InputError`: if they differ in architecture, shapes, tokenizer, pooling or data format.
     """
-    first, *others = [Source.open(folder) for folder in customized]
+    first, *others = [SavedModel.open(folder) for folder in customized]
     if first.settings is None:
         raise InputError(f"{first.folder} has no `{SETTINGS_NAME}`: it was not saved by rm_toolkit.")
-    base = Source.open(general)
+    base = SavedModel.open(general)
     for other in (base, *others):
         check_alike(first, other)
     return base, [first, *others]
 
 
-def check_alike(first: Source, other: Source) -> None:
+def check_alike(first: SavedModel, other: SavedModel) -> None:
     """
     Refuses two models whose weights do not correspond.
 
@@ -126,7 +128,7 @@ def check_alike(first: Source, other: Source) -> None:
     both = f"{other.folder} and {first.folder} cannot be merged"
     if other.settings is not None:
         for name in ("pooling_type", "data_format"):
-            values = [getattr(source.settings, name) for source in (other, first)]
+            values = [getattr(model.settings, name) for model in (other, first)]
             if values[0] != values[1]:
                 raise InputError(f"{both}: their `{name}` are '{values[0]}' and '{values[1]}'.")
     for name in sorted((other.config.keys() | first.config.keys()) - NOT_COMPARED):
@@ -137,11 +139,11 @@ def check_alike(first: Source, other: Source) -> None:
             )
     for name in sorted(other.shapes.keys() | first.shapes.keys()):
         if other.shapes.get(name) != first.shapes.get(name):
-            values = " and ".join(str(source.shapes.get(name, "missing")) for source in (other, first))
+            values = " and ".join(str(model.shapes.get(name, "missing")) for model in (other, first))
             raise InputError(
                 f"{both}: the shapes of '{name}' are {values}. The customized model must come from the other."
             )
-    tokenizers = [load_tokenizer(str(source.folder)) for source in (other, first)]
+    tokenizers = [load_tokenizer(str(model.folder)) for model in (other, first)]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise InputError(f"{both}: their tokenizers have other tokens or number them otherwise.")
     if _reading(tokenizers[0]) != _reading(tokenizers[1]):
@@ -208,11 +210,11 @@ def merge_models(
     output = Path(output)
     check_weights(weights, len(customized))
     check_output(output, overwrite, marker=MERGE_NAME, command="merge")
-    base, sources = open_sources(general, customized)
+    base, others = open_models(general, customized)
     with written_whole(output) as folder:
-        _write_weights(base, sources, weights, folder, show_progress)
-        _carry(sources[0].folder, folder)
-        settings = _settings(base, sources, weights, _merge_lm_head(base, sources, weights, folder))
+        _write_weights(base, others, weights, folder, show_progress)
+        _carry(others[0].folder, folder)
+        settings = _settings(base, others, weights, _merge_lm_head(base, others, weights, folder))
         settings.save(folder)
         entry = json.dumps(settings.lineage[-1], indent=2, ensure_ascii=False) + "\n"
         (folder / MERGE_NAME).write_text(entry, encoding="utf-8")
@@ -231,14 +233,14 @@ def _carry(source: Path, target: Path) -> None:
 
 
 def _write_weights(
-    base: Source, sources: list[Source], weights: Sequence[float], folder: Path, show_progress: bool
+    base: SavedModel, others: list[SavedModel], weights: Sequence[float], folder: Path, show_progress: bool
 ) -> None:
-    first = sources[0]
+    first = others[0]
     with tqdm(total=len(first.files), desc="Merging", unit=" tensors", disable=not show_progress) as bar:
 
         def tensor_of(name: str) -> torch.Tensor:
             bar.update()
-            tensors = [read_tensor(source.files[name], name) for source in (base, *sources)]
+            tensors = [read_tensor(model.files[name], name) for model in (base, *others)]
             if not tensors[0].is_floating_point() and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
                 raise InputError(f"'{name}' is no floating-point tensor and differs between the models.")
             return interpolate(tensors[0], tensors[1:], weights)
@@ -249,15 +251,15 @@ def _write_weights(
         shutil.copyfile(first.folder / SAFE_INDEX, folder / SAFE_INDEX)
 
 
-def _merge_lm_head(base: Source, sources: list[Source], weights: Sequence[float], folder: Path) -> str:
+def _merge_lm_head(base: SavedModel, others: list[SavedModel], weights: Sequence[float], folder: Path) -> str:
     """Merges the language-modelling heads if all have one; returns what `rm_toolkit.json` says of it."""
-    paths = [source.folder / LM_HEAD_FOLDER / SAFE_WEIGHTS for source in (base, *sources)]
+    paths = [model.folder / LM_HEAD_FOLDER / SAFE_WEIGHTS for model in (base, *others)]
     present = [path.exists() for path in paths]
     if not any(present):
-        return sources[0].settings.lm_head
+        return others[0].settings.lm_head
     if not all(present):
         console.print("The LM head is left out: not all of the models have one of their own in `lm_head/`.")
-        return "tied" if sources[0].config.get("tie_word_embeddings") else "none"
+        return "tied" if others[0].config.get("tie_word_embeddings") else "none"
     merged = {}
     names = {name: tensor_shapes(path) for name, path in zip(range(len(paths)), paths)}
     if any(names[0].keys() != other.keys() for other in names.values()):
@@ -272,16 +274,18 @@ def _merge_lm_head(base: Source, sources: list[Source], weights: Sequence[float]
     return "saved"
 
 
-def _settings(base: Source, sources: list[Source], weights: Sequence[float], lm_head: str) -> RewardModelSettings:
-    first = sources[0].settings
+def _settings(
+    base: SavedModel, others: list[SavedModel], weights: Sequence[float], lm_head: str
+) -> RewardModelSettings:
+    first = others[0].settings
     entry = {
         "stage": STAGE,
-        "domain": first.domain if len(sources) == 1 else None,
+        "domain": first.domain if len(others) == 1 else None,
         "base": str(base.folder),
-        "customized": [str(source.folder) for source in sources],
+        "customized": [str(model.folder) for model in others],
         "weights": list(weights),
         "general_lineage": base.settings.lineage if base.settings else [],
-        "customized_lineages": [source.settings.lineage if source.settings else [] for source in sources],
+        "customized_lineages": [model.settings.lineage if model.settings else [] for model in others],
     }
     return dataclasses.replace(
         first, stage=STAGE, domain=entry["domain"], lineage=[*first.lineage, entry], lm_head=lm_head

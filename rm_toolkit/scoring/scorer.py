@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches.collator import PreferenceCollator
 from ..batches.given_texts import as_format, is_several
-from ..batches.rendering import Text
 from ..batches.scored_texts import tokenize_texts
 from ..batches.tokenization import TokenizedPreferences
 from ..data.messages import TEMPLATE_COLUMNS, Conversation
+from ..data.schema import Text
 from ..errors import InputError
 from ..models.adapter_files import is_adapter, tokenizer_source
 from ..models.hub_files import split_revision

@@ -21,7 +21,7 @@ from accelerate.utils.launch import (
 from rm_toolkit.errors import InputError
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.engines import check_engine, full_precision_weights, launched_for_cpu, read_engine
-from rm_toolkit.training.plan import engine as plan_engine
+from rm_toolkit.training.plan import launch as plan_launch
 from rm_toolkit.training.recipe import load_yaml
 from rm_toolkit.training.weight_bytes import weight_bytes
 
@@ -176,7 +176,7 @@ def test_the_plan_and_the_engine_mean_the_same_by_a_precision(name, precision, e
     from deepspeed.runtime.precision_config import get_bfloat16_config, get_float16_config
 
     environment(name)
-    planned = plan_engine.read_engine(FOLDER / f"{name}.yaml")
+    planned = plan_launch.read_launch(FOLDER / f"{name}.yaml")
     kind = CLAIMS[name][0]
     config = Config(DeepSpeedPlugin() if kind == "DEEPSPEED" else None)
     if precision != "no":
@@ -207,8 +207,8 @@ def test_the_plan_and_the_engine_mean_the_same_by_a_precision(name, precision, e
     assert computed == precision
     held = weight_bytes(launched)
     assert held.weights == held.gradients == held.element == dtype.itemsize
-    weights = plan_engine.Weights(parameters=800, trained=800, stored=800 * held.weights, largest=10)
-    memory = plan_engine.model_states(planned, weights, "adamw_torch", accumulates=True)
+    weights = plan_launch.Weights(parameters=800, trained=800, stored=800 * held.weights, largest=10)
+    memory = plan_launch.model_states(planned, weights, "adamw_torch", accumulates=True)
     for part in ("parameters", "gradients"):
         parts = planned.num_processes if planned.sharded or (part == "gradients" and "zero" in planned.kind) else 1
         total = memory.device[part] + memory.host[part] / planned.per_machine

@@ -16,7 +16,7 @@ from ...models.precision import WEIGHT_DTYPE, compute_dtype
 from ...models.reward_model import RewardModel
 from ..engines import default_bf16, gpu_has_bf16
 from ..weight_bytes import weight_bytes
-from .engine import Engine, Memory, Weights, deepspeed_estimate, model_states
+from .launch import Launch, Memory, Weights, deepspeed_estimate, model_states
 from .skeleton import adapter_and_bits, base_config, build_skeleton, materialize, quantized_modules
 from .step import StepMemory, largest_batch, simulate
 
@@ -75,7 +75,7 @@ class RunPlan:
     What a run needs.
 
     Args:
-        engine (`Engine`): What is launched.
+        launch (`Launch`): What is launched.
         weights (`Weights`): Sizes of the model.
         states (`Memory`): Parameters, gradients, optimizer, buffers.
         step (`StepMemory`): Activations of one micro-batch.
@@ -90,7 +90,7 @@ class RunPlan:
         precision_from (`str`): Why that one, in words.
     """
 
-    engine: Engine
+    launch: Launch
     weights: Weights
     states: Memory
     step: StepMemory
@@ -125,7 +125,7 @@ class RunPlan:
     @property
     def host_total(self) -> int:
         on_host = sum(self.states.host.values())
-        return on_host + (self.device_total * self.engine.per_machine if self.engine.on_cpu else 0)
+        return on_host + (self.device_total * self.launch.per_machine if self.launch.on_cpu else 0)
 
     def flops(self, tokens: float) -> float:
         """Operations of training on so many tokens: 2 a parameter forward, 4 backward, 2 more where it recomputes."""
@@ -136,7 +136,7 @@ def make_plan(
     recipe: RecipeArguments,
     training: RewardModelConfig,
     model: ModelConfig,
-    engine: Engine,
+    launch: Launch,
     *,
     precision: Precision | None = None,
     text_length: int | None = None,
@@ -146,7 +146,7 @@ def make_plan(
 
     Args:
         recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
-        engine (`Engine`): From [`~rm_toolkit.training.plan.engine.read_engine`].
+        launch (`Launch`): From [`~rm_toolkit.training.plan.launch.read_launch`].
         precision (`Precision`, *optional*): From [`launched_precision`]; by default that of `training`.
         text_length (`int`, *optional*): Tokens of each text; by default the largest, `max_length`.
 
@@ -161,25 +161,25 @@ def make_plan(
         config, training, peft_config=peft_config, compute_dtype=computed_in if bytes_quantized else None
     )
     weights = _weights(skeleton, bytes_quantized, computed_in)
-    micro_batches = _micro_batches(training, engine)
+    micro_batches = _micro_batches(training, launch)
     layout = _layout(skeleton, training)
     if layout == "shared":
         skeleton.enable_shared_layout()
     length = min(text_length or training.max_length, skeleton.settings.max_length)
     batch = _largest_batch(training, config.get_text_config().vocab_size, length, layout)
-    accumulates = micro_batches > 1 or engine.kind not in ("none", "ddp")
+    accumulates = micro_batches > 1 or launch.kind not in ("none", "ddp")
     autocast = None if precision.name == "no" else computed_in
     optimizer = str(getattr(training.optim, "value", training.optim))
     return RunPlan(
-        engine,
+        launch,
         weights,
-        model_states(engine, weights, optimizer, accumulates=accumulates),
-        _simulated_step(skeleton, batch, engine, autocast, accumulates),
+        model_states(launch, weights, optimizer, accumulates=accumulates),
+        _simulated_step(skeleton, batch, launch, autocast, accumulates),
         layout,
         f"{len(batch.better)} pair(s) of two texts of {length} tokens",
         micro_batches,
         training.pairs_per_step,
-        deepspeed_estimate(engine, weights),
+        deepspeed_estimate(launch, weights),
         matrix_parameters=_matrix_parameters(skeleton),
         recomputes=bool(training.gradient_checkpointing),
         precision=precision.name,
@@ -188,7 +188,7 @@ def make_plan(
 
 
 def _simulated_step(
-    skeleton: RewardModel, batch: MicroBatch, engine: Engine, autocast: torch.dtype | None, accumulated: bool
+    skeleton: RewardModel, batch: MicroBatch, launch: Launch, autocast: torch.dtype | None, accumulated: bool
 ) -> StepMemory:
     """Activations of one micro-batch, on tensors without values."""
     mode = FakeTensorMode()
@@ -198,8 +198,8 @@ def _simulated_step(
         batch,
         mode,
         autocast=autocast,
-        casts_kept=weight_bytes(engine.launched()).casts_kept,
-        gpu=not engine.on_cpu,
+        casts_kept=weight_bytes(launch.launched()).casts_kept,
+        gpu=not launch.on_cpu,
         accumulated=accumulated,
     )
 
@@ -237,14 +237,14 @@ def _matrix_parameters(model: RewardModel) -> int:
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values() if id(p) not in embeddings - head)
 
 
-def _micro_batches(training: RewardModelConfig, engine: Engine) -> int:
-    at_once = training.per_device_train_batch_size * engine.num_processes
+def _micro_batches(training: RewardModelConfig, launch: Launch) -> int:
+    at_once = training.per_device_train_batch_size * launch.num_processes
     if training.max_tokens_per_batch is not None:
         pairs = max(1, training.max_tokens_per_batch // (2 * training.max_length))
-        return max(1, math.ceil(training.pairs_per_step / (engine.num_processes * pairs)))
+        return max(1, math.ceil(training.pairs_per_step / (launch.num_processes * pairs)))
     if training.pairs_per_step % at_once:
         raise InputError(
-            f"`pairs_per_step` is {training.pairs_per_step}, which {engine.num_processes} process(es) of "
+            f"`pairs_per_step` is {training.pairs_per_step}, which {launch.num_processes} process(es) of "
             f"{training.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
             f"multiple of {at_once}, or change the batch size."
         )

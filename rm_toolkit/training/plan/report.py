@@ -9,7 +9,7 @@ import torch
 from ...errors import InputError
 from ...output.console import console, print_table
 from ..weight_bytes import weight_bytes
-from .engine import Engine
+from .launch import Launch
 from .plan import RunPlan
 
 
@@ -81,18 +81,18 @@ def print_plan(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -
     Returns:
         `bool` or `None`: Whether it fits; `None` where that is not known.
     """
-    engine = plan.engine
-    where = "each process" if engine.on_cpu else "each GPU"
+    launch = plan.launch
+    where = "each process" if launch.on_cpu else "each GPU"
     rows = plan.device_rows
     host = {name: number for name, number in plan.states.host.items() if number}
     names = list(dict.fromkeys([*rows, *host]))
     cells = [
         [name, size(rows[name]) if name in rows else "-", size(host[name]) if name in host else "-"] for name in names
     ]
-    if engine.on_cpu:
-        cells.append([f"{engine.per_machine} process(es)", "", size(plan.device_total * engine.per_machine)])
+    if launch.on_cpu:
+        cells.append([f"{launch.per_machine} process(es)", "", size(plan.device_total * launch.per_machine)])
     cells.append(["together", size(plan.device_total), size(plan.host_total)])
-    print_table(["memory", where, "each host"], cells, title=engine.name)
+    print_table(["memory", where, "each host"], cells, title=launch.name)
     for line in explain(plan):
         console.print(line)
     return _verdict(plan, gpu_memory, host_memory)
@@ -100,20 +100,20 @@ def print_plan(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -
 
 def explain(plan: RunPlan) -> list[str]:
     """The arithmetic in words."""
-    weights, engine = plan.weights, plan.engine
+    weights, launch = plan.weights, plan.launch
     lines = [
         f"Model: {count(weights.parameters)} parameters, {count(weights.trained)} of them trained; fp32 weights, gradients "
-        f"and AdamW's two moments take 4 + 4 + 8 bytes a trained parameter{_more_copies(engine)}.",
+        f"and AdamW's two moments take 4 + 4 + 8 bytes a trained parameter{_more_copies(launch)}.",
         f"Precision: {plan.precision}{'' if plan.precision == 'no' else ', by autocast on fp32 weights'} "
         f"({plan.precision_from}).{_casts(plan)}",
-        f"Step: {plan.pairs_per_step} pairs = {engine.num_processes} process(es) x {plan.micro_batches} micro-batch(es) of "
+        f"Step: {plan.pairs_per_step} pairs = {launch.num_processes} process(es) x {plan.micro_batches} micro-batch(es) of "
         f"up to {plan.batch}, {plan.layout} layout. Activations are those of one micro-batch, all texts of that "
         "length and nothing shared"
         + ("; each layer is computed again in the backward pass." if plan.recomputes else "."),
     ]
-    if engine.kind == "fsdp2" and engine.offload_optimizer:
+    if launch.kind == "fsdp2" and launch.offload_optimizer:
         lines.append("On the host: half as much again as the numbers themselves, for pinned blocks.")
-    if engine.kind == "zero3":
+    if launch.kind == "zero3":
         lines.append(
             "Gathered layers and buckets: at most 1e9 parameters at a time, and 5e8 gradients (DeepSpeed's defaults)."
         )
@@ -129,8 +129,8 @@ def explain(plan: RunPlan) -> list[str]:
     return lines
 
 
-def _more_copies(engine: Engine) -> str:
-    held = weight_bytes(engine.launched())
+def _more_copies(launch: Launch) -> str:
+    held = weight_bytes(launch.launched())
     copies = []
     if held.master:
         copies.append(f"{held.master} more for the weights that the optimizer steps on")
@@ -142,16 +142,16 @@ def _more_copies(engine: Engine) -> str:
 def _casts(plan: RunPlan) -> str:
     if plan.precision == "no":
         return ""
-    if weight_bytes(plan.engine.launched()).casts_kept:
+    if weight_bytes(plan.launch.launched()).casts_kept:
         return " The 16-bit copies that autocast makes of the weights count with the activations."
     return " Autocast makes 16-bit copies of one layer's weights at a time."
 
 
 def _verdict(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -> bool | None:
     known = []
-    if not plan.engine.on_cpu:
+    if not plan.launch.on_cpu:
         known.append(("a GPU", "--gpu-memory 80GiB", plan.device_total, gpu_memory, plan.device_rows))
-    host_rows = plan.device_rows if plan.engine.on_cpu else plan.states.host
+    host_rows = plan.device_rows if plan.launch.on_cpu else plan.states.host
     known.append(("the host", "--host-memory 512GiB", plan.host_total, host_memory, host_rows))
     fits: bool | None = True
     for name, flag, needed, there, rows in known:
@@ -207,7 +207,7 @@ def run_length(
         f"{' (8: the forward pass twice)' if plan.recomputes else ''}.",
     ]
     if tflops:
-        number = plan.engine.num_processes
+        number = plan.launch.num_processes
         hours = flops / (tflops * 1e12 * utilization * number) / 3600
         lines.append(
             f"Hours, an estimate: {flops:.2e} / ({number} x {tflops:g}e12 x {utilization:g}) = {hours:.2f} h of training, "

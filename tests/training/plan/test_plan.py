@@ -12,7 +12,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
-from rm_toolkit.training.plan.engine import Engine, Weights, model_states, read_engine
+from rm_toolkit.training.plan.launch import Launch, Weights, model_states, read_launch
 from rm_toolkit.training.plan.plan import Precision, make_plan
 from rm_toolkit.training.plan.report import parse_size
 from rm_toolkit.training.plan.tracker import PeakTracker
@@ -75,9 +75,9 @@ def write_recipe(folder, base, settings, **more):
     return path
 
 
-def planned(folder, base, settings, engine, **more):
+def planned(folder, base, settings, launch, **more):
     recipe, training, model = parse_recipe(write_recipe(folder, base, settings, **more), ["--use_cpu", "true"])
-    return make_plan(recipe, training, model, engine)
+    return make_plan(recipe, training, model, launch)
 
 
 def trainer_of(folder, base, settings, words, num_rows=8, **more):
@@ -133,7 +133,7 @@ def tracked_peak(trainer, monkeypatch):
 def test_the_plan_is_within_a_fifth_of_what_mem_tracker_counts(name, small_base, tmp_path, monkeypatch):
     base, words = small_base
     settings = SETTINGS[name]
-    plan = planned(tmp_path, base, settings, Engine("none", on_cpu=True))
+    plan = planned(tmp_path, base, settings, Launch("none", on_cpu=True))
     trainer = trainer_of(tmp_path, base, settings, words, use_cpu=True)
     measured = tracked_peak(trainer, monkeypatch)
     print(f"{name}: plan {plan.device_total / MIB:.1f} MiB, MemTracker {measured / MIB:.1f} MiB")
@@ -149,7 +149,7 @@ def test_the_plan_is_within_a_fifth_of_what_a_gpu_allocates(name, small_base, tm
     base, words = small_base
     settings = {**SETTINGS[name], "per_device_train_batch_size": 64, "pairs_per_step": 64}
     settings.pop("max_tokens_per_batch", None)
-    plan = planned(tmp_path, base, settings, Engine("none"))
+    plan = planned(tmp_path, base, settings, Launch("none"))
     trainer = trainer_of(tmp_path, base, settings, words, num_rows=128)
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
@@ -159,10 +159,10 @@ def test_the_plan_is_within_a_fifth_of_what_a_gpu_allocates(name, small_base, tm
 
 def test_what_takes_less_is_planned_less(small_base, tmp_path):
     base, _ = small_base
-    engine = Engine("none", on_cpu=True)
+    launch = Launch("none", on_cpu=True)
 
     def total(**settings):
-        return planned(tmp_path, base, {"batch_layout": "plain", **settings}, engine).device_total
+        return planned(tmp_path, base, {"batch_layout": "plain", **settings}, launch).device_total
 
     plain = total()
     assert total(gradient_checkpointing=True) < 0.7 * plain
@@ -175,8 +175,8 @@ def test_model_states_by_hand():
     weights = Weights(parameters=1000, trained=1000, stored=4000, largest=100)
     gpu = {"CUDA context": 2**30}
 
-    def device(kind, processes, optimizer="adamw_torch_fused", **engine):
-        memory = model_states(Engine(kind, processes, **engine), weights, optimizer, accumulates=True)
+    def device(kind, processes, optimizer="adamw_torch_fused", **launch):
+        memory = model_states(Launch(kind, processes, **launch), weights, optimizer, accumulates=True)
         return memory.device, memory.host
 
     def states(parameters, gradients, optimizer, buffers, own=0):
@@ -225,14 +225,14 @@ def test_a_peak_is_of_what_is_alive_at_a_time():
 
 @pytest.mark.parametrize("name", ["cpu", "single_gpu", "multi_gpu", "zero3_offload"])
 def test_launch_configs_of_the_repository_are_understood(name):
-    engine = read_engine(ROOT / "accelerate_configs" / f"{name}.yaml")
+    launch = read_launch(ROOT / "accelerate_configs" / f"{name}.yaml")
     expected = {
-        "cpu": Engine("none", on_cpu=True),
-        "single_gpu": Engine("none"),
-        "multi_gpu": Engine("ddp", 8),
-        "zero3_offload": Engine("zero3", 8, offload_optimizer=True, offload_parameters=True),
+        "cpu": Launch("none", on_cpu=True),
+        "single_gpu": Launch("none"),
+        "multi_gpu": Launch("ddp", 8),
+        "zero3_offload": Launch("zero3", 8, offload_optimizer=True, offload_parameters=True),
     }
-    assert engine == expected[name]
+    assert launch == expected[name]
 
 
 SPELLINGS = {
@@ -293,13 +293,13 @@ def test_bf16_saves_no_byte_of_the_weights_and_costs_its_copies(kind, small_base
     path = write_recipe(tmp_path, small_base[0], settings)
     arguments = parse_recipe(path, ["--use_cpu", "true"])
     plans = {
-        name: make_plan(*arguments, Engine(kind, 4), precision=Precision(name, "")) for name in ("no", "bf16", "fp16")
+        name: make_plan(*arguments, Launch(kind, 4), precision=Precision(name, "")) for name in ("no", "bf16", "fp16")
     }
     states = {name: plan.states for name, plan in plans.items()}
     assert states["no"] == states["bf16"] == states["fp16"]
     assert plans["bf16"].step == plans["fp16"].step
     # ZeRO-3 casts one layer at a time; elsewhere the copies of all layers are there at once.
-    again = make_plan(*arguments, Engine("zero3", 4), precision=Precision("bf16", "")).step.peak
+    again = make_plan(*arguments, Launch("zero3", 4), precision=Precision("bf16", "")).step.peak
     assert plans["bf16"].step.peak == again if kind == "zero3" else plans["bf16"].step.peak > again
 
 
@@ -327,20 +327,20 @@ def test_the_command_answers_in_words(small_base, tmp_path, capsys):
 def test_the_tiny_base_is_planned_by_its_sizes(tmp_path):
     recipe = ROOT / "recipes" / "tiny" / "grft.yaml"
     flags = ["--use_cpu", "true", "--model_name_or_path", str(tmp_path / "none")]
-    plan = make_plan(*parse_recipe(recipe, flags), Engine("none", on_cpu=True))
+    plan = make_plan(*parse_recipe(recipe, flags), Launch("none", on_cpu=True))
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256 + 2 * 128
     assert plan.weights.parameters == 2 * 2048 * 128 + 2 * layer + 128 + 128  # embedding, LM head, layers, norm, head
 
 
 def test_a_quantized_base_takes_half_a_byte_a_weight(small_base, tmp_path):
     settings = {"use_peft": True, "load_in_4bit": True, "batch_layout": "plain"}
-    plan = planned(tmp_path, small_base[0], settings, Engine("none"))
-    whole = planned(tmp_path, small_base[0], {"use_peft": True, "batch_layout": "plain"}, Engine("none"))
+    plan = planned(tmp_path, small_base[0], settings, Launch("none"))
+    whole = planned(tmp_path, small_base[0], {"use_peft": True, "batch_layout": "plain"}, Launch("none"))
     layer = 2 * 96 * 96 + 2 * 96 * 48 + 3 * 96 * 192
     saved = 5 * layer * (4 - 0.5 - 4 / 64)
     assert whole.states.device["parameters"] - plan.states.device["parameters"] == pytest.approx(saved, abs=100)
     with pytest.raises(InputError, match="its weights cannot be trained"):
-        planned(tmp_path, small_base[0], {"load_in_4bit": True}, Engine("none"))
+        planned(tmp_path, small_base[0], {"load_in_4bit": True}, Launch("none"))
 
 
 def test_sizes_are_read():

@@ -22,7 +22,7 @@ PINNED_FACTOR = 1.5  # FSDP 2 pins what it offloads, and PyTorch rounds pinned b
 
 
 @dataclass
-class Engine:
+class Launch:
     """
     What a launch config starts.
 
@@ -83,7 +83,7 @@ class Engine:
         return f"{name}, {self.num_processes} process(es) on {self.num_machines} machine(s)"
 
 
-def read_engine(path: str | Path) -> Engine:
+def read_launch(path: str | Path) -> Launch:
     """
     Reads a launch config of `accelerate`.
 
@@ -99,26 +99,26 @@ def read_engine(path: str | Path) -> Engine:
             "accelerate_configs/, or what `accelerate config` wrote."
         ) from error
     number = int(values.get("num_processes") or 1)
-    engine = Engine(
+    launch = Launch(
         "none" if number == 1 else "ddp", number, int(values.get("num_machines") or 1), bool(values.get("use_cpu"))
     )
     if kind == "DEEPSPEED":
         config = values.get("deepspeed_config") or {}
         stage = int(config.get("zero_stage", 2))
-        engine.kind = f"zero{stage}" if stage in (2, 3) else ""
-        engine.offload_optimizer = str(config.get("offload_optimizer_device", "none")) in ("cpu", "nvme")
-        engine.offload_parameters = stage == 3 and str(config.get("offload_param_device", "none")) in ("cpu", "nvme")
+        launch.kind = f"zero{stage}" if stage in (2, 3) else ""
+        launch.offload_optimizer = str(config.get("offload_optimizer_device", "none")) in ("cpu", "nvme")
+        launch.offload_parameters = stage == 3 and str(config.get("offload_param_device", "none")) in ("cpu", "nvme")
     elif kind == "FSDP":
         config = values.get("fsdp_config") or {}
-        engine.kind = "fsdp2"
-        engine.offload_optimizer = engine.offload_parameters = bool(config.get("fsdp_offload_params"))
+        launch.kind = "fsdp2"
+        launch.offload_optimizer = launch.offload_parameters = bool(config.get("fsdp_offload_params"))
     elif kind not in ("NO", "MULTI_GPU", "MULTI_CPU"):
-        engine.kind = ""
-    if not engine.kind:
+        launch.kind = ""
+    if not launch.kind:
         raise InputError(
             f"{path}: no plan is made for this kind of run (`distributed_type: {kind}`); DeepSpeed stages 2 and 3, FSDP and DDP are known."
         )
-    return engine
+    return launch
 
 
 @dataclass
@@ -156,70 +156,70 @@ class Memory:
         return sum(self.host.values())
 
 
-def model_states(engine: Engine, weights: Weights, optimizer: str, *, accumulates: bool) -> Memory:
+def model_states(launch: Launch, weights: Weights, optimizer: str, *, accumulates: bool) -> Memory:
     """
     Bytes of parameters, gradients, optimizer states and the engine's own buffers.
 
     Args:
-        engine (`Engine`): Where they stand.
+        launch (`Launch`): Where they stand.
         weights (`Weights`): How many there are.
         optimizer (`str`): Name of `optim`.
         accumulates (`bool`): Whether gradients are there while a micro-batch is computed; otherwise those are counted
             with the activations, among which they come to be.
     """
-    held, trained = weight_bytes(engine.launched()), weights.trained
-    parts = engine.num_processes if engine.kind != "ddp" else 1
+    held, trained = weight_bytes(launch.launched()), weights.trained
+    parts = launch.num_processes if launch.kind != "ddp" else 1
     device = {
-        "parameters": weights.stored // (parts if engine.sharded else 1),
+        "parameters": weights.stored // (parts if launch.sharded else 1),
         "gradients": 0,
         "optimizer states": optimizer_bytes(optimizer) * trained // parts,
         "the optimizer's own weights": held.master * trained // parts,
     }
-    if accumulates or engine.kind not in ("none", "ddp"):
+    if accumulates or launch.kind not in ("none", "ddp"):
         device["gradients"] = held.gradients * trained // parts
     host = dict.fromkeys(device, 0)
-    factor = PINNED_FACTOR if engine.kind == "fsdp2" else 1
+    factor = PINNED_FACTOR if launch.kind == "fsdp2" else 1
     for name in device:
-        if engine.offload_parameters if name == "parameters" else engine.offload_optimizer:
-            host[name] = int(device[name] * engine.per_machine * factor)
+        if launch.offload_parameters if name == "parameters" else launch.offload_optimizer:
+            host[name] = int(device[name] * launch.per_machine * factor)
             device[name] = 0
-    host["copies on their way"] = held.moved * trained // parts * engine.per_machine
-    device["gathered layers and buckets"] = _buffers(engine, weights, held)
+    host["copies on their way"] = held.moved * trained // parts * launch.per_machine
+    device["gathered layers and buckets"] = _buffers(launch, weights, held)
     # PyTorch's plain AdamW on a GPU keeps one more value a parameter while it steps.
-    on_gpu = not engine.on_cpu and not engine.offload_optimizer
+    on_gpu = not launch.on_cpu and not launch.offload_optimizer
     step_extra = held.element * trained // parts if on_gpu and optimizer == "adamw_torch" else 0
-    host["processes"] = PROCESS * engine.per_machine
-    if not engine.on_cpu:
+    host["processes"] = PROCESS * launch.per_machine
+    if not launch.on_cpu:
         device["CUDA context"] = CUDA_CONTEXT
     return Memory(device, host, step_extra)
 
 
-def _buffers(engine: Engine, weights: Weights, held: WeightBytes) -> int:
+def _buffers(launch: Launch, weights: Weights, held: WeightBytes) -> int:
     element = held.element
-    if engine.kind == "ddp":
+    if launch.kind == "ddp":
         return element * weights.trained  # buckets that gradients are reduced in
-    if engine.kind == "zero2":
+    if launch.kind == "zero2":
         return 2 * element * min(REDUCE_BUCKET, weights.trained)  # one is reduced while the other is filled
-    if engine.kind == "zero3":
+    if launch.kind == "zero3":
         live = min(MAX_LIVE_PARAMETERS, weights.parameters)
         return element * (max(live, weights.largest) + min(REDUCE_BUCKET, weights.trained))
-    if engine.kind == "fsdp2":
+    if launch.kind == "fsdp2":
         return 3 * element * weights.largest  # a layer, the next one on its way, and the gradients of the last
     return 0
 
 
-def deepspeed_estimate(engine: Engine, weights: Weights) -> tuple[int, int] | None:
+def deepspeed_estimate(launch: Launch, weights: Weights) -> tuple[int, int] | None:
     """
     DeepSpeed's own estimate for training in 16 bits with Adam, `(bytes of a GPU, bytes of a host)`, without activations.
     """
-    if engine.kind not in ("zero2", "zero3"):
+    if launch.kind not in ("zero2", "zero3"):
         return None
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    machines = {"num_gpus_per_node": engine.per_machine, "num_nodes": engine.num_machines}
-    offload = {"cpu_offload": engine.offload_optimizer}
-    if engine.kind == "zero2":
+    machines = {"num_gpus_per_node": launch.per_machine, "num_nodes": launch.num_machines}
+    offload = {"cpu_offload": launch.offload_optimizer}
+    if launch.kind == "zero2":
         host, device = estimate_zero2_model_states_mem_needs(weights.parameters, **machines, **offload)
     else:
         host, device, _ = estimate_zero3_model_states_mem_needs(
@@ -227,6 +227,6 @@ def deepspeed_estimate(engine: Engine, weights: Weights) -> tuple[int, int] | No
             weights.largest,
             **machines,
             **offload,
-            cpu_offload_params=engine.offload_parameters,
+            cpu_offload_params=launch.offload_parameters,
         )
     return int(device), int(host)
