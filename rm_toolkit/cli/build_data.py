@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from ..data.schema import FORMATS, LAYOUTS
+    from ..data.schema import FORMATS, SHAPES
     from ..data.sources import SOURCES
     from ..data.templates import TEMPLATES
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", help="raw format of the input, see below")
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
     add("--output", type=Path, metavar="DIR", help="folder for the built dataset")
-    add("--layout", choices=LAYOUTS, help="chosen/rejected pairs (default), or one ranked row a prompt")
+    add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row a prompt")
     add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
     add("--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag of the rows")
     add("--template", choices=TEMPLATES, help="what stands around a plain-text prompt in the text format")
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> None:
     if args.export is not None:
         kind, file = args.export
         # The original's default is one item a query; its --to_pairs is our --layout pairs.
-        layout = args.layout or "ranked"
-        number = export_text_score(args.source, args.input, Path(file), kind, options, layout, args.overwrite)
+        shape = args.layout or "ranked"
+        number = export_text_score(args.source, args.input, Path(file), kind, options, shape, args.overwrite)
         print(f"wrote {file}: {number:,} items, not cleaned")
     if result is not None:
         save(result, args.output, args.overwrite, args.license)
@@ -113,12 +113,12 @@ def parse_columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def show(result: BuildResult, layout: str) -> None:
+def show(result: BuildResult, shape: str) -> None:
     """Prints the cleaning table and what a user should know about the split."""
     from ..data.cleaning import cleaning_steps
     from ..output.console import print_table
 
-    steps = cleaning_steps(layout)
+    steps = cleaning_steps(shape)
     rows = [
         [title, *(f"{getattr(counts, key):,}" for counts in result.counts.values())] for title, key in steps.items()
     ]

@@ -14,7 +14,7 @@ from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
 from .pairs import with_same_messages
 from .rows import read_rows, valid_rows
-from .schema import FORMATS, LAYOUTS, check_choice, has_free_messages
+from .schema import FORMATS, SHAPES, check_choice, has_free_messages
 from .sources import Source, SourceOptions, find_source
 from .sources.columns import check_columns
 from .splits import split_by_prompt
@@ -53,7 +53,7 @@ class BuildOptions(SourceOptions):
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("layout", self.layout, SHAPES)
         check_choice("format", self.format, FORMATS)
         if self.template is not None:
             check_choice("template", self.template, TEMPLATES)
@@ -143,7 +143,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
 
 
 def clean(rows: Dataset, options: BuildOptions) -> tuple[Dataset, CleaningCounts]:
-    """Cleans valid ranked rows in the layout asked for."""
+    """Cleans valid ranked rows in the shape asked for."""
     cleaner = clean_pairs if options.layout == "pairs" else clean_ranked
     return cleaner(rows, num_proc=options.num_proc)
 

@@ -25,7 +25,7 @@ KEEP, IS_EMPTY, IS_IDENTICAL, IS_TIE = range(4)
 @dataclass
 class CleaningCounts:
     """
-    What one split lost on its way; every number counts rows of the layout (pairs, or ranked rows) unless it says texts.
+    What one split lost on its way; every number counts rows of the shape (pairs, or ranked rows) unless it says texts.
 
     Args:
         read (`int`): Raw records read.
@@ -57,19 +57,19 @@ class CleaningCounts:
         return asdict(self)
 
 
-def cleaning_steps(layout: str) -> dict[str, str]:
+def cleaning_steps(shape: str) -> dict[str, str]:
     """Returns what a person calls each step -> its name in `CleaningCounts`, in the order of the work."""
     steps = {
         "records read": "read",
         "invalid records left out": "invalid",
-        "pairs" if layout == "pairs" else "rows": "rows",
+        "pairs" if shape == "pairs" else "rows": "rows",
         "- empty texts": "empty",
-        "- identical chosen and rejected" if layout == "pairs" else "- all texts identical": "identical",
-        **({"- ties": "ties"} if layout == "pairs" else {}),
+        "- identical chosen and rejected" if shape == "pairs" else "- all texts identical": "identical",
+        **({"- ties": "ties"} if shape == "pairs" else {}),
         "- exact duplicates": "duplicates",
         "kept": "kept",
     }
-    if layout == "ranked":
+    if shape == "ranked":
         steps |= {"  texts taken out of kept rows": "texts_dropped", "  kept rows whose scores all tie": "tied_rows"}
     return steps
 
@@ -99,19 +99,19 @@ def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset,
     return _keep(flagged)
 
 
-def clean_row(row: dict[str, Any], layout: str) -> list[dict[str, Any]]:
+def clean_row(row: dict[str, Any], shape: str) -> list[dict[str, Any]]:
     """
     Cleans one ranked row of a stream as far as it shows by itself: duplicates of other rows stay.
 
     Args:
         row (`dict`): All columns of `ranked_features`.
-        layout (`str`): `pairs` gives each of its pairs as a ranked row of two.
+        shape (`str`): `pairs` gives each of its pairs as a ranked row of two.
 
     Returns:
         `list[dict]`: Ranked rows; none where nothing is left.
     """
     batch = {name: [value] for name, value in row.items()}
-    if layout == "ranked":
+    if shape == "ranked":
         flagged = _flag_ranked(batch)
         return [{name: flagged[name][0] for name in row}] if flagged[DROP][0] == KEEP else []
     flagged = _flag_pairs(batch)

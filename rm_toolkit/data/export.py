@@ -26,18 +26,18 @@ from .templates import arrange
 EXPORT_KINDS = ("text-score",)
 
 
-def text_score_items(row: RawRow, template: str, layout: str) -> list[dict[str, list[Any]]]:
+def text_score_items(row: RawRow, template: str, shape: str) -> list[dict[str, list[Any]]]:
     """
     Returns the items of one row: itself for `ranked`, one for each two texts with different scores for `pairs`.
 
     Args:
         row (`RawRow`): As its source read it.
         template (`str`): What stands around a plain-text prompt.
-        layout (`str`): `ranked` or `pairs`.
+        shape (`str`): `ranked` or `pairs`.
     """
     prompt, completions = arrange(row.prompt, row.completions, "text", template)
     scored = [(prompt + text, score) for text, score in zip(completions, row.scores)]
-    if layout == "ranked":
+    if shape == "ranked":
         return [_item(scored)]
     pairs = pair_up(row.scores).pairs
     return [_item([scored[min(pair)], scored[max(pair)]]) for pair in pairs]
@@ -70,7 +70,7 @@ def write_text_score(items: Iterable[dict[str, list[Any]]], path: Path) -> int:
 
 
 def export_text_score(
-    source_name: str, inputs: list[str], path: Path, kind: str, options: BuildOptions, layout: str, overwrite: bool
+    source_name: str, inputs: list[str], path: Path, kind: str, options: BuildOptions, shape: str, overwrite: bool
 ) -> int:
     """
     Reads raw inputs and writes them as text-score, without cleaning.
@@ -81,7 +81,7 @@ def export_text_score(
         path (`Path`): The file to write.
         kind (`str`): `text-score`, the one format there is.
         options (`BuildOptions`): Settings of the reading.
-        layout (`str`): `ranked` (one item a row) or `pairs`.
+        shape (`str`): `ranked` (one item a row) or `pairs`.
         overwrite (`bool`): Whether an existing file may be replaced.
 
     Returns:
@@ -101,5 +101,5 @@ def export_text_score(
         )
     rows = iterate_raw_rows(source, next(iter(parts.values())), options, options.skip_invalid)
     template = template_of(source, options)
-    items = (item for row in rows if isinstance(row, RawRow) for item in text_score_items(row, template, layout))
+    items = (item for row in rows if isinstance(row, RawRow) for item in text_score_items(row, template, shape))
     return write_text_score(items, path)

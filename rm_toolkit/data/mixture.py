@@ -19,7 +19,7 @@ from .pair_columns import complete_columns, drop_empty_columns
 from .pairs import pairs_to_ranked, ranked_to_pairs
 from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import read_rows, valid_rows
-from .schema import describe, features_like, find_format, find_layout, has_free_messages
+from .schema import describe, features_like, find_format, find_shape, has_free_messages
 from .sources import find_source
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
@@ -139,7 +139,7 @@ def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
         if not Path(spec.path).exists() and not looks_like_hub_id(spec.path):
             raise missing_file(spec.path)
         dataset = open_dataset(spec.path, spec.split)
-        if find_layout(dataset.column_names) is not None:
+        if find_shape(dataset.column_names) is not None:
             return dataset
         source = "preference"
     return replace(spec, source=source)
@@ -219,22 +219,22 @@ def _recognize(path: str) -> str:
 
 
 def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Dataset:
-    """Brings a built dataset into the layout and the format asked for."""
-    found = find_layout(dataset.column_names)
+    """Brings a built dataset into the shape and the format asked for."""
+    found = find_shape(dataset.column_names)
     if spec.layout not in (None, found):
         dataset = ranked_to_pairs(dataset, num_proc) if found == "ranked" else pairs_to_ranked(dataset)
     if find_format(dataset.features) != spec.format:
-        layout = find_layout(dataset.column_names)
+        shape = find_shape(dataset.column_names)
         if spec.format == "text":
             dataset = _without_template_columns(dataset)
-        names = ("chosen", "rejected") if layout == "pairs" else ("completions",)
+        names = ("chosen", "rejected") if shape == "pairs" else ("completions",)
         free = has_free_messages(dataset.features)
-        completed = complete_columns(dataset, features_like(dataset.features, layout))
+        completed = complete_columns(dataset, features_like(dataset.features, shape))
         dataset = completed.remove_columns(list(TEMPLATE_COLUMNS)) if free else completed
         dataset = dataset.map(
             _convert_batch,
             batched=True,
-            features=features_like(dataset.features, layout, spec.format),
+            features=features_like(dataset.features, shape, spec.format),
             fn_kwargs={"names": names, "data_format": spec.format},
             num_proc=num_proc,
             new_fingerprint=derived(dataset, spec.format),

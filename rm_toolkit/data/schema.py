@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Text = str | list[Message]
 
-LAYOUTS = ("pairs", "ranked")
+SHAPES = ("pairs", "ranked")
 FORMATS = ("text", "chat")
 TAGS = ("domain", "source", "prompt_id")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
@@ -107,16 +107,16 @@ def _template_features(format: str, free: bool) -> dict[str, Any]:
     return {name: Json() for name in TEMPLATE_COLUMNS} if free and format == "chat" else {}
 
 
-def features_like(features: Mapping[str, Any], layout: str, format: str | None = None) -> Features:
+def features_like(features: Mapping[str, Any], shape: str, format: str | None = None) -> Features:
     """
     Returns the features of pairs or ranked rows, all optional columns included, for messages as a built dataset has them.
 
     Args:
         features (`datasets.Features`): Of the built dataset.
-        layout (`str`): `pairs` or `ranked`.
+        shape (`str`): `pairs` or `ranked`.
         format (`str`, *optional*): Another format than the dataset's.
     """
-    make = pair_features if layout == "pairs" else ranked_features
+    make = pair_features if shape == "pairs" else ranked_features
     return make(format or find_format(features), has_free_messages(features))
 
 
@@ -132,7 +132,7 @@ def extend_features(features: Features, **columns: str) -> Features:
     return Features({**features, **{name: Value(dtype) for name, dtype in columns.items()}})
 
 
-def find_layout(columns: list[str]) -> str | None:
+def find_shape(columns: list[str]) -> str | None:
     """Returns `pairs` or `ranked` for the columns of a built dataset, None for anything else."""
     if set(PAIR_COLUMNS + TAGS) <= set(columns):
         return "pairs"

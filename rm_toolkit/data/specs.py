@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, did_you_mean, name_list
-from .schema import FORMATS, LAYOUTS, check_choice, describe
+from .schema import FORMATS, SHAPES, check_choice, describe
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class DatasetSpec:
             raise InputError(
                 f"dataset '{name}': `streaming` is {describe(self.streaming)}, but must be true or false."
             )
-        for key, known in (("layout", LAYOUTS), ("format", FORMATS)):
+        for key, known in (("layout", SHAPES), ("format", FORMATS)):
             if getattr(self, key) is not None:
                 check_choice(f"{name}.{key}", getattr(self, key), known)
         if self.columns is not None and not isinstance(self.columns, Mapping):

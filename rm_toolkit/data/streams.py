@@ -16,7 +16,7 @@ from .messages import null_stripper
 from .pairing import label_scores, ranked_scores
 from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import generate_rows
-from .schema import find_layout, ranked_features
+from .schema import find_shape, ranked_features
 from .sources import SourceOptions, find_source
 from .specs import DatasetSpec
 from .splits import in_fraction
@@ -131,12 +131,12 @@ def _shards(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]:
     if path.exists():
         dataset = open_dataset(spec.path, spec.split)
         of = -(-len(dataset) // ROWS_PER_SHARD) or 1
-        return [Shard(spec.path, spec.split, k, of) for k in range(of)], find_layout(dataset.column_names) is not None
+        return [Shard(spec.path, spec.split, k, of) for k in range(of)], find_shape(dataset.column_names) is not None
     if not looks_like_hub_id(spec.path):
         raise missing_file(spec.path)
     dataset = open_remote(spec.path, spec.split)
     of = dataset.num_shards
-    built = find_layout(dataset.column_names or []) is not None
+    built = find_shape(dataset.column_names or []) is not None
     return [Shard(spec.path, spec.split, k, of, remote=True) for k in range(of)], built
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__
 from ..data.cleaning import cleaning_steps
-from ..data.schema import find_format, find_layout
+from ..data.schema import find_format, find_shape
 from ..data.sources import SOURCES
 
 
@@ -51,7 +51,7 @@ def dataset_card(
         license (`str`, *optional*): As the publisher states it.
     """
     first = next(iter(data.values()))
-    layout = find_layout(first.column_names) or "pairs"
+    shape = find_shape(first.column_names) or "pairs"
     source = info.get("source")
     published = SOURCES[source].license if source in SOURCES else None
     stated = license or info.get("license")
@@ -69,14 +69,14 @@ def dataset_card(
     # Every file by its name: files of an earlier push or of somebody else are never read as rows.
     entries = [{"split": name, "path": paths} for name, paths in files.items()]
     MetadataConfigs({"default": {"data_files": entries}}).to_dataset_card_data(metadata)
-    steps = cleaning_steps(layout)
+    steps = cleaning_steps(shape)
     return DatasetCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
         version=__version__,
         title=repo_id.split("/")[-1],
         repo_id=repo_id,
-        layout=layout,
+        shape=shape,
         format=find_format(first.features),
         columns=[(name, _type_name(kind), COLUMNS.get(name, "")) for name, kind in first.features.items()],
         splits=[(name, f"{len(rows):,}", f"{len(rows.unique('prompt_id')):,}") for name, rows in data.items()],
