@@ -58,6 +58,6 @@ def last_line(error: BaseException) -> str:
 
 
 def class_and_line(error: BaseException, width: int | None = None) -> str:
-    """Returns `ClassName: first line of the message`, that line cut to `width` characters; the class alone without one."""
+    """Returns `ClassName: first line of the message`, that line cut to `width` characters, or the class alone."""
     name, line = type(error).__name__, first_line(error)[:width]
     return name if line == name else f"{name}: {line}"

@@ -15,8 +15,8 @@ from ..output.lock import WriterLock
 from ..output.redaction import redact
 
 
-# Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked for is imported, so that
-# `rm-toolkit --help` does not wait for torch.
+# Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked
+# for is imported, so that `rm-toolkit --help` does not wait for torch.
 COMMANDS = {
     "build-data": ("rm_toolkit.cli.build_data", "raw preference data -> Arrow datasets for TRL"),
     "inspect": ("rm_toolkit.cli.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),

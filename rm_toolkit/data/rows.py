@@ -147,7 +147,7 @@ def iterate_raw_rows(
     """Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used."""
     for file in files:
         records = ((place, _watched(record, options)) for place, record in file.records())
-        for place, record in source.group(records, options) if source.group else records:
+        for place, record in source.join(records, options) if source.join else records:
             try:
                 if isinstance(record, InputError):
                     raise record

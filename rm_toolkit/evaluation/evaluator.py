@@ -41,7 +41,7 @@ class Evaluation:
     What [`evaluate`] found.
 
     Args:
-        metrics (`dict`): Contents of `metrics.json`; see the README.
+        metrics (`dict`): Contents of `metrics.json`; see `rm_toolkit/evaluation/README.md`.
         pairs (`dict[str, PreferencePairs]`): The test sets.
         rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
         curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder keeps a log.

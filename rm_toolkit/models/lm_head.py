@@ -133,7 +133,7 @@ def build_lm_head(source: LMHeadSource | None, embedding: nn.Embedding, config: 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
     """
-    Returns a head's weight or bias with at least so many rows: those that are missing are the mean of the others, or 0.
+    Returns a weight or bias with at least so many rows: missing ones are the mean of the others, in a bias 0.
 
     Args:
         tensor (`torch.Tensor` of shape `(vocab_size, hidden_size)` or `(vocab_size,)`): Weight or bias.

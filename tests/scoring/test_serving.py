@@ -90,7 +90,7 @@ def test_what_a_server_tokenizes_is_what_the_model_was_trained_on(saved):
 
 
 def section(title):
-    return (ROOT / "README.md").read_text().split(f"## {title}")[1].split("\n## ")[0]
+    return (ROOT / "rm_toolkit" / "scoring" / "README.md").read_text().split(f"## {title}")[1].split("\n## ")[0]
 
 
 def test_the_readme_launches_and_asks_as_vllm_wants_it():

@@ -49,7 +49,7 @@ class Source:
         summary (`str`): One line for the help text and the errors.
         row: Turns one record into a `RawRow`; raises the `InputError` of the `Place` for a record it cannot use.
         template (`str`, *optional*): Default template of a plain-text prompt; None where the texts bring their own markers.
-        group: Merges neighbouring records where one row is spread over several; None where each stands for itself.
+        join: Merges neighbouring records where one row is spread over several; None where each stands for itself.
         find_files: Lists `(split, file)` of a folder in which a release keeps its files; None where inputs are files.
         license (`str`, *optional*): Licence of the published data that the format is known by, as the Hub names it.
         accepts (`tuple[str, ...]`): Which of the `SourceOptions` mean something here, beside `domain` and `template`.
@@ -59,7 +59,7 @@ class Source:
     summary: str
     row: Callable[[Record, Place, SourceOptions], RawRow]
     template: str | None = None
-    group: Callable[[Records, SourceOptions], Records] | None = None
+    join: Callable[[Records, SourceOptions], Records] | None = None
     find_files: Callable[[str, SourceOptions], list[tuple[str, str]]] | None = None
     accepts: tuple[str, ...] = ()
     license: str | None = None

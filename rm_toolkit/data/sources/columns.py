@@ -102,9 +102,9 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     raise _no_preference(record, given, place)
 
 
-def group(records: Records, options: SourceOptions) -> Records:
+def join_neighbors(records: Records, options: SourceOptions) -> Records:
     """Puts neighbouring rows of the form `prompt`, `response`, `score` together; lets all others pass."""
-    group: Grouped | None = None
+    joined: Grouped | None = None
     start: Place | None = None
     for place, record in records:
         single = None
@@ -115,18 +115,18 @@ def group(records: Records, options: SourceOptions) -> Records:
             if isinstance(error, UnreadColumn):
                 raise
             record = error
-        if group is not None and (single is None or any(single[name] != group[name] for name in ASKED)):
-            yield start, group
-            group = None
+        if joined is not None and (single is None or any(single[name] != joined[name] for name in ASKED)):
+            yield start, joined
+            joined = None
         if single is None:
             yield place, record
-        elif group is None:
-            group, start = single, place
+        elif joined is None:
+            joined, start = single, place
         else:
-            group["completions"] += single["completions"]
-            group["scores"] += single["scores"]
-    if group is not None:
-        yield start, group
+            joined["completions"] += single["completions"]
+            joined["scores"] += single["scores"]
+    if joined is not None:
+        yield start, joined
 
 
 def _is_single(record: Record, options: SourceOptions) -> bool:

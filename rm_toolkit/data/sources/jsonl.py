@@ -9,6 +9,6 @@ SOURCE = Source(
     "your own file; name its columns with --columns prompt=question chosen=good rejected=bad",
     columns.row,
     "none",
-    group=columns.group,
+    join=columns.join_neighbors,
     accepts=("columns",),
 )

@@ -9,6 +9,6 @@ SOURCE = Source(
     "a TRL preference dataset on disk or on the Hub; UltraFeedback and HelpSteer scores",
     columns.row,
     "none",
-    group=columns.group,
+    join=columns.join_neighbors,
     accepts=("columns",),
 )
