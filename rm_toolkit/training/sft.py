@@ -25,9 +25,9 @@ from ..models.saving import moved_into
 from ..output.console import console, print_table
 from ..output.written import record_written
 from .best_model import check_best_metric
+from .checkpoints import Checkpoints
 from .display import RunProgressCallback, describe_truncation
 from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
-from .manifest import write_manifest
 from .recipe import RecipeArguments
 from .run_files import RecordReports, begin_run
 from .upstream import BaseLmHooks, for_this_call
@@ -73,14 +73,20 @@ class BaseLmConfig(LaunchedConfig, SFTConfig):
 
 
 class SealCheckpoints(TrainerCallback):
-    """Declares each checkpoint complete, so that `auto` finds it; one that was killed while it was written is not."""
+    """
+    Declares each checkpoint complete, so that `auto` finds it; one that was killed while it was written is not.
+
+    Args:
+        checkpoints (`Checkpoints`): Those of the run.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
 
     def on_save(self, args, state, control, **kwargs):
         """All processes have written what is theirs before one of them lists and hashes the files."""
-        processes = PartialState()
-        processes.wait_for_everyone()
-        if args.should_save:
-            write_manifest(Path(args.output_dir, f"checkpoint-{state.global_step}"), processes.num_processes)
+        PartialState().wait_for_everyone()
+        self.checkpoints.seal(state.global_step)
 
 
 class BaseLmTrainer(EngineHooks, BaseLmHooks):
@@ -93,16 +99,24 @@ class BaseLmTrainer(EngineHooks, BaseLmHooks):
         )
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
+        self.checkpoints = Checkpoints(
+            self.args.output_dir, saves=self.args.should_save, num_processes=self.accelerator.num_processes
+        )
         progress = RunProgressCallback(show_bar=not self.args.disable_tqdm)
-        for callback in (BiasCorrectionCallback(), progress, RecordReports(self.args.output_dir), SealCheckpoints()):
+        seal = SealCheckpoints(self.checkpoints)
+        for callback in (BiasCorrectionCallback(), progress, RecordReports(self.args.output_dir), seal):
             self.add_callback(callback)
 
+    def begin_checkpoint(self) -> None:
+        """The folder is on the list of the run before any process makes it: otherwise it would count as somebody else's."""
+        self.checkpoints.begin(self.state.global_step)
+        self.accelerator.wait_for_everyone()
+
     def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes the model and its tokenizer whole or not at all."""
-        folder = Path(folder)
-        if self.args.should_save and folder.name.startswith("checkpoint-"):
-            record_written(self.args.output_dir, [f"{folder.name}/"])
-        with moved_into(folder) as temporary:
+        """Writes the model and its tokenizer whole or not at all, on the process that saves."""
+        if not self.args.should_save:
+            return
+        with moved_into(Path(folder)) as temporary:
             with quiet_loading():
                 self.write_weights(str(temporary), state_dict)
             (temporary / TRAINING_ARGS_NAME).unlink(missing_ok=True)

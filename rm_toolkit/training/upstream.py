@@ -120,6 +120,11 @@ class TrainerHooks(RewardTrainer):
 class BaseLmHooks(SFTTrainer):
     """The same for [`~rm_toolkit.training.sft.BaseLmTrainer`]."""
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # `on_save` comes when the files are there, and every process writes some.
+        self.begin_checkpoint()
+        super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         self.save_weights(output_dir or self.args.output_dir, state_dict)
 

@@ -11,11 +11,19 @@ import pytest
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 from trees import tree
+from trl import ModelConfig
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
-from rm_toolkit.training.run_files import own_files
-from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig, language_modeling_rows
+from rm_toolkit.training.manifest import find_damage
+from rm_toolkit.training.run_files import begin_run, own_files
+from rm_toolkit.training.sft import (
+    BaseLmArguments,
+    BaseLmConfig,
+    BaseLmTrainer,
+    language_modeling_rows,
+    load_base_lm,
+)
 
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +142,32 @@ def test_auto_goes_on_from_a_checkpoint_of_the_base_lm_stage(base_model, tmp_pat
         steps, resumed = run(*more)
         assert steps == ["3/3"]
         assert all(value.equal(resumed[name]) for name, value in whole.items())
+
+
+def base_lm_trainer(base_model, tokenizer, folder):
+    config = BaseLmConfig(output_dir=str(folder), use_cpu=True, max_steps=1, save_strategy="epoch", disable_tqdm=True)
+    rows = language_modeling_rows(Dataset.from_list(RANKED), tokenizer, BaseLmArguments(), config, "train")
+    model = load_base_lm(ModelConfig(base_model()), config, tokenizer)
+    return BaseLmTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+
+
+def test_a_checkpoint_folder_that_another_process_makes_first_is_ours(base_model, tokenizer, tmp_path, monkeypatch):
+    trainer = base_lm_trainer(base_model, tokenizer, tmp_path / "sft")
+    save_model = trainer.save_model
+
+    def make_and_save(folder=None, **kwargs):
+        Path(folder or tmp_path).mkdir(parents=True, exist_ok=True)
+        save_model(folder, **kwargs)
+
+    monkeypatch.setattr(trainer, "save_model", make_and_save)
+    begin_run(trainer.args.output_dir)
+    trainer.train()
+    assert [path.name for path in (tmp_path / "sft").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert find_damage(tmp_path / "sft" / "checkpoint-1") is None
+
+
+def test_a_process_that_does_not_save_writes_nothing(base_model, tokenizer, tmp_path, monkeypatch):
+    trainer = base_lm_trainer(base_model, tokenizer, tmp_path / "sft")
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+    trainer.save_weights(str(tmp_path / "sft" / "checkpoint-1"))
+    assert not (tmp_path / "sft" / "checkpoint-1").exists()
