@@ -252,7 +252,7 @@ class _StreamPlace(RowPlace):
     """A row of a stream that a user made: no flag of ours leaves it out."""
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:
-        return super().error(problem, "Mend the row, or filter it out of the stream." if remedy is None else remedy)
+        return super().error(problem, "Fix the row, or filter it out of the stream." if remedy is None else remedy)
 
 
 class _ReadErrors:
@@ -270,7 +270,7 @@ class _ReadErrors:
                 return
             raise InputError(
                 f"data set '{self.name}': the stream cannot be read after row {self.number} "
-                f"({type(error).__name__}: {error}). Mend the file or the connection, and resume from the last checkpoint."
+                f"({type(error).__name__}: {error}). Fix the file or the connection, and resume from the last checkpoint."
             ) from error
 
 

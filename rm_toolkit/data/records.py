@@ -1,56 +1,41 @@
 """
-Raw records, one at a time, from JSON, JSON Lines, Parquet, a saved dataset or the Hub; gzip is seen by its first bytes.
+Raw records, one at a time, from JSON, JSON Lines, CSV, TSV, Parquet, a saved dataset or the Hub; what a file is, is seen
+by its first bytes.
 
 Every record comes with its `Place`, so that whatever is found wrong with it later can name the file and the row.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..errors import InputError, class_and_line, did_you_mean, name_list, one_line
-from .messages import decode_json, holds_json, null_stripper
+from ..errors import InputError, class_and_line, did_you_mean, name_list
+from .files import GZIP_MAGIC, kind_of, open_binary
+from .json_files import read_json
+from .messages import null_stripper
+from .places import Place, RowPlace
+from .tables import read_cells, read_parquet
 
 
-GZIP_MAGIC = b"\x1f\x8b"
-MOST_OF_A_PROBLEM = 700  # characters: keys and values of the data stand in it
+__all__ = [
+    "GZIP_MAGIC",
+    "Place",
+    "RecordFile",
+    "RowPlace",
+    "is_saved_dataset",
+    "looks_like_hub_id",
+    "missing_file",
+    "open_binary",
+    "open_dataset",
+    "read_records",
+]
+
+READERS = {"json": read_json, "table": read_cells, "parquet": read_parquet}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a record stands: `item` of a JSON array, `line` of JSON Lines, `row` of a table; counted from 1."""
-
-    file: str
-    unit: str
-    number: int
-
-    def error(self, problem: str, remedy: str | None = None) -> InputError:
-        """
-        Returns (does not raise) the error that names this place.
-
-        Args:
-            problem (`str`): What is wrong, a sentence.
-            remedy (`str`, *optional*): What to do; default: mend or drop the record.
-        """
-        if remedy is None:
-            remedy = f"Mend or drop the {self.unit}, or pass --skip-invalid."
-        problem = one_line(problem, MOST_OF_A_PROBLEM)
-        return InputError(f"{self.file}, {self.unit} {self.number}: {problem} {remedy.strip()}".strip())
-
-
-class RowPlace(Place):
-    """A row of a data set that a user made: no flag of ours leaves it out."""
-
-    def error(self, problem: str, remedy: str | None = None) -> InputError:
-        """As in [`Place`]."""
-        return super().error(problem, "Fix or remove the row." if remedy is None else remedy)
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ class RecordFile:
 
 def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | InputError]]:
     """
-    Yields the records of one input. JSON Lines, Parquet and saved datasets are streamed; a JSON array is read whole.
+    Yields the records of one input. JSON Lines, tables and saved datasets are streamed; other JSON is read whole.
 
     A line that cannot be read comes as the error itself, so that the reader may count it and go on.
 
@@ -90,7 +75,7 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
     """
     path = Path(source.path)
     if path.is_file():
-        records = _read_parquet(source.path) if path.suffix == ".parquet" else _read_json(source.path)
+        records = READERS[kind_of(source.path)](source.path)
     else:
         dataset = open_dataset(source.path, source.split)
         strip = null_stripper(getattr(dataset, "features", None)) or (lambda row: row)
@@ -152,7 +137,7 @@ def looks_like_hub_id(path: str) -> bool:
     Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file: it does not end like one, and
     there is no local folder of the owner's name.
     """
-    if not HUB_ID.fullmatch(path) or re.search(r"\.(jsonl?|gz|parquet|csv|txt)$", path):
+    if not HUB_ID.fullmatch(path) or re.search(r"\.(jsonl?|gz|parquet|csv|tsv|txt|xlsx?)$", path):
         return False
     return "/" not in path or not Path(path).parent.is_dir()
 
@@ -180,105 +165,6 @@ def _open_hub_dataset(name: str) -> Any:
             f"({class_and_line(error)}). "
             "Check the spelling, or the connection and the login (`hf auth login`)."
         ) from error
-
-
-def _read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        # Pre-buffering would hold every row group at once: as much memory as the file is long.
-        table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
-        read = _parquet_reader(table.schema_arrow)
-        for batch in table.iter_batches(batch_size=200, use_threads=False):
-            for row in batch.to_pylist():
-                number += 1
-                yield Place(path, "row", number), read(row)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}).") from error
-
-
-def _parquet_reader(schema: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
-    """Returns what makes of a row of Parquet the row that was written: columns of JSON read, Arrow's nulls taken out."""
-    from datasets import Features
-
-    try:
-        features = Features.from_arrow_schema(schema)
-    except (ValueError, TypeError, NotImplementedError):  # a type that `datasets` has no name for: left as it is
-        return lambda row: row
-    strip = null_stripper(features) or (lambda row: row)
-    decoded = {name: kind for name, kind in features.items() if holds_json(kind)}
-    return lambda row: strip({name: decode_json(value, decoded.get(name)) for name, value in row.items()})
-
-
-def _read_json(path: str) -> Iterator[tuple[Place, Any]]:
-    try:
-        with open_binary(path) as file:
-            head = _first_character(file)
-            if head == b"":
-                return
-            if head == b"[":
-                yield from _read_array(path, file)
-            else:
-                yield from _read_lines(path, file)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the gzip file is damaged or cut short ({error}). Fetch it again.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-
-
-def open_binary(path: str) -> IO[bytes]:
-    """Opens a file for reading bytes, through gzip if it starts like one."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == GZIP_MAGIC
-    return gzip.open(path, "rb") if zipped else open(path, "rb")
-
-
-def _first_character(file: IO[bytes]) -> bytes:
-    """Returns the first byte that is no white space (a byte-order mark counts as such); rewinds the file."""
-    head = b""
-    while head == b"":
-        chunk = file.read(4096)
-        if not chunk:
-            break
-        head = chunk.removeprefix(b"\xef\xbb\xbf").strip()[:1]
-    file.seek(0)
-    return head
-
-
-def _read_array(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
-    data = file.read()
-    try:
-        items = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: {' '.join(_not_utf8(error))}") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}). Mend the file there."
-        ) from error
-    del data
-    for number, item in enumerate(items, 1):
-        yield Place(path, "item", number), item
-
-
-def _read_lines(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        place = Place(path, "line", number)
-        try:
-            yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield place, place.error(*_not_utf8(error))
-        except json.JSONDecodeError as error:
-            problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
-            yield place, InputError(f"{path}, line {number}, column {error.colno}: {problem}")
-
-
-def _not_utf8(error: UnicodeDecodeError) -> tuple[str, str]:
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}).", "Save the file in UTF-8."
 
 
 def _json_type(value: Any) -> str:

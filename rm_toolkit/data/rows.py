@@ -89,7 +89,7 @@ def valid_rows(rows: Dataset) -> Dataset:
         return rows
     invalid = rows.with_format("arrow")["_invalid"]
     if invalid.null_count < len(rows):
-        first = pyarrow.compute.drop_null(invalid)[0].as_py().partition(" Mend or drop")[0]
+        first = pyarrow.compute.drop_null(invalid)[0].as_py().partition(" Fix or remove the")[0]
         if invalid.null_count == 0:
             raise InputError(f"none of the {len(rows)} records can be used. The first: {first}")
         rows = rows.select(np.flatnonzero(pyarrow.compute.is_null(invalid).to_numpy()))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean, name_list, one_line
 from .messages import TEMPLATE_COLUMNS, Message, read_message
-from .records import Place
+from .places import Place
+from .tables import Cell
 
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def text_value(value: Any, name: str, place: Place) -> str:
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         raise place.error(f"`{name}` holds half of a surrogate pair (\\u{code:04x}), which is no text.") from error
-    return value
+    return str(value)
 
 
 def text_or_messages(value: Any, name: str, place: Place) -> Text:
@@ -198,7 +199,12 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
 
 
 def number_value(value: Any, name: str, place: Place) -> float:
-    """Returns `value` as a finite float, else raises an `InputError`."""
+    """Returns `value` as a finite float, else raises an `InputError`; a cell of CSV may hold its digits."""
+    if isinstance(value, Cell):
+        try:
+            value = float(value)
+        except ValueError:
+            value = str(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise place.error(f"`{name}` must be a number, got {describe(value)}.")
     try:

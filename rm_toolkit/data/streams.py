@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE_ENDINGS = ("jsonl", "jsonl.gz", "json.gz", "parquet")
+FILE_ENDINGS = ("jsonl", "jsonl.gz", "json.gz", "parquet", "csv", "tsv")
 # Rows of a shard of a built folder: enough shards for any number of processes, and another order in every pass.
 ROWS_PER_SHARD = 1000
 

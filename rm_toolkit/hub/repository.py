@@ -153,7 +153,7 @@ class Repository:
             if isinstance(error, ValueError) and "README.md" in str(error):
                 raise InputError(
                     f"the Hub does not accept the card for {self.repo_id}; nothing was sent: {' '.join(str(error).split())} "
-                    "Mend the README.md of the folder, or --license."
+                    "Correct the README.md of the folder, or --license."
                 ) from error
             refusal = _find(error, HfHubHTTPError)
             if refusal is not None:

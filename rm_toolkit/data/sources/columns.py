@@ -99,7 +99,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
             texts = [text_or_messages(record.get(name), name, place) for name in (first, second)]
             signed = number_value(record[strength], strength, place)
             return RawRow(prompt, texts, [max(0.0, -signed), max(0.0, signed)], **tags)
-    raise _no_preference(record, given, place)
+    raise _no_preference(record, given, place, options)
 
 
 def join_neighbors(records: Records, options: SourceOptions) -> Records:
@@ -236,8 +236,12 @@ def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) ->
         yield entry[name], score
 
 
-def _no_preference(record: Record, given: dict[str, Any], place: Place) -> InputError:
+def _no_preference(record: Record, given: dict[str, Any], place: Place, options: SourceOptions) -> InputError:
     half = [name for name in ("chosen", "rejected") if given[name] is not None]
+    lacking = next((name for name in ("chosen", "rejected") if given[name] is None), "chosen")
+    theirs = options.columns.get(lacking, lacking)
+    if half and theirs in record:
+        return place.error(f"`{theirs}` is null, so `{half[0]}` has nothing that it is better or worse than.")
     missing = f"`{half[0]}` has no partner" if half else "no preference found"
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "

@@ -32,7 +32,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     if domain not in texts:
         raise place.error(
             f"`responses` has no '{domain}'.",
-            f"Every item needs the domain asked for; drop the {place.unit} or pass --skip-invalid.",
+            f"Every item needs the domain asked for; remove the {place.unit}, or pass --skip-invalid.",
         )
     if len(texts) < 2:
         raise place.error(f"`responses` has only '{domain}'; a preference needs at least two answers.")

@@ -1,0 +1,143 @@
+"""Rows of tables: CSV and TSV, read by `datasets` with every cell as text, and Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..errors import InputError, first_line, name_list
+from .files import damaged_gzip, not_utf8, open_binary, separator_of
+from .messages import decode_json, holds_json, null_stripper
+from .places import Place
+
+
+ROWS_AT_ONCE = 1000
+OTHER_SEPARATORS = (";", "\t", "|", ",")  # Excel writes ';' where ',' stands in numbers
+
+
+class Cell(str):
+    """Text of a cell of CSV: a number where a number is wanted, since such tables have no types."""
+
+    __slots__ = ()
+
+
+def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Cell | None]]]:
+    """
+    Yields the rows of a CSV or TSV file; an empty cell is null.
+
+    Raises:
+        `InputError`: for a table without columns, rows of more cells than there are columns, or what is not UTF-8.
+    """
+    import datasets
+
+    names, separator = _header(path)
+    if not names:
+        return
+    with _quiet_reader():
+        try:
+            rows = datasets.load_dataset(
+                "csv",
+                data_files=[glob.escape(path)],
+                split="train",
+                streaming=True,
+                sep=separator,
+                features=datasets.Features({name: datasets.Value("string") for name in names}),
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                chunksize=ROWS_AT_ONCE,
+            )
+            for number, row in enumerate(rows, 1):
+                yield Place(path, "row", number), {name: Cell(text) if text else None for name, text in row.items()}
+        except UnicodeDecodeError as error:
+            problem, remedy = not_utf8(error)
+            raise InputError(f"{path}: {problem} {remedy}") from error
+        except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+            raise InputError(
+                f"{path}: not a readable table ({first_line(cause or error)}). Put quotes around cells that hold a "
+                "separator or a line end."
+            ) from error
+
+
+def _header(path: str) -> tuple[list[str], str]:
+    """The names of the columns and what stands between cells; the first row must not be longer than they are."""
+    separator = separator_of(path) or ","
+    try:
+        with open_binary(path) as raw:
+            start = raw.read(1 << 20)
+    except EOFError as error:
+        raise damaged_gzip(path, error) from error
+    text = start.decode("utf-8-sig", "replace")
+    rows = (row for row in csv.reader(io.StringIO(text), delimiter=separator) if row)
+    names = next(rows, [])
+    if len(names) == 1:
+        other = next((mark for mark in OTHER_SEPARATORS if mark != separator and mark in names[0]), None)
+        if other is not None:
+            separator = other
+            rows = (row for row in csv.reader(io.StringIO(text), delimiter=separator) if row)
+            names = next(rows, [])
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the column {name_list(twice)} is given twice in the first line. Rename one.")
+    first = next(rows, [])
+    if len(first) > len(names):
+        raise InputError(
+            f"{path}, row 1: {len(first)} cells, but the first line names {len(names)} columns. Put quotes around cells "
+            "that hold a separator."
+        )
+    return names, separator
+
+
+@contextlib.contextmanager
+def _quiet_reader() -> Iterator[None]:
+    """Lets the one error speak: the reader of `datasets` logs it before it raises it."""
+    log = logging.getLogger("datasets.packaged_modules.csv.csv")
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
+    """
+    Yields the rows of a Parquet file, in batches.
+
+    Raises:
+        `InputError`: if it cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        # Pre-buffering would hold every row group at once: as much memory as the file is long.
+        table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
+        read = _parquet_reader(table.schema_arrow)
+        for batch in table.iter_batches(batch_size=200, use_threads=False):
+            for row in batch.to_pylist():
+                number += 1
+                yield Place(path, "row", number), read(row)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _parquet_reader(schema: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    """Returns what makes of a row of Parquet the row that was written: columns of JSON read, Arrow's nulls taken out."""
+    from datasets import Features
+
+    try:
+        features = Features.from_arrow_schema(schema)
+    except (ValueError, TypeError, NotImplementedError):  # a type that `datasets` has no name for: left as it is
+        return lambda row: row
+    strip = null_stripper(features) or (lambda row: row)
+    decoded = {name: kind for name, kind in features.items() if holds_json(kind)}
+    return lambda row: strip({name: decode_json(value, decoded.get(name)) for name, value in row.items()})
