@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .prefixes import SharedLayout, flat_row
+from .prefixes import flat_row
+from .shared_layout import SharedLayout
 from .tokenization import TokenizedPreferences
 
 

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...batches.prefixes import SharedLayout
+from ...batches.shared_layout import SharedLayout
 
 
 # Attention implementations that can be wrapped; the wrapper passes everything through where there is no layout.

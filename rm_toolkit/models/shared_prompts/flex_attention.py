@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from ...batches.prefixes import SharedLayout
+from ...batches.shared_layout import SharedLayout
 
 
 # Rows are padded to a multiple of this, so that the compiled kernel meets few lengths.

@@ -10,7 +10,8 @@ from peft import LoraConfig
 from torch.nn import functional as F
 
 import rm_toolkit.models.shared_prompts.attention
-from rm_toolkit.batches.prefixes import SharedLayout, flat_row
+from rm_toolkit.batches.prefixes import flat_row
+from rm_toolkit.batches.shared_layout import SharedLayout
 from rm_toolkit.models.shared_prompts.attention import (
     UnsupportedAttentionError,
     check_supported,
