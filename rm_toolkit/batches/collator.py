@@ -80,7 +80,7 @@ class MicroBatch:
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
         moved = {
-            item.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            item.name: _moved(value, device)
             for item in dataclasses.fields(self)
             for value in [getattr(self, item.name)]
         }
@@ -236,6 +236,12 @@ class PreferenceCollator:
         batch.lm_targets = torch.from_numpy(np.concatenate(targets)).long()
         batch.lm_text_index = torch.from_numpy(np.concatenate(texts)).long()
         batch.num_lm_texts = max(len(lm_sequences), 1)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return value.to(device) if isinstance(value, SharedLayout) else value
 
 
 def _set_groups(batch: MicroBatch, groups: np.ndarray | None, begins: np.ndarray) -> None:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class PackedSequences:
+    """
+    A row's segments as sequences of queries, each with the keys of its prefix and its own.
+
+    Args:
+        query_ends, key_ends (`torch.IntTensor` of shape `(num_segments + 1,)`): 0, then where the queries and the keys
+            of each segment end.
+        keys (`torch.IntTensor` of shape `(num_keys,)`): Token of the row that each key is of.
+        most_queries, most_keys (`int`): Of one segment.
+    """
+
+    query_ends: Tensor
+    key_ends: Tensor
+    keys: Tensor
+    most_queries: int
+    most_keys: int
 
 
 @dataclass
@@ -20,13 +43,17 @@ class SharedLayout:
             end of the segment that it continues (two zeros where it continues none). In the order of the row, without
             gaps; the segments that continue one prefix stand side by side, right after it.
         needed (`torch.LongTensor`, *optional*): Tokens whose final hidden state is read, each once; all by default.
-        block_mask (`BlockMask`, *optional*): What FlexAttention reads; made once, at the first layer that needs it.
     """
 
     segments: np.ndarray
     needed: Tensor | None = None
-    block_mask: Any = field(default=None, repr=False, compare=False)
-    _bounds: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def kept(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` returned at the first call with this key: what attention reads is made once, for all layers."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +86,36 @@ class SharedLayout:
         prefix = self.segments[:, 3] - self.segments[:, 2]
         return int((own * (own + 1) // 2 + own * prefix).sum())
 
+    def packed(self, device: torch.device) -> PackedSequences:
+        """The row for attention over packed sequences: made once, without waiting for the device."""
+        return self.kept(("packed", str(device)), lambda: self._packed(device))
+
+    def _packed(self, device: torch.device) -> PackedSequences:
+        begin, end, prefix_begin, prefix_end = self.segments.T
+        queries, prefix = end - begin, prefix_end - prefix_begin
+        key_ends = np.cumsum(queries + prefix)
+        # Pieces of the row, one after the other: of each segment first the prefix, then itself.
+        first = np.stack([prefix_begin, begin], axis=1).ravel()
+        length = np.stack([prefix, queries], axis=1).ravel()
+        keys = np.repeat(first - np.cumsum(length) + length, length) + np.arange(key_ends[-1])
+
+        def on_device(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values.astype(np.int32)).to(device, non_blocking=True)
+
+        return PackedSequences(
+            on_device(np.append(0, end)),
+            on_device(np.append(0, key_ends)),
+            on_device(keys),
+            int(queries.max()),
+            int((queries + prefix).max()),
+        )
+
+    def to(self, device: torch.device) -> SharedLayout:
+        """Returns the layout with its tensors on `device`, so that no layer waits for them."""
+        if self.needed is None or self.needed.device == torch.device(device):
+            return self
+        return SharedLayout(self.segments, self.needed.to(device, non_blocking=True))
+
     def bounds(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """
         For each token of the row: where its segment begins, and where the prefix of that segment begins and ends.
@@ -67,17 +124,27 @@ class SharedLayout:
             Three `torch.IntTensor` of shape `(num_tokens,)`; a token `q` sees `k <= q` with `k >= own` or
             `begin <= k < end`.
         """
-        key = str(device)
-        if key not in self._bounds:
+
+        def make() -> Tensor:
             table = np.repeat(self.segments, self.segments[:, 1] - self.segments[:, 0], axis=0)
-            self._bounds[key] = torch.from_numpy(table[:, [0, 2, 3]].T.astype(np.int32).copy()).to(device)
-        own, begin, end = self._bounds[key]
+            return torch.from_numpy(table[:, [0, 2, 3]].T.astype(np.int32).copy()).to(device)
+
+        own, begin, end = self.kept(("bounds", str(device)), make)
         return own, begin, end
 
-    def dense_mask(self) -> Tensor:
-        """The mask as `torch.BoolTensor` of shape `(num_tokens, num_tokens)`: for tests and for small rows only."""
-        own, begin, end = self.bounds(torch.device("cpu"))
+    def dense_mask(self, window: int | None = None) -> Tensor:
+        """
+        The mask as `torch.BoolTensor` of shape `(num_tokens, num_tokens)`: for tests and for small rows only.
+
+        Args:
+            window (`int`, *optional*): Tokens of its sequence that one sees, itself included.
+        """
+        own, begin, end = (bound[:, None] for bound in self.bounds(torch.device("cpu")))
         key = torch.arange(self.num_tokens)
         query = key[:, None]
-        prefix = (key >= begin[:, None]) & (key < end[:, None])
-        return (key <= query) & ((key >= own[:, None]) | prefix)
+        inside = (key >= own) & (key <= query)
+        before = (key >= begin) & (key < end) & (key < query)
+        if window is not None:
+            inside &= query - key < window
+            before &= (query - own + end) - key < window
+        return inside | before

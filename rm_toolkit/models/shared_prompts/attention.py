@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...batches.shared_layout import SharedLayout
 from .segment_attention import HAS_FLASH, SegmentAttention
+from .varlen_attention import kernel_for, varlen_shared_attention
 
 
 # Attention implementations that can be wrapped; the wrapper passes everything through where there is no layout.
@@ -59,17 +60,17 @@ def _wrapper(original: Callable) -> Callable:
     ) -> tuple[Tensor, None]:
         if shared_layout is None:
             return original(module, query, key, value, attention_mask, **kwargs)
-        scaling = kwargs.pop("scaling", None)
-        check_supported(kwargs, shared_layout)
-        output = shared_attention(query, key, value, shared_layout, scaling)
+        scaling, window = kwargs.pop("scaling", None), kwargs.pop("sliding_window", None)
+        check_supported(kwargs)
+        output = shared_attention(query, key, value, shared_layout, scaling, window)
         return output.transpose(1, 2).contiguous(), None
 
     return forward
 
 
-def check_supported(arguments: dict[str, Any], layout: SharedLayout) -> None:
+def check_supported(arguments: dict[str, Any]) -> None:
     """
-    Refuses what would change the attention weights: soft caps, sinks, biases, dropout, a window that cuts.
+    Refuses what would change the attention weights: soft caps, sinks, biases, dropout.
 
     Raises:
         `UnsupportedAttentionError`: naming the argument.
@@ -77,14 +78,17 @@ def check_supported(arguments: dict[str, Any], layout: SharedLayout) -> None:
     for name, value in arguments.items():
         if value is None or name in _HARMLESS or (name == "dropout" and value == 0.0):
             continue
-        if name == "sliding_window" and value >= layout.longest:
-            continue
         shown = value if isinstance(value, (bool, int, float, str)) else type(value).__name__
         raise UnsupportedAttentionError(f"its attention takes `{name}` ({shown})")
 
 
 def shared_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SharedLayout,
+    scaling: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """
     Causal attention within each segment of a row, and of each segment to its prefix.
@@ -94,31 +98,48 @@ def shared_attention(
         key, value (`torch.Tensor` of shape `(1, num_key_value_heads, num_tokens, head_dim)`): Keys and values.
         layout (`SharedLayout`): Which tokens see which.
         scaling (`float`, *optional*): Factor on the products, `head_dim ** -0.5` by default.
+        window (`int`, *optional*): Tokens of its sequence, prefix included, that one sees, itself included: what
+            transformers calls `sliding_window`.
 
     Returns:
         `torch.Tensor` of shape `(1, num_heads, num_tokens, head_dim)`.
+
+    Raises:
+        `UnsupportedAttentionError`: if `window` is below 1.
     """
+    if window is not None and window < 1:
+        raise UnsupportedAttentionError(f"its attention takes `sliding_window` ({window})")
+    if window is not None and window >= layout.longest:
+        window = None
     kind = query.device.type
     if torch.is_autocast_enabled(
         kind
     ):  # stock attention is on autocast's list, these kernels are not: RoPE gives fp32
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    kernel = kernel_for(str(query.device), query.dtype, query.shape[-1], value.shape[-1])
+    if kernel is not None:
+        return varlen_shared_attention(query, key, value, layout, scaling, window, kernel)
     if kind == "cuda":
         from .flex_attention import flex_shared_attention
 
-        return flex_shared_attention(query, key, value, layout, scaling)
+        return flex_shared_attention(query, key, value, layout, scaling, window)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     same_width = query.shape[-1] == value.shape[-1]
     if kind == "cpu" and same_width and HAS_FLASH:
-        return SegmentAttention.apply(query, key, value, layout, scaling)
-    return sdpa_shared_attention(query, key, value, layout, scaling)
+        return SegmentAttention.apply(query, key, value, layout, scaling, window)
+    return sdpa_shared_attention(query, key, value, layout, scaling, window)
 
 
 def sdpa_shared_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SharedLayout,
+    scaling: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """
     The same by stock attention calls, on any device: each sequence by itself, the prefix again for each of them.
@@ -131,6 +152,11 @@ def sdpa_shared_attention(
             torch.cat([tensor[:, :, prefix_begin:prefix_end], tensor[:, :, begin:end]], dim=2)
             for tensor in (query, key, value)
         ]
-        output = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scaling)
+        mask = None
+        if window is not None and window < parts[0].shape[2]:
+            position = torch.arange(parts[0].shape[2], device=query.device)
+            distance = position[:, None] - position
+            mask = (distance >= 0) & (distance < window)
+        output = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=mask is None, scale=scaling)
         outputs.append(output[:, :, prefix_end - prefix_begin :])
     return torch.cat(outputs, dim=2)

@@ -22,13 +22,14 @@ def _compiled() -> tuple[Any, Any]:
     return torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask)
 
 
-def shared_block_mask(layout: SharedLayout, device: torch.device) -> BlockMask:
+def shared_block_mask(layout: SharedLayout, device: torch.device, window: int | None = None) -> BlockMask:
     """
     The block mask of a layout, built once a micro-batch: blocks in which no token sees another are skipped.
 
     Args:
         layout (`SharedLayout`): Which tokens see which.
         device (`torch.device`): Where attention is computed.
+        window (`int`, *optional*): Tokens of its sequence that one sees, itself included.
 
     Returns:
         `BlockMask`: For a row of the layout's tokens, padded to a multiple of 128; padding sees itself alone.
@@ -44,22 +45,33 @@ def shared_block_mask(layout: SharedLayout, device: torch.device) -> BlockMask:
         prefix = (key >= begin[query]) & (key < end[query])
         return (key <= query) & ((key >= own[query]) | prefix)
 
+    def within(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # Between a prefix and what continues it stand other tokens, which do not count.
+        distance = query - key - torch.where(key < own[query], own[query] - end[query], 0)
+        return visible(batch, head, query, key) & (distance < window)
+
     create = _compiled()[1] if device.type == "cuda" else create_block_mask
     length = len(own)
-    return create(visible, None, None, length, length, device=device, BLOCK_SIZE=BLOCK_SIZE)
+    return create(
+        visible if window is None else within, None, None, length, length, device=device, BLOCK_SIZE=BLOCK_SIZE
+    )
 
 
 def flex_shared_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, scaling: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SharedLayout,
+    scaling: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """
     As [`~rm_toolkit.models.shared_prompts.attention.shared_attention`]; grouped key and value heads are not copied.
 
     Outside CUDA it runs uncompiled and without a backward pass: for tests of the mask.
     """
-    if layout.block_mask is None:
-        layout.block_mask = shared_block_mask(layout, query.device)
-    padding = layout.block_mask.shape[-1] - query.shape[2]
+    mask = layout.kept(("flex", window), lambda: shared_block_mask(layout, query.device, window))
+    padding = mask.shape[-1] - query.shape[2]
     if padding:
         query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))
     kernel = _compiled()[0] if query.device.type == "cuda" else flex_attention
@@ -67,7 +79,7 @@ def flex_shared_attention(
         query,
         key,
         value,
-        block_mask=layout.block_mask,
+        block_mask=mask,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -40,7 +40,6 @@ def test_the_trial_finds_full_causal_attention_exact(model_type):
     [
         ("bert", NO_DROPOUT, "differ by"),
         ("bert", {}, "dropout"),
-        ("mistral", {"sliding_window": 128, "num_key_value_heads": 2}, "sliding_window"),
         ("falcon", {}, "differ by|trial failed"),
     ],
 )
