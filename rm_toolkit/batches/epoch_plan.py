@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 
 from .collator import MicroBatch, PreferenceCollator
 from .filling import Filler
+from .groups import PairGroups
 from .tokenization import TokenizedPreferences
 
 
@@ -84,23 +85,40 @@ class EpochPlan(Sampler):
         self.seed = seed
         self.pair_weighting = pair_weighting
         self.shuffle = shuffle
-        self.epoch = 0
-        self._groups = group_pairs(data.prompt if group_by_prompt else data.row)
+        self.epoch = self.skipped = 0
+        self._groups = PairGroups.of(data.prompt if group_by_prompt else data.row)
+        self._orders: dict[str, tuple[list[int], np.ndarray]] = {}
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.pairs_per_step)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order is planned next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """
+        Chooses the epoch whose order is planned next.
 
-    def __iter__(self) -> Iterator[list[StepPlan]]:
-        order = np.arange(len(self._groups))
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self._groups))
-        pairs = np.concatenate([self._groups[k] for k in order])
-        for begin in range(0, len(pairs), self.pairs_per_step):
-            yield [self.plan_step(pairs[begin : begin + self.pairs_per_step])]
+        Args:
+            epoch (`int`): Its number, from 0.
+            skipped (`int`): Steps at its beginning that are thrown away unseen: `None` stands in their places.
+        """
+        self.epoch, self.skipped = epoch, skipped
+
+    def __iter__(self) -> Iterator[list[StepPlan | None]]:
+        epoch, skipped = self.epoch, self.skipped
+        for number in range(len(self)):
+            yield [None if number < skipped else self.plan_step(self.pairs_of_step(epoch, number))]
+
+    def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
+        """Returns the numbers of the pairs of one step of an epoch; no other step is planned for it."""
+        begin = number * self.pairs_per_step
+        return self._shuffled("pairs", self._groups, [self.seed, epoch])[begin : begin + self.pairs_per_step]
+
+    def _shuffled(self, name: str, groups: PairGroups, seed: list[int]) -> np.ndarray:
+        """All pairs in the order of a seed, which is made once; the last one of each name is kept."""
+        known = self._orders.get(name)
+        if known is None or known[0] != seed:
+            order = np.random.default_rng(seed).permutation(len(groups)) if self.shuffle else np.arange(len(groups))
+            known = self._orders[name] = (seed, groups.take(order).pairs)
+        return known[1]
 
     def plan_step(self, pairs: np.ndarray) -> StepPlan:
         """
@@ -143,24 +161,29 @@ def split_pairs(
         `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
             text of the step stands in one of them only.
     """
-    chunks = filler.fill(_by_length(data, pairs))
-    counted: set[int] = set()
-    lm_sequences = []
-    for chunk in chunks:  # in the same order on every process, so that all agree where a text is counted
-        candidates = np.concatenate(
-            [data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]]
-        )
-        new = sorted(set(candidates.tolist()) - counted)
-        counted.update(new)
-        lm_sequences.append(np.array(new, dtype=np.int64))
-    return chunks, lm_sequences
+    if not len(pairs):
+        return [], []
+    chunks = filler.fill_groups(*_by_length(data, pairs))
+    candidates, chunk_of = [], []
+    for number, chunk in enumerate(chunks):
+        found = np.concatenate([data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]])
+        candidates.append(found)
+        chunk_of.append(np.full(len(found), number))
+    # In the same order on every process, so that all agree where a text is counted: in the first chunk that has it.
+    texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
+    counted_in = np.concatenate(chunk_of)[first]
+    order = np.argsort(counted_in, kind="stable")
+    return chunks, np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
 
 
-def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> list[np.ndarray]:
-    lengths = data.lengths
-    groups = [np.sort(pairs[members]) for members in group_pairs(data.prompt[pairs])]
-    longest = [max(lengths[data.better[g]].max(), lengths[data.worse[g]].max()) for g in groups]
-    return [groups[k] for k in np.argsort(longest, kind="stable")]
+def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs prompt after prompt, those with short texts first; and where each prompt begins."""
+    pairs = np.sort(pairs)
+    groups = PairGroups.of(data.prompt[pairs])
+    ordered = pairs[groups.pairs]
+    longest = np.maximum(data.lengths[data.better[ordered]], data.lengths[data.worse[ordered]])
+    groups = groups.take(np.argsort(np.maximum.reduceat(longest, groups.starts[:-1]), kind="stable"))
+    return pairs[groups.pairs], groups.starts
 
 
 class StepDataset(TorchDataset):
@@ -191,19 +214,6 @@ class StepDataset(TorchDataset):
             )
             for pairs, lm_sequences in zip(plan.micro_batches, plan.lm_sequences)
         ]
-
-
-def group_pairs(group: np.ndarray) -> list[np.ndarray]:
-    """
-    Lists the numbers of the pairs of each group, in the order of their first appearance.
-
-    Args:
-        group (`np.ndarray` of shape `(num_pairs,)`): Group of each pair.
-    """
-    if not len(group):
-        return []
-    order = np.argsort(group, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def take_only(items: list) -> object:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .first_fit import FirstFit
+from .groups import PairGroups
 from .prefixes import SHARING_OVERHEAD, common_prefix
 from .tokenization import TokenizedPreferences
 
@@ -26,7 +28,8 @@ class Filler:
     pairs: int
     tokens: int | None = None
     shared: bool = False
-    _prefix: np.ndarray | None = field(default=None, repr=False)
+    _prompts: PairGroups | None = field(default=None, repr=False)
+    _shared_tokens: dict[int, int] = field(default_factory=dict, repr=False)
 
     def fill(self, groups: list[np.ndarray]) -> list[np.ndarray]:
         """
@@ -36,76 +39,142 @@ class Filler:
         Returns:
             `list[np.ndarray]`: Numbers of the pairs of each micro-batch; a single pair over the limit makes one too.
         """
-        batches: list[_Contents] = []
-        for group in groups:
-            for piece in self._pieces(group):
-                added = self._contents(piece)
-                # First fit: what a split group or an odd one leaves free is used by a later one.
-                target = next((batch for batch in batches if self._cost(batch, added) <= self._limit), None)
-                if target is None:
-                    batches.append(added)
-                else:
-                    target.add(added)
-        return [np.concatenate(batch.pairs) for batch in batches]
+        starts = np.concatenate([[0], np.cumsum([len(group) for group in groups], dtype=np.int64)])
+        return self.fill_groups(np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64), starts)
+
+    def fill_groups(self, pairs: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+        """
+        As [`fill`], with the groups one after the other in one array.
+
+        Args:
+            pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs, prompt after prompt.
+            starts (`np.ndarray` of shape `(num_groups + 1,)`): Where each prompt begins in `pairs`; none is empty.
+        """
+        pieces = self._pieces(pairs, starts)
+        fitting, members, batches = FirstFit(len(pieces)), [], []
+        for piece in pieces:
+            # First fit: what a split group or an odd one leaves free is used by a later one.
+            target = self._target(fitting, batches, piece)
+            if target is None:
+                target = len(batches)
+                batches.append(piece)
+                members.append([])
+            else:
+                batches[target] = batches[target].with_piece(piece)
+            members[target].append(pairs[piece.begin : piece.end])
+            fitting.set(target, self._filled(batches[target]))
+        return [np.concatenate(parts) for parts in members]
+
+    def _target(self, fitting: FirstFit, batches: list[_Piece], piece: _Piece) -> int | None:
+        """The first batch that the piece fits into."""
+        if self.tokens is None or self.shared:
+            return fitting.first(self._limit - self._filled(piece))
+        # Padded rows: no more sequences than fit at the piece's own length, nor at the batch's, which is seldom longer.
+        target = fitting.first(self._limit // piece.longest - piece.num_sequences)
+        while target is not None and self._cost(batches[target].with_piece(piece)) > self._limit:
+            target = fitting.first(self._limit // piece.longest - piece.num_sequences, target + 1)
+        return target
 
     @property
     def _limit(self) -> int:
         return self.pairs if self.tokens is None else self.tokens
 
-    def _pieces(self, group: np.ndarray) -> list[np.ndarray]:
-        if self._cost(self._contents(group)) <= self._limit:
-            return [group]
-        pieces, begin = [], 0
-        for end in range(1, len(group) + 1):
-            if end - begin > 1 and self._cost(self._contents(group[begin:end])) > self._limit:
-                pieces.append(group[begin : end - 1])
-                begin = end - 1
-        return [*pieces, group[begin:]]
-
-    def _contents(self, group: np.ndarray) -> _Contents:
+    def _filled(self, batch: _Piece) -> int:
         if self.tokens is None:
-            return _Contents([group], len(group), 0, 0, 0)
-        sequences = np.unique(np.concatenate([self.data.better[group], self.data.worse[group]]))
-        lengths = self.data.lengths[sequences]
-        saved = 0
-        if self.shared:
-            shared = int(self.prefix[self.data.prompt[group[0]]])
-            saved = max(0, (len(sequences) - 1) * shared - SHARING_OVERHEAD)
-        return _Contents([group], len(group), len(sequences), int(lengths.max()), int(lengths.sum()) - saved)
+            return batch.num_pairs
+        return batch.num_tokens if self.shared else batch.num_sequences
 
-    def _cost(self, batch: _Contents, added: _Contents | None = None) -> int:
-        both = [batch] if added is None else [batch, added]
+    def _cost(self, batch: _Piece) -> int:
         if self.tokens is None:
-            return sum(part.num_pairs for part in both)
+            return batch.num_pairs
+        return batch.num_tokens if self.shared else batch.num_sequences * batch.longest
+
+    def _pieces(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
+        found: list[_Piece] = []
+        for piece in self._contents(pairs, starts):
+            found += [piece] if self._cost(piece) <= self._limit else self._split(pairs, piece)
+        return found
+
+    def _contents(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
+        """Each group whole."""
+        sizes = np.diff(starts)
+        if self.tokens is None or not len(pairs):
+            return [_Piece(begin, begin + size, size) for begin, size in zip(starts.tolist(), sizes.tolist())]
+        data = self.data
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        sequences = np.concatenate([data.better[pairs], data.worse[pairs]]).astype(np.int64)
+        distinct = np.unique(np.concatenate([group, group]) * data.num_sequences + sequences)
+        owner, sequences = np.divmod(distinct, data.num_sequences)
+        first = np.searchsorted(owner, np.arange(len(sizes)))
+        lengths = data.lengths[sequences]
+        numbers = np.diff(np.append(first, len(owner)))
+        longest, total = np.maximum.reduceat(lengths, first), np.add.reduceat(lengths, first)
         if self.shared:
-            return sum(part.num_tokens for part in both)
-        return sum(part.num_sequences for part in both) * max(part.longest for part in both)
+            common = np.array([self.shared_tokens(prompt) for prompt in data.prompt[pairs[starts[:-1]]].tolist()])
+            total = total - np.maximum(0, (numbers - 1) * common - SHARING_OVERHEAD)
+        columns = (starts[:-1], starts[1:], sizes, numbers, longest, total)
+        return [_Piece(*values) for values in zip(*(column.tolist() for column in columns))]
 
-    @property
-    def prefix(self) -> np.ndarray:
-        """Tokens that the sequences of each prompt have in common, `np.ndarray` of shape `(num_prompts,)`."""
-        if self._prefix is None:
-            data = self.data
-            self._prefix = np.full(int(data.prompt.max(initial=-1)) + 1, np.iinfo(np.int64).max)
-            for better, worse, prompt in zip(data.better, data.worse, data.prompt):
-                common = common_prefix(data.sequence(better), data.sequence(worse))
-                self._prefix[prompt] = min(self._prefix[prompt], common)
-        return self._prefix
+    def _split(self, pairs: np.ndarray, group: _Piece) -> list[_Piece]:
+        """A group that is over the limit: as many pairs as fit, then the next."""
+        if self.tokens is None:
+            ends = [*range(group.begin + self.pairs, group.end, self.pairs), group.end]
+            return [_Piece(begin, end, end - begin) for begin, end in zip([group.begin, *ends], ends)]
+        data, lengths = self.data, self.data.lengths
+        common = self.shared_tokens(int(data.prompt[pairs[group.begin]])) if self.shared else 0
+        found: list[_Piece] = []
+        seen: set[int] = set()
+        longest = total = 0
+        begin = end = group.begin
+
+        def piece(end: int) -> _Piece:
+            saved = max(0, (len(seen) - 1) * common - SHARING_OVERHEAD)
+            return _Piece(begin, end, end - begin, len(seen), longest, total - saved)
+
+        for end in range(group.begin, group.end):
+            before = piece(end)
+            for sequence in (int(data.better[pairs[end]]), int(data.worse[pairs[end]])):
+                if sequence not in seen:
+                    seen.add(sequence)
+                    total += int(lengths[sequence])
+                    longest = max(longest, int(lengths[sequence]))
+            if end > begin and self._cost(piece(end + 1)) > self._limit:
+                found.append(before)
+                begin, seen = end, {int(data.better[pairs[end]]), int(data.worse[pairs[end]])}
+                total, longest = (function(int(lengths[k]) for k in seen) for function in (sum, max))
+        return [*found, piece(group.end)]
+
+    def shared_tokens(self, prompt: int) -> int:
+        """Tokens that the two sequences of every pair of a prompt have in common; found once, when first asked for."""
+        if prompt not in self._shared_tokens:
+            if self._prompts is None:
+                self._prompts = PairGroups.of(self.data.prompt)
+            data, common = self.data, np.iinfo(np.int64).max
+            pairs = self._prompts.of_number(prompt)
+            for better, worse in zip(data.better[pairs].tolist(), data.worse[pairs].tolist()):
+                # No more than is common so far is compared: what is longer would not shorten it.
+                common = min(common, common_prefix(data.sequence(better)[:common], data.sequence(worse)[:common]))
+            self._shared_tokens[prompt] = int(common)
+        return self._shared_tokens[prompt]
 
 
-@dataclass
-class _Contents:
-    """What a micro-batch holds so far."""
+@dataclass(frozen=True)
+class _Piece:
+    """Pairs of one prompt, and what a micro-batch of them holds; or all that one holds so far."""
 
-    pairs: list[np.ndarray]
+    begin: int
+    end: int
     num_pairs: int
-    num_sequences: int
-    longest: int
-    num_tokens: int
+    num_sequences: int = 0
+    longest: int = 0
+    num_tokens: int = 0
 
-    def add(self, other: _Contents) -> None:
-        self.pairs.extend(other.pairs)
-        self.num_pairs += other.num_pairs
-        self.num_sequences += other.num_sequences
-        self.longest = max(self.longest, other.longest)
-        self.num_tokens += other.num_tokens
+    def with_piece(self, other: _Piece) -> _Piece:
+        return _Piece(
+            self.begin,
+            self.end,
+            self.num_pairs + other.num_pairs,
+            self.num_sequences + other.num_sequences,
+            max(self.longest, other.longest),
+            self.num_tokens + other.num_tokens,
+        )

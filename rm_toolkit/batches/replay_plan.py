@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -84,21 +83,21 @@ class ReplayPlan(EpochPlan):
         super().__init__(data, **options)
         self.num_customized = num_customized
         self.replayed = replayed_per_step(self.pairs_per_step, fraction)
-        self._general_groups = [group for group in self._groups if group[0] >= num_customized]
-        self._groups = [group for group in self._groups if group[0] < num_customized]
+        general = self._groups.pairs[self._groups.starts[:-1]] >= num_customized  # of no group with both
+        self._general_groups = self._groups.take(np.flatnonzero(general))
+        self._groups = self._groups.take(np.flatnonzero(~general))
 
     def __len__(self) -> int:
         return -(-self.num_customized // (self.pairs_per_step - self.replayed))
 
-    def __iter__(self) -> Iterator[list[StepPlan]]:
-        pairs = self._shuffled(self._groups, [self.seed, self.epoch])
+    def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
+        """Returns the numbers of the pairs of one step of an epoch, the replayed ones behind the others."""
         fresh = self.pairs_per_step - self.replayed
-        position = self.epoch * self._replayed_by(self.num_customized)
-        for begin in range(0, len(pairs), fresh):
-            customized = pairs[begin : begin + fresh]
-            end = self.epoch * self._replayed_by(self.num_customized) + self._replayed_by(begin + len(customized))
-            yield [self.plan_step(np.concatenate([customized, self._general(position, end)]))]
-            position = end
+        begin = number * fresh
+        customized = self._shuffled("pairs", self._groups, [self.seed, epoch])[begin : begin + fresh]
+        before = epoch * self._replayed_by(self.num_customized)
+        position, end = (before + self._replayed_by(count) for count in (begin, begin + len(customized)))
+        return np.concatenate([customized, self._general(position, end)])
 
     def plan_step(self, pairs: np.ndarray) -> StepPlan:
         """As in `EpochPlan`, with the share of each replayed pair in their own mean."""
@@ -119,11 +118,7 @@ class ReplayPlan(EpochPlan):
         while begin < end:
             number, start = divmod(begin, size)
             # A third number keeps the order of a pass apart from that of the epoch with the same number.
-            order = self._shuffled(self._general_groups, [self.seed, number, 1])
+            order = self._shuffled("general", self._general_groups, [self.seed, number, 1])
             taken.append(order[start : start + end - begin])
             begin += len(taken[-1])
         return np.concatenate(taken)
-
-    def _shuffled(self, groups: list[np.ndarray], seed: list[int]) -> np.ndarray:
-        order = np.random.default_rng(seed).permutation(len(groups)) if self.shuffle else np.arange(len(groups))
-        return np.concatenate([groups[k] for k in order])

@@ -16,7 +16,7 @@ from ..data.messages import TEMPLATE_COLUMNS, null_stripper
 from ..data.records import Place, RowPlace
 from ..data.schema import text_or_messages
 from ..errors import InputError
-from .epoch_plan import group_pairs
+from .groups import PairGroups
 from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
 from .tokenization import TokenizedPreferences
 
@@ -200,10 +200,10 @@ class PreferenceStream:
         self.num_rows += len(rows)
         self.num_texts += data.num_sequences
         self.num_truncated += data.num_truncated
-        groups = group_pairs(data.prompt if self.group_by_prompt else data.row)
+        groups = PairGroups.of(data.prompt if self.group_by_prompt else data.row)
         key = [self.seed, position["pass"], position["block"], self.process_index]
         order = np.random.default_rng(key).permutation(len(groups))
-        pairs = np.concatenate([groups[k] for k in order]) if groups else np.zeros(0, dtype=np.int64)
+        pairs = groups.take(order).pairs
         if len(pairs):
             self._blocks.append(_Block(data, pairs, position, position["row"]))
         return True

@@ -71,7 +71,7 @@ class StreamPlan(TorchIterableDataset):
         data = gather_pairs(self._next_pairs(), self.stream.name)
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
-        chunks, lm_sequences = split_pairs(data, Filler(data, **self.filling), pairs) if len(data) else ([], [])
+        chunks, lm_sequences = split_pairs(data, Filler(data, **self.filling), pairs)
         rows, row_of_pair, row_size = np.unique(data.row, return_inverse=True, return_counts=True)
         counts = np.array(self.exchange((len(chunks), len(rows), sum(map(len, lm_sequences)))))
         missing = int(counts[:, 0].max()) - len(chunks)

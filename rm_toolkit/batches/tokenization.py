@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,9 +85,9 @@ class TokenizedPreferences:
     def num_sequences(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`."""
+        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`; counted once."""
         return np.diff(self.offsets)
 
     def sequence(self, index: int) -> np.ndarray:

@@ -97,7 +97,9 @@ class Steps:
     def begin_epoch(self, global_step: int) -> None:
         """Tells the plan which epoch begins, on a fresh start and on resume alike."""
         if isinstance(self.plan, EpochPlan):
-            self.plan.set_epoch(global_step // len(self.plan))
+            epoch, done = divmod(global_step, len(self.plan))
+            # The loop reads over what is done; nothing of it has to be planned.
+            self.plan.set_epoch(epoch, skipped=0 if self.args.ignore_data_skip else done)
 
     def epoch(self, global_step: int, max_steps: int) -> float | None:
         """Of a stream, which has no epochs: the part of the run that is done."""
