@@ -8,7 +8,7 @@ import numpy as np
 
 from .first_fit import FirstFit
 from .groups import PairGroups
-from .prefixes import SHARING_OVERHEAD, common_prefix
+from .prefixes import SHARING_OVERHEAD, common_beginnings
 from .tokenization import TokenizedPreferences
 
 
@@ -110,7 +110,7 @@ class Filler:
         numbers = np.diff(np.append(first, len(owner)))
         longest, total = np.maximum.reduceat(lengths, first), np.add.reduceat(lengths, first)
         if self.shared:
-            common = np.array([self.shared_tokens(prompt) for prompt in data.prompt[pairs[starts[:-1]]].tolist()])
+            common = np.array(self.shared_tokens(data.prompt[pairs[starts[:-1]]]))
             total = total - np.maximum(0, (numbers - 1) * common - SHARING_OVERHEAD)
         columns = (starts[:-1], starts[1:], sizes, numbers, longest, total)
         return [_Piece(*values) for values in zip(*(column.tolist() for column in columns))]
@@ -121,7 +121,7 @@ class Filler:
             ends = [*range(group.begin + self.pairs, group.end, self.pairs), group.end]
             return [_Piece(begin, end, end - begin) for begin, end in zip([group.begin, *ends], ends)]
         data, lengths = self.data, self.data.lengths
-        common = self.shared_tokens(int(data.prompt[pairs[group.begin]])) if self.shared else 0
+        (common,) = self.shared_tokens(data.prompt[pairs[group.begin : group.begin + 1]]) if self.shared else (0,)
         found: list[_Piece] = []
         seen: set[int] = set()
         longest = total = 0
@@ -144,18 +144,21 @@ class Filler:
                 total, longest = (function(int(lengths[k]) for k in seen) for function in (sum, max))
         return [*found, piece(group.end)]
 
-    def shared_tokens(self, prompt: int) -> int:
-        """Tokens that the two sequences of every pair of a prompt have in common; found once, when first asked for."""
-        if prompt not in self._shared_tokens:
-            if self._prompts is None:
-                self._prompts = PairGroups.of(self.data.prompt)
-            data, common = self.data, np.iinfo(np.int64).max
-            pairs = self._prompts.of_number(prompt)
-            for better, worse in zip(data.better[pairs].tolist(), data.worse[pairs].tolist()):
-                # No more than is common so far is compared: what is longer would not shorten it.
-                common = min(common, common_prefix(data.sequence(better)[:common], data.sequence(worse)[:common]))
-            self._shared_tokens[prompt] = int(common)
-        return self._shared_tokens[prompt]
+    def shared_tokens(self, prompts: np.ndarray) -> list[int]:
+        """
+        Returns the tokens that the two sequences of every pair of a prompt have in common; found once for each prompt.
+
+        Args:
+            prompts (`np.ndarray`): Their numbers; each has a pair.
+        """
+        if self._prompts is None:
+            self._prompts = PairGroups.of(self.data.prompt)
+        new = np.array([k for k in np.unique(prompts).tolist() if k not in self._shared_tokens], dtype=np.int64)
+        if len(new):
+            data, groups = self.data, self._prompts.take(np.searchsorted(self._prompts.numbers, new))
+            common = common_beginnings(data.ids, data.offsets, data.better[groups.pairs], data.worse[groups.pairs])
+            self._shared_tokens.update(zip(new.tolist(), np.minimum.reduceat(common, groups.starts[:-1]).tolist()))
+        return [self._shared_tokens[prompt] for prompt in prompts.tolist()]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from .shared_layout import SharedLayout
 
 # What one more cluster of sequences costs in attention calls, in tokens of computation saved: below it nothing is shared.
 SHARING_OVERHEAD = 16
+COMPARED_AT_ONCE, PAIRS_AT_ONCE = 64, 1 << 14  # tokens of each of many pairs, and how many pairs
 
 
 @dataclass
@@ -128,6 +129,36 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     different = a[:length] != b[:length]
     first = int(different.argmax()) if length else 0
     return first if length and different[first] else length
+
+
+def common_beginnings(ids: np.ndarray, offsets: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """
+    Length of the longest common beginning of many pairs of sequences, a block of tokens of all of them at a time.
+
+    Args:
+        ids (`np.ndarray` of shape `(total_tokens,)`), offsets (`np.ndarray` of shape `(num_sequences + 1,)`): As in
+            [`~rm_toolkit.batches.tokenization.TokenizedPreferences`].
+        one, other (`np.ndarray` of shape `(num_pairs,)`): The two sequences of each pair.
+
+    Returns:
+        `np.ndarray` of shape `(num_pairs,)`.
+    """
+    if len(one) > PAIRS_AT_ONCE:
+        cuts = np.arange(PAIRS_AT_ONCE, len(one), PAIRS_AT_ONCE)
+        parts = zip(np.split(one, cuts), np.split(other, cuts))
+        return np.concatenate([common_beginnings(ids, offsets, *part) for part in parts])
+    first, second = offsets[one], offsets[other]
+    length = np.minimum(offsets[np.add(one, 1)] - first, offsets[np.add(other, 1)] - second)
+    common = np.zeros(len(length), dtype=np.int64)
+    open_pairs, column = np.flatnonzero(length > 0), np.arange(COMPARED_AT_ONCE)
+    while len(open_pairs):
+        where = common[open_pairs, None] + column
+        inside = where < length[open_pairs, None]
+        where[~inside] = 0
+        equal = inside & (ids[first[open_pairs, None] + where] == ids[second[open_pairs, None] + where])
+        common[open_pairs] += np.where(equal.all(axis=1), COMPARED_AT_ONCE, equal.argmin(axis=1))
+        open_pairs = open_pairs[equal.all(axis=1)]
+    return common
 
 
 def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rm_toolkit.batches import prefixes
 from rm_toolkit.batches.prefixes import SHARING_OVERHEAD, clusters, common_prefix, flat_row
 
 
@@ -112,6 +113,18 @@ def test_nests_as_deep_as_there_are_sequences():
 )
 def test_common_prefix(a, b, expected):
     assert common_prefix(np.array(a), np.array(b)) == expected
+
+
+@pytest.mark.parametrize("at_once", [3, 1 << 14])
+def test_common_beginnings_of_many_pairs(at_once, monkeypatch):
+    monkeypatch.setattr(prefixes, "PAIRS_AT_ONCE", at_once)
+    # 63 to 129 tokens in common, some of them whole sequences: the blocks that are compared have 64
+    ids = [np.arange(length) % 7 for length in (1, 63, 64, 65, 128, 129)]
+    ids += [np.append(piece, 9) for piece in ids] + [np.array([5])]
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in ids])])
+    one, other = (side.ravel().astype(np.int32) for side in np.meshgrid(np.arange(len(ids)), np.arange(len(ids))))
+    found = prefixes.common_beginnings(np.concatenate(ids), offsets, one, other)
+    assert found.tolist() == [common_prefix(ids[i], ids[j]) for i, j in zip(one, other)]
 
 
 def test_the_mask_shows_each_response_its_prompt_and_itself_alone():
