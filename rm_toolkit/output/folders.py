@@ -72,9 +72,35 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 
 @contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """
+    Gives an empty folder to write into, beside its place; without an error it is renamed: never half there.
+
+    Args:
+        folder (`Path`): Where to; what stands there is replaced, and comes back if that fails.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".saving-{folder.name}-", dir=folder.parent))
+    new, old = unfinished / "new", unfinished / "old"
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """
-    Gives an empty folder to write into; it takes the place of `folder` when the block ends without an error.
+    [`replaced_folder`] for what a command writes: one process at a time.
 
     Args:
         folder (`Path`): Where to, checked with [`check_output`]; what stands there is replaced.
@@ -82,20 +108,5 @@ def written_whole(folder: Path) -> Iterator[Path]:
     Raises:
         `InputError`: if another process writes that folder.
     """
-    with WriterLock(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        new, old = unfinished / "new", unfinished / "old"
-        try:
-            new.mkdir()
-            yield new
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with WriterLock(folder), replaced_folder(folder) as new:
+        yield new

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from datasets.fingerprint import Hasher
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..models.files import ANCHOR_FOLDER
+from ..output.folders import replaced_folder
 from ..output.written import record_written
 
 
@@ -58,13 +57,10 @@ def save_anchor_rewards(folder: Path, data: TokenizedPreferences, rewards: np.nd
         data (`TokenizedPreferences`): What was scored.
         rewards (`np.ndarray` of shape `(num_sequences,)`): In logits.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as temporary:
-        rows = Dataset.from_dict({"reward": rewards.astype(np.float32), "num_tokens": data.lengths})
-        rows.info.description = _fingerprint(data)
-        rows.save_to_disk(Path(temporary, ANCHOR_FOLDER))
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(temporary, ANCHOR_FOLDER).rename(folder)
+    rows = Dataset.from_dict({"reward": rewards.astype(np.float32), "num_tokens": data.lengths})
+    rows.info.description = _fingerprint(data)
+    with replaced_folder(folder) as temporary:
+        rows.save_to_disk(temporary)
 
 
 def load_anchor_rewards(folder: Path, data: TokenizedPreferences) -> np.ndarray:

@@ -72,7 +72,7 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
     check_changes(changes, folder, step, run.args.allow_changed_settings)
     version = (read_manifest(folder) or {}).get("rm_toolkit_version", "an earlier version")
     for line in describe_changes(changes, unknown, folder, step, version):
-        console.print(line, highlight=False)
+        console.print(line)
     identity.settings = settings
     identity.changed = [*identity.changed, *(change.record(step) for change in changes)]
     identity.accepted = [change.name for change in changes if change.kind == ACCEPTED]
