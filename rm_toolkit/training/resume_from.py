@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from ..errors import InputError
 from ..output.console import console
 from .manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, refuse_damaged
-from .resume import refuse_other_runs
+from .resume_checks import refuse_other_runs
 
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from .anchor import set_anchor
-from .resume import apply_new_schedule
-from .resuming import RunFinished, RunProgress
+from .resume_checks import apply_new_schedule
+from .run_progress import RunFinished, RunProgress
 from .upstream import TrainerHooks
 
 

@@ -24,13 +24,13 @@ from .parts import RunParts
 from .publishing import check_hub_strategy, open_repository, publish_result, repository_of
 from .reloading import check_saved_model
 from .results import Results, last_evaluated_step, results_of, write_results
-from .resume import identify_run
+from .resume_checks import identify_run
 from .resume_from import checked_checkpoint
-from .resuming import RunFinished, whole_run_speed
 from .run_callback import RunCallback
 from .run_content import Base
 from .run_files import RecordReports
 from .run_identity import RunIdentity
+from .run_progress import RunFinished, whole_run_speed
 from .step_trainer import StepTrainer
 from .stopping import RunStopped
 from .upstream import for_this_call

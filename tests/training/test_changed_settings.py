@@ -17,7 +17,7 @@ from trl import ModelConfig
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.testing import build_tiny_model
-from rm_toolkit.training.changes import find_changes
+from rm_toolkit.training.changed_settings import find_changes
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.manifest import checkpoints, write_manifest
 from rm_toolkit.training.recipe import RecipeArguments

@@ -14,7 +14,7 @@ from rm_toolkit.losses import ranking_loss
 from rm_toolkit.training import stopping
 from rm_toolkit.training.checkpoints import Checkpoints
 from rm_toolkit.training.meter import Meter
-from rm_toolkit.training.resuming import RunProgress
+from rm_toolkit.training.run_progress import RunProgress
 from rm_toolkit.training.step_loss import micro_batch_loss
 from rm_toolkit.training.steps import Steps
 from rm_toolkit.training.stopping import RunStopped, Stop, StopEvaluation

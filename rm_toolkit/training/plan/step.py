@@ -18,7 +18,7 @@ from ...batches.collator import MicroBatch, PreferenceCollator
 from ...batches.tokenization import TokenizedPreferences
 from ...losses import ranking_loss
 from ...models.reward_model import RewardModel
-from .tracker import PeakTracker
+from .memory_tracker import PeakTracker
 
 
 @dataclass

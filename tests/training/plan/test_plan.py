@@ -13,9 +13,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.training.plan.launch import Launch, Weights, model_states, read_launch
+from rm_toolkit.training.plan.memory_tracker import PeakTracker
 from rm_toolkit.training.plan.plan import Precision, make_plan
 from rm_toolkit.training.plan.report import parse_size
-from rm_toolkit.training.plan.tracker import PeakTracker
 from rm_toolkit.training.recipe import parse_recipe
 
 

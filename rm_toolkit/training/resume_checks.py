@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..errors import InputError
 from ..output.console import console
-from .changes import check_changes, describe_changes, find_changes
+from .changed_settings import check_changes, describe_changes, find_changes
 from .earlier_versions import recorded_settings
 from .manifest import checkpoints, read_manifest
 from .parts import RunParts
