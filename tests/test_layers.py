@@ -182,3 +182,22 @@ def test_modules_and_functions_stay_short(name):
         and node.end_lineno - node.lineno >= FUNCTION_LINES
     ]
     assert not long, f"{name}: {long}"
+
+
+def test_the_structure_benchmark_sees_a_planted_circle(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from structure import measure
+
+    room = tmp_path / "rm_toolkit" / "room"
+    room.mkdir(parents=True)
+    (tmp_path / "README.md").write_text("four")
+    for name, text in {
+        "__init__": "",
+        "one": "from .two import b\n",
+        "two": "def f():\n    from . import one\n",
+    }.items():
+        (room / f"{name}.py").write_text(text)
+    (tmp_path / "rm_toolkit" / "__init__.py").write_text("")
+    found = measure(tmp_path)
+    assert (found["import circles"], found["README, bytes"], found["longest function"]) == (1, 4, 2)
+    assert measure(ROOT)["import circles"] == 0
