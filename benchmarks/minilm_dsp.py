@@ -246,20 +246,26 @@ def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: in
 
 def judge(model: Any, data: Any, pad_token_id: int, rivals: list[str], device: Any) -> dict[str, Any]:
     """Accuracy and loss of the pairs, and accuracy by rival domain; equal rewards count half."""
-    from rm_toolkit.batches.collator import PreferenceCollator
     from rm_toolkit.evaluation.metrics import preference_metrics
-    from rm_toolkit.scoring.rewards import compute_rewards
 
-    collator = PreferenceCollator(pad_token_id)
-    rewards = compute_rewards(model, data, collator, tokens_per_batch=8192, device=device, show_progress=False)
-    difference = rewards[data.better].astype(np.float64) - rewards[data.worse]
-    wins = (difference > 0) + 0.5 * (difference == 0)
+    rewards, wins = count_wins(model, data, pad_token_id, device)
     names = np.array(rivals)[data.row]
     metrics = dataclasses.asdict(preference_metrics(rewards, data))
     return {
         **{name: metrics[name] for name in ("accuracy", "loss", "num_pairs", "num_ties")},
         "by_rival": {str(name): float(wins[names == name].mean()) for name in np.unique(names)},
     }
+
+
+def count_wins(model: Any, data: Any, pad_token_id: int, device: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards of the texts, and of each pair 1, 0 or, for equal rewards, 0.5."""
+    from rm_toolkit.batches.collator import PreferenceCollator
+    from rm_toolkit.scoring.rewards import compute_rewards
+
+    collator = PreferenceCollator(pad_token_id)
+    rewards = compute_rewards(model, data, collator, tokens_per_batch=8192, device=device, show_progress=False)
+    difference = rewards[data.better].astype(np.float64) - rewards[data.worse]
+    return rewards, (difference > 0) + 0.5 * (difference == 0)
 
 
 if __name__ == "__main__":
