@@ -1,10 +1,12 @@
 """
 Pairs a second of TRL's RewardTrainer and of this toolkit: same weights, rows, dtype, kernel, optimizer and threads.
 
-    python benchmarks/throughput.py                       # CPU, Llama of 12M parameters
-    python benchmarks/throughput.py --device cuda --shape 1B --pairs 512
+    python benchmarks/throughput.py                                                # CPU, Llama of 12M parameters
+    python benchmarks/throughput.py --device cuda --shape 1B                       # one GPU, all parts
+    python benchmarks/throughput.py --device cuda --shape 1B --part train-dsp      # a part, under 4.5 minutes
 
-Where a micro-batch is one pair (the paper's), the fast path gets the memory that one pair may take instead:
+On a GPU it runs in parts (`--part`), each by itself within `--time-limit`, and writes tables and figures under `--output`, a
+folder; sides, measurements and the MFU formula are in `speed/gpu`. The rest of this is the CPU's benchmark. There, where a micro-batch is one pair (the paper's), the fast path gets the memory that one pair may take instead:
 `max_tokens_per_batch` = 2 x `max_length`; pairs a step are the same on all sides.
 """
 
@@ -21,6 +23,8 @@ from pathlib import Path
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
+    from speed.gpu.flags import add_arguments
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda runs in bf16 autocast")
     parser.add_argument("--shape", default=None, help="12M, 28M, 1B or 7B; default 12M on a CPU, 1B on a GPU")
@@ -38,8 +42,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=["training", "lm", "evaluation", "tokenisation", "memory", "flops"],
         help="which measurements to make",
     )
-    parser.add_argument("--output", type=Path, default=None, help="also write the report to this file")
+    parser.add_argument("--output", type=Path, default=None, help="report file; on a GPU a folder")
     parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)  # one side, in a process of its own
+    add_arguments(parser)
     args = parser.parse_args(argv)
     args.shape = args.shape or ("12M" if args.device == "cpu" else "1B")
     return args
@@ -47,11 +52,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs what was asked for and prints the report as it grows."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
     args = parse(argv)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore")
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    if args.device == "cuda" or args.part:
+        from speed.gpu.suite import Suite
+        from speed.gpu.workers import quiet
+
+        quiet(args.threads)
+        sys.exit(Suite(args).run())
     import datasets
     import torch
     import transformers

@@ -85,12 +85,13 @@ def test_scoring_prints_its_tables_of_equal_rewards(throughput, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")
-def test_the_cuda_mode_runs(throughput, capsys):
+def test_the_cuda_mode_runs(throughput, tmp_path):
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    throughput.main(
-        ["--device", "cuda", "--shape", "12M", "--pairs", "32", "--repeats", "1", "--sets", "dsp", "--batches", "8"]
-    )
-    assert "| fast |" in capsys.readouterr().out
+    options = "--device cuda --shape 12M --part train-dsp --steps 2 --repeats 1 --in-process"
+    with pytest.raises(SystemExit) as end:
+        throughput.main([*options.split(), "--output", str(tmp_path)])
+    assert end.value.code == 0
+    assert "| ours, fast |" in (tmp_path / "train-dsp.md").read_text()

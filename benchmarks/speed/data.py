@@ -72,20 +72,29 @@ def load_rows(name: str) -> Rows:
     if name == "dsp":
         path = PUBLISHED / "domain_specific_preference.test.json"
         path = path if path.exists() else SAMPLES / "dsp.train.json"
-        items = json.loads(path.read_text(encoding="utf-8"))
-        groups = [
-            (f"## Human:\n{item['query']}\n\n## Assistant:\n", [item["responses"][domain] for domain in DOMAINS])
-            for item in items
-        ]
-        groups = [(prompt, list(dict.fromkeys(completions))) for prompt, completions in groups]
-        return Rows(name, path.name, [group for group in groups if len(group[1]) == len(DOMAINS)])
+        return dsp_rows(json.loads(path.read_text(encoding="utf-8")), path.name)
     path = PUBLISHED / "helpful.test.json"
     if path.exists():
         items = [item["text"] for item in json.loads(path.read_text(encoding="utf-8"))]
     else:
         path = sorted(SAMPLES.glob("hh/helpful*/train*"))[0]
         items = _dialogues(path)
-    return Rows(name, path.name, [("", [better, worse]) for better, worse in items if better != worse])
+    return helpful_rows(items, path.name)
+
+
+def dsp_rows(items: list[dict[str, Any]], origin: str) -> Rows:
+    """Queries with all five answers, academy first; those with two equal answers are left out."""
+    groups = [
+        (f"## Human:\n{item['query']}\n\n## Assistant:\n", [item["responses"][domain] for domain in DOMAINS])
+        for item in items
+    ]
+    groups = [(prompt, list(dict.fromkeys(completions))) for prompt, completions in groups]
+    return Rows("dsp", origin, [group for group in groups if len(group[1]) == len(DOMAINS)])
+
+
+def helpful_rows(items: list[tuple[str, str]], origin: str) -> Rows:
+    """Whole dialogues, the better one first."""
+    return Rows("helpful", origin, [("", [better, worse]) for better, worse in items if better != worse])
 
 
 def _dialogues(path: Path) -> list[tuple[str, str]]:

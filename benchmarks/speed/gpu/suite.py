@@ -1,0 +1,298 @@
+"""The parts of the GPU benchmark. Each stops by itself in time, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..data import make_tokenizer, only_fitting
+from . import tables
+from .flags import PARTS
+from .flops import Work, distinct_work
+from .report import Report
+from .rows import load_rows, take_distinct
+from .runs import Job
+from .sides import FAST, MAIN_SIDES, PLAIN, TRL, TRL_BEST, Side, make_sides
+from .workers import Deadline, Failed, TimeRanOut, Workers
+
+
+class Suite(Report):
+    """
+    Runs parts, prints their tables as they are made, and writes them under `--output`.
+
+    Args:
+        args (`argparse.Namespace`): The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        num_pairs = args.pairs_per_step * (args.steps + 1)
+        found = {name: load_rows(name, args.data, num_pairs) for name in ("dsp", "helpful")}
+        self.tokenizer = make_tokenizer(list(found.values()), self.folder / "tokenizer")
+        self.rows = {name: only_fitting(rows, self.tokenizer, args.max_length) for name, rows in found.items()}
+        self.sides = make_sides(args.device)
+        self.failed: list[str] = []
+
+    def run(self) -> int:
+        """Makes every part; returns the exit code."""
+        for part in self.args.part or PARTS:
+            self.begin(part)
+            self.emit(self.header(self.rows.values()))
+            began = time.monotonic()
+            deadline = Deadline(self.args.time_limit)
+            kind, _, name = part.partition("-")
+            try:
+                with Workers(deadline, self.args.threads, self.args.in_process) as workers:
+                    getattr(self, kind)(workers, *([name] if name else []))
+            except Exception as error:
+                self.failed.append(part)
+                self.emit(f"\nPart `{part}` stopped: {error}\n")
+                traceback.print_exc()
+            self.emit(f"\nPart `{part}`: {time.monotonic() - began:.0f} s.\n")
+        if self.failed:
+            self.say(f"not whole: {', '.join(self.failed)}")
+        return 1 if self.failed else 0
+
+    # ---- parts ----
+
+    def search(self, workers: Workers, name: str) -> None:
+        """The best micro-batch of each side, of a step or two at each size."""
+        sizes = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
+        table, best = [], {}
+        for side in [self.sides[key] for key in MAIN_SIDES if not self.sides[key].fills]:
+            rates: dict[int, float] = {}
+            for size in sizes:
+                found = self.try_run(workers, side, self.job(name, size, steps=2))
+                if found:
+                    rates[size] = tables.rate(found)
+                    self.say(f"{side.name}, {size} pairs a micro-batch: {rates[size]:.1f} pairs/s")
+            workers.end(side.name) if not self.args.in_process else None
+            if rates:
+                best[side.name] = max(rates, key=rates.__getitem__)
+            table.append([side.name, *(f"{rates[size]:.1f}" if size in rates else "-" for size in sizes)])
+            self.keep(best)
+        filled = [key for key in MAIN_SIDES if self.sides[key].fills]
+        note = f"Filled by tokens, not searched: {', '.join(filled)}." if filled else ""
+        head = ("side", *(f"{size} pairs" for size in sizes))
+        self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table, note))
+
+    def train(self, workers: Workers, name: str) -> None:
+        """Training: all main sides, interleaved."""
+        self._race(workers, name, [self.sides[key] for key in MAIN_SIDES], (TRL, TRL_BEST), f"Training, {name}")
+
+    def features(self, workers: Workers, name: str) -> None:
+        """The fast side without each of its features."""
+        sides = [side for key, side in self.sides.items() if key == FAST or side.switched_off]
+        self._race(workers, name, sides, (FAST,), f"Training, {name}: the fast side without each feature")
+
+    def evaluate(self, workers: Workers) -> None:
+        """Evaluation of each set: TRL and both of ours, each at its best batch of those tried."""
+        for name in self.rows:
+            sides = [self.sides[key] for key in (TRL, PLAIN, FAST)]
+            jobs: dict[str, Job] = {}
+            for side in sides:
+                rates = {}
+                for size in self.args.micro_batches:
+                    job = self.job(name, min(self.args.micro_batches), steps=1, evaluation=True, batch=size)
+                    found = self.try_run(workers, side, job)
+                    if found:
+                        rates[size] = tables.rate(found)
+                if rates:
+                    best = max(rates, key=rates.__getitem__)
+                    jobs[side.name] = self.job(name, min(rates), steps=1, evaluation=True, batch=best)
+            sizes = {key: job.more["per_device_eval_batch_size"] for key, job in jobs.items()}
+            runs = self.repeat(workers, [side for side in sides if side.name in jobs], jobs.__getitem__)
+            self._speed_table(name, f"Evaluation, {name}", sides, runs, sizes, (TRL,), backward=False)
+
+    def score(self, workers: Workers) -> None:
+        """Best-of-16: RewardScorer against the pipeline at its best batch size, both in bf16."""
+        from .score import ScoreJob
+
+        args = self.args
+        job = ScoreJob(
+            self.rows["helpful"],
+            str(self.folder / "tokenizer"),
+            args.shape,
+            args.device,
+            args.max_length,
+            args.score_rows,
+            args.repeats,
+            max(20.0, workers.deadline.left() - 60),
+        )
+        found = workers.run(self.sides[FAST], job, "speed.gpu.score:run")
+        self.keep(found)
+        best = found["best"]
+        trials = ", ".join(f"{size}: {rate:.0f}" for size, rate in found["trials"].items())
+        rows = [[f"pipeline, batch size {best}", tables.spread(found["pipeline"], 0), "1"]]
+        gains = [one / other for one, other in zip(found["scorer"], found["pipeline"])]
+        rows.append(["RewardScorer", tables.spread(found["scorer"], 0), tables.spread(gains)])
+        dtype = "bf16" if args.device == "cuda" else "fp32"
+        note = (
+            f"{found['rows']} rows of {found['prompts']} prompts, tokenisation and all, {dtype}. Rows/s of the pipeline by batch "
+            f"size: {trials}. Largest difference of two rewards: {found['difference']:.1e} of their spread."
+        )
+        self.emit(tables.markdown("Scoring, best-of-16", ("side", "rows/s", "x pipeline"), rows, note))
+
+    def memory(self, workers: Workers) -> None:
+        """Peak memory at 32 pairs a micro-batch on both sides."""
+        size = min(32, self.args.pairs_per_step)
+        more = {"max_tokens_per_batch": None}
+        found: dict[str, dict[str, Any]] = {}
+        for side in [self.sides[key] for key in MAIN_SIDES]:
+            run = self.try_run(workers, side, self.job("dsp", size, steps=2, more={} if side.trl else more))
+            workers.end(side.name) if not self.args.in_process else None
+            if run:
+                found[side.name] = run
+        self.keep(found)
+        base = found.get(TRL)
+        rows = [
+            [
+                name,
+                f"{run['peak'] / 2**30:.2f}",
+                f"{run['peak'] / base['peak']:.2f}" if base and base["peak"] else "",
+                f"{(run['peak'] - run['before']) / 2**30:.2f}",
+            ]
+            for name, run in found.items()
+        ]
+        head = ("side", "peak GiB", "x TRL", "above the weights")
+        self.emit(tables.markdown(f"Peak memory, training, dsp, {size} pairs a micro-batch", head, rows))
+
+    def profile(self, workers: Workers) -> None:
+        """Where device and host time of one step goes."""
+        sizes = self.sizes("dsp")
+        kept = {}
+        for name in (FAST, TRL_BEST):
+            job = self.job("dsp", sizes[name], steps=3, profiled=True, with_host=True)
+            run = self.try_run(workers, self.sides[name], job)
+            if run:
+                kept[name] = run["profile"]
+                self.keep(kept)
+                self.emit(tables.profile_tables(name, run["profile"], run["unprofiled"]))
+
+    # ---- what parts are made of ----
+
+    def job(
+        self,
+        name: str,
+        size: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        profiled: bool = False,
+        with_host: bool = False,
+        evaluation: bool = False,
+        batch: int | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> Job:
+        """A run on a set: so many pairs a micro-batch (`batch`: of an evaluation), the same rows for all sides."""
+        args = self.args
+        steps = args.steps if steps is None else steps
+        count = args.pairs_per_step * (args.steps if evaluation else steps + profiled)
+        more = (more or {}) | ({"per_device_eval_batch_size": batch} if batch else {})
+        return Job(
+            rows=take_distinct(self.rows[name], count),
+            tokenizer=str(self.folder / "tokenizer"),
+            shape=args.shape,
+            device=args.device,
+            max_length=args.max_length,
+            pairs_per_step=args.pairs_per_step,
+            micro_batch=size,
+            steps=steps,
+            output_dir=str(self.folder / "run"),
+            seed=seed,
+            profiled=profiled,
+            with_host=with_host,
+            evaluation=evaluation,
+            more=more,
+        )
+
+    def try_run(self, workers: Workers, side: Side, job: Job) -> dict[str, Any] | None:
+        """A run, or `None` with the reason said; what stops the part is raised."""
+        try:
+            found = workers.run(side, job)
+        except Failed as error:
+            self.emit(f"\n{side.name} failed:\n\n    {str(error).strip().replace(chr(10), chr(10) + '    ')}\n")
+            return None
+        if "error" in found:
+            self.say(f"{side.name}, {job.micro_batch} pairs a micro-batch: {found['error']}")
+            return None
+        return found
+
+    def repeat(
+        self, workers: Workers, sides: list[Side], job_of: Callable[..., Job], **options: Any
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Runs all sides once a repeat in an order that turns, as long as there is time."""
+        runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
+        broken: set[str] = set()
+        try:
+            for repeat in range(self.args.repeats):
+                for number in range(len(sides)):
+                    side = sides[(number + repeat) % len(sides)]
+                    if side.name in broken:
+                        continue
+                    found = self.try_run(workers, side, job_of(side.name, **options))
+                    if found is None:
+                        broken.add(side.name)
+                        continue
+                    runs[side.name].append(found)
+                    self.say(f"{side.name}: {tables.rate(found):.1f} pairs/s")
+                    self.keep(runs)
+        except TimeRanOut as error:
+            done = ", ".join(f"{name} {len(found)}" for name, found in runs.items())
+            self.emit(f"\nNot all repeats were made, {error}: {done} of {self.args.repeats}.\n")
+        return runs
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Best micro-batches of the part `search-NAME`, where it was run; sides without one take the middle size."""
+        path = self.folder / f"search-{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        fitting = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
+        if not found:
+            self.emit(f"\nThe part `search-{name}` was not run into {self.folder}; micro-batches are not the best.\n")
+        middle = fitting[len(fitting) // 2]
+        return {key: found.get(key, found.get(FAST, middle)) for key in self.sides}
+
+    def _race(self, workers: Workers, name: str, sides: list[Side], bases: tuple[str, ...], title: str) -> None:
+        sizes = self.sizes(name)
+        repeats: dict[str, int] = dict.fromkeys(self.sides, 0)
+
+        def job_of(key: str) -> Job:
+            repeats[key] += 1
+            return self.job(name, sizes[key], seed=repeats[key], profiled=repeats[key] == 1)
+
+        runs = self.repeat(workers, sides, job_of)
+        title = f"{title}, {self.args.pairs_per_step} pairs a step"
+        self._speed_table(name, title, sides, runs, sizes, bases, backward=True)
+
+    def _speed_table(
+        self,
+        name: str,
+        title: str,
+        sides: list[Side],
+        runs: dict[str, list[dict[str, Any]]],
+        sizes: dict[str, int],
+        bases: tuple[str, ...],
+        *,
+        backward: bool,
+    ) -> None:
+        self.keep(runs)
+        config = self.job(name, 1).setting(self.tokenizer).config()
+        chosen = {side.name: side for side in sides}
+        rows = tables.speed_rows(
+            chosen, runs, sizes, config, self._distinct(name), self.args.peak_tflops, backward=backward, bases=bases
+        )
+        left_out = [f"{side.name}: without {reason}." for side in sides for reason in side.left_out]
+        note = "Tokens and MFU by formula: see `speed/gpu/flops.py`. " + " ".join(left_out)
+        self.emit(tables.markdown(title, tables.speed_head(bases), rows, note))
+
+    def _distinct(self, name: str) -> dict[bool, tuple[Work, int]]:
+        part = self.job(name, 1).rows
+        texts = [[self._ids(prompt + text) for text in completions] for prompt, completions in part.groups]
+        return {trimmed: (distinct_work(texts, trimmed=trimmed), part.num_pairs) for trimmed in (False, True)}
+
+    def _ids(self, text: str) -> list[int]:
+        return [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]

@@ -1,0 +1,204 @@
+"""The GPU benchmark: its formula, by hand; and all of its parts on a CPU at a tiny shape, so that they cannot rot."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TINY = "--shape tiny --steps 2 --pairs-per-step 8 --micro-batches 4 8 --repeats 1 --max-length 512 --score-rows 32"
+PARTS = (
+    "search-dsp",
+    "train-dsp",
+    "features-dsp",
+    "search-helpful",
+    "train-helpful",
+    "evaluate",
+    "score",
+    "memory",
+    "profile",
+)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The package `speed.gpu`, imported for one test."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import speed.gpu.flops
+    import speed.gpu.meters
+    import speed.gpu.profile
+    import speed.gpu.rows
+    import speed.gpu.sides
+
+    yield speed.gpu
+    for name in [name for name in sys.modules if name.split(".")[0] == "speed"]:
+        del sys.modules[name]
+
+
+def config_of(**sizes):
+    values = {"hidden_size": 4, "intermediate_size": 10, "num_hidden_layers": 2, "head_dim": 2}
+    return SimpleNamespace(**{**values, "num_attention_heads": 2, "num_key_value_heads": 1, **sizes})
+
+
+def test_flops_by_hand(gpu):
+    Work, model_flops = gpu.flops.Work, gpu.flops.model_flops
+    # A layer: q and o 4 x 4 each, k and v 4 x 2 each, and an MLP of three 4 x 10: 32 + 16 + 120 = 168 parameters.
+    assert model_flops(config_of(), Work(tokens=5)) == 6 * 2 * 168 * 5
+    assert model_flops(config_of(), Work(tokens=5), backward=False) == 2 * 2 * 168 * 5
+    # Two of the five tokens skip the MLP of the last layer alone.
+    assert model_flops(config_of(), Work(tokens=5, untouched=2)) == 6 * (2 * 168 * 5 - 120 * 2)
+    # A query and a key: a product of 4 numbers (2 heads of 2) for the score and one for the values, 2 operations each.
+    assert model_flops(config_of(), Work(attention_pairs=7), backward=False) == 2 * 7 * (2 * 4 + 2 * 4)
+    assert model_flops(config_of(), Work(attention_pairs=7)) == 3 * 2 * 7 * 16
+
+
+def test_mfu_is_the_share_of_the_peak(gpu):
+    assert gpu.flops.mfu(2e12, seconds=0.5, peak_tflops=8.0) == pytest.approx(0.5)
+
+
+def test_padding_is_computed_and_a_shared_prompt_once(gpu):
+    flops = gpu.flops
+    assert flops.padded_work(3, 4) == flops.Work(tokens=12, attention_pairs=3 * 10)
+    prompt = list(range(100, 140))
+    texts = [[prompt + [1, 2, 3], prompt + [4, 5]], [[7, 8]]]
+    # The prompt 40 x 41 / 2; its two responses see it whole and themselves causally; the other text alone.
+    pairs = 820 + (3 * 40 + 6) + (2 * 40 + 3) + 3
+    assert flops.distinct_work(texts, trimmed=False) == flops.Work(47, pairs, 0)
+    assert flops.distinct_work(texts, trimmed=True) == flops.Work(47, pairs, 47 - 3)
+
+
+def test_overlapping_kernels_count_once(gpu):
+    assert gpu.meters.covered([(0.0, 1.0), (0.5, 2.0), (0.6, 0.7), (3.0, 4.0)]) == pytest.approx(3.0)
+    assert gpu.meters.covered([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128>>", "attention"),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdam>", "optimizer and clipping"),
+        ("void at::native::unrolled_elementwise_kernel<direct_copy_kernel_cuda>", "copies and casts"),
+        ("Memcpy DtoD (Device -> Device)", "copies and casts"),
+        ("void at::native::vectorized_gather_kernel<16, long>", "gathers and scatters"),
+        ("void at::native::vectorized_elementwise_kernel<4, MulFunctor<float>>", "element-wise and reductions"),
+        ("_swiglu_forward_kernel", "element-wise and reductions"),
+        ("ncclDevKernel_AllReduce_Sum_f32_RING_LL", "between GPUs"),
+        ("something_new", "other"),
+    ],
+)
+def test_kernels_are_sorted_by_name(gpu, name, kind):
+    assert gpu.profile.kind_of(name) == kind
+
+
+def test_made_rows_are_all_different_and_share_prompts(gpu):
+    dsp, helpful = gpu.rows.made_rows("dsp", 30), gpu.rows.made_rows("helpful", 30)
+    assert (len(dsp.groups), dsp.num_pairs, helpful.num_pairs) == (30, 120, 30)
+    assert len({text for prompt, texts in dsp.groups for text in texts}) == 150
+    better, worse = helpful.groups[0][1]
+    start = better[: better.index("Assistant:")]
+    assert better != worse and worse.startswith(start) and start.startswith("\n\nHuman: ")
+    assert gpu.rows.made_rows("dsp", 30) == dsp
+
+
+def test_a_folder_without_the_files_is_refused(gpu, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--data is the folder"):
+        gpu.rows.load_rows("dsp", tmp_path, 4)
+
+
+def test_what_is_lacking_is_said_and_left_out(gpu, monkeypatch):
+    sides = gpu.sides
+    unknown = sides.Feature("warp drive", options={"warp_drive": True})
+    gone = sides.Feature("old kernel", patch=("rm_toolkit.errors", "no_such_name", None))
+    monkeypatch.setattr(sides, "FEATURES", (*sides.FEATURES, unknown, gone))
+    found = sides.make_sides("cpu")
+    said = " ".join(found[sides.FAST].left_out)
+    assert "this version has no setting `warp_drive`" in said and "old kernel: this version does not have it" in said
+    assert "ours, fast, without shared prompts" in found
+    assert not any("warp drive" in name for name in found)
+    assert "warp_drive" not in found[sides.FAST].options
+
+
+def test_a_feature_without_a_setting_is_off_inside_its_side_alone(gpu, monkeypatch):
+    import rm_toolkit.errors as module
+
+    sides = gpu.sides
+    monkeypatch.setattr(sides, "FEATURES", (sides.Feature("lists", patch=("rm_toolkit.errors", "name_list", len)),))
+    before = module.name_list
+    with sides.features_of(sides.make_sides("cpu")["ours, fast, without lists"]):
+        assert module.name_list is len
+    assert module.name_list is before
+
+
+def run_script(tmp_path, *options):
+    command = [sys.executable, str(BENCHMARKS / "throughput.py"), *TINY.split(), "--output", str(tmp_path), *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def lines_of(path):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines() if "|" in line]
+
+
+@pytest.fixture
+def run_here(gpu):
+    """Runs the script in this process; afterwards threads, notes and progress bars are as they were."""
+    import datasets
+    import torch
+    import transformers
+
+    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
+    yield lambda *options: module.main([*TINY.split(), *options])
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity(verbosity)
+    datasets.enable_caching()
+    datasets.enable_progress_bars()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_prints_its_table(run_here, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_here("--part", "train-dsp", "--in-process", "--output", str(tmp_path))
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.out
+    head, _, *rows = lines_of(tmp_path / "train-dsp.md")
+    table = {row[0]: dict(zip(head, row)) for row in rows}
+    assert list(table) == ["TRL", "TRL at its best", "ours, plain", "ours, fast"]
+    tokens = {name: float(row["tokens a pair"]) for name, row in table.items()}
+    assert tokens["TRL"] > tokens["ours, plain"] > tokens["ours, fast"]
+    assert "micro-batches are not the best" in printed.out  # the search was not run
+    assert json.loads((tmp_path / "train-dsp.json").read_text())["ours, fast"][0]["layout"] == "shared"
+
+
+@pytest.mark.slow
+def test_all_parts_run_each_side_in_a_process_of_its_own(tmp_path):
+    done = run_script(tmp_path, "--part", *PARTS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for part in PARTS:
+        assert "| ours, fast |" in (tmp_path / f"{part}.md").read_text() or part in ("score", "profile"), part
+    assert "One step of ours, fast: the device's time" in (tmp_path / "profile.md").read_text()
+    assert "| RewardScorer |" in (tmp_path / "score.md").read_text()
+    assert "micro-batches are not the best" not in (tmp_path / "train-dsp.md").read_text()
+    seconds = json.loads((tmp_path / "train-dsp.json").read_text())["TRL"][0]["first_step"]
+    assert 2 < seconds < 120  # from the start of its process
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_or_is_late_does_not_stop_the_others(tmp_path):
+    (tmp_path / "search-dsp.json").write_text("{not JSON")
+    done = run_script(tmp_path, "--part", "train-dsp", "memory", "--time-limit", "600")
+    assert done.returncode == 1 and "not whole: train-dsp" in done.stderr
+    assert "| ours, fast |" in (tmp_path / "memory.md").read_text()
+    late = run_script(tmp_path, "--part", "train-helpful", "--time-limit", "1")
+    assert "Not all repeats were made" in late.stdout
