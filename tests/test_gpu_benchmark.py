@@ -117,8 +117,8 @@ def test_a_folder_without_the_files_is_refused(gpu, tmp_path):
 
 def test_what_is_lacking_is_said_and_left_out(gpu, monkeypatch):
     sides = gpu.sides
-    unknown = sides.Feature("warp drive", options={"warp_drive": True})
-    gone = sides.Feature("old kernel", patch=("rm_toolkit.errors", "no_such_name", None))
+    unknown = sides.Feature("warp drive", options={"warp_drive": True}, on_cpu=True)
+    gone = sides.Feature("old kernel", patch=("rm_toolkit.errors", "no_such_name", len), on_cpu=True)
     monkeypatch.setattr(sides, "FEATURES", (*sides.FEATURES, unknown, gone))
     found = sides.make_sides("cpu")
     said = " ".join(found[sides.FAST].left_out)
@@ -132,7 +132,9 @@ def test_a_feature_without_a_setting_is_off_inside_its_side_alone(gpu, monkeypat
     import rm_toolkit.errors as module
 
     sides = gpu.sides
-    monkeypatch.setattr(sides, "FEATURES", (sides.Feature("lists", patch=("rm_toolkit.errors", "name_list", len)),))
+    monkeypatch.setattr(
+        sides, "FEATURES", (sides.Feature("lists", patch=("rm_toolkit.errors", "name_list", len), on_cpu=True),)
+    )
     before = module.name_list
     with sides.features_of(sides.make_sides("cpu")["ours, fast, without lists"]):
         assert module.name_list is len

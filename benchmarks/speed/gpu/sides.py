@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,45 +59,82 @@ class Feature:
     What makes the toolkit fast, and how it is turned on and off.
 
     Args:
-        name (`str`): In the tables: "ours, without <name>".
+        name (`str`): In the tables: "ours, fast, without <name>".
         options (`dict`): Arguments of the config that turn it on; empty where it is on by itself.
         off (`dict`): Arguments that turn it off, where it is on by itself.
-        patch (`tuple[str, str, Any]`, *optional*): Module, name and value that turn it off, where no argument does.
+        patch (`tuple[str, str, Callable]`, *optional*): `module` or `module:Class`, the name in it, and the value that
+            turns it off, where no argument does.
+        on_cpu (`bool`): Whether a CPU has it, too.
+        lacks (`Callable`, *optional*): Says what else it needs and lacks here, or `None`.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     off: dict[str, Any] = field(default_factory=dict)
-    patch: tuple[str, str, Any] | None = None
+    patch: tuple[str, str, Callable[..., Any]] | None = None
+    on_cpu: bool = False
+    lacks: Callable[[], str | None] | None = None
 
     def missing(self, device: str) -> str | None:
         """Why this version or machine lacks it, or `None`."""
+        if device == "cpu" and not self.on_cpu:
+            return "it is for GPUs"
         names = {item.name for item in dataclasses.fields(RewardModelConfig)}
         unknown = sorted((set(self.options) | set(self.off)) - names)
         if unknown:
             return f"this version has no setting `{unknown[0]}`"
-        if self.patch:
-            module, name, _ = self.patch
-            if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), name):
-                return "this version does not have it"
-        if self.options.get("use_liger_kernel"):
-            if importlib.util.find_spec("liger_kernel") is None:
-                return "the package liger-kernel is not installed"
-            if not _module_exists("rm_toolkit.models.fused_kernels"):
-                return "in this version `use_liger_kernel` changes nothing"
-        if device == "cpu" and not self.off and not self.patch and "max_tokens_per_batch" not in self.options:
-            return "it is for GPUs"
+        if self.patch and not hasattr(_holder(self.patch[0]), self.patch[1]):
+            return "this version does not have it"
+        return self.lacks() if self.lacks else None
+
+
+def _holder(path: str) -> Any:
+    """The module or class of a path such as `package.module:Class`; `None` where there is none."""
+    module, _, name = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
         return None
+    return getattr(found, name, None) if name else found
 
 
-def _module_exists(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def _no_kernel() -> str | None:
+    found = _holder("rm_toolkit.models.shared_prompts.varlen_attention").installed_kernel("cuda")
+    return None if found else "the installed torch has no such kernel"
+
+
+def _no_liger() -> str | None:
+    if importlib.util.find_spec("liger_kernel") is None:
+        return "the package liger-kernel is not installed"
+    return None if _holder("rm_toolkit.models.fused_kernels") else "this version does not apply it to a reward model"
+
+
+def _no_compilation() -> str | None:
+    return None if _holder("rm_toolkit.models.compilation") else "this version compiles another object than it trains"
+
+
+def _no_auto() -> str | None:
+    return None if _holder("rm_toolkit.training.micro_batch_size") else "this version does not know 'auto'"
 
 
 FEATURES = (
-    Feature("shared prompts", off={"batch_layout": "plain"}),
-    Feature("Liger", options=LIGER),
-    Feature("compilation", options={"torch_compile": True}),
+    Feature("shared prompts", off={"batch_layout": "plain"}, on_cpu=True),
+    Feature(
+        "packed attention",  # without it: FlexAttention
+        patch=("rm_toolkit.models.shared_prompts.varlen_attention", "installed_kernel", lambda device_type: None),
+        lacks=_no_kernel,
+    ),
+    Feature(
+        "casts once a step",
+        patch=(
+            "rm_toolkit.models.compute_copies:ComputeCopies",
+            "used",
+            lambda self, keep_frozen=False: contextlib.nullcontext(),
+        ),
+    ),
+    Feature("Liger", options=LIGER, lacks=_no_liger),
+    Feature("compilation", options={"torch_compile": True}, lacks=_no_compilation),
+    Feature("full micro-batches", options={"max_tokens_per_batch": "auto"}, lacks=_no_auto),
 )
 
 
@@ -134,7 +171,7 @@ def features_of(side: Side) -> Iterator[None]:
         for feature in FEATURES:
             if feature.patch and feature.name in side.switched_off:
                 module, name, value = feature.patch
-                stack.enter_context(_replaced(importlib.import_module(module), name, value))
+                stack.enter_context(_replaced(_holder(module), name, value))
         yield
 
 
