@@ -95,6 +95,7 @@ def text_cross_entropy(
     num_texts: int,
     *,
     bias: Tensor | None = None,
+    weight_copy: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     chunk_size: int | None = None,
@@ -111,6 +112,7 @@ def text_cross_entropy(
         text_index (`torch.LongTensor` of shape `(num_tokens,)`): Which text each token belongs to.
         num_texts (`int`): Number of texts.
         bias (`torch.Tensor` of shape `(vocab_size,)`, *optional*): Bias of the head.
+        weight_copy (`torch.Tensor`, *optional*): `weight` in the type of autocast, so that it is not cast here.
         softcap (`float`, *optional*): Logits are `softcap * tanh(logits / softcap)` (Gemma 2).
         logit_scale (`float`): Factor on the logits (Cohere, Granite).
         chunk_size (`int`, *optional*): Tokens whose logits are held at a time; by default 16 MB of logits on a CPU.
@@ -125,7 +127,8 @@ def text_cross_entropy(
     if not targets.numel():
         return torch.zeros(num_texts, dtype=torch.float32, device=hidden_states.device)
     counts = torch.bincount(text_index, minlength=num_texts).clamp(min=1)
-    options = (softcap, logit_scale, chunk_size or default_chunk_size(weight.shape[0], weight.device))
+    chunk_size = chunk_size or default_chunk_size(weight.shape[0], weight.device)
+    options = (softcap, logit_scale, chunk_size, None if weight_copy is None else weight_copy.detach())
     needs_grad = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
     return ChunkedCrossEntropy.apply(
         hidden_states, weight, bias, targets, text_index, 1.0 / counts[text_index], num_texts, options, needs_grad
@@ -156,7 +159,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         text_index: Tensor,
         token_weight: Tensor,
         num_texts: int,
-        options: tuple[float | None, float, int],
+        options: tuple[float | None, float, int, Tensor | None],
         with_grad: bool,
     ) -> Tensor:
         losses, grads = _chunks(hidden, weight, bias, targets, token_weight, options, with_grad)
@@ -185,11 +188,12 @@ def _chunks(
     bias: Tensor | None,
     targets: Tensor,
     share: Tensor,
-    options: tuple[float | None, float, int],
+    options: tuple[float | None, float, int, Tensor | None],
     with_grad: bool,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Losses of all tokens, and the gradients of their sum weighted by `share` for hidden states, weight and bias."""
-    softcap, scale, chunk_size = options
+    softcap, scale, chunk_size, copy = options
+    multiplied = weight if copy is None else copy
     losses = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
     hidden_grad = torch.empty_like(hidden) if with_grad else None
     weight_grad = torch.zeros_like(weight) if with_grad and weight.requires_grad else None
@@ -197,7 +201,7 @@ def _chunks(
     for start in range(0, targets.numel(), chunk_size):
         part = slice(start, start + chunk_size)
         inputs = hidden[part].to(weight.dtype)
-        logits = F.linear(inputs, weight, bias).float()
+        logits = F.linear(inputs, multiplied, bias).float()
         if scale != 1.0:
             logits *= scale
         if softcap is not None:
@@ -214,7 +218,7 @@ def _chunks(
         if slope is not None:
             grad *= slope
         grad = grad.to(weight.dtype)
-        hidden_grad[part] = (grad @ weight).to(hidden.dtype)
+        hidden_grad[part] = (grad @ multiplied).to(hidden.dtype)
         if weight_grad is not None:
             weight_grad += grad.T @ inputs
         if bias_grad is not None:

@@ -44,6 +44,7 @@ class LMHead(nn.Module):
 
     def forward(self, hidden_states: Tensor, targets: Tensor, text_index: Tensor, num_texts: int) -> Tensor:
         """See [`~rm_toolkit.losses.text_cross_entropy`]; returns `torch.Tensor` of shape `(num_texts,)`."""
+        autocasts = torch.is_autocast_enabled(hidden_states.device.type)
         return text_cross_entropy(
             hidden_states,
             self.weight,
@@ -51,6 +52,7 @@ class LMHead(nn.Module):
             text_index,
             num_texts,
             bias=self.bias,
+            weight_copy=getattr(self, "weight_copy", None) if autocasts else None,
             softcap=self.softcap,
             logit_scale=self.logit_scale,
         )

@@ -17,12 +17,14 @@ from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import take_only
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
+from ..models.compute_copies import ComputeCopies
 from ..models.heads import is_encoder
+from ..models.precision import AUTOCAST_DTYPES, compute_dtype
 from ..models.reward_model import RewardModel
 from ..models.shared_prompts.choice import choose_layout
 from ..scoring.rewards import compute_rewards
 from .config import RewardModelConfig
-from .engines import EngineHooks
+from .engines import EngineHooks, read_engine
 from .evaluation_loop import evaluate_sets
 from .finite import not_finite
 from .meter import Meter
@@ -31,6 +33,7 @@ from .steps import Steps
 from .stopping import Stop, StopEvaluation
 from .training_data import Preparation
 from .upstream import TrainerHooks
+from .weight_bytes import weight_bytes
 
 
 class StepTrainer(EngineHooks, TrainerHooks):
@@ -75,6 +78,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
         self.stop = Stop(self.accelerator)
         self.grad_norm: Any = None  # of the present step
+        self.copies = self._compute_copies()
         self._choose_layout()
 
     train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
@@ -97,6 +101,15 @@ class StepTrainer(EngineHooks, TrainerHooks):
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
         )
+
+    def _compute_copies(self) -> ComputeCopies | None:
+        engine = read_engine(self.accelerator)
+        casts = engine.precision in AUTOCAST_DTYPES and weight_bytes(engine).cast_once and self.args.n_gpu <= 1
+        return ComputeCopies(self.model, compute_dtype(engine.precision)) if casts else None
+
+    def weights_cast_once(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the weights stay as they are, and autocast does not cast them anew in every forward pass."""
+        return self.copies.used(keep_frozen=self.is_in_train) if self.copies else contextlib.nullcontext()
 
     def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
         pad, multiple = self.processing_class.pad_token_id, self.args.pad_to_multiple_of
@@ -130,17 +143,18 @@ class StepTrainer(EngineHooks, TrainerHooks):
         model.train()
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(inputs):
-            last = number == len(inputs) - 1
-            self.sync_gradients_after(last)
-            sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
-            with sync, self.maybe_activation_offload_context:
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, batch.to(self.args.device))
-                if last and deepspeed:  # whose backward pass ends with the optimizer's step
-                    self.check_step(total + loss.detach())
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
-            total += loss.detach()
+        with self.weights_cast_once():
+            for number, batch in enumerate(inputs):
+                last = number == len(inputs) - 1
+                self.sync_gradients_after(last)
+                sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
+                with sync, self.maybe_activation_offload_context:
+                    with self.compute_loss_context_manager():
+                        loss = self.compute_loss(model, batch.to(self.args.device))
+                    if last and deepspeed:  # whose backward pass ends with the optimizer's step
+                        self.check_step(total + loss.detach())
+                    self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+                total += loss.detach()
         self.meter.end_step()
         self.step_loss = total
         return total
@@ -244,7 +258,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         was_training = model.training
         model.eval()
         try:
-            with self.compute_loss_context_manager():
+            with torch.no_grad(), self.weights_cast_once(), self.compute_loss_context_manager():
                 parts = {"device": args.device, "accelerator": self.accelerator}
                 return compute_rewards(model, data, self._collator(), **parts, **options)
         finally:

@@ -28,6 +28,8 @@ class WeightBytes:
         element (`int`): Of a weight or gradient that is gathered or reduced.
         casts_kept (`bool`): Whether autocast's 16-bit copies of all layers are there at the end of the forward pass,
             as PyTorch caches them; otherwise only those of one layer.
+        cast_once (`bool`): Whether these copies are made once an optimizer step and held until its end, see
+            [`~rm_toolkit.models.compute_copies.ComputeCopies`]; not where each process holds its part of the weights.
     """
 
     weights: int
@@ -36,6 +38,7 @@ class WeightBytes:
     moved: int
     element: int
     casts_kept: bool
+    cast_once: bool
 
 
 def weight_bytes(engine: Engine) -> WeightBytes:
@@ -55,7 +58,9 @@ def weight_bytes(engine: Engine) -> WeightBytes:
         master = element  # without offload, it steps on the weights themselves
         moved = element  # gradients that are summed up, beside those that the optimizer reads
     # ZeRO-3 replaces `torch.nn.functional.linear` by one that casts anew in the backward pass.
-    return WeightBytes(element, master, element, moved, element, casts_kept=engine.zero_stage != 3)
+    kept = engine.zero_stage != 3
+    once = kept and engine.fsdp_version is None
+    return WeightBytes(element, master, element, moved, element, casts_kept=kept, cast_once=once)
 
 
 def optimizer_bytes(optimizer: str) -> int:

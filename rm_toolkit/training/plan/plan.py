@@ -193,12 +193,14 @@ def _simulated_step(
     """Activations of one micro-batch, on tensors without values."""
     mode = FakeTensorMode()
     materialize(skeleton, mode)
+    held = weight_bytes(launch.launched())
     return simulate(
         skeleton,
         batch,
         mode,
         autocast=autocast,
-        casts_kept=weight_bytes(launch.launched()).casts_kept,
+        casts_kept=held.casts_kept,
+        cast_once=held.cast_once,
         gpu=not launch.on_cpu,
         accumulated=accumulated,
     )

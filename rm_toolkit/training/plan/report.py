@@ -142,7 +142,10 @@ def _more_copies(launch: Launch) -> str:
 def _casts(plan: RunPlan) -> str:
     if plan.precision == "no":
         return ""
-    if weight_bytes(plan.launch.launched()).casts_kept:
+    held = weight_bytes(plan.launch.launched())
+    if held.cast_once:
+        return " The 16-bit copies of the weights, made once a step, count with the activations."
+    if held.casts_kept:
         return " The 16-bit copies that autocast makes of the weights count with the activations."
     return " Autocast makes 16-bit copies of one layer's weights at a time."
 

@@ -17,6 +17,7 @@ from ... import losses
 from ...batches.collator import MicroBatch, PreferenceCollator
 from ...batches.tokenization import TokenizedPreferences
 from ...losses import ranking_loss
+from ...models.compute_copies import ComputeCopies
 from ...models.reward_model import RewardModel
 from .memory_tracker import PeakTracker
 
@@ -90,6 +91,7 @@ def simulate(
     *,
     autocast: torch.dtype | None,
     casts_kept: bool,
+    cast_once: bool,
     gpu: bool,
     accumulated: bool,
 ) -> StepMemory:
@@ -103,11 +105,14 @@ def simulate(
         autocast (`torch.dtype`, *optional*): The 16-bit type of autocast, where it is on.
         casts_kept (`bool`): Whether the 16-bit weights of the forward pass are kept for the backward pass; otherwise
             the backward pass casts them again, layer by layer.
+        cast_once (`bool`): Whether they are made once a step, and held until its end.
         gpu (`bool`): Whether the run is on a GPU, which holds more logits at a time.
         accumulated (`bool`): Whether gradients of an earlier micro-batch are there already.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     again = contextlib.nullcontext() if casts_kept or autocast is None else _casting_again()
+    once = cast_once and autocast is not None
+    copies = ComputeCopies(model, autocast).used(keep_frozen=True) if once else contextlib.nullcontext()
     with mode, _logits_of(gpu), again:
         batch = _fake(batch, mode)
         known = [*model.parameters(), *model.buffers(), *_tensors(batch)]
@@ -115,7 +120,7 @@ def simulate(
             for parameter in trainable:
                 parameter.grad = torch.zeros_like(parameter)
             known += [parameter.grad for parameter in trainable]
-        with PeakTracker(known) as tracker:
+        with PeakTracker(known) as tracker, copies:
             with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
                 rewards, lm_losses = model(batch)
                 loss = (batch.pair_weight * ranking_loss(rewards, batch.better, batch.worse)).sum() + lm_losses.sum()

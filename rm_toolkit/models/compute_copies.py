@@ -1,0 +1,104 @@
+"""Weights in the 16-bit type that autocast computes in: cast once for all micro-batches of an optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from .heads import modules_before_head, reward_head
+from .lm_head import LMHead
+from .precision import WEIGHT_DTYPE
+from .reward_model import RewardModel
+
+
+class ComputeCopies:
+    """
+    The 16-bit copies of a model's fp32 weights, for as long as the weights stay as they are.
+
+    Autocast casts every weight again in every forward pass, where activations are computed again also in the backward
+    pass, and frozen weights at every use. Within [`used`] linear layers and the LM head read copies instead, each made
+    by one cast, through which the gradients of all micro-batches go to the fp32 weight: every product is the one that
+    autocast would compute, bit for bit. Where autocast is off, as at the reward head, the fp32 weight is read.
+
+    Not for weights that stand in parts (ZeRO-3, FSDP): the copies would be of whole weights.
+
+    Args:
+        model (`RewardModel`): The model, with its adapter.
+        dtype (`torch.dtype`): What autocast computes in.
+    """
+
+    def __init__(self, model: RewardModel, dtype: torch.dtype):
+        self.dtype = dtype
+        self._modules = _multiplying_modules(model)
+        self._frozen: dict[nn.Parameter, Tensor] = {}
+
+    @contextlib.contextmanager
+    def used(self, keep_frozen: bool = False) -> Iterator[None]:
+        """
+        Within it the copies are read; the weights must not change.
+
+        Args:
+            keep_frozen (`bool`): Whether copies of frozen weights stay for the next time.
+        """
+        made: dict[nn.Parameter, Tensor] = {}
+        try:
+            for module in self._modules:
+                # Into the instance, past `nn.Module`: parameters, state dict and hooks stay what they are.
+                own = module.__dict__
+                if not isinstance(module, LMHead):
+                    own["weight_copy"], own["bias_copy"] = (self._copy(p, made) for p in (module.weight, module.bias))
+                    own["forward"] = types.MethodType(_FORWARDS[type(module).forward], module)
+                elif torch.is_grad_enabled():  # no language-modelling loss without
+                    own["weight_copy"] = self._copy(module.weight, made)
+            yield
+        finally:
+            for module in self._modules:
+                for name in ("weight_copy", "bias_copy", "forward"):
+                    module.__dict__.pop(name, None)
+            if not keep_frozen:
+                self._frozen.clear()
+
+    def _copy(self, parameter: nn.Parameter | None, made: dict[nn.Parameter, Tensor]) -> Tensor | None:
+        if parameter is None or parameter.dtype != WEIGHT_DTYPE:  # a weight in 4 bits, say
+            return parameter
+        copies = made if parameter.requires_grad else self._frozen
+        if parameter not in copies:
+            copies[parameter] = parameter.to(self.dtype)
+        return copies[parameter]
+
+
+def _linear(self: nn.Linear, input: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(input.device.type):
+        return F.linear(input, self.weight_copy, self.bias_copy)
+    return F.linear(input, self.weight, self.bias)
+
+
+def _conv1d(self: Conv1D, x: Tensor) -> Tensor:
+    copied = torch.is_autocast_enabled(x.device.type)
+    weight, bias = (self.weight_copy, self.bias_copy) if copied else (self.weight, self.bias)
+    return torch.addmm(bias, x.view(-1, x.size(-1)), weight).view(*x.size()[:-1], self.nf)
+
+
+# Layers by what they compute, so that a subclass that computes something else (bitsandbytes', say) is left alone.
+_FORWARDS = {nn.Linear.forward: _linear, Conv1D.forward: _conv1d}
+
+
+def _multiplying_modules(model: RewardModel) -> list[nn.Module]:
+    """Linear layers of the backbone and the LM head; in front of the reward, only where `cls` goes through them."""
+    classifier, left_out = model.base_classifier, set()
+    if model.settings.pooling_type != "cls":
+        unused = [classifier.get_submodule(name) for name in modules_before_head(classifier)]
+        left_out = {id(module) for part in (reward_head(classifier), *unused) for module in part.modules()}
+    return [
+        module
+        for module in model.modules()
+        if id(module) not in left_out
+        and "forward" not in module.__dict__
+        and (isinstance(module, LMHead) or type(module).forward in _FORWARDS)
+    ]
