@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 
 if TYPE_CHECKING:
-    from ..data.build import BuildResult
+    from ..data.build import BuildOptions, BuildResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"sources:\n{overview}"
     add = parser.add_argument
-    add("source", help="raw format of the input, see below")
+    add("source", help="raw format of the input, see below; auto finds it by the columns")
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
     add("--output", type=Path, metavar="DIR", help="folder for the built dataset")
     add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row a prompt")
@@ -38,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="jsonl, preference: prompt=question chosen=good …",
     )
     add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="read the input as if it had no such columns")
+    add("--label", metavar="NAME", help="where several columns say which response is better: the one to read")
+    add("--min-score-ratio", type=float, metavar="X", help="shp: leave out rows whose two scores are closer")
+    add(
+        "--drop-contradictions",
+        action="store_true",
+        help="ultrafeedback: leave out completions whose score contradicts their own ratings",
+    )
     add("--strip-citations", action="store_true", help="webgpt: remove marks like [1] from the answers")
     add(
         "--test-size",
@@ -47,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, help="seed of that split (default 0)")
     add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
+    add("--dry-run", action="store_true", help="say how the input is read, show its first row, and write nothing")
     add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original work's format, not cleaned")
     add("--license", help="licence of the data, kept beside it")
     add("--num-proc", type=int, help="processes for cleaning (default 1)")
@@ -65,13 +74,16 @@ def run(args: argparse.Namespace) -> None:
     from ..data.export import EXPORT_KINDS, export_text_score
     from ..data.schema import check_choice
 
-    if args.output is None and args.export is None:
-        raise InputError("nothing to write: pass --output DIR, --export text-score FILE, or both.")
+    if args.output is None and args.export is None and not args.dry_run:
+        raise InputError("nothing to write: pass --output DIR, --export text-score FILE, or both; or --dry-run.")
     options = BuildOptions(
         domain=args.domain,
         columns=parse_columns(args.columns),
         ignore_columns=tuple(args.ignore_columns),
         strip_citations=args.strip_citations,
+        label=args.label,
+        min_score_ratio=args.min_score_ratio,
+        drop_contradictions=args.drop_contradictions,
         template=args.template,
         layout=args.layout or "pairs",
         format=args.format,
@@ -85,16 +97,21 @@ def run(args: argparse.Namespace) -> None:
         check_choice("export", args.export[0], EXPORT_KINDS)
     if args.output is not None:
         check_built_folder(args.output, args.overwrite)
+    source = args.source
+    if source == "auto" or args.dry_run:
+        source = show_form(source, args.input, options)
+    if args.dry_run:
+        return
     result = None
     if args.output is not None:
-        result = build(args.source, args.input, options)
+        result = build(source, args.input, options)
         show(result, options.layout)
-        warn_if_glued(result, args.source, args.template)
+        warn_if_glued(result, source, args.template)
     if args.export is not None:
         kind, file = args.export
         # The original's default is one item a query; its --to_pairs is our --layout pairs.
         shape = args.layout or "ranked"
-        number = export_text_score(args.source, args.input, Path(file), kind, options, shape, args.overwrite)
+        number = export_text_score(source, args.input, Path(file), kind, options, shape, args.overwrite)
         print(f"wrote {file}: {number:,} items, not cleaned")
     if result is not None:
         save(result, args.output, args.overwrite, args.license)
@@ -113,6 +130,41 @@ def parse_columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
+def show_form(name: str, inputs: list[str], options: BuildOptions) -> str:
+    """Prints what the input is, how it is read, and its first row; returns the name of the source that reads it."""
+    from ..data.inputs import resolve_inputs
+    from ..data.recognition import preview, recognize_inputs
+    from ..data.sources import Source, find_source
+
+    found = recognize_inputs(inputs, options) if name == "auto" else find_source(name)
+    if isinstance(found, Source):
+        source = found
+        print(f"{', '.join(inputs)}: read by the source '{source.name}' ({source.summary})")
+    else:
+        source = find_source(found.source)
+        seen = f", seen by {', '.join(found.columns)}" if found.columns else ""
+        print(f"{', '.join(inputs)}: {found.name} (source '{source.name}'{seen})")
+        print(f"read as: {found.reads}")
+    options.check_for(source)
+    first = next(iter(resolve_inputs(source, inputs, options).values()))[0]
+    row = preview(source, first, options, options.format)
+    if row.unread:
+        print(f"not read: {', '.join(row.unread)}")
+    for note in row.notes:
+        print(f"counted: {note}")
+    print(f"first row, in the {options.format} format:")
+    print(f"  prompt: {_as_line(row.prompt)}")
+    for score, text in sorted(zip(row.scores, row.completions), key=lambda entry: -entry[0]):
+        print(f"  score {score:g}: {_as_line(text)}")
+    return source.name
+
+
+def _as_line(text: str | list[dict]) -> str:
+    if isinstance(text, list):
+        text = json.dumps(text, ensure_ascii=False)
+    return one_line(text, 300)
+
+
 def show(result: BuildResult, shape: str) -> None:
     """Prints the cleaning table and what a user should know about the split."""
     from ..data.cleaning import cleaning_steps
@@ -123,6 +175,9 @@ def show(result: BuildResult, shape: str) -> None:
         [title, *(f"{getattr(counts, key):,}" for counts in result.counts.values())] for title, key in steps.items()
     ]
     print_table(["step", *result.counts], rows)
+    for name, notes in result.notes.items():
+        for note, number in notes.items():
+            print(f"note: {name}: {number:,} {note}")
     if result.shared_prompts:
         print(
             f"warning: {result.shared_prompts:,} prompts stand in both of the given splits; they were left as they are."

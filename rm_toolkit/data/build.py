@@ -13,9 +13,11 @@ from ..output.folders import check_output, written_whole
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
 from .pairs import with_same_messages
-from .rows import read_rows, valid_rows
+from .recognition import source_named
+from .rows import count_invalid, count_notes, read_rows, valid_rows
 from .schema import FORMATS, SHAPES, check_choice, has_free_messages
-from .sources import Source, SourceOptions, find_source
+from .sources import Source, SourceOptions
+from .sources.base import SPECIAL_OPTIONS
 from .sources.columns import check_columns
 from .splits import split_by_prompt
 from .templates import TEMPLATES
@@ -67,10 +69,12 @@ class BuildOptions(SourceOptions):
 
     def check_for(self, source: Source) -> None:
         """Raises an `InputError` for a setting that means nothing to this source."""
-        given = {"columns": bool(self.columns), "strip_citations": self.strip_citations}
-        for name, is_given in given.items():
-            if is_given and name not in source.accepts:
+        for name in SPECIAL_OPTIONS:
+            if getattr(self, name) not in (None, False, {}) and name not in source.accepts:
                 raise InputError(f"`{name}` means nothing to the source '{source.name}'; leave it out.")
+        ratio = self.min_score_ratio
+        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio >= 1):
+            raise InputError(f"`min_score_ratio` is {ratio}, but must be at least 1.")
         check_columns(self.columns)
         for ours, theirs in self.columns.items():
             if theirs.partition(".")[0] in self.ignore_columns or theirs in self.ignore_columns:
@@ -89,6 +93,8 @@ class BuildResult:
         counts (`dict[str, CleaningCounts]`): Of each split.
         split (`str`): `given` by the data's authors, `made` here, or `none` (one input, not split).
         shared_prompts (`int`): Prompts that a given split has on both sides; 0 for one made here.
+        info (`dict`): What the folder says of itself.
+        notes (`dict[str, dict[str, int]]`): Of each split, what its source counted; of a split made here, under `train`.
     """
 
     datasets: DatasetDict
@@ -96,6 +102,7 @@ class BuildResult:
     split: str
     shared_prompts: int = 0
     info: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildResult:
@@ -103,7 +110,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     Builds the Arrow dataset of a source.
 
     Args:
-        source_name (`str`): One of `SOURCES`.
+        source_name (`str`): One of `SOURCES`, or `auto`: the one that reads the form of the inputs.
         inputs (`list[str]`): Paths or Hub ids; or `train=PATH` and `test=PATH` for a given split.
         options (`BuildOptions`): Settings.
 
@@ -112,7 +119,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     """
     from datasets import DatasetDict
 
-    source = find_source(source_name)
+    source = source_named(source_name, inputs, options)
     options.check_for(source)
     parts = resolve_inputs(source, inputs, options)
     how = {"format": options.format, "skip_invalid": options.skip_invalid, "cache_dir": options.cache_dir}
@@ -120,26 +127,30 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     if len({has_free_messages(rows.features) for rows in read.values()}) > 1:  # both splits have the same columns
         read = {name: read_rows(source, files, options, **how, free=True) for name, files in parts.items()}
     split = "given"
-    invalid = {name: len(rows) - len(valid_rows(rows)) for name, rows in read.items()}
+    notes = {name: count_notes(rows) for name, rows in read.items()}
+    invalid = {name: count_invalid(rows) for name, rows in read.items()}
+    left_out = {name: len(rows) - len(valid_rows(rows)) for name, rows in read.items()}
     if "" in read:
         rows = valid_rows(read.pop(""))
         split = "made" if options.test_size else "none"
         train, test = split_by_prompt(rows, options.test_size, options.seed) if options.test_size else (rows, None)
         read = {"train": train} if test is None else {"train": train, "test": test}
-        invalid["train"] = invalid.pop("")
+        for counted in (invalid, left_out, notes):
+            counted["train"] = counted.pop("")
     datasets, counts = {}, {}
     for name, rows in read.items():
         valid = valid_rows(rows)
         datasets[name], counts[name] = clean(valid, options)
         counts[name].invalid = invalid.get(name, 0)
-        counts[name].read = len(valid) + counts[name].invalid
+        counts[name].read = len(valid) + left_out.get(name, 0)
         if not counts[name].kept:
             raise nothing_left(", ".join(inputs), name, counts[name])
     shared = 0
     if len(datasets) == 2:
         shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
     datasets = dict(zip(datasets, with_same_messages(list(datasets.values()))))
-    return BuildResult(DatasetDict(datasets), counts, split, shared, _info(source, inputs, options))
+    notes = {name: told for name, told in notes.items() if told}
+    return BuildResult(DatasetDict(datasets), counts, split, shared, _info(source, inputs, options), notes)
 
 
 def clean(rows: Dataset, options: BuildOptions) -> tuple[Dataset, CleaningCounts]:
@@ -162,8 +173,9 @@ def nothing_left(inputs: str, split: str, counts: CleaningCounts) -> InputError:
 
 def _info(source: Source, inputs: list[str], options: BuildOptions) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(options).items() if name not in ("num_proc", "cache_dir")}
-    if not options.ignore_columns:
-        del settings["ignore_columns"]
+    for name in ("ignore_columns", "label", "min_score_ratio", "drop_contradictions"):
+        if not getattr(options, name):
+            del settings[name]
     return {"source": source.name, "inputs": [_file_name(text) for text in inputs], "options": settings}
 
 
@@ -193,6 +205,7 @@ def save(result: BuildResult, folder: Path, overwrite: bool = False, license: st
         result.datasets.save_to_disk(new)
         counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
         info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}
+        info |= {"notes": result.notes} if result.notes else {}
         info["license"] = license
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
         (new / INFO_FILE).write_text(text, encoding="utf-8")

@@ -17,9 +17,9 @@ from ..output.folders import replaced_file
 from .build import BuildOptions
 from .inputs import resolve_inputs
 from .pairing import pair_up
+from .recognition import source_named
 from .rows import iterate_raw_rows, template_of
 from .schema import RawRow, check_choice
-from .sources import find_source
 from .templates import arrange
 
 
@@ -35,7 +35,7 @@ def text_score_items(row: RawRow, template: str, shape: str) -> list[dict[str, l
         template (`str`): What stands around a plain-text prompt.
         shape (`str`): `ranked` or `pairs`.
     """
-    prompt, completions = arrange(row.prompt, row.completions, "text", template)
+    prompt, completions = arrange(row.prompt, row.completions, "text", template, row.system)
     scored = [(prompt + text, score) for text, score in zip(completions, row.scores)]
     if shape == "ranked":
         return [_item(scored)]
@@ -92,7 +92,7 @@ def export_text_score(
         raise InputError(f"{path}: there is a folder of that name; --export needs a file.")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: the file exists. Take another name, or pass --overwrite.")
-    source = find_source(source_name)
+    source = source_named(source_name, inputs, options)
     options.check_for(source)
     parts = resolve_inputs(source, inputs, options)
     if len(parts) > 1:

@@ -17,10 +17,10 @@ from .leakage import check_overlap, mark_origin
 from .messages import TEMPLATE_COLUMNS
 from .pair_columns import complete_columns, drop_empty_columns
 from .pairs import pairs_to_ranked, ranked_to_pairs
-from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset, read_records
-from .rows import read_rows, valid_rows
+from .recognition import AUTO, recognize, source_named
+from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset
+from .rows import count_invalid, count_notes, read_rows, valid_rows
 from .schema import describe, features_like, find_format, find_shape, has_free_messages
-from .sources import find_source
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
 from .streams import open_stream
@@ -134,7 +134,7 @@ def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
     """Returns a built dataset, or the spec of a raw one with its source."""
     source = spec.source
     if Path(spec.path).is_file():
-        source = source or _recognize(spec.path)
+        source = _recognize(spec, spec.path) if source in (None, AUTO) else source
     elif source is None:
         if not Path(spec.path).exists() and not looks_like_hub_id(spec.path):
             raise missing_file(spec.path)
@@ -153,18 +153,14 @@ def _read_raw(
     could not be used.
     """
     options = BuildOptions(
-        domain=spec.domain,
-        columns=dict(spec.columns or {}),
-        ignore_columns=tuple(spec.ignore_columns or ()),
-        strip_citations=spec.strip_citations,
-        template=spec.template,
+        **vars(spec.source_options()),
         layout=spec.layout or "ranked",
         format=spec.format,
         test_size=spec.test_size,
         seed=seed,
         num_proc=num_proc,
     )
-    source = find_source(spec.source)
+    source = source_named(spec.source, [spec.path], options)
     options.check_for(source)
     parts = resolve_inputs(source, [spec.path], options)
     origin = "whole" if "" in parts else "given"
@@ -172,9 +168,10 @@ def _read_raw(
         raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
     files = parts.get("") or parts[spec.split]
     rows = read_rows(source, files, options, format=spec.format, skip_invalid=spec.skip_invalid, cache_dir=cache_dir)
-    read = len(rows)
+    invalid = count_invalid(rows)
+    for note, number in count_notes(rows).items():
+        logger.warning("%s: %d %s", spec.path, number, note)
     rows = valid_rows(rows)
-    invalid = read - len(rows)
     if origin == "whole" and spec.test_size:
         origin = "made"
         train, test = split_by_prompt(rows, spec.test_size, seed)
@@ -199,23 +196,12 @@ def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int
     return mark_origin(dataset, spec.path, None if origin == "whole" else spec.split, origin)
 
 
-def _recognize(path: str) -> str:
-    """Returns `text-score` if the first record is one; any other file needs its source named."""
-    _, record = next(read_records(RecordFile(path)))
-    if isinstance(record, InputError):
-        raise record
-    if {"text", "score"} <= set(record):
-        return "text-score"
-    forms = {
-        "dsp": {"query", "responses"},
-        "webgpt": {"question", "answer_0"},
-        "gpt4llm": {"user_input"},
-        "hh": {"chosen", "rejected"},
-    }
-    likely = next((name for name, keys in forms.items() if keys <= set(record)), "jsonl")
-    raise InputError(
-        f"{path}: a raw file needs its source; it looks like '{likely}': say `path: {path}` and `source: {likely}`."
-    )
+def _recognize(spec: DatasetSpec, path: str) -> str:
+    """Returns the source that reads the form of a file, and says so."""
+    form = recognize(RecordFile(path), spec.source_options())
+    if form.source != "text-score":
+        logger.info("%s: read as %s (source: %s): %s", path, form.name, form.source, form.reads)
+    return form.source
 
 
 def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from .messages import Conversation, text_format_problem
 from .records import Place, RecordFile
 from .schema import RawRow, extend_features, ranked_features
 from .sources import Source, SourceOptions, find_source
-from .sources.base import DEFAULT_DOMAIN
+from .sources.base import DEFAULT_DOMAIN, LeftOut
 from .sources.unread import ReadRecord, UnreadColumn, check_all_read
 from .templates import arrange, prompt_digest
 
@@ -61,7 +62,7 @@ def read_rows(
     try:
         return Dataset.from_generator(
             generate_rows,
-            features=extend_features(ranked_features(format, free), _invalid="string"),
+            features=extend_features(ranked_features(format, free), _invalid="string", _notes="string"),
             gen_kwargs=reading,
             cache_dir=cache_dir,
             fingerprint=fingerprint(reading, content),
@@ -81,19 +82,33 @@ class FreeMessage(Exception):
 
 
 def valid_rows(rows: Dataset) -> Dataset:
-    """Returns the rows that could be used, without the column that says why others could not."""
+    """Returns the rows that could be used, without the columns that say why others could not, and what was counted."""
     import numpy as np
     import pyarrow.compute
 
     if "_invalid" not in rows.column_names:
         return rows
     invalid = rows.with_format("arrow")["_invalid"]
+    usable = pyarrow.compute.is_valid(rows.with_format("arrow")["prompt_id"])
     if invalid.null_count < len(rows):
         first = pyarrow.compute.drop_null(invalid)[0].as_py().partition(" Fix or remove the")[0]
         if invalid.null_count == 0:
             raise InputError(f"none of the {len(rows)} records can be used. The first: {first}")
-        rows = rows.select(np.flatnonzero(pyarrow.compute.is_null(invalid).to_numpy()))
-    return rows.remove_columns("_invalid")
+    if not pyarrow.compute.all(usable).as_py():
+        rows = rows.select(np.flatnonzero(usable.to_numpy()))
+    return rows.remove_columns(["_invalid", "_notes"])
+
+
+def count_invalid(rows: Dataset) -> int:
+    """Returns how many records could not be used."""
+    column = rows.with_format("arrow")["_invalid"]
+    return len(column) - column.null_count
+
+
+def count_notes(rows: Dataset) -> dict[str, int]:
+    """Returns what the source told of the rows -> how often, in words for "NUMBER …"."""
+    column = rows.with_format("arrow")["_notes"].drop_null().to_pylist()
+    return dict(Counter(note for notes in column for note in notes.split("\n")))
 
 
 def generate_rows(
@@ -105,7 +120,7 @@ def generate_rows(
     free: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """
-    Yields ranked rows (all columns of `ranked_features`, and `_invalid`).
+    Yields ranked rows (all columns of `ranked_features`, `_invalid` and `_notes`).
 
     Raises:
         `FreeMessage`: at the first row that has more than role and content, unless `free`.
@@ -113,9 +128,10 @@ def generate_rows(
     source = find_source(source_name)
     for row in iterate_raw_rows(source, files, options, skip_invalid, format):
         if isinstance(row, InputError):
-            yield {**dict.fromkeys(ranked_features(format, free)), "_invalid": str(row)}
+            names = ("_notes", "_invalid") if isinstance(row, LeftOut) else ("_invalid", "_notes")
+            yield {**dict.fromkeys(ranked_features(format, free)), names[0]: str(row), names[1]: None}
             continue
-        prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options))
+        prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options), row.system)
         template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs} if format == "chat" else {}
         if (
             format == "chat"
@@ -134,6 +150,7 @@ def generate_rows(
             "prompt_id": prompt_digest(prompt, completions, **template),
             **(template if free else {}),
             "_invalid": None,
+            "_notes": "\n".join(row.notes) or None,
         }
 
 
@@ -144,27 +161,36 @@ def iterate_raw_rows(
     skip_invalid: bool,
     format: str = "text",
 ) -> Iterator[RawRow | InputError]:
-    """Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used."""
+    """
+    Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used, and
+    always a `LeftOut` in the place of one that an option leaves out.
+    """
     for file in files:
-        records = ((place, _watched(record, options)) for place, record in file.records())
+        records = ((place, watched(record, options)) for place, record in file.records())
         for place, record in source.join(records, options) if source.join else records:
             try:
                 if isinstance(record, InputError):
                     raise record
                 row = source.row(record, place, options)
-                if isinstance(record, ReadRecord):
-                    check_all_read(record, row, place, mappable="columns" in source.accepts)
-                if format == "text":
-                    check_text_format(row, place)
+                check_row(row, record, place, source, format)
             except InputError as error:
-                if not skip_invalid or isinstance(error, UnreadColumn):
+                if isinstance(error, UnreadColumn) or not (skip_invalid or isinstance(error, LeftOut)):
                     raise
                 yield error
             else:
                 yield row
 
 
-def _watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:
+def check_row(row: RawRow, record: Any, place: Place, source: Source, format: str) -> None:
+    """Raises an `InputError` if a row leaves something unread that matters, or says what its format has no place for."""
+    if isinstance(record, ReadRecord):
+        check_all_read(record, row, place, mappable="columns" in source.accepts)
+    if format == "text":
+        check_text_format(row, place)
+
+
+def watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:
+    """Returns a record that remembers which of its columns were read."""
     return record if isinstance(record, InputError) else ReadRecord(record, options.ignore_columns)
 
 

@@ -15,6 +15,7 @@ from ..errors import InputError, did_you_mean, name_list, one_line
 from .messages import TEMPLATE_COLUMNS, Message, read_message
 from .places import Place
 from .tables import Cell
+from .turns import as_message, is_turn, looks_stored, stored_conversation
 
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class RawRow:
         domain (`str`, *optional*): Tag of the row, where the source knows it.
         tools (list of `dict`, *optional*): JSON schemas of the tools that a chat template may list.
         chat_template_kwargs (`dict`, *optional*): Further variables of a chat template.
+        system (`str`, *optional*): What stands before the prompt: a system message of a chat, its own paragraph of a text.
+        notes (`tuple` of `str`): What is to be counted and told of the row, each in words for "NUMBER …".
     """
 
     prompt: Text | None
@@ -57,6 +60,8 @@ class RawRow:
     domain: str | None = None
     tools: list[Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    system: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def text_type(format: str, free: bool = False) -> Any:
@@ -173,10 +178,13 @@ def text_value(value: Any, name: str, place: Place) -> str:
 
 def text_or_messages(value: Any, name: str, place: Place) -> Text:
     """
-    Returns `value` if it is a string or a list of messages, else raises an `InputError`.
+    Returns `value` if it is a string or a list of messages, else raises an `InputError`. One message alone is a list of
+    one, and turns of ShareGPT become messages.
 
     Messages keep every field that is not null, see [`~rm_toolkit.data.messages.read_message`].
     """
+    if is_turn(value):
+        value = [value]
     if not isinstance(value, list):
         if isinstance(value, str):
             return text_value(value, name, place)
@@ -190,12 +198,37 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
             return text_value(text, f"{name}[{number - 1}].{part}", place)
 
         try:
-            messages.append(read_message(message, check_string))
+            messages.append(read_message(as_message(message), check_string))
         except InputError:
             raise
         except ValueError as error:
             raise place.error(f"`{name}`, message {number}: {error}, got {describe(message)}.") from error
     return messages
+
+
+def stored_texts(texts: Mapping[str, Any], place: Place) -> list[Any]:
+    """
+    Returns the texts of one row with conversations that are stored as JSON text parsed.
+
+    Args:
+        texts (`dict`): Name of a column -> text or conversation.
+        place (`Place`): Where the row stands, for the error.
+
+    Raises:
+        `InputError`: if some of them are conversations as JSON text, and others are not.
+    """
+    looks = [name for name, text in texts.items() if looks_stored(text)]
+    if not looks:
+        return list(texts.values())
+    parsed = {name: stored_conversation(texts[name]) for name in looks}
+    broken = [name for name in looks if parsed[name] is None]
+    if len(broken) == len(texts):
+        return list(texts.values())
+    others = broken or [name for name, text in texts.items() if name not in looks and isinstance(text, str)]
+    if others:
+        good = next((name for name in looks if parsed[name] is not None), looks[0])
+        raise place.error(f"`{good}` is a conversation stored as JSON text, and `{others[0]}` is not one.")
+    return [parsed.get(name, text) for name, text in texts.items()]
 
 
 def number_value(value: Any, name: str, place: Place) -> float:

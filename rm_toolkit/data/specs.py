@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, did_you_mean, name_list
+from ..output.strict_yaml import StrictLoader
 from .schema import FORMATS, SHAPES, check_choice, describe
+from .sources import SourceOptions
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class DatasetSpec:
 
     Args:
         path (`str`): A folder that `build-data` wrote, a text-score file, a raw file with its `source`, or a Hub id.
-        source (`str`, *optional*): Raw format of the file; `text-score` needs none.
+        source (`str`, *optional*): Raw format of the file; known forms are recognised without it (as with `auto`).
         split (`str`, *optional*): Split to take instead of the one the run asks for.
         domain (`str`, *optional*): For `dsp` whose answers are preferred; else a tag of the rows.
         layout (`str`, *optional*): `pairs` or `ranked`. Default: as built; raw files become ranked rows.
@@ -33,6 +35,9 @@ class DatasetSpec:
         template (`str`, *optional*): `human-assistant` or `none`, around plain-text prompts.
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]`.
         skip_invalid (`bool`): Leave out records that cannot be used.
+        label (`str`, *optional*): Which of several columns says which response is better.
+        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose scores are closer.
+        drop_contradictions (`bool`): For `ultrafeedback`: leave out scores that contradict their own ratings.
         streaming (`bool`): Training data only: read row by row while training, never whole; needs `max_steps`. `path`
             may then be a folder of shards or a pattern like `DIR/*.jsonl`.
     """
@@ -51,6 +56,9 @@ class DatasetSpec:
     skip_invalid: bool = False
     streaming: bool = False
     ignore_columns: Sequence[str] | None = None
+    label: str | None = None
+    min_score_ratio: float | None = None
+    drop_contradictions: bool = False
 
     @classmethod
     def parse(cls, value: str | Mapping[str, Any] | DatasetSpec, name: str) -> DatasetSpec:
@@ -84,28 +92,52 @@ class DatasetSpec:
         spec._check(name)
         return spec
 
+    def source_options(self) -> SourceOptions:
+        """Returns the settings of the reading of a source."""
+        return SourceOptions(
+            domain=self.domain,
+            columns=dict(self.columns or {}),
+            ignore_columns=tuple(self.ignore_columns or ()),
+            strip_citations=self.strip_citations,
+            template=self.template,
+            label=self.label,
+            min_score_ratio=self.min_score_ratio,
+            drop_contradictions=self.drop_contradictions,
+        )
+
     def _check(self, name: str) -> None:
+        for key in ("source", "split", "domain", "layout", "format", "template", "label"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"dataset '{name}': `{key}` must be a string, got {describe(value)}.")
+        for key in ("strip_citations", "skip_invalid", "streaming", "drop_contradictions"):
+            value = getattr(self, key)
+            if not isinstance(value, bool):
+                raise InputError(f"dataset '{name}': `{key}` is {describe(value)}, but must be true or false.")
+        for key in ("test_size", "min_score_ratio"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise InputError(f"dataset '{name}': `{key}` must be a number, got {describe(value)}.")
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
             raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
-        if not isinstance(self.streaming, bool):
-            raise InputError(
-                f"dataset '{name}': `streaming` is {describe(self.streaming)}, but must be true or false."
-            )
         for key, known in (("layout", SHAPES), ("format", FORMATS)):
             if getattr(self, key) is not None:
                 check_choice(f"{name}.{key}", getattr(self, key), known)
-        if self.columns is not None and not isinstance(self.columns, Mapping):
-            raise InputError(
-                f"dataset '{name}': `columns` must map our names to the file's, got {describe(self.columns)}."
-            )
-
+        columns = self.columns
+        if columns is not None and not (isinstance(columns, Mapping) and _are_strings(columns.values())):
+            shown = describe(columns)
+            if isinstance(columns, Mapping):
+                shown = ", ".join(f"{ours}: {describe(theirs)}" for ours, theirs in columns.items())
+            raise InputError(f"dataset '{name}': `columns` must map our names to the file's, got {shown}.")
         names = self.ignore_columns
-        if names is not None and (
-            not isinstance(names, list | tuple) or not all(isinstance(entry, str) for entry in names)
-        ):
+        if names is not None and not (isinstance(names, list | tuple) and _are_strings(names)):
             raise InputError(
                 f"dataset '{name}': `ignore_columns` must be a list of names like [input], got {describe(names)}."
             )
+
+
+def _are_strings(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[str, Any]]:
@@ -117,7 +149,7 @@ def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[s
         flag (`str`): Their flag, for the errors.
 
     Raises:
-        `InputError`: for an argument without a name, a name that stands twice, or braces that hold no mapping.
+        `InputError`: for an argument without a name, a name that is given twice, or braces that hold no mapping.
     """
     specs: dict[str, str | dict[str, Any]] = {}
     for item in items:
@@ -125,7 +157,7 @@ def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[s
         if not (name.strip() and equals and text.strip()) or name.lstrip().startswith("{"):
             raise InputError(f"{flag}: '{item}' is not NAME=SPEC. Example: {flag} helpful=outputs/data/helpful")
         if name in specs:
-            raise InputError(f"{flag}: the name '{name}' stands twice; give each dataset its own.")
+            raise InputError(f"{flag}: the name '{name}' is given twice; give each dataset its own.")
         specs[name] = parse_spec(text, f"{flag} {name}")
     return specs
 
@@ -144,9 +176,9 @@ def parse_spec(text: str, where: str) -> str | dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: '{text}' is no mapping ({' '.join(str(error).split())}).") from error
+        raise InputError(f"{where}: '{text}' is not a mapping ({' '.join(str(error).split())}).") from error
     if None in value.values():
         key = next(key for key, content in value.items() if content is None)
         raise InputError(f"{where}: '{text}': '{key}' has no value; write 'KEY: VALUE' with a space after the colon.")

@@ -67,7 +67,9 @@ class Shard(RecordFile):
             yield Place(name, "row", number), strip(row) if strip else row
 
 
-def open_stream(spec: DatasetSpec, source: str | None, recognize: Callable[[str], str], seed: int) -> IterableDataset:
+def open_stream(
+    spec: DatasetSpec, source: str | None, recognize: Callable[[DatasetSpec, str], str], seed: int
+) -> IterableDataset:
     """
     Opens one dataset of a recipe as a stream of ranked rows. Nothing but the first record is read.
 
@@ -77,7 +79,7 @@ def open_stream(spec: DatasetSpec, source: str | None, recognize: Callable[[str]
     Args:
         spec (`DatasetSpec`): With its `split` and `format`.
         source (`str`, *optional*): Raw format; found by itself for text-score files and built datasets.
-        recognize (`Callable`): Finds the source of a raw file, or says which one it looks like.
+        recognize (`Callable`): Finds the source of a raw file by its form.
         seed (`int`): Seed of the fraction.
 
     Raises:
@@ -91,7 +93,7 @@ def open_stream(spec: DatasetSpec, source: str | None, recognize: Callable[[str]
         )
     shards, built = _shards(spec, source)
     if Path(shards[0].path).is_file():
-        source = source or recognize(shards[0].path)
+        source = recognize(spec, shards[0].path) if source in (None, "auto") else source
     elif not built:
         source = source or "preference"
     if source is not None:
@@ -188,19 +190,17 @@ def stream_rows(shards: list[Shard], reading: tuple[DatasetSpec, str | None, int
 
 
 def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str, Any]]:
-    options = SourceOptions(
-        domain=spec.domain,
-        columns=dict(spec.columns or {}),
-        ignore_columns=tuple(spec.ignore_columns or ()),
-        strip_citations=spec.strip_citations,
-        template=spec.template,
-    )
+    options = spec.source_options()
+    told: set[str] = set()
     for row in generate_rows(source, (shard,), options, spec.format, spec.skip_invalid, free=True):
-        problem = row.pop("_invalid")
-        if problem is None:
-            yield row
-        else:
+        problem, notes = row.pop("_invalid"), row.pop("_notes")
+        for note in set(notes.split("\n") if notes else ()) - told:
+            told.add(note)
+            logger.warning("%s: %s", shard.path, note)
+        if problem is not None:
             logger.warning("left out: %s", problem)
+        elif row["prompt_id"] is not None:
+            yield row
 
 
 def _built_rows(shard: Shard, spec: DatasetSpec) -> Iterator[dict[str, Any]]:

@@ -186,7 +186,9 @@ def common_messages(dialogues: list[list[Message]]) -> int:
     return shared
 
 
-def arrange(prompt: Text | None, completions: list[Text], format: str, template: str) -> tuple[Text, list[Text]]:
+def arrange(
+    prompt: Text | None, completions: list[Text], format: str, template: str, system: str | None = None
+) -> tuple[Text, list[Text]]:
     """
     Brings a prompt and its completions, in whatever form the source has them, into the wanted format.
 
@@ -195,10 +197,14 @@ def arrange(prompt: Text | None, completions: list[Text], format: str, template:
         completions (list of K `str` or message lists): The responses, or whole dialogues.
         format (`str`): `text` or `chat`.
         template (`str`): `human-assistant` or `none`; what stands around a plain-text prompt in the text format.
+        system (`str`, *optional*): Put before the prompt, as a system message or as a paragraph of its own.
 
     Returns:
         `(prompt, completions)`: strings for `text`, lists of messages for `chat`.
     """
+    if system:
+        asked, answers = arrange(prompt, completions, format, template)
+        return [{"role": "system", "content": system}, *asked] if format == "chat" else f"{system}\n\n{asked}", answers
     if isinstance(prompt, list) or any(isinstance(completion, list) for completion in completions):
         asked, answers = _arrange_messages(prompt, completions)
         if format == "chat":

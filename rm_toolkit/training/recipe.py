@@ -17,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser
 from trl import ModelConfig
 
+from ..data.specs import parse_named_specs, parse_spec
 from ..errors import InputError, did_you_mean
 from ..output.strict_yaml import StrictLoader
 from .config import RewardModelConfig
@@ -255,22 +256,22 @@ def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
 
 
 def _as_mapping(name: str, value: Any) -> dict[str, Any]:
-    """A dict from YAML, a JSON string, or a list of NAME=SPEC."""
+    """A dict from YAML, one in braces (JSON or YAML), or a list of NAME=SPEC as all commands read them."""
     if value is None or isinstance(value, dict):
         return dict(value or {})
     items = [value] if isinstance(value, str) else list(value)
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         try:
             return dict(json.loads(items[0]))
-        except ValueError as error:
-            raise InputError(f"`{name}` is '{items[0]}', which is not valid JSON ({error}).") from error
+        except ValueError:
+            return dict(parse_spec(items[0], f"--{name}"))
+    if name != "tiny_base":
+        return parse_named_specs(items, f"--{name}")
     pairs = [item.partition("=") for item in items]
     for key, equals, rest in pairs:
         if not key or not equals or not rest:
-            raise InputError(
-                f"`{name}`: '{key}{equals}{rest}' is not NAME=SPEC. Example: --{name} helpful=data/helpful"
-            )
-    return {key: yaml.safe_load(rest) if name == "tiny_base" else rest for key, _, rest in pairs}
+            raise InputError(f"`{name}`: '{key}{equals}{rest}' is not NAME=VALUE. Example: --{name} hidden_size=64")
+    return {key: yaml.safe_load(rest) for key, _, rest in pairs}
 
 
 def _fill_domain(domain: str | None, groups: Sequence[Any]) -> None:

@@ -99,9 +99,15 @@ def test_missing_split_names_those_there_are(built):
         load_datasets({"dsp": {"path": built(), "split": "tests"}}, "train")
 
 
-def test_raw_file_without_its_source_is_told_which_one_it_looks_like(write, dsp_items):
-    with pytest.raises(InputError, match="it looks like 'dsp'"):
-        load_datasets({"dsp": write("raw.json", dsp_items(2))}, "train")
+def test_raw_file_without_its_source_is_read_by_its_form(write, dsp_items):
+    path = write("raw.json", dsp_items(2))
+    for source in (None, "auto"):
+        spec = {"path": path, "source": source, "domain": "academy"}
+        assert load_datasets({"dsp": spec}, "train")["dsp"].unique("source") == ["dsp"]
+    with pytest.raises(InputError, match="`domain` is not set"):
+        load_datasets({"dsp": path}, "train")
+    with pytest.raises(InputError, match=r"no known form has the columns 'a', 'b'\. .*source: jsonl"):
+        load_datasets({"dsp": write("other.json", [{"a": 1, "b": 2}])}, "train")
 
 
 def test_overlap_with_a_split_made_here_stops_and_names_the_prompt(built, write):

@@ -254,10 +254,10 @@ def test_a_score_and_a_rank_are_not_both_read(train):
 
 def test_advice_never_maps_names_past_a_label(train):
     with pytest.raises(InputError, match=r"no preference found.*'better_response_id', which is not read") as caught:
-        train([{"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": 1}])
+        train([{"prompt": "Q", "first": "A", "second": "B", "better_response_id": 1}])
     assert "chosen=good" not in str(caught.value)
     with pytest.raises(InputError, match="chosen=good"):
-        train([{"prompt": "Q", "response_0": "A", "response_1": "B"}])
+        train([{"prompt": "Q", "first": "A", "second": "B"}])
 
 
 def test_what_is_ignored_is_not_read_either(train):

@@ -207,9 +207,9 @@ def test_names_of_models():
     ("flags", "message"),
     [
         (["--datasets", "data/x"], "--datasets: 'data/x' is not NAME=SPEC"),
-        (["--datasets", "a=x", "a=y"], "the name 'a' stands twice"),
+        (["--datasets", "a=x", "a=y"], "the name 'a' is given twice"),
         (["--datasets", "a={path:x}"], "'path:x' has no value; write 'KEY: VALUE'"),
-        (["--datasets", "a={path"], "is no mapping"),
+        (["--datasets", "a={path"], "is not a mapping"),
         (["--datasets", "a=x", "--resamples", "0"], "--resamples is 0; it must be at least 1"),
     ],
 )

@@ -147,9 +147,11 @@ def test_a_broken_line_is_named_with_its_file(shards):
 
 
 def test_specs_that_cannot_be_streamed_are_refused(shards, tmp_path):
-    path = str(shards[0] / "0.jsonl")
+    path, other = str(shards[0] / "0.jsonl"), tmp_path / "other.json"
+    other.write_text('[{"good": "a", "bad": "b"}]')
+    other = str(other)
     for spec, message in (
-        ({"path": path}, "a raw file needs its source; it looks like 'hh'"),
+        ({"path": other}, "no known form has the columns 'good', 'bad'"),
         ({"path": path, "source": "jsonl", "test_size": 0.1}, "`test_size` needs the whole data"),
         ({"path": f"{tmp_path}/*.jsonl"}, "no file matches"),
         ({"path": str(tmp_path)}, "holds no saved dataset and no 'jsonl'"),

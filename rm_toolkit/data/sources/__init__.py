@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 from ...errors import InputError, did_you_mean, name_list
-from . import dsp, gpt4llm, hh, jsonl, preference, text_score, webgpt
+from . import (
+    alpaca,
+    arena,
+    argilla,
+    distilabel,
+    dsp,
+    gpt4llm,
+    helpsteer,
+    hh,
+    jsonl,
+    label_studio,
+    nectar,
+    oasst,
+    pku,
+    preference,
+    ranked_lists,
+    sharegpt,
+    shp,
+    text_score,
+    ultrafeedback,
+    webgpt,
+)
 from .base import Source, SourceOptions
 
 
-_MODULES = (dsp, text_score, hh, webgpt, gpt4llm, jsonl, preference)
+_PAPERS = (dsp, text_score, hh, webgpt, gpt4llm, jsonl, preference)
+_FORMS = (
+    alpaca,
+    sharegpt,
+    oasst,
+    nectar,
+    ranked_lists,
+    shp,
+    pku,
+    arena,
+    argilla,
+    label_studio,
+    distilabel,
+    ultrafeedback,
+    helpsteer,
+)
+_MODULES = _PAPERS + _FORMS
 SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _MODULES}
 
 

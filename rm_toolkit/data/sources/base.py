@@ -30,6 +30,9 @@ class SourceOptions:
         template (`str`, *optional*): `human-assistant` or `none`: what stands around a plain-text prompt in the text
             format. Default: as the source says.
         ignore_columns (`tuple[str, ...]`): Columns that are left out, as if the file did not have them.
+        label (`str`, *optional*): Which of several columns (questions) says which response is better.
+        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose two scores are closer than this ratio.
+        drop_contradictions (`bool`): For `ultrafeedback`: leave out completions whose score contradicts its own ratings.
     """
 
     domain: str | None = None
@@ -37,6 +40,17 @@ class SourceOptions:
     strip_citations: bool = False
     template: str | None = None
     ignore_columns: tuple[str, ...] = field(default=(), kw_only=True)
+    label: str | None = field(default=None, kw_only=True)
+    min_score_ratio: float | None = field(default=None, kw_only=True)
+    drop_contradictions: bool = field(default=False, kw_only=True)
+
+
+# Options that only some sources read.
+SPECIAL_OPTIONS = ("columns", "strip_citations", "label", "min_score_ratio", "drop_contradictions")
+
+
+class LeftOut(InputError):
+    """A row that an option leaves out: no fault, only counted. Its message is in words for "NUMBER …"."""
 
 
 @dataclass(frozen=True)

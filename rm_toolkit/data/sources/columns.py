@@ -19,10 +19,23 @@ from ...errors import InputError, did_you_mean, name_list
 from ..messages import read_template_kwargs, read_tools
 from ..pairing import label_scores
 from ..records import Place
-from ..schema import RawRow, Text, check_ranked, describe, known_keys, number_value, text_or_messages, text_value
+from ..schema import (
+    RawRow,
+    Text,
+    check_ranked,
+    describe,
+    known_keys,
+    number_value,
+    stored_texts,
+    text_or_messages,
+    text_value,
+)
+from ..turns import stored_conversation
 from .base import Record, Records, SourceOptions
 from .column_names import is_rank
-from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, label_advice
+from .ratings import contradictions, kept
+from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, form_advice, label_advice
+from .values import in_range
 
 
 # Our names, each with the names that public datasets use for the same; --columns goes before them.
@@ -82,22 +95,24 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
         return RawRow(**record)
     prompt = _find(record, "prompt", place, options)
     if prompt is not None:
-        prompt = text_or_messages(prompt, "prompt", place) if prompt != [] else None
+        prompt = text_or_messages(stored_conversation(prompt) or prompt, "prompt", place) if prompt != [] else None
     domain = _find(record, "domain", place, options)
     domain = None if domain is None else text_value(domain, "domain", place)
     tags = {"domain": domain, **_template(record, place, options)}
     given = {name: _find(record, name, place, options) for name in ("chosen", "rejected", "completions")}
     if given["chosen"] is not None and given["rejected"] is not None:
-        texts = [text_or_messages(given[name], name, place) for name in ("chosen", "rejected")]
-        scores, margin = _pair_scores(record, place, options)
+        pair = {name: given[name] for name in ("chosen", "rejected")}
+        texts = [text_or_messages(text, name, place) for text, name in zip(stored_texts(pair, place), pair)]
+        scores, margin = pair_scores(record, place, options)
         return RawRow(prompt, texts, scores, margin=margin, **tags)
     if given["completions"] is not None:
         texts, scores = _completions(record, given["completions"], place, options)
-        return RawRow(prompt, texts, scores, **tags)
+        contradicting = set() if "score" in options.columns else contradictions(given["completions"])
+        return kept(RawRow(prompt, texts, scores, **tags), contradicting, options, place)
     for first, second, strength in SIGNED:
         if first in record and strength in record:
             texts = [text_or_messages(record.get(name), name, place) for name in (first, second)]
-            signed = number_value(record[strength], strength, place)
+            signed = in_range(record[strength], strength, -3, 3, place)
             return RawRow(prompt, texts, [max(0.0, -signed), max(0.0, signed)], **tags)
     raise _no_preference(record, given, place, options)
 
@@ -197,7 +212,8 @@ def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> An
     return None
 
 
-def _pair_scores(record: Record, place: Place, options: SourceOptions) -> tuple[list[float], float | None]:
+def pair_scores(record: Record, place: Place, options: SourceOptions) -> tuple[list[float], float | None]:
+    """Returns the scores of (chosen, rejected), 1 and 0 where there are none, and the margin if there is one."""
     found = [_find(record, name, place, options) for name in ("score_chosen", "score_rejected")]
     margin = _find(record, "margin", place, options)
     margin = None if margin is None else number_value(margin, "margin", place)
@@ -217,6 +233,7 @@ def _completions(record: Record, texts: Any, place: Place, options: SourceOption
         check_ranked(texts, ranks, ("completions", "ranks"), place)
         scores = [0.0 - number_value(rank, f"ranks[{n}]", place) for n, rank in enumerate(ranks)]
     check_ranked(texts, scores, ("completions", "scores"), place)
+    texts = stored_texts({f"completions[{n}]": text for n, text in enumerate(texts)}, place)
     texts = [text_or_messages(text, f"completions[{n}]", place) for n, text in enumerate(texts)]
     return texts, [number_value(score, f"scores[{n}]", place) for n, score in enumerate(scores)]
 
@@ -246,5 +263,7 @@ def _no_preference(record: Record, given: dict[str, Any], place: Place, options:
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "
         f"{known_keys(record)}.",
-        label_advice(record) or "Name them, for example --columns prompt=question chosen=good rejected=bad.",
+        form_advice(record)
+        or label_advice(record)
+        or "Name them, for example --columns prompt=question chosen=good rejected=bad.",
     )

@@ -10,5 +10,5 @@ SOURCE = Source(
     columns.row,
     "none",
     join=columns.join_neighbors,
-    accepts=("columns",),
+    accepts=("columns", "drop_contradictions"),
 )

@@ -9,6 +9,7 @@ from ...errors import InputError, name_list, one_line
 from ..records import Place
 from ..schema import RawRow
 from .column_names import PROMPT_PARTS, WHOLE_PROMPTS, is_rank, may_matter, says_which, words_of
+from .forms import fitting_forms
 
 
 _SUMMED_UP = {"individual_preference": "overall_preference"}  # HelpSteer3: single votes, and what they came to
@@ -63,6 +64,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
             "seem to say which response is better" if len(labels) > 1 else "seems to say which response is better",
             "Make `chosen` the better and `rejected` the worse response of every row (or give each a score)",
             place,
+            form_advice(record),
         )
     parts = [name for name, value in columns if _is_part(name, value, row)]
     if parts:
@@ -70,7 +72,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
         if mappable and row.prompt is None:
             remedy = f"Name the column that holds the prompt, as --columns prompt={parts[-1]} does"
         seem = "seem to be parts of the prompt" if len(parts) > 1 else "seems to be part of the prompt"
-        raise _error(parts, seem, remedy, place)
+        raise _error(parts, seem, remedy, place, form_advice(record))
 
 
 def check_completion(entry: ReadRecord, name: str, place: Place) -> None:
@@ -79,6 +81,14 @@ def check_completion(entry: ReadRecord, name: str, place: Place) -> None:
     if ranks:
         remedy = f"Say --columns rank={ranks[0]} instead of a score"
         raise _error(ranks, f"of `{name}` seems to say which response is better", remedy, place)
+
+
+def form_advice(record: dict[str, Any]) -> str | None:
+    """Returns what to do where a record is of a known form that another source reads; `None` where it is not."""
+    found = {form.source: form.name for form in fitting_forms([record])}
+    if len(found) != 1 or "preference" in found:
+        return None
+    return f"It is of the form {next(iter(found.values()))}: rm-toolkit build-data auto reads it (in a recipe, source: auto)."
 
 
 def label_columns(columns: Iterable[tuple[str, Any]], own_names: bool = False) -> list[str]:
@@ -160,7 +170,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(entry)
 
 
-def _error(names: list[str], seem: str, remedy: str, place: Place) -> UnreadColumn:
+def _error(names: list[str], seem: str, remedy: str, place: Place, advice: str | None = None) -> UnreadColumn:
     shown = [one_line(name, 60) for name in names]
     problem = f"{' and '.join(filter(None, (name_list(shown[:-1]), name_list(shown[-1:]))))} {seem}, and is not read."
     if len(names) > 1:
@@ -170,4 +180,6 @@ def _error(names: list[str], seem: str, remedy: str, place: Place) -> UnreadColu
         f"{remedy}, or pass --ignore-columns {plain} (in a recipe, ignore_columns: [{plain.replace(' ', ', ')}]) to build "
         "without."
     )
+    if advice:
+        remedy = f"{advice} Or: {remedy[0].lower()}{remedy[1:]}"
     return UnreadColumn(str(place.error(problem, remedy)))

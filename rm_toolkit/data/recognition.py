@@ -1,0 +1,177 @@
+"""What an input is: its known form by the columns of its first records, how that is read, and its first row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, name_list
+from .inputs import resolve_inputs
+from .places import Place
+from .records import RecordFile, is_saved_dataset
+from .rows import check_row, template_of, watched
+from .schema import RawRow, Text, known_keys
+from .sources import Source, SourceOptions, find_source
+from .sources.base import LeftOut
+from .sources.forms import Form, fitting_forms
+from .sources.unread import ReadRecord, label_advice
+from .templates import arrange
+
+
+AUTO = "auto"
+LOOKED_AT = 100  # records: a column that is null in the first may be filled in a later one
+
+
+@dataclass
+class Preview:
+    """
+    The first row of an input as it is read.
+
+    Args:
+        prompt (`str` or list of messages): As it is built.
+        completions (list of K `str` or message lists): As they are built.
+        scores (list of K `float`): Higher is better.
+        unread (`list[str]`): Columns that nothing was read from, in the first record.
+        notes (`list[str]`): What is counted of it.
+    """
+
+    prompt: Text
+    completions: list[Text]
+    scores: list[float]
+    unread: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def source_named(name: str, inputs: list[str], options: SourceOptions) -> Source:
+    """
+    Returns the source of that name, for `auto` the one that reads the form of the inputs.
+
+    Raises:
+        `InputError`: as [`recognize_inputs`] and [`~rm_toolkit.data.sources.find_source`] do.
+    """
+    if name != AUTO:
+        return find_source(name)
+    found = recognize_inputs(inputs, options)
+    return found if isinstance(found, Source) else find_source(found.source)
+
+
+def recognize_inputs(inputs: list[str], options: SourceOptions) -> Form | Source:
+    """
+    Returns the form that all inputs are of; the source itself for a folder of a release.
+
+    Raises:
+        `InputError`: if there is none, if there are several, or if two inputs are of different forms.
+    """
+    if options.columns:
+        raise InputError("`auto` finds the columns by itself; with --columns, say jsonl instead of auto.")
+    for text in inputs:
+        path = text.partition("=")[2] if "=" in text and not Path(text).exists() else text
+        if Path(path).is_dir() and not is_saved_dataset(path):
+            return _source_of_folder(path, options)
+    any_source = Source(AUTO, "", lambda record, place, options: None)
+    files = [file for part in resolve_inputs(any_source, inputs, options).values() for file in part]
+    forms = [(file, recognize(file, options)) for file in files]
+    for file, form in forms[1:]:
+        if form.source != forms[0][1].source:
+            raise InputError(
+                f"{file.path} is of the form {form.name}, but {forms[0][0].path} of {forms[0][1].name}. Build each by itself."
+            )
+    return forms[0][1]
+
+
+def recognize(file: RecordFile, options: SourceOptions | None = None) -> Form:
+    """
+    Returns the form of a file.
+
+    Args:
+        file (`RecordFile`): Its first records are looked at.
+        options (`SourceOptions`, *optional*): Columns that are left out.
+
+    Raises:
+        `InputError`: if it is of no known form, or of several.
+    """
+    ignored = options.ignore_columns if options else ()
+    records = []
+    for _, record in itertools.islice(file.records(), LOOKED_AT):
+        if isinstance(record, dict):
+            records.append({name: value for name, value in record.items() if name not in ignored})
+        elif not records:
+            raise record
+    forms = fitting_forms(records)
+    if not forms:
+        raise _unknown(file, records[0])
+    if len({form.source for form in forms}) > 1:
+        told = "; ".join(f"{form.name} (source {form.source}: {name_list(form.columns)})" for form in forms)
+        raise InputError(
+            f"{file.path}: the columns fit several forms: {told}. Say which: rm-toolkit build-data {forms[0].source} …, or "
+            f"`source: {forms[0].source}` in a recipe; --ignore-columns NAME leaves a column out."
+        )
+    return forms[0]
+
+
+def _unknown(file: RecordFile, record: dict[str, Any]) -> InputError:
+    if {"chosen_ids", "rejected_ids"} <= record.keys():
+        return InputError(
+            f"{file.path}: the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts. Give the "
+            "texts, or hand the data set to the trainer: RewardModelTrainer(train_dataset=…) takes it as it is."
+        )
+    advice = label_advice(record) or (
+        "Name its columns, for example: rm-toolkit build-data jsonl --columns prompt=question chosen=good rejected=bad "
+        "(in a recipe: source: jsonl, columns: {…})."
+    )
+    return InputError(f"{file.path}: no known form has the columns {known_keys(record)}. {advice}")
+
+
+def _source_of_folder(path: str, options: SourceOptions) -> Source:
+    hh = find_source("hh")
+    try:
+        hh.find_files(path, options)
+    except InputError as error:
+        raise InputError(
+            f"{path}: this folder holds no saved dataset, and is not the tree of HH-RLHF. Give a file of it."
+        ) from error
+    return hh
+
+
+def preview(source: Source, file: RecordFile, options: SourceOptions, format: str) -> Preview:
+    """
+    Returns the first row of a file as a source reads it.
+
+    Args:
+        source (`Source`): How to read a record.
+        file (`RecordFile`): The input.
+        options (`SourceOptions`): Settings of the source.
+        format (`str`): `text` or `chat`.
+
+    Raises:
+        `InputError`: for the first record that cannot be used.
+    """
+    seen: list[ReadRecord] = []
+
+    def records() -> Iterator[tuple[Place, Any]]:
+        for place, record in file.records():
+            record = watched(record, options)
+            if isinstance(record, ReadRecord):
+                seen.append(record)
+            yield place, record
+
+    for place, record in source.join(records(), options) if source.join else records():
+        if isinstance(record, InputError):
+            raise record
+        try:
+            row = source.row(record, place, options)
+        except LeftOut:
+            continue
+        check_row(row, record, place, source, format)
+        return _shown(row, source, options, format, seen[0])
+    raise InputError(f"{file.path}: no row is left to be read.")
+
+
+def _shown(row: RawRow, source: Source, options: SourceOptions, format: str, record: ReadRecord) -> Preview:
+    prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options), row.system)
+    roots = {name.partition(".")[0] for name in record.read}
+    unread = [name for name, value in record.items() if name not in roots and value is not None]
+    return Preview(prompt, completions, row.scores, unread, list(dict.fromkeys(row.notes)))

@@ -1,0 +1,101 @@
+"""What a form's labels may be: numbers in their range, one of several words; anything else is refused with its row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import name_list
+from ..places import Place
+from ..schema import describe, number_value, text_value
+
+
+def in_range(value: Any, name: str, low: float, high: float, place: Place) -> float:
+    """
+    Returns a score or a rank as it stands.
+
+    Raises:
+        `InputError`: if it is not a number, or outside the range that the form has: such numbers (-1, -100, 99) stand
+            for a judgement that is missing.
+    """
+    number = number_value(value, name, place)
+    if not low <= number <= high:
+        reach = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise place.error(
+            f"`{name}` is {number:g}, but is {reach} in this form; other numbers stand for no judgement."
+        )
+    return number
+
+
+def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any:
+    """
+    Returns what a label means.
+
+    Args:
+        value: The label; a number may be given in digits.
+        name (`str`): Of its column.
+        known (`dict`): Label in lower case, or number -> what it means.
+        place (`Place`): Where it stands.
+
+    Raises:
+        `InputError`: for any other label.
+    """
+    label: Any = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(label, str) and label.lstrip("-").isdigit():
+        label = int(label)
+    if isinstance(label, float) and label == int(label):
+        label = int(label)
+    if isinstance(label, bool) or label is None or isinstance(label, (list, dict)) or label not in known:
+        words = ", ".join(f"'{key}'" if isinstance(key, str) else str(key) for key in known)
+        raise place.error(f"`{name}` must be one of {words}, got {describe(value)}.")
+    return known[label]
+
+
+def scores_of(better: int | None, number: int = 2) -> list[float]:
+    """Returns the scores of responses of which one is better: 1 and 0; all 0.5 where none is."""
+    return [0.5 if better is None else float(n == better) for n in range(number)]
+
+
+def texts(values: Any, name: str, place: Place) -> list[str]:
+    """Returns a list of strings; JSON text of one is read."""
+    if isinstance(values, str):
+        try:
+            values = json.loads(values)
+        except json.JSONDecodeError as error:
+            raise place.error(f"`{name}` must be a list of strings, got {describe(values)}.") from error
+    if not isinstance(values, list) or not values:
+        raise place.error(f"`{name}` must be a list of strings, got {describe(values)}.")
+    return [text_value(text, f"{name}[{n}]", place) for n, text in enumerate(values)]
+
+
+def optional_text(value: Any, name: str, place: Place) -> str | None:
+    """Returns a string that says something; None for null and for white space."""
+    if value is None:
+        return None
+    text = text_value(value, name, place)
+    return text if text.strip() else None
+
+
+def chosen_label(given: str | None, known: Sequence[str], place: Place, what: str = "columns") -> str:
+    """
+    Returns which of several labels is read.
+
+    Args:
+        given (`str`, *optional*): The option `label`.
+        known (`Sequence[str]`): Labels that the row has.
+        place (`Place`): Where it stands.
+        what (`str`): What they are called.
+
+    Raises:
+        `InputError`: if there is no such label, or several and none was given.
+    """
+    if given is None and len(known) == 1:
+        return known[0]
+    remedy = "Say --label NAME (in a recipe, label: NAME)."
+    if given is None:
+        raise place.error(f"several {what} say which response is better: {name_list(known)}.", remedy)
+    if given not in known:
+        raise place.error(f"`label` is '{given}', but this row has {name_list(known) or 'none'}.", remedy)
+    return given
