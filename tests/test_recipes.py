@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from trl import ModelConfig
 
+from rm_toolkit.data.specs import parse_named_specs
 from rm_toolkit.errors import InputError
 from rm_toolkit.training.recipe import parse_recipe
 from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig
@@ -85,6 +86,16 @@ def test_datasets_can_be_given_as_json():
     assert recipe.train_datasets == {"a": {"path": "x", "fraction": 0.5}}
 
 
+def test_a_recipe_reads_specs_as_every_command_does():
+    spec = "pairs={path: x.jsonl, source: shp, columns: {prompt: q}}"
+    recipe, _, _ = parse(ROOT / "recipes/tiny/grft.yaml", "--train_datasets", spec, "more=y.json:0.5")
+    expected = {"path": "x.jsonl", "source": "shp", "columns": {"prompt": "q"}}
+    assert recipe.train_datasets == {"pairs": expected, "more": "y.json:0.5"}
+    assert recipe.train_datasets == parse_named_specs([spec, "more=y.json:0.5"], "--datasets")
+    recipe, _, _ = parse(ROOT / "recipes/tiny/grft.yaml", "--train_datasets", "{pairs: {path: x.jsonl}}")
+    assert recipe.train_datasets == {"pairs": {"path": "x.jsonl"}}
+
+
 MISTAKES = {
     "a misspelt key": ("learning_rat: 1.0", [], r"there is no setting `learning_rat`. Did you mean 'learning_rate'\?"),
     "a key that stands twice": ("seed: 1\nseed: 2", [], "the key 'seed' stands twice"),
@@ -121,6 +132,22 @@ MISTAKES = {
     "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it is one of 'last', 'eos'"),
     "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is 0 or more"),
     "a domain that is missing": ("output_dir: out/{domain}", [], "needs a domain: pass --domain NAME"),
+    "a dataset named twice": ("seed: 1", ["--train_datasets", "a=x", "a=y"], "the name 'a' is given twice"),
+    "a dataset in broken braces": (
+        "seed: 1",
+        ["--train_datasets", "a={path: x"],
+        "--train_datasets a: .* is not a mapping",
+    ),
+    "a dataset whose key is given twice": (
+        "seed: 1",
+        ["--eval_datasets", "a={path: x, path: y}"],
+        "'path' stands twice",
+    ),
+    "a dataset without a space": (
+        "seed: 1",
+        ["--eval_datasets", "a={path:x}"],
+        "'path:x' has no value; write 'KEY: VALUE'",
+    ),
     "a dataset flag without a name": ("seed: 1", ["--train_datasets", "data/x"], r"'data/x' is not NAME=SPEC"),
 }
 

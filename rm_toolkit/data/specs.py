@@ -73,6 +73,7 @@ class DatasetSpec:
             `InputError`: for an unknown key, a missing path or a value out of range.
         """
         if isinstance(value, DatasetSpec):
+            value._check(name)
             return value
         if isinstance(value, str):
             value = _parse_shorthand(value)
@@ -84,11 +85,7 @@ class DatasetSpec:
                 raise InputError(
                     f"dataset '{name}': there is no key '{key}', only {name_list(known)}.{did_you_mean(key, known)}"
                 )
-        if not isinstance(value.get("path"), str) or not value["path"]:
-            raise InputError(
-                f"dataset '{name}': `path` must be a file, a built folder or a Hub id, got {describe(value.get('path'))}."
-            )
-        spec = cls(**value)
+        spec = cls(**{"path": None, **value})
         spec._check(name)
         return spec
 
@@ -106,6 +103,10 @@ class DatasetSpec:
         )
 
     def _check(self, name: str) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise InputError(
+                f"dataset '{name}': `path` must be a file, a built folder or a Hub id, got {describe(self.path)}."
+            )
         for key in ("source", "split", "domain", "layout", "format", "template", "label"):
             value = getattr(self, key)
             if value is not None and not isinstance(value, str):
@@ -114,11 +115,12 @@ class DatasetSpec:
             value = getattr(self, key)
             if not isinstance(value, bool):
                 raise InputError(f"dataset '{name}': `{key}` is {describe(value)}, but must be true or false.")
-        for key in ("test_size", "min_score_ratio"):
+        for key in ("fraction", "test_size", "min_score_ratio"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
+            may_be_none = key == "min_score_ratio" and value is None
+            if isinstance(value, bool) or not (may_be_none or isinstance(value, int | float)):
                 raise InputError(f"dataset '{name}': `{key}` must be a number, got {describe(value)}.")
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
+        if not 0 < self.fraction <= 1:
             raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
         for key, known in (("layout", SHAPES), ("format", FORMATS)):
             if getattr(self, key) is not None:

@@ -4,6 +4,7 @@ from datasets import Dataset, DatasetDict
 from rm_toolkit.cli import main
 from rm_toolkit.data.leakage import split_origin
 from rm_toolkit.data.mixture import check_overlap, load_datasets
+from rm_toolkit.data.specs import DatasetSpec
 from rm_toolkit.errors import InputError
 
 
@@ -81,6 +82,22 @@ def test_layout_and_format_are_converted_to_what_the_run_wants(built):
         ({"path": "x", "fraction": 0}, "`fraction` is 0, but must be above 0 and at most 1"),
         ({"path": "x", "layout": "pair"}, "must be one of 'pairs', 'ranked'. Did you mean 'pairs'"),
         ({"path": "x", "columns": "a=b"}, "`columns` must map our names to the file's"),
+        (
+            {"path": "x", "columns": {"prompt": 3}},
+            "`columns` must map our names to the file's, got prompt: the number 3",
+        ),
+        ({"path": ["x"]}, "`path` must be a file, a built folder or a Hub id, got a list of 1"),
+        ({"path": "x", "fraction": "0.5"}, "`fraction` must be a number, got the string '0.5'"),
+        ({"path": "x", "test_size": "0.1"}, "`test_size` must be a number, got the string '0.1'"),
+        ({"path": "x", "test_size": None}, "`test_size` must be a number, got null"),
+        ({"path": "x", "source": 3}, "`source` must be a string, got the number 3"),
+        ({"path": "x", "split": ["train"]}, "`split` must be a string, got a list of 1"),
+        ({"path": "x", "label": True}, "`label` must be a string, got true"),
+        ({"path": "x", "skip_invalid": "yes"}, "`skip_invalid` is the string 'yes', but must be true or false"),
+        ({"path": "x", "strip_citations": 1}, "`strip_citations` is the number 1, but must be true or false"),
+        ({"path": "x", "ignore_columns": "input"}, "`ignore_columns` must be a list of names"),
+        (DatasetSpec("x", fraction="0.5"), "`fraction` must be a number"),
+        (DatasetSpec(3), "`path` must be a file"),
         ("data/none.json", "no such"),
     ],
 )
