@@ -100,6 +100,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
             self._collator(),
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
+            autocast=compute_dtype(self.args.autocast) if self.args.autocast else None,
         )
 
     def _compute_copies(self) -> ComputeCopies | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from .varlen_attention import kernel_for, varlen_shared_attention
 WRAPPED = ("sdpa",)
 # Arguments that models pass and that do not change what attention computes.
 _HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "return_dict"}
+
+
+# What computed attention, while somebody wants to know: see [`noted_kernels`].
+_noted: set[str] | None = None
 
 
 class UnsupportedAttentionError(RuntimeError):
@@ -66,6 +71,22 @@ def _wrapper(original: Callable) -> Callable:
         return output.transpose(1, 2).contiguous(), None
 
     return forward
+
+
+@contextlib.contextmanager
+def noted_kernels() -> Iterator[set[str]]:
+    """Collects what computes shared attention within the block, and in which type, for messages."""
+    global _noted
+    _noted = names = set()
+    try:
+        yield names
+    finally:
+        _noted = None
+
+
+def _note(name: str, query: Tensor) -> None:
+    if _noted is not None:
+        _noted.add(f"{name} in {str(query.dtype).removeprefix('torch.')}")
 
 
 def check_supported(arguments: dict[str, Any]) -> None:
@@ -119,17 +140,21 @@ def shared_attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = kernel_for(str(query.device), query.dtype, query.shape[-1], value.shape[-1])
     if kernel is not None:
+        _note("FlashAttention over packed sequences", query)
         return varlen_shared_attention(query, key, value, layout, scaling, window, kernel)
     if kind == "cuda":
         from .flex_attention import flex_shared_attention
 
+        _note("FlexAttention", query)
         return flex_shared_attention(query, key, value, layout, scaling, window)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     same_width = query.shape[-1] == value.shape[-1]
     if kind == "cpu" and same_width and HAS_FLASH:
+        _note("blocks of prompts and responses", query)
         return SegmentAttention.apply(query, key, value, layout, scaling, window)
+    _note("stock attention, sequence by sequence", query)
     return sdpa_shared_attention(query, key, value, layout, scaling, window)
 
 

@@ -13,7 +13,7 @@ from ...batches.collator import MicroBatch, PreferenceCollator
 from ...batches.tokenization import TokenizedPreferences
 from ...errors import InputError
 from ..reward_model import RewardModel
-from .exactness import sharing_problem
+from .exactness import Trial, try_sharing
 
 
 logger = logging.get_logger(__name__)
@@ -30,6 +30,7 @@ def choose_layout(
     *,
     pairs_per_batch: int,
     device: torch.device,
+    autocast: torch.dtype | None = None,
 ) -> str:
     """
     Decides on a layout, prepares the model for it, and says why in one log line.
@@ -41,6 +42,7 @@ def choose_layout(
         collator (`PreferenceCollator`): As it would pad.
         pairs_per_batch (`int`): Pairs of a micro-batch.
         device (`torch.device`): Where the model will compute.
+        autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
 
     Returns:
         `str`: `"plain"` or `"shared"`.
@@ -57,11 +59,12 @@ def choose_layout(
         if ratio > 1 - MIN_SAVING:
             logger.info(f"batch_layout: plain (the shared layout would cost {ratio:.2f} times as much)")
             return "plain"
-    problem = layout_problem(model, device)
+    trial = try_layout(model, device, autocast)
+    problem = trial.problem
     if problem is None:
         model.enable_shared_layout()
         estimate = "" if ratio is None else f" (about {ratio:.2f} of the cost of padded rows)"
-        logger.info(f"batch_layout: shared{estimate}")
+        logger.info(f"batch_layout: shared{estimate}, attention by {' and '.join(trial.kernels)}")
         return "shared"
     if wanted == "shared":
         raise InputError(
@@ -73,12 +76,25 @@ def choose_layout(
     return "plain"
 
 
-def layout_problem(model: RewardModel, device: torch.device) -> str | None:
-    """Why the shared layout cannot be used with a reward model, or `None`."""
+def layout_problem(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> str | None:
+    """Why the shared layout cannot be used with a reward model, or `None`. Args as of [`try_layout`]."""
+    return try_layout(model, device, autocast).problem
+
+
+def try_layout(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> Trial:
+    """
+    Tries the shared layout on a small model of the same config, see
+    [`~rm_toolkit.models.shared_prompts.exactness.try_sharing`].
+
+    Args:
+        model (`RewardModel`): The model.
+        device (`torch.device`): Where it will compute.
+        autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
+    """
     pooling = model.settings.pooling_type
     if pooling not in ("last", "eos"):
-        return f"`pooling_type` is '{pooling}', and not the last token"
-    return sharing_problem(model.backbone, model.settings.max_length, device)
+        return Trial(f"`pooling_type` is '{pooling}', and not the last token")
+    return try_sharing(model.backbone, model.settings.max_length, device, autocast)
 
 
 def cost_ratio(

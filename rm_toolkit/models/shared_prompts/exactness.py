@@ -3,52 +3,96 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...batches.prefixes import flat_row
+from ...batches.prefixes import FlatRow, flat_row
 from ...errors import class_and_line
-from .attention import UnsupportedAttentionError, enable_shared_attention
+from .attention import UnsupportedAttentionError, enable_shared_attention, noted_kernels
 from .last_layer import trim_last_layer
 
 
-# Largest relative difference of hidden states and of gradients; on a GPU products of fp32 may be rounded to TF32.
+# Largest relative difference in fp32 of hidden states and of gradients; on a GPU products may be rounded to TF32.
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+# In 16 bits, how many times the error of texts computed one by one: on the average (a mask that is wrong by one token
+# gives 3 to 50 times), and of a single text or parameter.
+NOISE = 2.0
+SINGLE_NOISE = 8.0
+# Errors below it are not compared.
+_SMALLEST_ERROR = 5e-5
+# In 16 bits a router may send a token elsewhere for the rounding alone, which a text or two show: tried again.
+_ATTEMPTS = 3
 _VOCAB_SIZE = 64
 _WINDOW = 8
 
 
+@dataclass(frozen=True)
+class Trial:
+    """
+    What a trial of the shared layout found.
+
+    Args:
+        problem (`str`, *optional*): Why the layout cannot be used, for a message; `None` where it is exact.
+        kernels (`tuple[str, ...]`): What computed attention, for a message.
+    """
+
+    problem: str | None
+    kernels: tuple[str, ...] = ()
+
+
 def sharing_problem(
-    backbone: PreTrainedModel, max_length: int, device: torch.device | str | None = None
+    backbone: PreTrainedModel,
+    max_length: int,
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
 ) -> str | None:
+    """Why the shared layout cannot be used, for a message; `None` where it is exact. Args as of [`try_sharing`]."""
+    return try_sharing(backbone, max_length, device, autocast).problem
+
+
+def try_sharing(
+    backbone: PreTrainedModel,
+    max_length: int,
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
+) -> Trial:
     """
     Tries the shared layout on a model of two layers (more where layers are of several kinds) of the same config.
 
     The trial has random weights, a small vocabulary, a narrow MLP, and windows shorter than its texts where the
-    model's own are shorter than `max_length`; nothing else differs. Hidden states and gradients of texts computed one
-    by one, by the model as it is, are compared with those of one shared row.
+    model's own are shorter than `max_length`; nothing else differs: it runs the kernels and the types of the run.
+    Hidden states and gradients of texts computed one by one, by the model as it is, are compared with those of one
+    shared row: in fp32 with each other, in 16 bits by how far both are from fp32.
 
     Args:
         backbone (`PreTrainedModel`): The model under the reward head.
         max_length (`int`): Tokens of the longest text that it will read.
         device (`torch.device` or `str`, *optional*): Where to try; by default where the model is.
-
-    Returns:
-        `str` or `None`: Why the layout cannot be used, for a message; `None` where it is exact.
+        autocast (`torch.dtype`, *optional*): What the run computes in, where that is not the type of the weights.
     """
     device = torch.device(device or next(backbone.parameters()).device)
+    if autocast is None and torch.is_autocast_enabled(device.type):
+        autocast = torch.get_autocast_dtype(device.type)
+    weights = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), torch.float32)
     forked = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=forked), torch.enable_grad():
-            return _try(type(backbone), _small_config(backbone.config, max_length), device)
+        config = _small_config(backbone.config, max_length)
+        with torch.random.fork_rng(devices=forked), torch.enable_grad(), noted_kernels() as kernels:
+            for attempt in range(_ATTEMPTS):
+                problem, by_chance = _try(type(backbone), config, device, weights, autocast, seed=attempt)
+                if not by_chance:
+                    break
+            return Trial(problem, tuple(sorted(kernels)))
     except UnsupportedAttentionError as error:
-        return str(error)
+        return Trial(str(error))
     # Whatever a model makes of an argument it does not know is an answer too: it runs plain.
     except Exception as error:
-        return f"the trial failed ({class_and_line(error, 120)})"
+        return Trial(f"the trial failed ({class_and_line(error, 120)})")
 
 
 def _small_config(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig:
@@ -72,24 +116,69 @@ def _small_config(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig
     return small
 
 
-def _try(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: torch.device) -> str | None:
-    torch.manual_seed(0)
-    model = model_class(config).to(device=device, dtype=torch.float32)
+def _try(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    device: torch.device,
+    weights: torch.dtype,
+    autocast: torch.dtype | None,
+    seed: int,
+) -> tuple[str | None, bool]:
+    """The problem, and whether it may be one of this seed's weights alone."""
+    torch.manual_seed(seed)
+    with device:  # on a GPU, large layers are made there: on a CPU that takes seconds
+        model = model_class(copy.deepcopy(config)).to(device=device, dtype=torch.float32)
     _draw_weights(model)
-    rng = np.random.default_rng(0)
-    beginnings = [rng.integers(3, _VOCAB_SIZE, length) for length in (23, 31)]
-    texts = [
-        np.concatenate([beginnings[k], rng.integers(3, _VOCAB_SIZE, length)])
-        for k, length in ((0, 9), (0, 17), (0, 4), (1, 12), (1, 21))
-    ]
-    texts.append(rng.integers(3, _VOCAB_SIZE, 14))
-    row = flat_row(texts)
-    ends = [row.index(k, np.array([len(text) - 1])) for k, text in enumerate(texts)]
-    last = row.layout.needed = torch.from_numpy(np.concatenate(ends))
+    model.to(weights).eval()
+    texts = _texts(np.random.default_rng(seed))
     direction = torch.randn(len(texts), config.get_text_config().hidden_size).to(device)
-    model.eval()
-    plain = torch.stack([_hidden(model, text)[-1] for text in texts])
-    expected = _gradients(model, (plain * direction).sum())
+    narrow = (autocast or weights).itemsize <= 2
+    exact = _separately(copy.deepcopy(model).float(), texts, direction) if narrow else None
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        separate = _separately(model, texts, direction)
+        shared = _together(model, flat_row(texts), texts, direction)
+    if exact is not None:
+        return _noise_problem(shared, separate, exact)
+    tolerance = TOLERANCE.get(device.type, TOLERANCE["cpu"])
+    difference = _relative(shared.hidden, separate.hidden)
+    if not difference <= tolerance:
+        return f"hidden states differ by {difference:.1e} in a trial", False
+    difference = max(error for _, error in _gradient_errors(shared, separate))
+    return (None if difference <= tolerance else f"gradients differ by {difference:.1e} in a trial"), False
+
+
+def _texts(rng: np.random.Generator) -> list[np.ndarray]:
+    """
+    Texts with a short and a longer common beginning, and one that shares nothing. A token of a short beginning weighs
+    much; responses are as short as one token.
+    """
+    beginnings = [rng.integers(3, _VOCAB_SIZE, length) for length in (12, 33)]
+    rests = ((0, 1), (0, 5), (0, 9), (0, 3), (1, 2), (1, 12), (1, 21))
+    texts = [np.concatenate([beginnings[k], rng.integers(3, _VOCAB_SIZE, length)]) for k, length in rests]
+    return [*texts, rng.integers(3, _VOCAB_SIZE, 14)]
+
+
+@dataclass
+class _Result:
+    """Final hidden states of the last tokens, `[num_texts, hidden_size]`, and the gradient of each parameter."""
+
+    hidden: Tensor
+    grads: dict[str, Tensor]
+
+
+def _result(model: PreTrainedModel, hidden: Tensor, direction: Tensor) -> _Result:
+    return _Result(hidden.detach().float(), _gradients(model, (hidden.float() * direction).sum()))
+
+
+def _separately(model: PreTrainedModel, texts: list[np.ndarray], direction: Tensor) -> _Result:
+    return _result(model, torch.stack([_hidden(model, text)[-1] for text in texts]), direction)
+
+
+def _together(model: PreTrainedModel, row: FlatRow, texts: list[np.ndarray], direction: Tensor) -> _Result:
+    device = direction.device
+    ends = [row.index(k, np.array([len(text) - 1])) for k, text in enumerate(texts)]
+    row.layout.needed = torch.from_numpy(np.concatenate(ends))
+    layout = row.layout.to(device)
     enable_shared_attention(model.config)
     trim_last_layer(model)
     # In training mode first, for what only training does, such as dropout on attention weights.
@@ -100,18 +189,30 @@ def _try(model_class: type[PreTrainedModel], config: PreTrainedConfig, device: t
             row.input_ids,
             position_ids=torch.from_numpy(row.position_ids)[None].to(device),
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-            shared_layout=row.layout,
+            shared_layout=layout,
         )
-    shared = hidden[last.to(device)]
-    found = _gradients(model, (shared * direction).sum())
-    tolerance = TOLERANCE.get(device.type, TOLERANCE["cpu"])
-    difference = _relative(shared.detach(), plain.detach())
-    if not difference <= tolerance:
-        return f"hidden states differ by {difference:.1e} in a trial"
+    return _result(model, hidden[layout.needed], direction)
+
+
+def _noise_problem(shared: _Result, separate: _Result, exact: _Result) -> tuple[str | None, bool]:
+    """Compares errors: those of a wrong mask are far larger than rounding, which both ways have alike."""
+    rows = [[_relative(one, other) for one, other in zip(way.hidden, exact.hidden)] for way in (shared, separate)]
+    grads = [dict(_gradient_errors(way, exact)) for way in (shared, separate)]
+    parameters = [[errors[name] for name in exact.grads] for errors in grads]
+    for name, (found, usual) in (("hidden states", rows), ("gradients", parameters)):
+        times = np.maximum(found, _SMALLEST_ERROR) / np.maximum(usual, _SMALLEST_ERROR)
+        average = float(np.exp(np.log(times).mean()))
+        if not (average <= NOISE and times.max() <= SINGLE_NOISE):
+            problem = f"in a trial, {name} were {average:.1f} times (one {times.max():.1f} times) as far from fp32"
+            return f"{problem} as those of texts computed one by one", average <= NOISE
+    return None, False
+
+
+def _gradient_errors(found: _Result, expected: _Result) -> Iterator[tuple[str, float]]:
     # Some gradients are zero but for rounding (a bias on keys, say): those are measured against the largest.
-    floor = 1e-3 * max(float(grad.norm()) for grad in expected.values())
-    difference = max(_relative(found[name], grad, floor) for name, grad in expected.items())
-    return None if difference <= tolerance else f"gradients differ by {difference:.1e} in a trial"
+    floor = 1e-3 * max(float(grad.norm()) for grad in expected.grads.values())
+    for name, grad in expected.grads.items():
+        yield name, _relative(found.grads[name], grad, floor)
 
 
 def _hidden(model: PreTrainedModel, ids: np.ndarray, **arguments: object) -> Tensor:
@@ -137,4 +238,4 @@ def _gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 def _relative(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
-    return float((found - expected).norm()) / max(float(expected.norm()), floor, 1e-12)
+    return float((found.float() - expected.float()).norm()) / max(float(expected.norm()), floor, 1e-12)

@@ -18,6 +18,7 @@ from rm_toolkit.models.shared_prompts.attention import (
     sdpa_shared_attention,
     shared_attention,
 )
+from rm_toolkit.models.shared_prompts.exactness import Trial
 from rm_toolkit.models.shared_prompts.flex_attention import flex_shared_attention, shared_block_mask
 
 
@@ -144,7 +145,7 @@ def test_responses_that_see_each_other_are_found_out(both, monkeypatch, path):
     with pytest.raises(ValueError, match="not exact for this model: hidden states differ"):
         both("llama")
     # With the trial out of the way, the comparison of steps fails.
-    monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.sharing_problem", lambda *_: None)
+    monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.try_sharing", lambda *_: Trial(None))
     with pytest.raises(AssertionError):
         assert_same_step(*both("llama"))
 

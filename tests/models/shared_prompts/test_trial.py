@@ -1,0 +1,172 @@
+"""The trial runs the run's own kernel and type, and refuses masks that are wrong by one token."""
+
+from __future__ import annotations
+
+import inspect
+import time
+
+import pytest
+import torch
+
+from rm_toolkit.batches.shared_layout import SharedLayout
+from rm_toolkit.models.shared_prompts import exactness, varlen_attention
+from rm_toolkit.models.shared_prompts.exactness import sharing_problem, try_sharing
+
+from .conftest import WINDOWED, varlen_by_sdpa
+
+
+MODELS = {"llama": {}, "qwen3": {}, "mixtral": {"num_local_experts": 4, "sliding_window": None}, **WINDOWED}
+TYPES = {
+    "bf16 autocast": (torch.float32, torch.bfloat16),
+    "fp16 autocast": (torch.float32, torch.float16),
+    "bf16 weights": (torch.bfloat16, None),
+}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def cases(*quick, models=tuple(MODELS)):
+    """All models in all types, of which some are tried in every run of the tests."""
+    every = [(model_type, types) for model_type in models for types in TYPES]
+    marks = {case: () if case in quick else pytest.mark.slow for case in every}
+    names = [f"{model_type}-{types.replace(' ', '-')}" for model_type, types in every]
+    values = [pytest.param(*case, marks=marks[case], id=name) for case, name in zip(every, names)]
+    return pytest.mark.parametrize(("model_type", "types"), values)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request, varlen_on_cpu):
+    """Where to try: a CPU with the kernel's stand-in, or a GPU with the kernel."""
+    if request.param == "cpu":
+        varlen_on_cpu()
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+def top_left(function):
+    """The kernel with causal masks (and windows) aligned to the first query and key, as `is_causal=True` of SDPA."""
+
+    def aligned(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
+        # Only as many keys as there are queries are ever seen then.
+        lengths = cu_seq_q.diff().tolist()
+        kept = torch.cat([torch.arange(n) + begin for n, begin in zip(lengths, cu_seq_k.tolist())]).to(key.device)
+        return function(query, key[kept], value[kept], cu_seq_q, cu_seq_q, max_q, max_q, **options)
+
+    return aligned
+
+
+def window_off_by(tokens):
+    def change(function):
+        def off(*args, window_size, **options):
+            left, right = window_size
+            return function(*args, window_size=(left + tokens if left >= 0 else left, right), **options)
+
+        return off
+
+    return change
+
+
+def plant(monkeypatch, change):
+    """Lets the kernel that would be found be another one."""
+    original = varlen_attention.installed_kernel
+
+    def changed(device_type):
+        kernel = original(device_type)
+        return varlen_attention.VarlenKernel(change(kernel.function), kernel.grouped, kernel.dtypes)
+
+    monkeypatch.setattr(varlen_attention, "installed_kernel", changed)
+
+
+def plant_prefix(monkeypatch, begin, end):
+    """Prefixes that begin and end that many tokens later."""
+    original = SharedLayout.packed
+
+    def packed(layout, device):
+        table = layout.segments.copy()
+        continues = table[:, 3] > table[:, 2]
+        table[continues, 2:] += [begin, end]
+        return original(SharedLayout(table), device)
+
+    monkeypatch.setattr(SharedLayout, "packed", packed)
+
+
+@cases(("llama", "bf16 autocast"), ("llama", "fp16 autocast"), ("mistral", "bf16 weights"))
+def test_models_pass_in_16_bits(tiny, model_type, types, device):
+    weights, autocast = TYPES[types]
+    trial = try_sharing(tiny(model_type, **MODELS[model_type]).to(weights), 512, device, autocast)
+    assert trial.problem is None
+    name = str(autocast or weights).removeprefix("torch.")
+    assert trial.kernels == (f"FlashAttention over packed sequences in {name}",)
+
+
+# Moved by one, one longer (it runs into a response), one shorter, without its first token.
+@pytest.mark.parametrize("moved", [(1, 1), (0, 1), (0, -1), (1, 0)])
+@cases(("llama", "bf16 autocast"), models=("llama", "qwen3", "gemma3_text"))
+def test_a_prefix_that_is_off_by_one_is_refused(tiny, model_type, types, moved, device, monkeypatch):
+    weights, autocast = TYPES[types]
+    model = tiny(model_type, **MODELS[model_type]).to(weights)
+    plant_prefix(monkeypatch, *moved)
+    assert "as far from fp32" in sharing_problem(model, 512, device, autocast)
+
+
+@pytest.mark.parametrize("tokens", [1, -1])
+@cases(("mistral", "bf16 autocast"), ("gemma3_text", "bf16 weights"), models=tuple(WINDOWED))
+def test_a_window_that_is_off_by_one_is_refused(tiny, model_type, types, tokens, device, monkeypatch):
+    weights, autocast = TYPES[types]
+    model = tiny(model_type, **MODELS[model_type]).to(weights)
+    plant(monkeypatch, window_off_by(tokens))
+    assert "as far from fp32" in sharing_problem(model, 512, device, autocast)
+
+
+@cases(("llama", "bf16 autocast"), models=("llama", "qwen3", "mistral"))
+def test_alignment_to_the_beginning_is_refused(tiny, model_type, types, device, monkeypatch):
+    weights, autocast = TYPES[types]
+    model = tiny(model_type, **MODELS[model_type]).to(weights)
+    plant(monkeypatch, top_left)
+    assert "as far from fp32" in sharing_problem(model, 512, device, autocast)
+
+
+@pytest.mark.parametrize("fault", ["prefix", "window", "alignment"])
+def test_in_fp32_they_are_refused_even_at_the_tolerance_of_a_gpu(tiny, fault, varlen_on_cpu, monkeypatch):
+    model = tiny("mistral", **WINDOWED["mistral"])
+    monkeypatch.setitem(exactness.TOLERANCE, "cpu", exactness.TOLERANCE["cuda"])
+    varlen_on_cpu()
+    if fault == "prefix":
+        plant_prefix(monkeypatch, 0, -1)
+    else:
+        plant(monkeypatch, window_off_by(1) if fault == "window" else top_left)
+    assert "hidden states differ" in sharing_problem(model, 512)
+
+
+def test_faults_of_the_backward_pass_alone_are_refused(tiny, varlen_on_cpu, monkeypatch):
+    varlen_on_cpu()
+
+    def forgetful(ctx, *grads):
+        """Gradients of a token that is a key of several responses come from the last of them."""
+        (index,) = ctx.saved_tensors
+        totals = [grad.new_zeros((ctx.num_rows, *grad.shape[1:])) for grad in grads]
+        return (*(total.index_copy_(0, index.long(), grad) for total, grad in zip(totals, grads)), None)
+
+    monkeypatch.setattr(varlen_attention._Gather, "backward", staticmethod(forgetful))
+    problem = sharing_problem(tiny("llama"), 512, None, torch.bfloat16)
+    assert "gradients were" in problem
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_trial_takes_less_than_three_seconds_and_compiles_nothing(tiny, monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    model = tiny("llama", hidden_size=2048, num_attention_heads=32, num_key_value_heads=8, head_dim=64)
+    started = time.perf_counter()
+    assert sharing_problem(model, 512, "cuda", torch.bfloat16) is None
+    assert time.perf_counter() - started < 3
+
+
+def test_the_stand_in_has_the_arguments_of_the_kernel():
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    expected = inspect.signature(varlen.varlen_attn).parameters
+    found = inspect.signature(varlen_by_sdpa).parameters
+    kinds = {name: (parameter.kind, parameter.default) for name, parameter in found.items()}
+    assert {name: kinds[name] for name in expected} == {
+        name: (parameter.kind, parameter.default) for name, parameter in expected.items()
+    }
