@@ -144,6 +144,7 @@ def test_the_plan_is_within_a_fifth_of_what_mem_tracker_counts(name, small_base,
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "bf16" not in name])
 def test_the_plan_is_within_a_fifth_of_what_a_gpu_allocates(name, small_base, tmp_path):
     base, words = small_base

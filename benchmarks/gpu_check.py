@@ -1,0 +1,145 @@
+"""
+Does everything run on this GPU? Tests, exactness, launches and the plan, each with a time limit and a printed verdict.
+
+    python benchmarks/gpu_check.py --output outputs/gpu_check                          # all checks, one after the other
+    python benchmarks/gpu_check.py --model DIR --check launch zero3_offload fsdp2      # some of them, on a real model
+    python benchmarks/gpu_check.py --device cpu --shape tiny                           # what a CPU can do, to try it
+
+Each check runs in a process of its own, prints into `NAME.log` and answers in `NAME.json` of the output folder, where the
+table stands too. What a machine lacks is skipped with the reason. The exit code is 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+# In the order in which they matter: a later one is of no use where an earlier one fails.
+CHECKS = {
+    "tests": "tests marked `gpu`",
+    "rewards": "rewards of shared prompts against texts one by one",
+    "curves": "loss curves, shared against plain",
+    "determinism": "two runs with full_determinism, bit for bit",
+    "recipes": "the default recipes, tiny",
+    "qwen3": "the recipe of Qwen3 on --model, or on a tiny model",
+    "launch": "one process: what the engines are compared with",
+    "zero3_offload": "ZeRO-3 with offload, one process",
+    "fsdp2": "FSDP 2, one process",
+    "qlora": "QLoRA",
+    "plan-full": "the plan against memory: all weights",
+    "plan-checkpointing": "the plan against memory: activations computed again",
+    "plan-lora": "the plan against memory: LoRA",
+}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder of results")
+    parser.add_argument("--check", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="default: all")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--model", default=None, help="folder of a real causal LM, for the launches; default: tiny")
+    parser.add_argument("--shape", default="1B", help="of exactness and plan: a key of speed.contenders.SHAPES")
+    parser.add_argument("--data", type=Path, default=None, help="folder of the released files; else rows are made")
+    parser.add_argument("--time-limit", type=float, default=280.0, help="seconds of a check")
+    parser.add_argument("--run", default=None, help=argparse.SUPPRESS)  # one check, in this process
+    args = parser.parse_args(argv)
+    args.output = args.output.resolve()
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the checks and prints a verdict of each, and the table at the end."""
+    args = parse(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.run:
+        run_here(args)
+        return
+    verdicts = {}
+    for name in args.check:
+        command = [sys.executable, __file__, *(argv if argv is not None else sys.argv[1:]), "--run", name]
+        verdicts[name] = supervise(name, command, args.output, args.time_limit)
+        print(f"{name}: {verdicts[name]['verdict']}, {verdicts[name]['seconds']:.0f} s. {verdicts[name]['detail']}")
+        sys.stdout.flush()
+        (args.output / "table.md").write_text(table(verdicts), encoding="utf-8")
+    print(table(verdicts))
+    sys.exit(any(found["verdict"] == "failed" for found in verdicts.values()))
+
+
+def supervise(name: str, command: list[str], folder: Path, time_limit: float) -> dict[str, object]:
+    """
+    Runs a check's command and reads its answer.
+
+    Args:
+        name (`str`): Of the check: it answers in `NAME.json`.
+        command (`list[str]`): What to run; ended with all that it started when its time is up.
+        folder (`Path`): Where answer and log go.
+        time_limit (`float`): In seconds.
+
+    Returns:
+        `dict`: `verdict` (`passed`, `failed`, `skipped`), `detail` in words, `seconds`.
+    """
+    answer, log, began = folder / f"{name}.json", folder / f"{name}.log", time.monotonic()
+    answer.unlink(missing_ok=True)
+    with log.open("w") as printed:
+        child = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
+        try:
+            code: int | None = child.wait(time_limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_group(child)
+    found: dict[str, object] = {"verdict": "failed"}
+    if code is None:
+        found["detail"] = f"not done after {time_limit:.0f} s; see {log}."
+    elif answer.exists():
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    else:
+        found["detail"] = f"ended with exit code {code} without an answer; see {log}."
+    found["seconds"] = time.monotonic() - began
+    answer.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def end_group(child: subprocess.Popen) -> None:
+    """Ends a process that leads its own group, and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def run_here(args: argparse.Namespace) -> None:
+    """Runs one check in this process and writes its answer; an error is a verdict, too."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from speed.gpu import checks
+
+    try:
+        verdict, detail = checks.run(args.run, args)
+    except Exception as error:
+        traceback.print_exc()
+        verdict, detail = "failed", f"{type(error).__name__}: {str(error).strip()[:400]}"
+    text = json.dumps({"verdict": verdict, "detail": detail}, indent=1) + "\n"
+    (args.output / f"{args.run}.json").write_text(text, encoding="utf-8")
+
+
+def table(verdicts: dict[str, dict[str, object]]) -> str:
+    """Verdicts in Markdown."""
+    lines = ["| check | verdict | s | |", "|---|---|---|---|"]
+    for name, found in verdicts.items():
+        detail = str(found["detail"]).replace("\n", " ").replace("|", "/")
+        lines.append(f"| {CHECKS.get(name, name)} | {found['verdict']} | {found['seconds']:.0f} | {detail} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
