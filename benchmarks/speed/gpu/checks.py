@@ -37,6 +37,8 @@ def tests(args: argparse.Namespace) -> Verdict:
     """The tests marked `gpu`."""
     if args.device == "cpu":
         return "skipped", "the tests marked `gpu` need one"
+    if importlib.util.find_spec("pytest") is None:
+        return "skipped", "pytest is not installed"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-rs", "tests"]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout, done.stderr)

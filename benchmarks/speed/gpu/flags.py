@@ -10,6 +10,7 @@ PARTS = (
     "search-dsp",
     "train-dsp",
     "features-dsp",
+    "kernels-dsp",
     "search-helpful",
     "train-helpful",
     "evaluate",

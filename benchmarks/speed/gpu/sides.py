@@ -18,6 +18,7 @@ LIGER = {
     "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},
 }
 TRL, TRL_BEST, PLAIN, FAST = "TRL", "TRL at its best", "ours, plain", "ours, fast"
+FILLING = "full micro-batches"
 MAIN_SIDES = (TRL, TRL_BEST, PLAIN, FAST)
 
 
@@ -134,7 +135,7 @@ FEATURES = (
     ),
     Feature("Liger", options=LIGER, lacks=_no_liger),
     Feature("compilation", options={"torch_compile": True}, lacks=_no_compilation),
-    Feature("full micro-batches", options={"max_tokens_per_batch": "auto"}, lacks=_no_auto),
+    Feature(FILLING, options={"max_tokens_per_batch": "auto"}, lacks=_no_auto),
 )
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from ..data import make_tokenizer, only_fitting
 from . import tables
 from .flags import PARTS
 from .flops import Work, distinct_work
-from .report import Report
+from .races import Races
 from .rows import load_rows, take_distinct
 from .runs import Job
-from .sides import FAST, MAIN_SIDES, PLAIN, TRL, TRL_BEST, Side, make_sides
-from .workers import Deadline, Failed, TimeRanOut, Workers
+from .sides import FAST, FEATURES, FILLING, MAIN_SIDES, PLAIN, TRL, TRL_BEST, Feature, Side, make_sides
+from .workers import Deadline, Workers
 
 
-class Suite(Report):
+class Suite(Races):
     """
     Runs parts, prints their tables as they are made, and writes them under `--output`.
 
@@ -63,7 +62,7 @@ class Suite(Report):
         """The best micro-batch of each side, of a step or two at each size."""
         sizes = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
         table, best = [], {}
-        for side in [self.sides[key] for key in MAIN_SIDES if not self.sides[key].fills]:
+        for side in self._searched():
             rates: dict[int, float] = {}
             for size in sizes:
                 found = self.try_run(workers, side, self.job(name, size, steps=2))
@@ -75,19 +74,20 @@ class Suite(Report):
                 best[side.name] = max(rates, key=rates.__getitem__)
             table.append([side.name, *(f"{rates[size]:.1f}" if size in rates else "-" for size in sizes)])
             self.keep(best)
-        filled = [key for key in MAIN_SIDES if self.sides[key].fills]
-        note = f"Filled by tokens, not searched: {', '.join(filled)}." if filled else ""
         head = ("side", *(f"{size} pairs" for size in sizes))
-        self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table, note))
+        self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table))
 
     def train(self, workers: Workers, name: str) -> None:
         """Training: all main sides, interleaved."""
         self._race(workers, name, [self.sides[key] for key in MAIN_SIDES], (TRL, TRL_BEST), f"Training, {name}")
 
     def features(self, workers: Workers, name: str) -> None:
-        """The fast side without each of its features."""
-        sides = [side for key, side in self.sides.items() if key == FAST or side.switched_off]
-        self._race(workers, name, sides, (FAST,), f"Training, {name}: the fast side without each feature")
+        """The fast side without each of its features: layout, attention, casts."""
+        self._without(workers, name, FEATURES[:3])
+
+    def kernels(self, workers: Workers, name: str) -> None:
+        """The fast side without each of its features: fused kernels, compilation, full micro-batches."""
+        self._without(workers, name, FEATURES[3:])
 
     def evaluate(self, workers: Workers) -> None:
         """Evaluation of each set: TRL and both of ours, each at its best batch of those tried."""
@@ -175,6 +175,17 @@ class Suite(Report):
 
     # ---- what parts are made of ----
 
+    def _searched(self) -> list[Side]:
+        """The sides that have a size to search for; where the fast one finds its own, the fast one without that."""
+        found = [self.sides[key] for key in MAIN_SIDES]
+        sized = f"{FAST}, without {FILLING}"
+        return [self.sides[sized] if side.fills and sized in self.sides else side for side in found]
+
+    def _without(self, workers: Workers, name: str, features: Sequence[Feature]) -> None:
+        names = [feature.name for feature in features]
+        sides = [side for key, side in self.sides.items() if key == FAST or set(names) & set(side.switched_off)]
+        self._race(workers, name, sides, (FAST,), f"Training, {name}: the fast side without {', '.join(names)}")
+
     def job(
         self,
         name: str,
@@ -209,52 +220,6 @@ class Suite(Report):
             evaluation=evaluation,
             more=more,
         )
-
-    def try_run(self, workers: Workers, side: Side, job: Job) -> dict[str, Any] | None:
-        """A run, or `None` with the reason said; what stops the part is raised."""
-        try:
-            found = workers.run(side, job)
-        except Failed as error:
-            self.emit(f"\n{side.name} failed:\n\n    {str(error).strip().replace(chr(10), chr(10) + '    ')}\n")
-            return None
-        if "error" in found:
-            self.say(f"{side.name}, {job.micro_batch} pairs a micro-batch: {found['error']}")
-            return None
-        return found
-
-    def repeat(
-        self, workers: Workers, sides: list[Side], job_of: Callable[..., Job], **options: Any
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Runs all sides once a repeat in an order that turns, as long as there is time."""
-        runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-        broken: set[str] = set()
-        try:
-            for repeat in range(self.args.repeats):
-                for number in range(len(sides)):
-                    side = sides[(number + repeat) % len(sides)]
-                    if side.name in broken:
-                        continue
-                    found = self.try_run(workers, side, job_of(side.name, **options))
-                    if found is None:
-                        broken.add(side.name)
-                        continue
-                    runs[side.name].append(found)
-                    self.say(f"{side.name}: {tables.rate(found):.1f} pairs/s")
-                    self.keep(runs)
-        except TimeRanOut as error:
-            done = ", ".join(f"{name} {len(found)}" for name, found in runs.items())
-            self.emit(f"\nNot all repeats were made, {error}: {done} of {self.args.repeats}.\n")
-        return runs
-
-    def sizes(self, name: str) -> dict[str, int]:
-        """Best micro-batches of the part `search-NAME`, where it was run; sides without one take the middle size."""
-        path = self.folder / f"search-{name}.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        fitting = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
-        if not found:
-            self.emit(f"\nThe part `search-{name}` was not run into {self.folder}; micro-batches are not the best.\n")
-        middle = fitting[len(fitting) // 2]
-        return {key: found.get(key, found.get(FAST, middle)) for key in self.sides}
 
     def _race(self, workers: Workers, name: str, sides: list[Side], bases: tuple[str, ...], title: str) -> None:
         sizes = self.sizes(name)

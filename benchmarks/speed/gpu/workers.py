@@ -100,7 +100,8 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         started = time.time()
-        process = context.Process(target=_serve, args=(there, self.threads), daemon=True)
+        # No daemon: that may not have children, which compiling makes. It ends when this end of the pipe is gone.
+        process = context.Process(target=_serve, args=(there, self.threads))
         process.start()
         there.close()
         return process, here, started
