@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from rm_toolkit.batches.collator import PreferenceCollator
 from rm_toolkit.batches.tokenization import TokenizedPreferences
@@ -46,6 +47,13 @@ def test_one_row_without_padding_and_the_prompt_once(data):
     assert batch.num_tokens == 31 + 2 + 1 + 33 + 3
     assert batch.attention_mask.shape == (1, 1, 1, 1)
     assert batch.model_inputs()["shared_layout"] is batch.layout
+
+
+def test_a_moved_batch_takes_along_what_the_layers_read(data):
+    batch = collate(data, "shared")
+    assert batch.to(torch.device("meta")).layout.needed.device.type == "meta"
+    assert batch.layout.needed.device.type == "cpu"
+    assert batch.to(torch.device("cpu")).layout is batch.layout
 
 
 def test_rewards_are_read_at_the_last_token_of_each_text(data):

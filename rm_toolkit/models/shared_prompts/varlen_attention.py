@@ -46,7 +46,6 @@ def installed_kernel(device_type: str) -> VarlenKernel | None:
     return VarlenKernel(varlen_attn, "enable_gqa" in parameters)
 
 
-@torch.compiler.assume_constant_result
 def kernel_for(device: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> VarlenKernel | None:
     """
     The kernel that computes such heads, or `None` where there is none.

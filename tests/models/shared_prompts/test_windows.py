@@ -117,11 +117,8 @@ def test_a_window_below_one_is_refused(problem):
         shared_attention(*tensors, layout, None, -1)
 
 
-@pytest.mark.parametrize("path", ["blocks", "varlen"])
 @pytest.mark.parametrize("model_type", WINDOWED)
-def test_models_compute_shared_rows_as_separate_ones(tiny, both_ways, model_type, path, varlen_on_cpu):
-    if path == "varlen":
-        varlen_on_cpu()
+def test_models_compute_shared_rows_as_separate_ones(tiny, both_ways, model_type):
     (hidden, grads), (shared_hidden, shared_grads) = both_ways(tiny(model_type, **WINDOWED[model_type]))
     torch.testing.assert_close(shared_hidden, hidden, atol=1e-4, rtol=1e-4)
     for found, expected in zip(shared_grads, grads, strict=True):
