@@ -120,6 +120,29 @@ class _Sequences:
         }
 
 
+def encode_ids(
+    texts: Sequence[tuple[int, ...]], starts: Sequence[int], kept: Sequence[int], max_length: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """
+    Cuts texts that are token ids already; equal ones become one sequence.
+
+    Args:
+        texts (`list[tuple[int, ...]]`): Token ids of each.
+        starts (`Sequence[int]`): Where the completion of each begins.
+        kept (`Sequence[int]`): Tokens at the beginning of each that a cut keeps.
+        max_length (`int`): Tokens that a sequence may have.
+
+    Returns:
+        `tuple`: As of [`encode`].
+    """
+    sequences = _Sequences(0, max_length)
+    numbers = np.zeros(len(texts), dtype=np.int64)
+    for number, (ids, start, keep) in enumerate(zip(texts, starts, kept)):
+        sequences.num_prefix = keep
+        numbers[number] = sequences.add(list(ids), int(start), 0)
+    return sequences.columns(), numbers
+
+
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:
     """How many special tokens the tokenizer puts before a text; truncation keeps them."""
     if data_format == "chat":  # a template's BOS is text to the saved tokenizer, which cuts it with the rest

@@ -8,11 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from ..data.messages import TEMPLATE_COLUMNS, Conversation, canonical, read_template_kwargs, read_tools
+from ..data.messages import (
+    TEMPLATE_COLUMNS,
+    Conversation,
+    canonical,
+    check_parts,
+    read_template_kwargs,
+    read_tools,
+)
 from ..data.pairing import RowPairs, label_scores, pair_up, plain, ranked_scores
 from ..data.records import Place
 from ..data.schema import Text
+from ..data.templates import arrange_messages
 from ..errors import InputError
+
+
+ID_COLUMNS = ("chosen_ids", "rejected_ids")  # of rows that are tokenized, as TRL has them
+OLD_ID_COLUMNS = ("chosen_input_ids", "rejected_input_ids")  # TRL before 1.0
 
 
 @dataclass
@@ -62,6 +74,11 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
     names = set(names)
     ranked = {"completions", "scores"} <= names
     if not ranked and not {"chosen", "rejected"} <= names:
+        if any(set(columns) <= names for columns in (ID_COLUMNS, OLD_ID_COLUMNS)):
+            raise InputError(
+                f"{kind} '{name}' holds token ids, which only the trainer reads, from a `datasets.Dataset` that is not a "
+                "stream. Give the texts: `chosen` and `rejected`."
+            )
         raise InputError(
             f"{kind} '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
             "`completions` and `scores`. Build one with `rm-toolkit build-data`."
@@ -86,6 +103,8 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     prompt = row.get("prompt")
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
+    prompt, completions = _in_one_form(prompt, completions)
+    _check_parts(prompt, completions, ranked, place)
     template = template_columns(row, place)
     key = row.get("prompt_id") or (text_key(prompt, "", **template) if prompt else None)
     if ranked:
@@ -93,6 +112,24 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     else:
         writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
     return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"), **template)
+
+
+def _in_one_form(prompt: Text, completions: list[Text]) -> tuple[Text, list[Text]]:
+    """A string beside message lists becomes messages, by the rule that `build-data` has."""
+    texts = [prompt, *completions] if prompt else completions
+    if len({isinstance(text, str) for text in texts}) == 1:
+        return prompt, completions
+    return arrange_messages(prompt or None, completions)
+
+
+def _check_parts(prompt: Text, completions: list[Text], ranked: bool, place: Place) -> None:
+    names = [f"completions[{k}]" for k in range(len(completions))] if ranked else ["chosen", "rejected"]
+    for name, text in zip(("prompt", *names), (prompt, *completions)):
+        if isinstance(text, list):
+            try:
+                check_parts(text)
+            except ValueError as error:
+                raise place.error(f"`{name}`, {error}.") from error
 
 
 def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[float]:

@@ -18,7 +18,9 @@ from ..data.schema import Text
 from ..errors import InputError
 from .encoding import BATCH_SIZE, encode
 from .equal_texts import have_more_than_content, merge_pairs, report_equal_pairs
-from .preference_rows import PreferenceRow, as_margins, as_row, check_columns, text_key
+from .given_ids import id_columns, read_ids
+from .preference_rows import PreferenceRow, as_row, check_columns, text_key
+from .row_pairs import PairColumns
 from .token_cache import TokenCache
 
 
@@ -76,7 +78,7 @@ class TokenizedPreferences:
     @classmethod
     def without_pairs(cls, name: str, **encoded: Any) -> TokenizedPreferences:
         """Sequences alone, as [`~rm_toolkit.batches.encoding.encode`] gives them: for scoring."""
-        return cls(name=name, **encoded, **_PairColumns().arrays())
+        return cls(name=name, **encoded, **PairColumns().arrays())
 
     def __len__(self) -> int:
         return len(self.better)
@@ -112,7 +114,8 @@ def tokenize_preferences(
     Turns preference rows (pairs or ranked) into token ids.
 
     Args:
-        dataset (`datasets.Dataset`): Rows with `chosen`/`rejected` or `completions`/`scores`, with or without `prompt`.
+        dataset (`datasets.Dataset`): Rows with `chosen`/`rejected` or `completions`/`scores`, with or without `prompt`; or
+            with token ids in `chosen_ids`/`rejected_ids`, which are read as they are.
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
         max_length (`int`): Tokens a sequence may have; longer ones lose their beginning, BOS and EOS stay.
         data_format (`str`): `"text"` or `"chat"`.
@@ -133,6 +136,10 @@ def tokenize_preferences(
     if stored is not None:
         report_equal_pairs(name, stored["num_equal_pairs"], keep_equal)
         return TokenizedPreferences(name=name, **stored)
+    if id_columns(dataset.column_names):
+        fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal)
+        eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
+        return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
     data = tokenize_rows(
         _rows(dataset, name),
         tokenizer,
@@ -188,7 +195,7 @@ def tokenize_rows(
             texts.append(text)
         return index[key]
 
-    columns = _PairColumns()
+    columns = PairColumns()
     for number, row in enumerate(rows):
         members = [sequence_of(row, completion) for completion in row.completions]
         columns.add_row(number, members, row, lm_score_threshold)
@@ -221,45 +228,6 @@ def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
             number += 1
             row = dict(zip(batch, values))
             yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
-
-
-class _PairColumns:
-    """Collects the pairs of each row, best-scored first, and counts its label ties."""
-
-    def __init__(self):
-        self.pairs: list[tuple] = []
-        self.margins: list[float | None] = []
-        self.first_two: list[tuple[int, int]] = []
-        self.prompts: dict[Any, int] = {}
-        self.num_label_ties = 0
-
-    def add_row(self, number: int, members: list[int], row: PreferenceRow, threshold: float) -> None:
-        stated = row.pair_up()
-        best = max(row.scores)
-        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
-        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
-        key = number if row.prompt_key is None else row.prompt_key
-        prompt_number = self.prompts.setdefault(key, len(self.prompts))
-        if stated.first_two is not None:
-            self.first_two.append(tuple(members[k] for k in stated.first_two))
-        for i, j in stated.best_first():
-            self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
-            self.margins.append(row.margin)
-        self.num_label_ties += len(stated.ties)
-
-    def arrays(self) -> dict[str, Any]:
-        table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
-        return {
-            "better": table[:, 0],
-            "worse": table[:, 1],
-            "row": table[:, 2],
-            "prompt": table[:, 3],
-            "lm_better": table[:, 4].astype(bool),
-            "lm_worse": table[:, 5].astype(bool),
-            "margin": as_margins(self.margins),
-            "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
-            "num_label_ties": self.num_label_ties,
-        }
 
 
 def check_format(texts: Sequence[tuple[Any, ...]], data_format: str, name: str) -> None:

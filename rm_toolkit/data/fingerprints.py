@@ -24,6 +24,10 @@ CONTENT_COLUMNS = (
     "margin",
     "tools",
     "chat_template_kwargs",
+    "chosen_ids",
+    "rejected_ids",
+    "chosen_input_ids",
+    "rejected_input_ids",
 )
 BATCH_SIZE = 1000
 

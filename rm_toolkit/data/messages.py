@@ -139,6 +139,17 @@ def read_message(message: Any, check_string: Callable[[Any, str], str]) -> Messa
     return read
 
 
+def check_parts(messages: Iterable[Mapping[str, Any]]) -> None:
+    """Raises a `ValueError` for a part of a content that is not text: images, sounds and the like."""
+    for number, message in enumerate(messages, 1):
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            try:
+                _text_part(part)
+            except ValueError as error:
+                raise ValueError(f"message {number} {error}") from error
+
+
 def _text_part(part: Any) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind != "text" or not isinstance(part.get("text"), str):

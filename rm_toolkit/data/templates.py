@@ -206,7 +206,7 @@ def arrange(
         asked, answers = arrange(prompt, completions, format, template)
         return [{"role": "system", "content": system}, *asked] if format == "chat" else f"{system}\n\n{asked}", answers
     if isinstance(prompt, list) or any(isinstance(completion, list) for completion in completions):
-        asked, answers = _arrange_messages(prompt, completions)
+        asked, answers = arrange_messages(prompt, completions)
         if format == "chat":
             return asked, answers
         return convert_row(asked, answers, format)
@@ -220,7 +220,14 @@ def arrange(
     return convert_row(prompt, completions, format)
 
 
-def _arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list[Message], list[list[Message]]]:
+def arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list[Message], list[list[Message]]]:
+    """
+    Returns prompt and completions as messages, where some of them are strings or all completions hold the prompt.
+
+    Args:
+        prompt (`str`, list of messages, *optional*): None if every completion holds it as its beginning.
+        completions (list of K `str` or message lists): A string is what the assistant says.
+    """
     dialogues = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in completions]
     # TRL's rule: a prompt in plain text beside chat dialogues repeats what the dialogues begin with.
     repeated = isinstance(prompt, str) and all(turns[0]["role"] != "assistant" for turns in dialogues)

@@ -11,17 +11,20 @@ from datasets import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..batches.given_ids import id_columns
 from ..batches.preference_rows import as_row, check_columns
 from ..batches.replay_plan import join
 from ..batches.stream import PreferenceStream, Tokenize
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
 from ..data.records import RowPlace
+from ..data.templates import text_to_messages
 from ..errors import InputError, beginning
 from .config import RewardModelConfig
 from .display import describe_truncation
 from .steps import check_stream_arguments, data_seed
 
 
+MOST_WORDS = 20  # of a prompt that is made up for the reload check
 MOST_CHARACTERS = 60
 
 
@@ -193,6 +196,16 @@ class Preparation:
 
     def _keep_samples(self, row: Mapping[str, Any]) -> None:
         if self.samples:
+            return
+        columns = id_columns(row)
+        if columns is not None:  # any text does for the reload check
+            asked, *answers = (
+                self.tokenizer.decode(row[name], skip_special_tokens=True) for name in (columns[0], *columns)
+            )
+            asked = " ".join(asked.split()[:MOST_WORDS])
+            self.samples += [
+                text_to_messages(asked, a) if self.args.data_format == "chat" else (asked, a) for a in answers
+            ]
             return
         responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
         prompt = row.get("prompt")

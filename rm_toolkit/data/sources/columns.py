@@ -254,6 +254,11 @@ def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) ->
 
 
 def _no_preference(record: Record, given: dict[str, Any], place: Place, options: SourceOptions) -> InputError:
+    if {"chosen_ids", "rejected_ids"} <= record.keys():
+        return place.error(
+            "the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts.",
+            "Give the texts, or hand the data set to the trainer: RewardModelTrainer(train_dataset=…) takes it as it is.",
+        )
     half = [name for name in ("chosen", "rejected") if given[name] is not None]
     lacking = next((name for name in ("chosen", "rejected") if given[name] is None), "chosen")
     theirs = options.columns.get(lacking, lacking)

@@ -1,0 +1,59 @@
+"""The pairs of the rows of a data set, as columns of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .preference_rows import PreferenceRow, as_margins
+
+
+class PairColumns:
+    """Collects the pairs of each row, best-scored first, and counts its label ties."""
+
+    def __init__(self):
+        self.pairs: list[tuple] = []
+        self.margins: list[float | None] = []
+        self.first_two: list[tuple[int, int]] = []
+        self.prompts: dict[Any, int] = {}
+        self.num_label_ties = 0
+
+    def add_row(self, number: int, members: Sequence[int], row: PreferenceRow, threshold: float) -> None:
+        """
+        Adds the pairs of a row.
+
+        Args:
+            number (`int`): Number of the row.
+            members (`Sequence[int]` of K): Which text each response is.
+            row (`PreferenceRow`): The row.
+            threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
+        """
+        stated = row.pair_up()
+        best = max(row.scores)
+        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
+        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+        key = number if row.prompt_key is None else row.prompt_key
+        prompt_number = self.prompts.setdefault(key, len(self.prompts))
+        if stated.first_two is not None:
+            self.first_two.append(tuple(members[k] for k in stated.first_two))
+        for i, j in stated.best_first():
+            self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
+            self.margins.append(row.margin)
+        self.num_label_ties += len(stated.ties)
+
+    def arrays(self) -> dict[str, Any]:
+        """Returns the pair columns of `TokenizedPreferences`."""
+        table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
+        return {
+            "better": table[:, 0],
+            "worse": table[:, 1],
+            "row": table[:, 2],
+            "prompt": table[:, 3],
+            "lm_better": table[:, 4].astype(bool),
+            "lm_worse": table[:, 5].astype(bool),
+            "margin": as_margins(self.margins),
+            "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
+            "num_label_ties": self.num_label_ties,
+        }
