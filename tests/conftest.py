@@ -239,6 +239,7 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
         processing_class: Any = None,
         callbacks: Any = None,
         replay_dataset: Any = None,
+        settings: Any = None,
         **config: Any,
     ) -> Any:
         from datasets import Dataset
@@ -274,6 +275,7 @@ def make_trainer(base_model: Callable[..., str], tmp_path: Path) -> Callable[...
             require_head=require_head,
             callbacks=callbacks,
             replay_dataset=replay_dataset,
+            settings=settings,
         )
 
     return make

@@ -30,6 +30,9 @@ class RewardModelSettings:
         pooling_type (`str`): Where the reward is read, one of `POOLING_TYPES`.
         data_format (`str`): `"text"` or `"chat"`.
         max_length (`int`): Tokens that the model reads at most, cut on the left.
+        pools_eos (`bool`, *optional*): Whether `average` and `max` of a decoder pool the EOS that the saved tokenizer
+            appends to plain text, as the original work does. Models of version 0.2.1 and before do not. `None` until a
+            model is made ready to be trained.
         stage (`str`, *optional*): `"grft"`, `"crft"` or another name of the training stage.
         domain (`str`, *optional*): The domain that a customized reward model is for.
         lineage (`list[dict]`): One entry a stage, oldest first: stage, base, data sets, steps.
@@ -42,6 +45,7 @@ class RewardModelSettings:
     pooling_type: str = "last"
     data_format: str = "text"
     max_length: int = 512
+    pools_eos: bool | None = None
     stage: str | None = None
     domain: str | None = None
     lineage: list[dict[str, Any]] = field(default_factory=list)
@@ -98,4 +102,5 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}). Save the model again, or restore the file.") from error
     known = {item.name for item in dataclasses.fields(RewardModelSettings)}
+    values["pools_eos"] = bool(values.get("pools_eos"))
     return RewardModelSettings(**{name: value for name, value in values.items() if name in known})

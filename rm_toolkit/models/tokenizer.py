@@ -74,12 +74,13 @@ def prepare_tokenizer(
     max_length: int,
     pooling_type: str = "last",
     data_format: str = "text",
+    pools_eos: bool = False,
 ) -> PreTrainedTokenizerBase:
     """
     Makes the tokenizer produce exactly the ids that the reward model reads, and save itself that way.
 
     Left truncation keeps BOS, the last tokens and EOS. With `pooling_type="eos"` and text data every text ends in EOS,
-    appended by the tokenizer itself; with `"last"` none is appended. Chat data keep the ids of the template as they are:
+    appended by the tokenizer itself, and with `pools_eos`; with `"last"` none is appended. Chat data keep the ids of the template as they are:
     the tokenizer adds none of its own, so that a reader who tokenises the rendered string gets them too.
 
     Args:
@@ -88,6 +89,8 @@ def prepare_tokenizer(
         max_length (`int`): Tokens that the model reads at most, special tokens included.
         pooling_type (`str`): Where the reward is read, see [`~rm_toolkit.models.reward_model.RewardModel`].
         data_format (`str`): `"text"` or `"chat"`.
+        pools_eos (`bool`): Whether `average` or `max` pool EOS, see
+            [`~rm_toolkit.models.settings.RewardModelSettings`].
 
     Raises:
         `InputError`: if the tokenizer is no fast one, lacks an EOS that `pooling_type` needs, or has more tokens than
@@ -109,7 +112,7 @@ def prepare_tokenizer(
     if data_format == "chat":
         _add_nothing(tokenizer)
     elif is_causal_lm(config):  # an encoder keeps what it was trained with, [CLS] and [SEP]
-        _set_post_processor(tokenizer, append_eos=pooling_type == "eos")
+        _set_post_processor(tokenizer, append_eos=pooling_type == "eos" or pools_eos)
     # Attributes alone are not written by `save_pretrained`; `init_kwargs` is what stands in tokenizer_config.json.
     settings = {"truncation_side": "left", "padding_side": "right", "model_max_length": int(max_length)}
     for name, value in settings.items():

@@ -63,7 +63,7 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
         stages = len(run.model.settings.lineage) if run.owns_lineage else None
         before, defaults, identity = recorded_settings(folder, config, stages), None, RunIdentity()
     else:
-        before, identity = old.settings, old
+        before, identity = {"pools_eos": False} | old.settings, old  # not recorded before it could be true
         defaults = {
             item.name: plain(item.default_factory() if item.default is dataclasses.MISSING else item.default)
             for item in dataclasses.fields(config)

@@ -98,7 +98,7 @@ def describe_run(run: RunParts) -> dict[str, Any]:
     """
     values = {item.name: getattr(run.args, item.name) for item in dataclasses.fields(run.args)}
     found = effective_settings(values, streaming=run.data.is_stream, total_steps=_total_steps(run))
-    found |= {"stage": run.model.settings.stage, "domain": run.model.settings.domain}
+    found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos")}
     found |= _describe_model(run) | _describe_data(run) | _describe_machine(run.accelerator)
     for name, given in zip(("optimizer", "scheduler"), run.given_optimizers):
         found[f"given_{name}"] = None if given is None else _describe_given(given)

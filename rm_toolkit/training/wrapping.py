@@ -10,12 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..models.adapter_files import tokenizer_source
+from ..models.heads import is_encoder
 from ..models.hub_files import recorded_revision
 from ..models.lm_head import build_lm_head, find_lm_head
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
 from .config import RewardModelConfig
+from .manifest import newest_complete
 
 
 def as_reward_model(
@@ -136,14 +138,42 @@ def open_model(
         `InputError`: as [`as_reward_model`]; and if the tokenizer does not fit the model.
     """
     name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
+    before = _reading_before(model, args)
     model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
     if tokenizer is None:
         source, revision = tokenizer_source(name, model.revision)
         tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=args.trust_remote_code)
     check_fits_model(tokenizer, model.config, name)
-    reads = {"pooling_type": args.pooling_type, "data_format": args.data_format}
+    if settings is None or settings.pools_eos is None:
+        model.settings.pools_eos = tokenizer.eos_token_id is not None and _pools_eos(model, before)
+    reads = {name: getattr(model.settings, name) for name in ("pooling_type", "data_format", "pools_eos")}
     prepare_tokenizer(tokenizer, model.config, max_length=args.max_length, **reads)
     model.resize_token_embeddings(len(tokenizer))
     if peft_config is not None:
         model.add_adapter(peft_config, seed=args.seed)
     return model, tokenizer
+
+
+def _reading_before(model: str | PreTrainedModel | RewardModel, args: RewardModelConfig) -> RewardModelSettings | None:
+    """How the model has read texts so far: as the checkpoint that the run goes on from says, or the model itself."""
+    wanted = args.resume_from_checkpoint
+    if wanted in (True, "true", "True", "auto"):
+        wanted = newest_complete(args.output_dir)
+    if wanted and wanted not in ("false", "False") and (found := load_settings(str(wanted))) is not None:
+        return found
+    if isinstance(model, RewardModel):
+        return model.settings
+    name = model if isinstance(model, str) else model.config._name_or_path
+    return load_settings(name, (args.model_init_kwargs or {}).get("revision")) if name else None
+
+
+def _pools_eos(model: RewardModel, before: RewardModelSettings | None) -> bool:
+    """Whether `average` or `max` pool EOS: a model that has learned to read with or without it goes on so."""
+    settings = model.settings
+    if settings.pooling_type not in ("average", "max") or settings.data_format != "text":
+        return False
+    if is_encoder(model.base_classifier):  # its tokenizer frames a text by itself
+        return False
+    if before is not None and before.pooling_type == settings.pooling_type and before.pools_eos is not None:
+        return before.pools_eos
+    return True

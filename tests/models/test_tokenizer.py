@@ -85,6 +85,12 @@ def test_llama_texts_begin_with_one_bos_and_end_in_eos_only_for_eos_pooling(base
         assert each.decode(ids, skip_special_tokens=True) == TEXT
 
 
+def test_eos_is_appended_where_it_is_pooled(base_model):
+    tokenizer, _ = prepared(base_model("llama"), max_length=12, pooling_type="average", pools_eos=True)
+    ids = tokenizer(TEXT, truncation=True)["input_ids"]
+    assert len(ids) == 12 and (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
 @pytest.mark.parametrize("pooling_type", ["last", "eos"])
 def test_a_tokenizer_without_bos_gets_none(base_model, tmp_path, pooling_type):
     tokenizer, _ = prepared(base_model("qwen3"), max_length=64, pooling_type=pooling_type)
