@@ -66,6 +66,7 @@ def test_one_run_prints_its_tables(throughput, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_scoring_prints_its_tables_of_equal_rewards(throughput, tmp_path):
     report = tmp_path / "report.md"
     options = (

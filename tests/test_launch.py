@@ -95,7 +95,7 @@ def test_a_second_run_stops_in_one_line_and_changes_nothing(checkout, grft):
     assert (checkout / "outputs/grft/model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("recipe", ["sft", "grft"])
+@pytest.mark.parametrize("recipe", [pytest.param("sft", marks=pytest.mark.slow), "grft"])
 def test_two_zero3_processes_build_the_tiny_base_and_train_after_an_evaluation(checkout, tmp_path, recipe):
     """One process builds the base; sharded initialisation of its weights would wait for the other for ever."""
     config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
@@ -121,6 +121,7 @@ def test_two_zero3_processes_build_the_tiny_base_and_train_after_an_evaluation(c
         AutoModelForCausalLM.from_pretrained(tmp_path / recipe)
 
 
+@pytest.mark.slow
 def test_crft_without_its_base_says_what_to_run(tmp_path):
     for name in ("recipes", "data"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -63,6 +63,7 @@ def _texts(name: str, row: dict) -> list[str]:
     return [row[side].rpartition("Assistant: ")[2] for side in ("chosen", "rejected")]
 
 
+@pytest.mark.slow
 def test_generator_writes_the_committed_files_again(generator, tmp_path):
     written = generator.generate(tmp_path)
     committed = sorted(path for path in (DATA_DIR / "samples").rglob("*") if path.is_file())

@@ -64,7 +64,7 @@ def write_parquet(path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-@pytest.mark.parametrize("write_rows", [write_jsonl, write_parquet])
+@pytest.mark.parametrize("write_rows", [write_jsonl, pytest.param(write_parquet, marks=pytest.mark.slow)])
 def test_peak_memory_stays_far_below_the_size_of_the_file(tmp_path, write_rows):
     path = tmp_path / f"rows.{write_rows.__name__.removeprefix('write_')}"
     write_rows(path)

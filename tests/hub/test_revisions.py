@@ -185,6 +185,7 @@ def test_the_plan_reads_the_revision_s_config(versions, hub):
     assert [config.rms_norm_eps for config in found] == [1e-6, 1e-3]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_read_at_its_revision_and_on_that_of_its_base(versions, adapters, tmp_path, caplog):
     configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in adapters]
     assert [config["revision"] for config in configs] == [None, "v2"]  # the main branch needs no name
@@ -201,6 +202,7 @@ def test_an_adapter_is_read_at_its_revision_and_on_that_of_its_base(versions, ad
     assert "was trained on" not in caplog.text
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_tokenizer_has_that_of_its_base_s_revision(versions, adapters, tmp_path):
     expected = rewards(adapters[1])
     alone = shutil.copytree(adapters[1], tmp_path / "alone", ignore=shutil.ignore_patterns("tokenizer*"))

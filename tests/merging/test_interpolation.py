@@ -75,6 +75,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")
+@pytest.mark.slow
 def test_memory_is_that_of_the_largest_tensor(tmp_path):
     """Two files of 128 MiB in 64 tensors of 2 MiB: a reader that keeps what it has read would hold 256 MiB."""
     for k in range(2):

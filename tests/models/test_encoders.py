@@ -161,7 +161,7 @@ def test_other_poolings_are_read_by_hand_and_by_us_alone(
     np.testing.assert_allclose(rewards_of(again, pairs), found, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling_type", ["average", "max"])
+@pytest.mark.parametrize("pooling_type", ["average", pytest.param("max", marks=pytest.mark.slow)])
 def test_average_and_max_of_a_decoder_are_not_claimed_stock(make_trainer, rows, tmp_path, pooling_type):
     pairs = rows.pairs(4)
     trainer = make_trainer(pairs, pooling_type=pooling_type)

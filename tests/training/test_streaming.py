@@ -225,6 +225,7 @@ print(stream.num_rows, max(peaks) - peaks[2])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stream(tmp_path):
     path = tmp_path / "rows.jsonl"
     with open(path, "w", encoding="utf-8") as file:

@@ -62,7 +62,15 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(("run", "steps"), [("dropout", (3, 8)), ("tokens", (5,)), ("lora", (7,)), ("best", (11,))])
+@pytest.mark.parametrize(
+    ("run", "steps"),
+    [
+        ("dropout", (3, 8)),
+        ("tokens", (5,)),
+        pytest.param("lora", (7,), marks=pytest.mark.slow),
+        pytest.param("best", (11,), marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_as_if_nothing_had_happened(uninterrupted, dropout_base, data, tmp_path, run, steps):
     for step in steps:
         killed = train_to_end(
@@ -98,6 +106,7 @@ def test_a_run_killed_between_its_checkpoint_and_the_epoch_s_evaluation_makes_up
     assert [log["step"] for log in ending(killed)["logs"] if "eval_pairs_loss" in log] == [0, 6, 12]
 
 
+@pytest.mark.slow
 def test_early_stopping_goes_on_counting(dropout_base, data, tmp_path):
     """Killed at an evaluation that was not better, and once more when it had stopped: no step more, no step less."""
     from transformers import EarlyStoppingCallback

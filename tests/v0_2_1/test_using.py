@@ -19,6 +19,7 @@ SCORE = ["score", "--model", "text", "--input", "rows/answers.jsonl", "--window"
 # ---- merge, plan, evaluate ----
 
 
+@pytest.mark.slow
 def test_two_folders_are_merged(old, expected, capsys):
     command = ["merge", "--general", "text", "--customized", "customized", "--weight", "0.5", "--output", "merged"]
     assert main(command) == 0
@@ -137,6 +138,7 @@ def pushed(old, hub):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.slow
 def test_it_is_published_and_what_is_no_file_of_a_model_stays(old, pushed, capfd):
     shutil.copytree("text/checkpoint-6", "customized/checkpoint-6")
     (old / "customized" / "notes.txt").write_text("for myself")
@@ -187,6 +189,7 @@ def test_lora_on_it_comes_to_the_same_adapter(recipe, expected, ending, assert_e
     assert_ends_as(ending("again"), expected["endings"]["lora"])
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_overwritten_and_the_user_s_files_stay(recipe, old, expected, ending, assert_ends_as):
     """The one run here with the check in a fresh process."""
     folder = old / "text"
