@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassification
 
 from rm_toolkit.batches.prefixes import flat_row
 from rm_toolkit.batches.shared_layout import SharedLayout
@@ -18,7 +19,7 @@ from rm_toolkit.models.shared_prompts.exactness import sharing_problem
 from rm_toolkit.models.shared_prompts.flex_attention import flex_shared_attention, shared_block_mask
 from rm_toolkit.models.shared_prompts.segment_attention import make_blocks
 
-from .conftest import WINDOWED
+from .conftest import SMALL, WINDOWED
 
 
 def test_a_window_counts_the_token_itself_and_runs_over_the_end_of_the_prompt():
@@ -30,19 +31,22 @@ def test_a_window_counts_the_token_itself_and_runs_over_the_end_of_the_prompt():
     assert layout.dense_mask(1).equal(torch.eye(7, dtype=torch.bool))
 
 
-@pytest.fixture(scope="module")
-def problem():
-    """A layout with prompts and responses shorter and longer than the windows of the tests, with queries and keys."""
+def make_problem(prompts, responses):
+    """A layout of responses (number of the prompt, length), with queries, keys and values, and a direction."""
     rng = np.random.default_rng(0)
-    starts = [rng.integers(0, 99, length) for length in (20, 45, 300)]
-    pairs = ((0, 3), (0, 150), (1, 7), (1, 2), (1, 70), (2, 700), (2, 40))
-    texts = [np.concatenate([starts[k], rng.integers(0, 99, n)]) for k, n in pairs]
+    starts = [rng.integers(0, 99, length) for length in prompts]
+    texts = [np.concatenate([starts[k], rng.integers(0, 99, n)]) for k, n in responses]
     layout = flat_row([*texts, rng.integers(0, 99, 11)]).layout
     generator = torch.Generator().manual_seed(0)
-    tensors = [
-        torch.randn(1, heads, layout.num_tokens, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2)
-    ]
-    return layout, tensors, torch.randn(1, 4, layout.num_tokens, 8, generator=generator)
+    shapes = [(1, heads, layout.num_tokens, 8) for heads in (4, 2, 2, 4)]
+    *tensors, direction = (torch.randn(shape, generator=generator) for shape in shapes)
+    return layout, [tensor.requires_grad_() for tensor in tensors], direction
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Prompts and responses shorter and longer than the windows of the tests."""
+    return make_problem((20, 45), ((0, 3), (0, 150), (1, 7), (1, 2), (1, 70)))
 
 
 def by_dense_mask(layout, tensors, direction, window):
@@ -59,8 +63,7 @@ def assert_same(output, layout, tensors, direction, window):
         torch.testing.assert_close(found, one, atol=2e-5, rtol=1e-4)
 
 
-# Shorter than any text, than a prompt, than a response; longer than what the CPU's kernel computes at once (512).
-@pytest.mark.parametrize("window", [1, 2, 8, 21, 46, 140, 600, 1000, 5000])
+@pytest.mark.parametrize("window", [1, 2, 21, 46, 140, 5000])
 @pytest.mark.parametrize("path", ["blocks", "sdpa", "varlen"])
 def test_attention_and_its_gradients_equal_those_of_a_dense_mask(problem, window, path, varlen_on_cpu):
     layout, tensors, direction = problem
@@ -75,6 +78,11 @@ def test_attention_and_its_gradients_equal_those_of_a_dense_mask(problem, window
     assert_same(output, layout, tensors, direction, window)
 
 
+def test_windows_longer_than_what_the_kernel_of_a_cpu_computes_at_once():
+    layout, tensors, direction = make_problem((300,), ((0, 700), (0, 40)))
+    assert_same(shared_attention(*tensors, layout, 0.3, 600), layout, tensors, direction, 600)
+
+
 @pytest.mark.parametrize("window", [7, 9])
 def test_a_window_that_is_one_off_differs(problem, window):
     layout, tensors, direction = problem
@@ -83,12 +91,13 @@ def test_a_window_that_is_one_off_differs(problem, window):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_block_mask_of_flex_attention_gives_the_same(problem):
-    layout, tensors, direction = problem
-    window = 30
-    with torch.no_grad():
-        output = flex_shared_attention(*tensors, layout, 0.3, window)
-    torch.testing.assert_close(output, by_dense_mask(layout, tensors, direction, window)[0], atol=1e-5, rtol=1e-5)
+def test_the_block_mask_of_flex_attention_gives_the_same():
+    layout = flat_row([np.append(np.arange(50), np.full(n, 100 + n)) for n in (3, 40, 90)]).layout
+    query, *others = (torch.randn(1, heads, layout.num_tokens, 8) for heads in (2, 1, 1))
+    repeated = [tensor.repeat_interleave(2, dim=1) for tensor in others]
+    expected = F.scaled_dot_product_attention(query, *repeated, attn_mask=layout.dense_mask(30))
+    output = flex_shared_attention(query, *others, layout, None, 30)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_out_of_the_window_are_skipped():
@@ -136,3 +145,23 @@ def test_the_windows_of_these_models_matter(tiny, both_ways, model_type):
 @pytest.mark.parametrize("model_type", WINDOWED)
 def test_the_trial_finds_them_exact(tiny, model_type):
     assert sharing_problem(tiny(model_type, **WINDOWED[model_type]), 512) is None
+
+
+def test_auto_shares_prompts_of_a_model_with_windows_and_the_step_is_the_same(
+    make_trainer, base_model, rows, step_gradients
+):
+    long = "Mind the copper lantern and answer in the tone of the harbour market at noon. "
+    ranked = [{**row, "prompt": f"## Human:\n{long}{row['prompt']}"} for row in rows.ranked(5)]
+    tokenizer = AutoTokenizer.from_pretrained(base_model())
+    windowed = {**SMALL, **WINDOWED["mistral"], "sliding_window": 20, "vocab_size": len(tokenizer), "num_labels": 1}
+    found = {}
+    for layout in ("plain", "auto"):
+        torch.manual_seed(0)
+        model = MistralForSequenceClassification(MistralConfig(**windowed, initializer_range=0.2))
+        options = {"max_length": 128, "batch_layout": layout, "gradient_checkpointing": layout == "auto"}
+        trainer = make_trainer(ranked, model, processing_class=tokenizer, per_device_train_batch_size=16, **options)
+        found[layout] = step_gradients(trainer)
+    assert trainer.batch_layout == "shared"
+    assert found["auto"][0] == pytest.approx(found["plain"][0], abs=1e-5)
+    for name, expected in found["plain"][1].items():
+        assert (found["auto"][1][name] - expected).norm() <= 1e-4 * expected.norm().clamp(min=1e-6), name
