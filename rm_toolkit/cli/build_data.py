@@ -147,7 +147,7 @@ def show_form(name: str, inputs: list[str], options: BuildOptions) -> str:
         print(f"read as: {found.reads}")
     options.check_for(source)
     first = next(iter(resolve_inputs(source, inputs, options).values()))[0]
-    row = preview(source, first, options, options.format)
+    row = preview(source, first, options, options.format, options.skip_invalid)
     if row.unread:
         print(f"not read: {', '.join(row.unread)}")
     for note in row.notes:

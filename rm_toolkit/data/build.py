@@ -71,7 +71,7 @@ class BuildOptions(SourceOptions):
         """Raises an `InputError` for a setting that means nothing to this source."""
         for name in SPECIAL_OPTIONS:
             if getattr(self, name) not in (None, False, {}) and name not in source.accepts:
-                raise InputError(f"`{name}` means nothing to the source '{source.name}'; leave it out.")
+                raise InputError(f"Source '{source.name}' does not use `{name}`; remove it.")
         ratio = self.min_score_ratio
         if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio >= 1):
             raise InputError(f"`min_score_ratio` is {ratio}, but must be at least 1.")

@@ -135,7 +135,8 @@ def _rows_of(path: str, value: Any) -> Iterator[tuple[Place, Any]]:
         )
     if len(held) == 1 and next(iter(held)) in LISTS_OF_ROWS | SPLITS:
         for number, item in enumerate(next(iter(held.values())), 1):
-            yield Place(path, "item", number), item
+            of_viewer = item.keys() >= {"row_idx", "row"}  # as the Hub's viewer hands rows out
+            yield Place(path, "item", number), item["row"] if of_viewer else item
         return
     columns = _columns(value)
     if columns is None:
@@ -151,7 +152,12 @@ def _rows_of(path: str, value: Any) -> Iterator[tuple[Place, Any]]:
 
 def _columns(value: Any) -> dict[str, list[Any]] | None:
     """The columns of an object that holds them, as lists or as pandas writes them; None for an object that is a row."""
-    if not isinstance(value, dict) or not ONE_TEXT & value.keys():
+    if not isinstance(value, dict):
+        return None
+    names, rows = value.get("columns"), value.get("data")
+    if _is_list_of(names, str) and _is_list_of(rows, list):  # {"columns": […], "index": […], "data": [[…], …]}
+        return {name: [row[n] if n < len(row) else None for row in rows] for n, name in enumerate(names)}
+    if not ONE_TEXT & value.keys():
         return None
     if all(isinstance(column, dict) and column for column in value.values()):  # {"prompt": {"0": …, "1": …}, …}
         keys = list(next(iter(value.values())))

@@ -17,7 +17,7 @@ from .schema import RawRow, Text, known_keys
 from .sources import Source, SourceOptions, find_source
 from .sources.base import LeftOut
 from .sources.forms import Form, fitting_forms
-from .sources.unread import ReadRecord, label_advice
+from .sources.unread import ReadRecord, UnreadColumn, label_advice
 from .templates import arrange
 
 
@@ -136,7 +136,9 @@ def _source_of_folder(path: str, options: SourceOptions) -> Source:
     return hh
 
 
-def preview(source: Source, file: RecordFile, options: SourceOptions, format: str) -> Preview:
+def preview(
+    source: Source, file: RecordFile, options: SourceOptions, format: str, skip_invalid: bool = False
+) -> Preview:
     """
     Returns the first row of a file as a source reads it.
 
@@ -145,9 +147,10 @@ def preview(source: Source, file: RecordFile, options: SourceOptions, format: st
         file (`RecordFile`): The input.
         options (`SourceOptions`): Settings of the source.
         format (`str`): `text` or `chat`.
+        skip_invalid (`bool`): Pass over records that cannot be used.
 
     Raises:
-        `InputError`: for the first record that cannot be used.
+        `InputError`: for the first record that cannot be used, unless `skip_invalid` is on.
     """
     seen: list[ReadRecord] = []
 
@@ -159,13 +162,15 @@ def preview(source: Source, file: RecordFile, options: SourceOptions, format: st
             yield place, record
 
     for place, record in source.join(records(), options) if source.join else records():
-        if isinstance(record, InputError):
-            raise record
         try:
+            if isinstance(record, InputError):
+                raise record
             row = source.row(record, place, options)
-        except LeftOut:
-            continue
-        check_row(row, record, place, source, format)
+            check_row(row, record, place, source, format)
+        except InputError as error:
+            if isinstance(error, LeftOut) or (skip_invalid and not isinstance(error, UnreadColumn)):
+                continue
+            raise
         return _shown(row, source, options, format, seen[0])
     raise InputError(f"{file.path}: no row is left to be read.")
 

@@ -206,6 +206,11 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
     return messages
 
 
+def read_conversation(value: Any, name: str, place: Place) -> Text:
+    """As [`text_or_messages`], of a prompt: one that is a conversation stored as JSON text is parsed."""
+    return text_or_messages(stored_conversation(value) or value, name, place)
+
+
 def stored_texts(texts: Mapping[str, Any], place: Place) -> list[Any]:
     """
     Returns the texts of one row with conversations that are stored as JSON text parsed.
@@ -217,17 +222,13 @@ def stored_texts(texts: Mapping[str, Any], place: Place) -> list[Any]:
     Raises:
         `InputError`: if some of them are conversations as JSON text, and others are not.
     """
-    looks = [name for name, text in texts.items() if looks_stored(text)]
-    if not looks:
+    parsed = {name: stored_conversation(text) for name, text in texts.items() if looks_stored(text)}
+    good = [name for name, turns in parsed.items() if turns is not None]
+    others = [name for name, text in texts.items() if name not in good and isinstance(text, str)]
+    if good and others:
+        raise place.error(f"`{good[0]}` is a conversation stored as JSON text, and `{others[0]}` is not one.")
+    if not good:
         return list(texts.values())
-    parsed = {name: stored_conversation(texts[name]) for name in looks}
-    broken = [name for name in looks if parsed[name] is None]
-    if len(broken) == len(texts):
-        return list(texts.values())
-    others = broken or [name for name, text in texts.items() if name not in looks and isinstance(text, str)]
-    if others:
-        good = next((name for name in looks if parsed[name] is not None), looks[0])
-        raise place.error(f"`{good}` is a conversation stored as JSON text, and `{others[0]}` is not one.")
     return [parsed.get(name, text) for name, text in texts.items()]
 
 

@@ -29,7 +29,7 @@ SIDES = {
     "observation": "tool",
     "function_response": "tool",
 }
-_STORED = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+_STORED = re.compile(r"""\s*(\[\s*\{\s*["'](role|from|content|value)|\{\s*["'](role|from))["']\s*:""")
 _EXTRA_ID = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
@@ -73,7 +73,7 @@ def looks_stored(text: Any) -> bool:
 
 
 def stored_conversation(text: Any) -> list[Any] | None:
-    """Returns the turns of a conversation that is stored as JSON text, None for any other value."""
+    """Returns the turns of a conversation, or the one turn, that is stored as JSON text; None for any other value."""
     if not looks_stored(text):
         return None
     for parse in (json.loads, ast.literal_eval):  # the second reads what pandas makes of a list in a cell
@@ -81,6 +81,8 @@ def stored_conversation(text: Any) -> list[Any] | None:
             turns = parse(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
+        if isinstance(turns, Mapping):
+            return [turns] if is_turn(turns) and turns.keys() & {"content", "value"} else None
         return turns if isinstance(turns, list) and all(map(is_turn, turns)) else None
     return None
 

@@ -18,6 +18,7 @@ from ..batches.encoding import BATCH_SIZE
 from ..batches.rendering import render
 from ..data.messages import content_text
 from ..data.mixture import read_uncleaned
+from ..data.recognition import AUTO
 from ..data.records import RecordFile, read_records
 from ..data.schema import Text, find_format
 from ..data.specs import DatasetSpec
@@ -188,9 +189,9 @@ class LengthCounter:
 
 def _views(spec: DatasetSpec, read: dict[str, Any]) -> dict[str, Dataset]:
     """The data set; a DSP file once for each domain whose answers may be the preferred ones."""
-    if spec.source == "dsp" and spec.domain is None and Path(spec.path).is_file():
+    if spec.source in (None, AUTO, "dsp") and spec.domain is None and Path(spec.path).is_file():
         _, record = next(read_records(RecordFile(spec.path)))
-        responses = record.get("responses") if isinstance(record, dict) else None
+        responses = record.get("responses") if isinstance(record, dict) and "query" in record else None
         if isinstance(responses, dict) and responses:
             return {domain: read_uncleaned(replace(spec, domain=domain), **read) for domain in responses}
     return {spec.domain or "all": read_uncleaned(spec, **read)}

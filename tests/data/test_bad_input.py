@@ -154,7 +154,7 @@ CASES = {
         "hh",
         lines(PAIR),
         ("--columns", "chosen=a"),
-        "`columns` means nothing to the source 'hh'",
+        "Source 'hh' does not use `columns`; remove it",
     ),
     "labels against scores": (
         "preference",

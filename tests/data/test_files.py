@@ -50,6 +50,18 @@ FORMS = {
     "a list in a pretty-printed object": ("rows.json", json.dumps({"version": "1", "rows": ROWS}, indent=2), "item"),
     "columns": ("rows.json", json.dumps(COLUMNS), "row"),
     "columns of pandas": ("rows.json", json.dumps({k: dict(enumerate(v)) for k, v in COLUMNS.items()}), "row"),
+    "columns of pandas, split": (
+        "rows.json",
+        json.dumps({"columns": list(COLUMNS), "index": [0, 1], "data": [list(row.values()) for row in ROWS]}),
+        "row",
+    ),
+    "rows of the Hub's viewer": (
+        "rows.json",
+        json.dumps(
+            {"features": [], "rows": [{"row_idx": n, "row": row, "truncated_cells": []} for n, row in enumerate(ROWS)]}
+        ),
+        "item",
+    ),
     "CSV": ("rows.csv", CELLS, "row"),
     "CSV behind a byte-order mark": ("rows.csv", MARK + CELLS, "row"),
     "gzipped CSV": ("rows.csv.gz", CELLS, "row"),

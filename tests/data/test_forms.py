@@ -76,6 +76,15 @@ EXAMPLES = {
     "Alpaca without input": ("alpaca", {"instruction": ASKED, "chosen": GOOD, "rejected": BAD}),
     "Orca": ("alpaca", {"system": "", "question": ASKED, "chosen": GOOD, "rejected": BAD}),
     "Orca of distilabel": ("alpaca", {"system": "", "input": ASKED, "chosen": GOOD, "rejected": BAD, "status": "swapped"}),
+    "question": ("alpaca", {"question": ASKED, "chosen": GOOD, "rejected": BAD}),
+    "ShareGPT as pandas writes it into CSV": (
+        "sharegpt",
+        {
+            "conversations": str([{"from": "human", "value": ASKED}]),
+            "chosen": str({"from": "gpt", "value": GOOD}),
+            "rejected": str({"from": "gpt", "value": BAD}),
+        },
+    ),
     "ShareGPT": (
         "sharegpt",
         {
@@ -307,6 +316,7 @@ def test_tools_of_sharegpt_become_tool_calls(read):
 
 TIES = {
     "arena": vote("tie"),
+    "arena, changed its mind": vote("tie (inconsistent)"),
     "arena, both bad": vote("tie (bothbad)"),
     "arena, both bad in its newer name": vote("both_bad"),
     "Argilla": {**FIELDS, "rank": [ranked(1, 1)]},
@@ -385,7 +395,7 @@ def test_rows_below_a_score_ratio_are_left_out_and_counted(read):
     for wrong in (0.5, True, float("nan")):
         with pytest.raises(InputError, match=r"`min_score_ratio` is .*, but must be at least 1"):
             read(rows, min_score_ratio=wrong)
-    with pytest.raises(InputError, match="`min_score_ratio` means nothing to the source 'pku-saferlhf'"):
+    with pytest.raises(InputError, match="Source 'pku-saferlhf' does not use `min_score_ratio`; remove it"):
         read(PKU, min_score_ratio=2)
 
 

@@ -19,7 +19,7 @@ from .columns import pair_scores
 from .values import optional_text
 
 
-ASKED = ("instruction", "question", "prompt", "input")
+ASKED = ("instruction", "question", "query", "prompt", "input")
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:

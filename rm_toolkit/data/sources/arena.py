@@ -26,6 +26,7 @@ WINNERS = {
     "a": 0,
     "b": 1,
     "tie": TIE,
+    "tie (inconsistent)": TIE,  # of MT-Bench's judge, which changed its mind when the sides were swapped
     "both_bad": BOTH_BAD,
     "tie (bothbad)": BOTH_BAD,
     "tie (both bad)": BOTH_BAD,

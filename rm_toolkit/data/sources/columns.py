@@ -26,11 +26,11 @@ from ..schema import (
     describe,
     known_keys,
     number_value,
+    read_conversation,
     stored_texts,
     text_or_messages,
     text_value,
 )
-from ..turns import stored_conversation
 from .base import Record, Records, SourceOptions
 from .column_names import is_rank
 from .ratings import contradictions, kept
@@ -95,7 +95,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
         return RawRow(**record)
     prompt = _find(record, "prompt", place, options)
     if prompt is not None:
-        prompt = text_or_messages(stored_conversation(prompt) or prompt, "prompt", place) if prompt != [] else None
+        prompt = read_conversation(prompt, "prompt", place) if prompt != [] else None
     domain = _find(record, "domain", place, options)
     domain = None if domain is None else text_value(domain, "domain", place)
     tags = {"domain": domain, **_template(record, place, options)}
@@ -157,7 +157,7 @@ def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
     if score is None:
         raise place.error("there is `response`, but no `score`.", SCORE_ADVICE)
     single = Grouped(
-        prompt=text_or_messages(values["prompt"], "prompt", place),
+        prompt=read_conversation(values["prompt"], "prompt", place),
         completions=[text_or_messages(values["response"], "response", place)],
         scores=[score],
         domain=None if values["domain"] is None else text_value(values["domain"], "domain", place),

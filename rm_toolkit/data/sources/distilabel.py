@@ -13,7 +13,16 @@ from __future__ import annotations
 
 from ..pairing import label_scores
 from ..places import Place
-from ..schema import RawRow, check_ranked, describe, field, number_value, stored_texts, text_or_messages
+from ..schema import (
+    RawRow,
+    check_ranked,
+    describe,
+    field,
+    number_value,
+    read_conversation,
+    stored_texts,
+    text_or_messages,
+)
 from .base import Record, Source, SourceOptions
 from .values import optional_text, texts
 
@@ -32,7 +41,7 @@ WITHOUT = "generations without a rating left out"
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     """Returns the row of all rated generations, or of a better and a worse answer with their ratings."""
     asked = next((name for name in ASKED if record.get(name) is not None), None)
-    prompt = None if asked is None else text_or_messages(record[asked], asked, place)
+    prompt = None if asked is None else read_conversation(record[asked], asked, place)
     system = optional_text(record.get("system_prompt"), "system_prompt", place)
     pair = next((names for names in PAIRS if names[0] in record), None)
     if pair is not None:

@@ -85,6 +85,9 @@ FORMS: tuple[Form, ...] = (
         "prompt = instruction, then input (system and history before it, where there are any); chosen over rejected",
         _texts,
     ),
+    Form("question and answers", "alpaca", ("question", "chosen", "rejected"), "question; chosen over rejected", _texts),
+    Form("question and answers", "alpaca", ("query", "chosen", "rejected"), "query; chosen over rejected", _texts),
+    Form("question and answers", "alpaca", ("input", "chosen", "rejected"), "input; chosen over rejected", _texts),
     Form(
         "Orca pairs",
         "alpaca",

@@ -7,14 +7,14 @@ huggingface.co/datasets/berkeley-nest/Nectar.
 from __future__ import annotations
 
 from ..places import Place
-from ..schema import RawRow, check_ranked, describe, field, text_or_messages, text_value
+from ..schema import RawRow, check_ranked, describe, field, read_conversation, text_value
 from .base import Record, Source, SourceOptions
 from .values import in_range
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     """Returns the row of all answers, the rank of each turned into a score."""
-    prompt = text_or_messages(field(record, "prompt", place), "prompt", place)
+    prompt = read_conversation(field(record, "prompt", place), "prompt", place)
     entries = field(record, "answers", place)
     check_ranked(entries, entries, ("answers", "answers"), place)
     texts, scores = [], []

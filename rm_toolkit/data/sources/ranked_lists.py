@@ -8,7 +8,7 @@ A question, `responses` (`answers`, `completions`, `generations`), and of each i
 from __future__ import annotations
 
 from ..places import Place
-from ..schema import RawRow, check_ranked, field, number_value, text_or_messages
+from ..schema import RawRow, check_ranked, field, number_value, read_conversation
 from .base import Record, Source, SourceOptions
 from .values import in_range, texts
 
@@ -22,7 +22,7 @@ SCORES = ("scores", "ratings", "rewards", "score", "rating")
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     """Returns the row of all answers, the rank of each turned into a score."""
     asked = next((name for name in ASKED if record.get(name) is not None), ASKED[0])
-    prompt = text_or_messages(field(record, asked, place), asked, place)
+    prompt = read_conversation(field(record, asked, place), asked, place)
     name = next((name for name in LISTS if record.get(name) is not None), LISTS[0])
     answers = texts(field(record, name, place), name, place)
     label = next((label for label in (*RANKS, *SCORES) if record.get(label) is not None), RANKS[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..messages import read_tools
 from ..places import Place
-from ..schema import RawRow, field, text_or_messages
+from ..schema import RawRow, field, read_conversation, stored_texts, text_or_messages
 from .base import Record, Source, SourceOptions
 from .columns import pair_scores
 from .values import optional_text
@@ -19,8 +19,9 @@ from .values import optional_text
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     """Returns the row of two answers to one conversation."""
     name = "conversations" if record.get("conversations") is not None else "messages"
-    prompt = text_or_messages(field(record, name, place), name, place)
-    answers = [text_or_messages(field(record, name, place), name, place) for name in ("chosen", "rejected")]
+    prompt = read_conversation(field(record, name, place), name, place)
+    sides = {name: field(record, name, place) for name in ("chosen", "rejected")}
+    answers = [text_or_messages(text, name, place) for text, name in zip(stored_texts(sides, place), sides)]
     scores, margin = pair_scores(record, place, options)
     system = optional_text(record.get("system"), "system", place)
     if system is not None and isinstance(prompt, list) and prompt[0]["role"] == "system":
