@@ -80,20 +80,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_arm(args: argparse.Namespace, results: Results, data: dict[str, Any], arm: str, step: int) -> None:
     """Tunes an arm at one step size, its best rate inside the grid, and runs the other seeds at that rate."""
-    grid, seeds = sorted(args.learning_rates), args.tune_seeds or args.seeds
+    grid = sorted(map(rounded, args.learning_rates))
     while True:
         for rate in grid:
-            for seed in range(seeds):
+            for seed in range(results.tune_seeds):
                 results.cell(arm, step, rate, seed, partial(run, args, data, arm, step, rate, seed))
         best = results.best_rate(arm, step)
-        if best == max(grid) and len(grid) < 8:
-            grid.append(best * 3)
-        elif best == min(grid) and len(grid) < 8:
-            grid.insert(0, best / 3)
-        else:
+        wider = {grid[0]: rounded(grid[0] / 3), grid[-1]: rounded(grid[-1] * 3)}
+        if best not in wider or len(grid) >= 8:
             break
+        grid = sorted([*grid, wider[best]])
     for seed in range(args.seeds):
         results.cell(arm, step, best, seed, partial(run, args, data, arm, step, best, seed))
+
+
+def rounded(rate: float) -> float:
+    """A rate as it is written down, so that it is found again."""
+    return float(f"{rate:.3g}")
 
 
 class Results:
@@ -103,6 +106,7 @@ class Results:
         names = ("domain", "model", "pooling_type", "max_length", "queries", "parts", "split_seed")
         settings = {name: getattr(args, name) for name in names}
         self.path = args.output
+        self.tune_seeds = args.tune_seeds or args.seeds
         self.values: dict[str, Any] = {"settings": settings, "runs": {}}
         if self.path.exists():
             self.values = json.loads(self.path.read_text(encoding="utf-8"))
@@ -118,7 +122,7 @@ class Results:
             self.values["runs"][key] = {
                 "arm": arm,
                 "step": step,
-                "rate": float(f"{rate:.3g}"),
+                "rate": rounded(rate),
                 "seed": seed,
             } | compute()
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,16 +136,17 @@ class Results:
     def of(self, arm: str, step: int, rate: float | None = None) -> list[dict[str, Any]]:
         """Runs of an arm at a step size, and at a rate, in the order of their seeds."""
         found = [run for run in self.values["runs"].values() if (run["arm"], run["step"]) == (arm, step)]
-        found = [run for run in found if rate is None or run["rate"] == float(f"{rate:.3g}")]
+        found = [run for run in found if rate is None or run["rate"] == rounded(rate)]
         return sorted(found, key=lambda run: run["seed"])
 
     def judged(self, arm: str, step: int) -> dict[float, float]:
-        """Mean accuracy on the judging queries of each rate tried, over the seeds that all rates have."""
-        runs = self.of(arm, step)
-        rates = sorted({run["rate"] for run in runs})
-        seeds = set.intersection(*({run["seed"] for run in runs if run["rate"] == rate} for rate in rates))
-        of_rate = {rate: [r["judge"] for r in runs if r["rate"] == rate and r["seed"] in seeds] for rate in rates}
-        return {rate: float(np.mean(wins)) for rate, wins in of_rate.items()}
+        """Mean accuracy on the judging queries of each rate that was tried with all seeds that tune."""
+        wins: dict[float, dict[int, list[float]]] = {}
+        for run in self.of(arm, step):
+            if run["seed"] < self.tune_seeds:
+                wins.setdefault(run["rate"], {})[run["seed"]] = run["judge"]
+        whole = {rate: list(of_seed.values()) for rate, of_seed in wins.items() if len(of_seed) == self.tune_seeds}
+        return {rate: float(np.mean(whole[rate])) for rate in sorted(whole)}
 
     def best_rate(self, arm: str, step: int) -> float:
         """The rate of the highest mean accuracy on the judging queries."""

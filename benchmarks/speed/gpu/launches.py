@@ -163,8 +163,11 @@ def qwen3(args: argparse.Namespace) -> Verdict:
         from rm_toolkit.testing import build_tiny_model, train_tokenizer
 
         model = str(args.output / "tiny-qwen3")
-        rows = load_datasets({"all": {"path": str(ROOT / "data/samples/hh/helpful-base"), "source": "hh"}}, "train")
-        tokenizer = train_tokenizer(rows["all"]["chosen"], model, vocab_size=2048)
+        rows = load_datasets(
+            {"all": {"path": str(ROOT / "data/samples/hh/helpful-base"), "source": "hh", "layout": "ranked"}}, "train"
+        )
+        texts = [text for completions in rows["all"]["completions"] for text in completions]
+        tokenizer = train_tokenizer(texts, model, vocab_size=2048)
         build_tiny_model(model, len(tokenizer), architecture="qwen3", hidden_size=256, tie_word_embeddings=True)
     data = {name: {"path": f"data/samples/hh/{name}-base", "source": "hh"} for name in ("helpful", "harmless")}
     flags = {

@@ -113,7 +113,7 @@ def _train(side: Side, job: Job) -> dict[str, Any]:
         "peak": torch.cuda.max_memory_allocated() if job.device == "cuda" else 0,
         "losses": clock.losses,
         "layout": getattr(trainer, "batch_layout", None),
-        "filled": getattr(trainer.args, "max_tokens_per_batch", None),
+        "filled": str(trainer.steps.size) if side.fills else None,
     }
     if job.profiled and clock.profile is not None:
         if job.device == "cuda":

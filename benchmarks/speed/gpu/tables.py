@@ -79,7 +79,7 @@ def speed_rows(
         rows.append(
             [
                 name,
-                f"{filled} tokens" if filled else str(sizes.get(name, "")),
+                filled or f"{sizes[name]} pairs",
                 f"{median(map(rate, found)):.1f}",
                 *against,
                 f"{tokens:.0f}",
@@ -98,7 +98,7 @@ def speed_head(bases: Sequence[str]) -> list[str]:
     """The names of the columns of [`speed_rows`]."""
     return [
         "side",
-        "micro-batch, pairs",
+        "micro-batch",
         "pairs/s, wall",
         *(f"x {base}" for base in bases),
         "tokens a pair",
