@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..evaluation.metrics import PreferenceMetrics, preference_metrics
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
-from ..models.shared_prompts.choice import layout_problem
+from ..models.shared_prompts.choice import share_if_exact
 from ..models.tokenizer import load_tokenizer
 from ..scoring.rewards import compute_rewards
 from .interpolation import interpolate
@@ -187,10 +187,7 @@ class _Between:
         self.general = other.base_classifier.state_dict()
         self.current = self.model.base_classifier.state_dict()
         self.customized = {name: tensor.clone() for name, tensor in self.current.items()}
-        self.layout = "plain"
-        if layout_problem(self.model, device) is None:
-            self.model.enable_shared_layout()
-            self.layout = "shared"
+        self.layout = "shared" if share_if_exact(self.model, device) else "plain"
 
     @torch.no_grad()
     def set_weight(self, weight: float) -> None:

@@ -22,7 +22,7 @@ from ..models.lm_head import is_causal_lm
 from ..models.loading import load_config
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
-from ..models.shared_prompts.choice import layout_problem, sharing_pays
+from ..models.shared_prompts.choice import share_if_exact, sharing_pays
 from ..models.tokenizer import load_tokenizer
 from .adapter_routing import AdapterRouting
 from .rewards import compute_rewards, shared_batches
@@ -178,9 +178,7 @@ class RewardScorer:
     def try_sharing(self) -> bool:
         """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
         if self._shares is None:
-            self._shares = layout_problem(self.model, self.device) is None
-            if self._shares:
-                self.model.enable_shared_layout()
+            self._shares = share_if_exact(self.model, self.device)
         return self._shares
 
     def _layout(self, data: TokenizedPreferences) -> str:

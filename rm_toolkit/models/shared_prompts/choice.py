@@ -20,6 +20,7 @@ logger = logging.get_logger(__name__)
 
 # The shared layout must save at least this share of the cost: differences below are within what the model misjudges.
 MIN_SAVING = 0.05
+SHARING_POOLINGS = ("last", "eos")  # which read one token, so that what stands beside a sequence does not matter
 
 
 def choose_layout(
@@ -71,14 +72,33 @@ def choose_layout(
             f"`batch_layout` is 'shared', but that is not exact for this model: {problem}. Set `batch_layout: auto`."
         )
     # That another pooling rules it out is known beforehand; that a trial of exactness failed is news.
-    log = logger.warning if model.settings.pooling_type in ("last", "eos") else logger.info
+    log = logger.warning if model.settings.pooling_type in SHARING_POOLINGS else logger.info
     log(f"batch_layout: plain, because the shared layout is not exact for this model: {problem}")
     return "plain"
 
 
-def layout_problem(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> str | None:
-    """Why the shared layout cannot be used with a reward model, or `None`. Args as of [`try_layout`]."""
-    return try_layout(model, device, autocast).problem
+def share_if_exact(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> bool:
+    """Prepares a reward model for the shared layout if that is exact, and says whether it is. Args as of [`try_layout`]."""
+    exact = try_layout(model, device, autocast).problem is None
+    if exact:
+        model.enable_shared_layout()
+    return exact
+
+
+def expected_layout(wanted: str, model: RewardModel) -> str:
+    """
+    Foresees what [`choose_layout`] will decide, without data and without a trial: for a plan.
+
+    Args:
+        wanted (`str`): `"auto"`, `"plain"` or `"shared"`.
+        model (`RewardModel`): The model; its weights are not read.
+    """
+    if wanted != "auto":
+        return wanted
+    config = model.config
+    encoder = config.architectures is None and not getattr(config, "is_decoder", True)
+    shared = config._attn_implementation == "sdpa" and model.settings.pooling_type in SHARING_POOLINGS and not encoder
+    return "shared" if shared else "plain"
 
 
 def try_layout(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> Trial:
@@ -92,7 +112,7 @@ def try_layout(model: RewardModel, device: torch.device, autocast: torch.dtype |
         autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
     """
     pooling = model.settings.pooling_type
-    if pooling not in ("last", "eos"):
+    if pooling not in SHARING_POOLINGS:
         return Trial(f"`pooling_type` is '{pooling}', and not the last token")
     return try_sharing(model.backbone, model.settings.max_length, device, autocast)
 

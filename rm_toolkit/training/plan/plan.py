@@ -14,6 +14,7 @@ from ...batches.collator import MicroBatch
 from ...errors import InputError
 from ...models.precision import WEIGHT_DTYPE, compute_dtype
 from ...models.reward_model import RewardModel
+from ...models.shared_prompts.choice import expected_layout
 from ..engines import default_bf16, gpu_has_bf16
 from ..weight_bytes import weight_bytes
 from .launch import Launch, Memory, Weights, deepspeed_estimate, model_states
@@ -162,7 +163,7 @@ def make_plan(
     )
     weights = _weights(skeleton, bytes_quantized, computed_in)
     micro_batches = _micro_batches(training, launch)
-    layout = _layout(skeleton, training)
+    layout = expected_layout(training.batch_layout, skeleton)
     if layout == "shared":
         skeleton.enable_shared_layout()
     length = min(text_length or training.max_length, skeleton.settings.max_length)
@@ -251,12 +252,3 @@ def _micro_batches(training: RewardModelConfig, launch: Launch) -> int:
             f"multiple of {at_once}, or change the batch size."
         )
     return training.pairs_per_step // at_once
-
-
-def _layout(model: RewardModel, training: RewardModelConfig) -> str:
-    """The layout of the run; `auto` takes `shared` where last tokens are read, which a trial confirms at its start."""
-    if training.batch_layout != "auto":
-        return training.batch_layout
-    wrapped = model.config._attn_implementation == "sdpa" and training.pooling_type in ("last", "eos")
-    encoder = model.config.architectures is None and not getattr(model.config, "is_decoder", True)
-    return "shared" if wrapped and not encoder else "plain"
