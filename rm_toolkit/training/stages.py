@@ -242,7 +242,8 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
         trainer (`RewardModelTrainer`): The trainer.
     """
     amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
-    return f"{read_engine(trainer.accelerator)}; {amount}."
+    attention = f"layout {trainer.batch_layout}, attention by {trainer.attention}"
+    return f"{read_engine(trainer.accelerator)}; {attention}; {amount}."
 
 
 def _replay_note(trainer: RewardModelTrainer) -> str:

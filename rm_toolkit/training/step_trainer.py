@@ -93,14 +93,15 @@ class StepTrainer(EngineHooks, TrainerHooks):
         return tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
 
     def _choose_layout(self) -> None:
-        self.batch_layout = choose_layout(
+        precision = read_engine(self.accelerator).precision
+        self.batch_layout, self.attention = choose_layout(
             self.args.batch_layout,
             self.model,
             [self.data.sample if self.data.is_stream else self.data.joined, *self.test_sets().values()],
             self._collator(),
             pairs_per_batch=self.args.per_device_train_batch_size,
             device=self.args.device,
-            autocast=compute_dtype(self.args.autocast) if self.args.autocast else None,
+            autocast=compute_dtype(precision) if precision in AUTOCAST_DTYPES else None,
         )
 
     def _compute_copies(self) -> ComputeCopies | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,19 @@ MIN_SAVING = 0.05
 SHARING_POOLINGS = ("last", "eos")  # which read one token, so that what stands beside a sequence does not matter
 
 
+class ChosenLayout(NamedTuple):
+    """
+    How micro-batches lie in memory.
+
+    Args:
+        name (`str`): `"plain"` or `"shared"`.
+        attention (`str`): What computes attention, for a message.
+    """
+
+    name: str
+    attention: str
+
+
 def choose_layout(
     wanted: str,
     model: RewardModel,
@@ -32,7 +46,7 @@ def choose_layout(
     pairs_per_batch: int,
     device: torch.device,
     autocast: torch.dtype | None = None,
-) -> str:
+) -> ChosenLayout:
     """
     Decides on a layout, prepares the model for it, and says why in one log line.
 
@@ -46,27 +60,30 @@ def choose_layout(
         autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
 
     Returns:
-        `str`: `"plain"` or `"shared"`.
+        `ChosenLayout`: With the name `"plain"` or `"shared"`.
 
     Raises:
         `InputError`: if `"shared"` is wanted and not exact for this model.
     """
+    stock = model.config._attn_implementation.removeprefix("rm_toolkit_")
+    plain = ChosenLayout("plain", f"{stock} of transformers")
     if wanted == "plain":
-        return "plain"
+        return plain
     data = next((data for data in datasets if len(data)), None)
     ratio = None
     if wanted == "auto" and data is not None:
         ratio = cost_ratio(model.config, data, collator, pairs_per_batch)
         if ratio > 1 - MIN_SAVING:
             logger.info(f"batch_layout: plain (the shared layout would cost {ratio:.2f} times as much)")
-            return "plain"
+            return plain
     trial = try_layout(model, device, autocast)
     problem = trial.problem
     if problem is None:
         model.enable_shared_layout()
         estimate = "" if ratio is None else f" (about {ratio:.2f} of the cost of padded rows)"
-        logger.info(f"batch_layout: shared{estimate}, attention by {' and '.join(trial.kernels)}")
-        return "shared"
+        attention = " and ".join(trial.kernels)
+        logger.info(f"batch_layout: shared{estimate}, attention by {attention}")
+        return ChosenLayout("shared", attention)
     if wanted == "shared":
         raise InputError(
             f"`batch_layout` is 'shared', but that is not exact for this model: {problem}. Set `batch_layout: auto`."
@@ -74,7 +91,7 @@ def choose_layout(
     # That another pooling rules it out is known beforehand; that a trial of exactness failed is news.
     log = logger.warning if model.settings.pooling_type in SHARING_POOLINGS else logger.info
     log(f"batch_layout: plain, because the shared layout is not exact for this model: {problem}")
-    return "plain"
+    return plain
 
 
 def share_if_exact(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> bool:

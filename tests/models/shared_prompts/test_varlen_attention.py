@@ -19,6 +19,7 @@ from rm_toolkit.models.shared_prompts.attention import enable_shared_attention, 
 from rm_toolkit.models.shared_prompts.last_layer import trim_last_layer
 from rm_toolkit.models.shared_prompts.varlen_attention import VarlenKernel, installed_kernel, kernel_for
 from rm_toolkit.scoring.scorer import RewardScorer
+from rm_toolkit.training.stages import describe_engine
 
 from .conftest import WINDOWED, varlen_by_sdpa
 
@@ -174,6 +175,9 @@ def test_training_and_evaluation_in_bf16_run_it_and_the_log_says_so(
         r"batch_layout: shared \(about 0\.\d\d of the cost of padded rows\), "
         r"attention by FlashAttention over packed sequences in bfloat16",
         line,
+    )
+    assert "; layout shared, attention by FlashAttention over packed sequences in bfloat16; " in describe_engine(
+        trainer
     )
     with noted_kernels() as kernels:
         trainer.train()
