@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rm_toolkit.batches.shared_layout import SharedLayout
-from rm_toolkit.models.shared_prompts import exactness, varlen_attention
+from rm_toolkit.models.shared_prompts import exactness, segment_attention, varlen_attention
 from rm_toolkit.models.shared_prompts.exactness import sharing_problem, try_sharing
 
 from .conftest import WINDOWED, varlen_by_sdpa
@@ -136,6 +136,20 @@ def test_in_fp32_they_are_refused_even_at_the_tolerance_of_a_gpu(tiny, fault, va
     else:
         plant(monkeypatch, window_off_by(1) if fault == "window" else top_left)
     assert "hidden states differ" in sharing_problem(model, 512)
+
+
+@pytest.mark.parametrize("window", [7, 9])
+def test_on_a_cpu_a_window_that_is_off_by_one_is_refused(tiny, window, monkeypatch):
+    """The windows of a trial are 8 tokens."""
+    original = segment_attention.make_blocks
+    monkeypatch.setattr(
+        segment_attention,
+        "make_blocks",
+        lambda layout, given, dtype: original(layout, window if given == 8 else given, dtype),
+    )
+    model = tiny("gemma3_text", **WINDOWED["gemma3_text"])
+    assert "hidden states differ" in sharing_problem(model, 512)
+    assert "as far from fp32" in sharing_problem(model, 512, None, torch.bfloat16)
 
 
 def test_faults_of_the_backward_pass_alone_are_refused(tiny, varlen_on_cpu, monkeypatch):

@@ -270,7 +270,7 @@ def test_the_kernel_equals_a_dense_mask(problem, dtype, window, kernel):
         found = on_gpu(problem, dtype, window)
     assert kernels == {f"FlashAttention over packed sequences in {str(dtype).removeprefix('torch.')}"}
     for one, other in zip(found, expected):
-        assert (one.double().cpu() - other).norm() <= 1e-2 * other.norm()
+        assert (one.double().cpu() - other).norm() <= 2e-2 * other.norm()
 
 
 @pytest.mark.parametrize("kernel", [pytest.param("kernel", marks=GPU)])
