@@ -9,10 +9,11 @@ import pytest
 from rm_toolkit.cli import main
 from rm_toolkit.data.build import BuildOptions, build
 from rm_toolkit.data.mixture import load_datasets
-from rm_toolkit.data.recognition import recognize
+from rm_toolkit.data.recognition import preview, recognize, source_named
 from rm_toolkit.data.records import RecordFile
 from rm_toolkit.data.sources import SOURCES
 from rm_toolkit.data.sources.forms import FORMS
+from rm_toolkit.data.templates import prompt_digest
 from rm_toolkit.errors import InputError
 
 
@@ -238,17 +239,28 @@ def read(write):
     return go
 
 
+@pytest.fixture
+def look(write):
+    """`look(rows, **options)`: the first row as `auto` reads it, without a build."""
+
+    def go(rows, source="auto", format="chat", **options):
+        path = write("rows.jsonl", rows if isinstance(rows, list) else [rows])
+        options = BuildOptions(**options)
+        return preview(source_named(source, [path], options), RecordFile(path), options, format)
+
+    return go
+
+
 @pytest.mark.parametrize("form", EXAMPLES)
-def test_a_known_form_is_read_as_its_label_says(read, write, form):
+def test_a_known_form_is_read_as_its_label_says(read, look, form):
     source, rows = EXAMPLES[form]
     ((pair,), _) = read(rows)
     assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ([user(ASKED)], [assistant(GOOD)], [assistant(BAD)])
     assert pair["source"] == source
-    rows = rows if isinstance(rows, list) else [rows]
-    path = write("named.jsonl", rows)
-    text = build(source, [path], BuildOptions(test_size=0)).datasets["train"][0]
-    assert text["prompt"].count(ASKED) == 1 and GOOD in text["chosen"] and BAD in text["rejected"]
-    assert text["prompt_id"] == pair["prompt_id"]
+    text = look(rows, format="text")
+    best = text.completions[text.scores.index(max(text.scores))]
+    assert text.prompt.count(ASKED) == 1 and GOOD in best and ASKED not in best
+    assert prompt_digest(text.prompt, text.completions) == pair["prompt_id"]
 
 
 def test_every_form_of_the_table_has_a_source_and_columns_of_its_own():
@@ -329,9 +341,9 @@ TIES = {
 
 
 @pytest.mark.parametrize("form", TIES)
-def test_a_tie_stays_a_tie(read, form):
-    ((row,), _) = read(TIES[form], layout="ranked")
-    assert len(set(row["scores"])) == 1 and len(row["completions"]) == 2
+def test_a_tie_stays_a_tie(look, form):
+    row = look(TIES[form])
+    assert len(set(row.scores)) == 1 and len(row.completions) == 2
 
 
 def test_several_annotators_are_put_together_and_what_does_not_count_is_told(read):
@@ -441,10 +453,10 @@ SENTINELS = {
 
 
 @pytest.mark.parametrize("form", SENTINELS)
-def test_a_score_outside_the_range_of_its_form_is_refused_with_its_row(read, form):
+def test_a_score_outside_the_range_of_its_form_is_refused_with_its_row(look, form):
     row, message = SENTINELS[form]
     with pytest.raises(InputError, match=rf"rows.jsonl, line 1: {message}"):
-        read(row)
+        look(row)
 
 
 UNUSABLE = {
@@ -469,10 +481,10 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("fault", UNUSABLE)
-def test_a_row_without_a_clear_label_is_refused(read, fault):
+def test_a_row_without_a_clear_label_is_refused(look, fault):
     row, message = UNUSABLE[fault]
     with pytest.raises(InputError, match=message):
-        read(row)
+        look(row)
 
 
 def test_an_answer_that_is_json_stays_text(read):
