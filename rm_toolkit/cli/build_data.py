@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
     from ..data.export import EXPORT_KINDS, export_text_score
     from ..data.schema import check_choice
 
-    if args.output is None and args.export is None and not args.dry_run:
+    nothing = args.output is None and args.export is None
+    if nothing and not args.dry_run and args.source != "auto":
         raise InputError("nothing to write: pass --output DIR, --export text-score FILE, or both; or --dry-run.")
     options = BuildOptions(
         domain=args.domain,
@@ -100,7 +101,9 @@ def run(args: argparse.Namespace) -> None:
     source = args.source
     if source == "auto" or args.dry_run:
         source = show_form(source, args.input, options)
-    if args.dry_run:
+    if nothing and not args.dry_run:
+        print("nothing was written: pass --output DIR to build it.")
+    if nothing or args.dry_run:
         return
     result = None
     if args.output is not None:

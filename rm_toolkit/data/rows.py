@@ -94,6 +94,9 @@ def valid_rows(rows: Dataset) -> Dataset:
         first = pyarrow.compute.drop_null(invalid)[0].as_py().partition(" Fix or remove the")[0]
         if invalid.null_count == 0:
             raise InputError(f"none of the {len(rows)} records can be used. The first: {first}")
+    if len(rows) and not pyarrow.compute.any(usable).as_py():
+        told = "; ".join(f"{number} {note}" for note, number in count_notes(rows).items())
+        raise InputError(f"none of the {len(rows)} records is left: {told}.")
     if not pyarrow.compute.all(usable).as_py():
         rows = rows.select(np.flatnonzero(usable.to_numpy()))
     return rows.remove_columns(["_invalid", "_notes"])

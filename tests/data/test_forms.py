@@ -404,6 +404,8 @@ def test_rows_below_a_score_ratio_are_left_out_and_counted(read):
     pairs, notes = read(rows, min_score_ratio=2)
     assert len(pairs) == 1 and notes == {"rows with a score ratio below 2 left out": 1}
     assert pairs[0]["score_chosen"] == 12 and pairs[0]["score_rejected"] == 4
+    with pytest.raises(InputError, match="none of the 2 records is left: 2 rows with a score ratio below 9 left out"):
+        read(rows, min_score_ratio=9)
     for wrong in (0.5, True, float("nan")):
         with pytest.raises(InputError, match=r"`min_score_ratio` is .*, but must be at least 1"):
             read(rows, min_score_ratio=wrong)
@@ -524,6 +526,16 @@ def test_a_preference_that_nothing_knows_is_refused_by_its_label(write):
         build("auto", [path], BuildOptions(columns={"prompt": "q"}))
 
 
+def test_a_column_that_a_form_does_not_have_stops_it_too(look):
+    row = {"instruction": ASKED, "input": "x", "chosen": GOOD, "rejected": BAD, "context": "In a kitchen."}
+    with pytest.raises(
+        InputError, match=r"line 1: 'context' seems to be part of the prompt, and is not read\. Write the"
+    ):
+        look(row)
+    with pytest.raises(InputError, match="'winner' seems to say which response is better"):
+        look({**PKU, "winner": "a"})
+
+
 def test_a_source_that_does_not_know_the_form_points_to_the_one_that_does(read):
     for row, message in (
         (PKU, "It is of the form PKU-SafeRLHF: rm-toolkit build-data auto reads it"),
@@ -543,6 +555,8 @@ def test_a_dry_run_says_how_the_input_is_read_and_writes_nothing(write, tmp_path
     assert "read as: prompt; better_response_id says which response is better (--label safer" in shown
     assert "not read: is_response_0_safe" in shown
     assert shown.index(f"score 1: {GOOD}") < shown.index(f"score 0: {BAD}")
+    assert main(["build-data", "auto", "--input", path]) == 0
+    assert capsys.readouterr().out == shown + "nothing was written: pass --output DIR to build it.\n"
     assert sorted(tmp_path.rglob("*")) == before
     assert main(["build-data", "shp", "--input", path, "--dry-run"]) == 2
     assert "there is no key 'history'" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
             "seem to say which response is better" if len(labels) > 1 else "seems to say which response is better",
             "Make `chosen` the better and `rejected` the worse response of every row (or give each a score)",
             place,
-            form_advice(record),
+            form_advice(record) if mappable else None,
         )
     parts = [name for name, value in columns if _is_part(name, value, row)]
     if parts:
@@ -72,7 +72,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
         if mappable and row.prompt is None:
             remedy = f"Name the column that holds the prompt, as --columns prompt={parts[-1]} does"
         seem = "seem to be parts of the prompt" if len(parts) > 1 else "seems to be part of the prompt"
-        raise _error(parts, seem, remedy, place, form_advice(record))
+        raise _error(parts, seem, remedy, place, form_advice(record) if mappable else None)
 
 
 def check_completion(entry: ReadRecord, name: str, place: Place) -> None:
