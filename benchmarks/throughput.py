@@ -46,6 +46,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)  # one side, in a process of its own
     add_arguments(parser)
     args = parser.parse_args(argv)
+    if args.device == "cuda" or args.part:
+        for name, instead in (("sets", "part"), ("parts", "part"), ("batches", "micro-batches"), ("pairs", "steps")):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name} is of the CPU's benchmark; in the GPU's, give --{instead}")
     args.shape = args.shape or ("12M" if args.device == "cpu" else "1B")
     return args
 

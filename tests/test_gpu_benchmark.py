@@ -184,6 +184,13 @@ def test_training_prints_its_table(run_here, tmp_path, capsys):
     assert json.loads((tmp_path / "train-dsp.json").read_text())["ours, fast"][0]["layout"] == "shared"
 
 
+@pytest.mark.parametrize("option", ["--pairs 512", "--parts training", "--sets dsp", "--batches 8"])
+def test_flags_of_the_other_benchmark_are_refused(run_here, capsys, option):
+    with pytest.raises(SystemExit) as end:
+        run_here("--device", "cuda", *option.split())
+    assert end.value.code == 2 and f"{option.split()[0]} is of the CPU's benchmark" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_all_parts_print_their_tables(tmp_path):
     done = run_script(tmp_path, "--part", *PARTS, "--in-process")
