@@ -129,6 +129,12 @@ def test_what_is_lacking_is_said_and_left_out(gpu, monkeypatch):
     assert "warp_drive" not in found[sides.FAST].options
 
 
+def test_every_patch_of_a_feature_names_what_is_there(gpu):
+    """A feature that was renamed would be said to be lacking, and its line would silently be gone from the table."""
+    missing = [f.name for f in gpu.sides.FEATURES if f.patch and f.missing("cuda") == "this version does not have it"]
+    assert not missing
+
+
 def test_a_feature_without_a_setting_is_off_inside_its_side_alone(gpu, monkeypatch):
     import rm_toolkit.errors as module
 

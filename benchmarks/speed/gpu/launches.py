@@ -38,7 +38,7 @@ class LaunchFailed(RuntimeError):
     """A launch ended with an error."""
 
 
-def launch(args: argparse.Namespace, name: str, config: str, recipe: str, **flags: Any) -> tuple[Path, str]:
+def launch(args: argparse.Namespace, name: str, config: str, recipe: str, /, **flags: Any) -> tuple[Path, str]:
     """
     Runs `accelerate launch` with one process.
 
@@ -169,7 +169,10 @@ def qwen3(args: argparse.Namespace) -> Verdict:
         texts = [text for completions in rows["all"]["completions"] for text in completions]
         tokenizer = train_tokenizer(texts, model, vocab_size=2048)
         build_tiny_model(model, len(tokenizer), architecture="qwen3", hidden_size=256, tie_word_embeddings=True)
-    data = {name: {"path": f"data/samples/hh/{name}-base", "source": "hh"} for name in ("helpful", "harmless")}
+    data = {
+        name: {"path": f"data/samples/hh/{name}-base", "source": "hh", "fraction": 0.5}
+        for name in ("helpful", "harmless")
+    }
     flags = {
         "config": "recipes/qwen3-0.6b/grft.yaml",
         "model_name_or_path": model,
@@ -180,5 +183,5 @@ def qwen3(args: argparse.Namespace) -> Verdict:
         "overwrite_output_dir": "true",
     }
     if args.device == "cpu":
-        flags |= {"bf16": "false"}
+        flags |= {"bf16": "false", "pairs_per_step": 8, "max_steps": 3, "max_length": 256}
     return "passed", checked(*launch(args, "qwen3", "single_gpu", "grft", **flags))

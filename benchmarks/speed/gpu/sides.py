@@ -107,7 +107,7 @@ def _no_kernel() -> str | None:
 def _no_liger() -> str | None:
     if importlib.util.find_spec("liger_kernel") is None:
         return "the package liger-kernel is not installed"
-    return None if _holder("rm_toolkit.models.fused_kernels") else "this version does not apply it to a reward model"
+    return None if _holder("rm_toolkit.models.liger") else "this version does not apply it to a reward model"
 
 
 def _no_compilation() -> str | None:
@@ -133,7 +133,7 @@ FEATURES = (
             lambda self, keep_frozen=False: contextlib.nullcontext(),
         ),
     ),
-    Feature("Liger", options=LIGER, lacks=_no_liger),
+    Feature("Liger", options={"use_liger_kernel": True}, lacks=_no_liger),
     Feature("compilation", options={"torch_compile": True}, lacks=_no_compilation),
     Feature(FILLING, options={"max_tokens_per_batch": "auto"}, lacks=_no_auto),
 )
