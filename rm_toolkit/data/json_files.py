@@ -77,8 +77,8 @@ def _is_lines(file: IO[bytes]) -> bool:
     except UnicodeDecodeError:
         return True
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # several objects in one line
-            return False
+        if error.msg == "Extra data":  # several objects in one line, or rubbish behind one
+            return not error.doc[error.pos :].startswith("{")
         is_cut = error.pos >= len(error.doc.rstrip())
         return not is_cut or second is None or _is_object(second)
     return second is not None or not isinstance(value, dict)

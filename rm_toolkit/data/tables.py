@@ -85,7 +85,10 @@ def _header(path: str) -> tuple[list[str], str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: the column {name_list(twice)} is given twice in the first line. Rename one.")
-    first = next(rows, [])
+    try:
+        first = next(rows, [])
+    except csv.Error:  # a longer cell than the module takes: counted by the reader of the whole table
+        first = []
     if len(first) > len(names):
         raise InputError(
             f"{path}, row 1: {len(first)} cells, but the first line names {len(names)} columns. Put quotes around cells "

@@ -99,6 +99,11 @@ def test_numbers_in_cells_are_scores_where_scores_are_wanted_and_text_elsewhere(
         build("preference", [path], BuildOptions(test_size=0))
 
 
+def test_a_long_cell_is_read_whole(read):
+    text = "word " * 40_000
+    assert read("rows.csv", f"prompt,chosen\nQ,{text}\n")[0][1]["chosen"] == text
+
+
 def test_an_empty_cell_is_no_text(write):
     path = write("rows.csv", "prompt,chosen,rejected\nQ?,a,b\nR?,a,\n")
     with pytest.raises(InputError, match=r"row 2: `rejected` is null.*Fix or remove the row, or pass --skip-invalid"):
@@ -126,6 +131,10 @@ def test_the_only_row_of_a_file_stays_one_row(read, row):
 
 
 def test_a_broken_first_line_is_that_line_and_not_the_file(read):
+    for broken in ('{"prompt": "a"}}', '{"prompt": "a"} x'):
+        found = read("rows.jsonl", f"{broken}\n{LINES}")
+        assert "line 1, column 16: not valid JSON (Extra data)" in str(found[0][1]).replace("column 17", "column 16")
+        assert [record for _, record in found[1:]] == ROWS
     found = read("rows.jsonl", '{"prompt": "a",\n' + LINES)
     assert isinstance(found[0][1], InputError) and "line 1, column 16: not valid JSON" in str(found[0][1])
     assert [record for _, record in found[1:]] == ROWS

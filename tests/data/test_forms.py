@@ -438,9 +438,11 @@ SENTINELS = {
     "HelpSteer 3": ({**EXAMPLES["HelpSteer 3"][1], "overall_preference": -100}, "`overall_preference` is -100"),
     "HelpSteer 2": ({"prompt": ASKED, "response": GOOD, "helpfulness": -1, "correctness": 3}, "`helpfulness` is -1, but is from 0 to 4"),
     "UltraFeedback": (
-        {**FEEDBACK, "completions": [{"response": GOOD, "overall_score": -1}, FEEDBACK["completions"][0]]},
+        {**FEEDBACK, "completions": [{"response": GOOD, "overall_score": -1, "fine-grained_score": 4}, FEEDBACK["completions"][0]]},
         r"`completions\[0\].overall_score` is -1, but is from 1 to 10",
     ),
+    "distilabel": ({"instruction": ASKED, "generations": [GOOD, BAD], "ratings": [-1, 3]}, r"`ratings\[0\]` is -1, but is from"),
+    "MT-Bench": (vote("model_a", turn=0), "`turn` is 0, but is at least 1"),
     "PKU": ({**PKU, "better_response_id": -1}, "`better_response_id` must be one of 0, 1, got the number -1"),
     "SHP": ({**SHP, "labels": 2}, "`labels` must be one of 1, 0"),
     "Nectar": (
@@ -459,6 +461,9 @@ def test_a_score_outside_the_range_of_its_form_is_refused_with_its_row(look, for
     row, message = SENTINELS[form]
     with pytest.raises(InputError, match=rf"rows.jsonl, line 1: {message}"):
         look(row)
+    if form.startswith(("HelpSteer", "UltraFeedback")):  # which the source `preference` reads too
+        with pytest.raises(InputError, match=r"line 1: .* in this form; other numbers stand for no judgement"):
+            look(row, "preference")
 
 
 UNUSABLE = {

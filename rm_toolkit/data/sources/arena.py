@@ -10,13 +10,14 @@ Votes between two models: Chatbot Arena and MT-Bench.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..messages import Message, content_text
 from ..places import Place
 from ..schema import RawRow, describe, field, stored_texts, text_or_messages, text_value
 from .base import Record, Source, SourceOptions
-from .values import one_of, scores_of, texts
+from .values import in_range, one_of, scores_of, texts
 
 
 TIE, BOTH_BAD = "tie", "both bad"
@@ -83,7 +84,7 @@ def _conversation(value: Any, name: str, place: Place) -> list[Message]:
 
 def _until_turn(messages: list[Message], turn: Any, place: Place) -> list[Message]:
     """The conversation as it was judged: up to the answer of that turn."""
-    number = one_of(turn, "turn", {n: n for n in range(1, 1000)}, place) if not isinstance(turn, bool) else 1
+    number = int(in_range(turn, "turn", 1, math.inf, place))
     ends = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant"]
     return messages[: ends[number - 1]] if number <= len(ends) else messages
 

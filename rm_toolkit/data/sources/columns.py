@@ -57,6 +57,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "chat_template_kwargs": (),
 }
 SIGNED = (("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference"))
+# Scores with a range, by what stands beside them: HelpSteer's and UltraFeedback's.
+RANGES = (("helpfulness", "correctness", 0, 4), ("overall_score", "fine-grained_score", 1, 10))
 TEXT_KEYS = ("response", "text", "content", "answer")
 SCORE_ADVICE = "Name its column: --columns score=…, or rank=… where 1 is best."
 SCORES_ADVICE = "Name their column: --columns scores=…, or ranks=… where 1 is best."
@@ -171,6 +173,9 @@ def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
 def _score(record: Record, score: Any, place: Place, options: SourceOptions) -> float | None:
     """Returns a response's score as it stands, or its rank as one: of ranks the lowest is best. None without either."""
     if score is not None:
+        for name, beside, low, high in RANGES:
+            if not options.columns and record.get("score") is None and name in record and beside in record:
+                return in_range(score, name, low, high, place)
         return number_value(score, "score", place)
     rank = _find(record, "rank", place, options)
     return None if rank is None else 0.0 - number_value(rank, "rank", place)

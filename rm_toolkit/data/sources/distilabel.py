@@ -18,13 +18,12 @@ from ..schema import (
     check_ranked,
     describe,
     field,
-    number_value,
     read_conversation,
     stored_texts,
     text_or_messages,
 )
 from .base import Record, Source, SourceOptions
-from .values import optional_text, texts
+from .values import in_range, optional_text, texts
 
 
 ASKED = ("instruction", "prompt", "input", "question")
@@ -35,6 +34,7 @@ RATINGS = (
     ("rating_chosen", "rating_rejected"),
     ("chosen-rating", "rejected-rating"),
 )
+RATED = (0, 10)  # by the language model that judged: 1 to 5 or 1 to 10, and means of them
 WITHOUT = "generations without a rating left out"
 
 
@@ -49,7 +49,9 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
         sides = stored_texts({name: field(record, name, place) for name in pair}, place)
         answers = [text_or_messages(text, name, place) for text, name in zip(sides, pair)]
         rated = next((names for names in RATINGS if record.get(names[0]) is not None), RATINGS[0])
-        scores = label_scores(record.get(rated[0]), record.get(rated[1]), place)
+        ratings = [record.get(name) for name in rated]
+        ratings = [None if r is None else in_range(r, name, *RATED, place) for r, name in zip(ratings, rated)]
+        scores = label_scores(*ratings, place)
         return RawRow(prompt=prompt, completions=answers, scores=scores, system=system)
     answers = texts(field(record, "generations", place), "generations", place)
     name = "ratings" if record.get("ratings") is not None else "rating"
@@ -63,7 +65,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     return RawRow(
         prompt=prompt,
         completions=[answers[n] for n in given],
-        scores=[number_value(ratings[n], f"{name}[{n}]", place) for n in given],
+        scores=[in_range(ratings[n], f"{name}[{n}]", *RATED, place) for n in given],
         system=system,
         notes=(WITHOUT,) * (len(answers) - len(given)),
     )
