@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..data.sources import SOURCES
     from ..data.templates import TEMPLATES
 
-    overview = "\n".join(f"  {name:<12} {source.summary}" for name, source in SOURCES.items())
+    summaries = {"auto": "whichever of these has the columns of the input"}
+    summaries |= {name: source.summary for name, source in SOURCES.items()}
+    overview = "\n".join(f"  {name:<14} {summary}" for name, summary in summaries.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"sources:\n{overview}"
     add = parser.add_argument

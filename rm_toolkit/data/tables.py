@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
 import glob
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,15 +23,21 @@ ROWS_AT_ONCE = 1000
 OTHER_SEPARATORS = (";", "\t", "|", ",")  # Excel writes ';' where ',' stands in numbers
 
 
+# Columns of lists: a cell of theirs is JSON, or what Python prints of a list.
+LISTS = frozenset(
+    ["completions", "responses", "answers", "generations", "candidates", "scores", "ranks", "ratings", "rewards"]
+)
+
+
 class Cell(str):
     """Text of a cell of CSV: a number where a number is wanted, since such tables have no types."""
 
     __slots__ = ()
 
 
-def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Cell | None]]]:
+def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     """
-    Yields the rows of a CSV or TSV file; an empty cell is null.
+    Yields the rows of a CSV or TSV file; an empty cell is null, and a list in a column of lists is one.
 
     Raises:
         `InputError`: for a table without columns, rows of more cells than there are columns, or what is not UTF-8.
@@ -53,7 +61,7 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Cell | None]]]:
                 chunksize=ROWS_AT_ONCE,
             )
             for number, row in enumerate(rows, 1):
-                yield Place(path, "row", number), {name: Cell(text) if text else None for name, text in row.items()}
+                yield Place(path, "row", number), {name: _value(name, text) for name, text in row.items()}
         except UnicodeDecodeError as error:
             problem, remedy = not_utf8(error)
             raise InputError(f"{path}: {problem} {remedy}") from error
@@ -63,6 +71,16 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Cell | None]]]:
                 f"{path}: not a readable table ({first_line(cause or error)}). Put quotes around cells that hold a "
                 "separator or a line end."
             ) from error
+
+
+def _value(name: str, text: str | None) -> Any:
+    if not text:
+        return None
+    if name in LISTS and text.lstrip().startswith("["):
+        for parse in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return parse(text.strip())
+    return Cell(text)
 
 
 def _header(path: str) -> tuple[list[str], str]:

@@ -99,6 +99,16 @@ def test_numbers_in_cells_are_scores_where_scores_are_wanted_and_text_elsewhere(
         build("preference", [path], BuildOptions(test_size=0))
 
 
+def test_lists_in_cells_of_columns_of_lists_are_lists(write):
+    for scores in ("[1, 2.5]", "[1,2.5]"):
+        path = write("rows.csv", f"prompt,completions,scores\nQ,\"['a, b', '[c]']\",\"{scores}\"\n")
+        row = build("preference", [path], BuildOptions(test_size=0, layout="ranked")).datasets["train"][0]
+        assert (row["completions"], row["scores"]) == (["a, b", "[c]"], [1.0, 2.5])
+    path = write("texts.csv", 'prompt,chosen,rejected\nQ,"[1, 2]",[\n')
+    row = build("preference", [path], BuildOptions(test_size=0)).datasets["train"][0]
+    assert (row["chosen"], row["rejected"]) == ("[1, 2]", "[")
+
+
 def test_a_long_cell_is_read_whole(read):
     text = "word " * 40_000
     assert read("rows.csv", f"prompt,chosen\nQ,{text}\n")[0][1]["chosen"] == text

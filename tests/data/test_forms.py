@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +267,11 @@ def test_a_known_form_is_read_as_its_label_says(read, look, form):
 def test_every_form_of_the_table_has_a_source_and_columns_of_its_own():
     assert {form.source for form in FORMS} <= SOURCES.keys()
     assert len({(form.name, form.columns) for form in FORMS}) == len(FORMS)
+
+
+def test_the_page_lists_every_source():
+    page = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in page for name in SOURCES)
 
 
 def test_a_recipe_reads_a_known_form_without_its_source(write):
