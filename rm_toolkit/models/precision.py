@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 # Weights, gradients and optimizer states, under every engine: a learning rate of 1e-6 changes nothing in bf16 weights.
@@ -14,3 +20,38 @@ AUTOCAST_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 def compute_dtype(precision: str | None) -> torch.dtype:
     """The type that matrix products are computed in, where `precision` is `bf16`, `fp16`, or `no` (or None)."""
     return getattr(torch, AUTOCAST_DTYPES[precision]) if precision in AUTOCAST_DTYPES else WEIGHT_DTYPE
+
+
+def tf32_is_on() -> bool:
+    """Whether products of fp32 tensors may be rounded to TF32 on a GPU."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9; asking in the old way may raise there
+        return matmul.fp32_precision == "tf32"
+    return matmul.allow_tf32
+
+
+@contextlib.contextmanager
+def same_tf32() -> Iterator[None]:
+    """Whether TF32 is on is afterwards as it was before, whatever was set within it."""
+    backends = torch.backends
+    if hasattr(backends, "fp32_precision"):
+        switches = [(backends, "fp32_precision")]
+    else:
+        switches = [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
+    before = [getattr(owner, name) for owner, name in switches]
+    try:
+        yield
+    finally:
+        for (owner, name), value in zip(switches, before):
+            setattr(owner, name, value)
+
+
+class WithoutTF32(TorchFunctionMode):
+    """Within it linear layers of one output are a product and a sum, forward and backward: TF32 has no part in it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is not F.linear or kwargs or args[1].shape[0] != 1:
+            return func(*args, **(kwargs or {}))
+        hidden, weight, bias = (*args, None)[:3]
+        reward = (hidden * weight[0]).sum(-1, keepdim=True)
+        return reward if bias is None else reward + bias

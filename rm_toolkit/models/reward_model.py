@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_classifier_config, quiet_loading
-from .precision import WEIGHT_DTYPE
+from .precision import WEIGHT_DTYPE, WithoutTF32, tf32_is_on
 from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 from .shared_prompts.attention import enable_shared_attention
@@ -183,7 +184,8 @@ class RewardModel(EngineInterface, nn.Module):
                 pooled = hidden.masked_fill(~mask, -math.inf).amax(1)
         head = reward_head(self.base_classifier)
         # The reward stays fp32 under bf16 autocast: two rewards of one prompt often differ by less than bf16 resolves.
-        with torch.autocast(device_type=pooled.device.type, enabled=False):
+        exact = WithoutTF32() if pooled.device.type == "cuda" and tf32_is_on() else contextlib.nullcontext()
+        with torch.autocast(device_type=pooled.device.type, enabled=False), exact:
             weight_dtype = next(head.parameters()).dtype
             # A sum over one value and no view of it: FSDP's hooks hang on the tensor that is returned.
             return head(pooled.to(weight_dtype)).float().sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from trl import RewardConfig
 
 from ..errors import InputError, name_list
+from ..models.precision import same_tf32
 from ..models.settings import DATA_FORMATS, POOLING_TYPES
 from .engines import LaunchedConfig
 
@@ -160,7 +162,9 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
                     f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
                     "(`processing_class`, or --tokenizer_name_or_path DIR)."
                 )
-        super().__post_init__()
+        # With `torch_compile` transformers would turn on TF32 for the whole process: RoPE multiplies positions in fp32.
+        with same_tf32() if self.tf32 is None else contextlib.nullcontext():
+            super().__post_init__()
         choices = {
             "pooling_type": POOLING_TYPES,
             "data_format": DATA_FORMATS,

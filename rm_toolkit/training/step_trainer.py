@@ -17,6 +17,7 @@ from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import take_only
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
+from ..models.compilation import check_backend, compile_layers
 from ..models.compute_copies import ComputeCopies
 from ..models.heads import is_encoder
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype
@@ -32,7 +33,7 @@ from .step_loss import micro_batch_loss
 from .steps import Steps
 from .stopping import Stop, StopEvaluation
 from .training_data import Preparation
-from .upstream import TrainerHooks
+from .upstream import TrainerHooks, for_this_call
 from .weight_bytes import weight_bytes
 
 
@@ -80,12 +81,20 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.grad_norm: Any = None  # of the present step
         self.copies = self._compute_copies()
         self._choose_layout()
+        if args.torch_compile:
+            check_backend(args.torch_compile_backend)
+            compile_layers(self.model.backbone, args.torch_compile_backend, args.torch_compile_mode)
 
     train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
     replay_data = property(lambda self: self.data.replay, doc="General pairs to replay, or `None`.")
     sample_texts = property(lambda self: self.data.samples, doc="Prompt and response of a few texts.")
     pairs_per_step = property(lambda self: self.args.pairs_per_step, doc="Pairs of one optimizer step.")
     lm_loss_coef = property(lambda self: self.args.lm_loss_coef, doc="Weight of the LM loss.")
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the engine's; accelerate would compile the whole model, heads included, under other names of weights."""
+        with for_this_call(self.args, torch_compile_backend="no", torch_compile_mode=None):
+            super().create_accelerator_and_postprocess()
 
     def test_sets(self) -> dict[str, Any]:
         """Test sets by name; one that was given without a name is called `eval`."""

@@ -109,6 +109,8 @@ def check_supported(arguments: dict[str, Any]) -> None:
         raise UnsupportedAttentionError(f"its attention takes `{name}` ({shown})")
 
 
+# `torch_compile` compiles up to it and from it on: it branches by each micro-batch's layout.
+@torch.compiler.disable
 def shared_attention(
     query: Tensor,
     key: Tensor,
