@@ -137,6 +137,29 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
             "help": "bf16 autocast; weights stay fp32. If not set: True where a GPU supports it, False on a CPU."
         },
     )
+    use_liger_kernel: bool = field(
+        default=False,
+        metadata={
+            "help": "Liger's fused RMSNorm, SwiGLU and RoPE in the backbone, on a GPU; its losses stay off. Needs the extra "
+            "'gpu'. Rewards differ by kernel noise. RoPE of other models of this type in the process is Liger's, too."
+        },
+    )
+    liger_kernel_config: dict[str, bool] | None = field(
+        default=None, metadata={"help": "Which of Liger's kernels, such as {'rope': false}. If not set: its defaults."}
+    )
+    torch_compile: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the backbone's layers one by one, in place: names of weights stay, TF32 stays off. Costs a "
+            "minute or so at the start; rewards differ by kernel noise."
+        },
+    )
+    full_determinism: bool = field(
+        default=False,
+        metadata={
+            "help": "The same run bit for bit on the same kind of GPU and versions; slower. A CPU is so without."
+        },
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Not needed: every trainable parameter takes part in every step."}
     )
@@ -217,6 +240,8 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         args.accumulated = self.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
         args.model_init_kwargs = None  # the model is there
+        # Upstream's loop would change models of transformers' own classes alone, and say that it changes nothing.
+        args.with_liger, args.use_liger_kernel = self.use_liger_kernel, False
         args.ignore_data_skip |= streaming  # the position in a stream is restored, not counted off
         args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
         return args
@@ -224,7 +249,8 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
     def to_dict(self) -> dict[str, Any]:
         """As transformers', for reports; the micro-batches of a step count as accumulated."""
         accumulated = getattr(self, "accumulated", self.gradient_accumulation_steps)
-        return {**super().to_dict(), "gradient_accumulation_steps": accumulated}
+        fused = getattr(self, "with_liger", self.use_liger_kernel)
+        return {**super().to_dict(), "gradient_accumulation_steps": accumulated, "use_liger_kernel": fused}
 
     def _derive_accumulation(self) -> None:
         at_once = self.per_device_train_batch_size * self.world_size

@@ -24,6 +24,7 @@ from ..output.lock import WriterLock
 from ..testing import build_tiny_model, train_tokenizer
 from .config import RewardModelConfig
 from .engines import read_engine
+from .kernels import describe_kernels
 from .quantization_flags import quantization_config
 from .recipe import RecipeArguments
 from .resume_from import goes_on
@@ -243,7 +244,7 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     """
     amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
     attention = f"layout {trainer.batch_layout}, attention by {trainer.attention}"
-    return f"{read_engine(trainer.accelerator)}; {attention}; {amount}."
+    return f"{read_engine(trainer.accelerator)}{describe_kernels(trainer)}; {attention}; {amount}."
 
 
 def _replay_note(trainer: RewardModelTrainer) -> str:

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..models.compilation import check_backend, compile_layers
 from ..models.compute_copies import ComputeCopies
 from ..models.heads import is_encoder
+from ..models.liger import apply_liger, liger_options
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype
 from ..models.reward_model import RewardModel
 from ..models.shared_prompts.choice import choose_layout
@@ -61,6 +62,10 @@ class StepTrainer(EngineHooks, TrainerHooks):
         replay_dataset: Any = None,
         **kwargs: Any,
     ):
+        if args.with_liger:
+            liger_options(model.backbone.config.model_type, args.liger_kernel_config)
+        if args.torch_compile:
+            check_backend(args.torch_compile_backend)
         # Encoders count positions from the first token, each in its own way; `cls` reads there.
         self.padding_side = "right" if is_encoder(model.base_classifier) else args.padding_side
         self.preparation = Preparation(processing_class, args)
@@ -80,10 +85,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.stop = Stop(self.accelerator)
         self.grad_norm: Any = None  # of the present step
         self.copies = self._compute_copies()
-        self._choose_layout()
-        if args.torch_compile:
-            check_backend(args.torch_compile_backend)
-            compile_layers(self.model.backbone, args.torch_compile_backend, args.torch_compile_mode)
+        self._choose_kernels()
 
     train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
     replay_data = property(lambda self: self.data.replay, doc="General pairs to replay, or `None`.")
@@ -101,17 +103,23 @@ class StepTrainer(EngineHooks, TrainerHooks):
         tests = self.eval_dataset
         return tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
 
-    def _choose_layout(self) -> None:
-        precision = read_engine(self.accelerator).precision
+    def _choose_kernels(self) -> None:
+        args, precision = self.args, read_engine(self.accelerator).precision
+        fuse = partial(apply_liger, options=args.liger_kernel_config) if args.with_liger else None
         self.batch_layout, self.attention = choose_layout(
-            self.args.batch_layout,
+            args.batch_layout,
             self.model,
             [self.data.sample if self.data.is_stream else self.data.joined, *self.test_sets().values()],
             self._collator(),
-            pairs_per_batch=self.args.per_device_train_batch_size,
-            device=self.args.device,
+            pairs_per_batch=args.per_device_train_batch_size,
+            device=args.device,
             autocast=compute_dtype(precision) if precision in AUTOCAST_DTYPES else None,
+            prepare=fuse,
         )
+        if fuse is not None:
+            fuse(self.model.backbone)
+        if args.torch_compile:
+            compile_layers(self.model.backbone, args.torch_compile_backend, args.torch_compile_mode)
 
     def _compute_copies(self) -> ComputeCopies | None:
         engine = read_engine(self.accelerator)

@@ -11,6 +11,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from ..errors import InputError
+from ..models.liger import check_liger
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from .best_model import check_best_metric
@@ -76,6 +77,8 @@ class RewardModelTrainer(StepTrainer):
     ):
         _refuse_unused(kwargs)
         check_best_metric(args, eval_dataset, callbacks)
+        if args.use_liger_kernel:
+            check_liger(args.device)
         self.run_base = Base.of(model, args.model_init_kwargs)
         self.owns_lineage = bool(settings and settings.lineage)
         self.data_content: dict[str, Any] = {}  # what a recipe knows of the content of its data

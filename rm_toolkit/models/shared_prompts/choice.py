@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ...batches.collator import MicroBatch, PreferenceCollator
@@ -46,6 +46,7 @@ def choose_layout(
     pairs_per_batch: int,
     device: torch.device,
     autocast: torch.dtype | None = None,
+    prepare: Callable[[PreTrainedModel], None] | None = None,
 ) -> ChosenLayout:
     """
     Decides on a layout, prepares the model for it, and says why in one log line.
@@ -58,6 +59,7 @@ def choose_layout(
         pairs_per_batch (`int`): Pairs of a micro-batch.
         device (`torch.device`): Where the model will compute.
         autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
+        prepare (`Callable`, *optional*): Puts the run's own kernels into the trial's backbone.
 
     Returns:
         `ChosenLayout`: With the name `"plain"` or `"shared"`.
@@ -76,7 +78,7 @@ def choose_layout(
         if ratio > 1 - MIN_SAVING:
             logger.info(f"batch_layout: plain (the shared layout would cost {ratio:.2f} times as much)")
             return plain
-    trial = try_layout(model, device, autocast)
+    trial = try_layout(model, device, autocast, prepare)
     problem = trial.problem
     if problem is None:
         model.enable_shared_layout()
@@ -118,7 +120,12 @@ def expected_layout(wanted: str, model: RewardModel) -> str:
     return "shared" if shared else "plain"
 
 
-def try_layout(model: RewardModel, device: torch.device, autocast: torch.dtype | None = None) -> Trial:
+def try_layout(
+    model: RewardModel,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    prepare: Callable[[PreTrainedModel], None] | None = None,
+) -> Trial:
     """
     Tries the shared layout on a small model of the same config, see
     [`~rm_toolkit.models.shared_prompts.exactness.try_sharing`].
@@ -127,11 +134,12 @@ def try_layout(model: RewardModel, device: torch.device, autocast: torch.dtype |
         model (`RewardModel`): The model.
         device (`torch.device`): Where it will compute.
         autocast (`torch.dtype`, *optional*): What it will compute in, where that is not the type of its weights.
+        prepare (`Callable`, *optional*): Puts the run's own kernels into the trial's backbone.
     """
     pooling = model.settings.pooling_type
     if pooling not in SHARING_POOLINGS:
         return Trial(f"`pooling_type` is '{pooling}', and not the last token")
-    return try_sharing(model.backbone, model.settings.max_length, device, autocast)
+    return try_sharing(model.backbone, model.settings.max_length, device, autocast, prepare)
 
 
 def cost_ratio(

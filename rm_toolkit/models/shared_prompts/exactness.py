@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,7 @@ def try_sharing(
     max_length: int,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
+    prepare: Callable[[PreTrainedModel], None] | None = None,
 ) -> Trial:
     """
     Tries the shared layout on a model of two layers (more where layers are of several kinds) of the same config.
@@ -74,6 +75,8 @@ def try_sharing(
         max_length (`int`): Tokens of the longest text that it will read.
         device (`torch.device` or `str`, *optional*): Where to try; by default where the model is.
         autocast (`torch.dtype`, *optional*): What the run computes in, where that is not the type of the weights.
+        prepare (`Callable`, *optional*): Puts the run's own kernels into a model. In 16 bits the trial compares with
+            the model without them.
     """
     device = torch.device(device or next(backbone.parameters()).device)
     if autocast is None and torch.is_autocast_enabled(device.type):
@@ -84,7 +87,7 @@ def try_sharing(
         config = _small_config(backbone.config, max_length)
         with torch.random.fork_rng(devices=forked), torch.enable_grad(), noted_kernels() as kernels:
             for attempt in range(_ATTEMPTS):
-                problem, by_chance = _try(type(backbone), config, device, weights, autocast, seed=attempt)
+                problem, by_chance = _try(type(backbone), config, device, weights, autocast, prepare, seed=attempt)
                 if not by_chance:
                     break
             return Trial(problem, tuple(sorted(kernels)))
@@ -122,6 +125,7 @@ def _try(
     device: torch.device,
     weights: torch.dtype,
     autocast: torch.dtype | None,
+    prepare: Callable[[PreTrainedModel], None] | None,
     seed: int,
 ) -> tuple[str | None, bool]:
     """The problem, and whether it may be one of this seed's weights alone."""
@@ -134,6 +138,8 @@ def _try(
     direction = torch.randn(len(texts), config.get_text_config().hidden_size).to(device)
     narrow = (autocast or weights).itemsize <= 2
     exact = _separately(copy.deepcopy(model).float(), texts, direction) if narrow else None
+    if prepare is not None:
+        prepare(model)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         separate = _separately(model, texts, direction)
         shared = _together(model, flat_row(texts), texts, direction)
