@@ -70,7 +70,7 @@ def flex_shared_attention(
 
     Outside CUDA it runs uncompiled and without a backward pass: for tests of the mask.
     """
-    mask = layout.kept(("flex", window), lambda: shared_block_mask(layout, query.device, window))
+    mask = layout.kept(("flex", str(query.device), window), lambda: shared_block_mask(layout, query.device, window))
     padding = mask.shape[-1] - query.shape[2]
     if padding:
         query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 
 import pytest
@@ -164,6 +165,42 @@ def test_faults_of_the_backward_pass_alone_are_refused(tiny, varlen_on_cpu, monk
     monkeypatch.setattr(varlen_attention._Gather, "backward", staticmethod(forgetful))
     problem = sharing_problem(tiny("llama"), 512, None, torch.bfloat16)
     assert "gradients were" in problem
+
+
+@pytest.mark.parametrize(
+    ("times", "problem", "by_chance"),
+    [
+        ([1] * 8, None, False),
+        ([1.9] * 8, None, False),
+        ([0.1] * 8, None, False),
+        ([2.1] * 8, r"hidden states were 2\.1 times \(one 2\.1 times\) as far", False),
+        # The average is geometric: 20 ** (1 / 8) = 1.45. A single text may be a router's choice, two would be 2.1.
+        ([1] * 7 + [20], r"1\.5 times \(one 20\.0 times\)", True),
+        ([1] * 6 + [20, 20], r"2\.1 times", False),
+    ],
+)
+def test_errors_are_measured_by_those_of_texts_one_by_one(times, problem, by_chance):
+    exact = exactness._Result(torch.ones(8, 4), {"weight": torch.ones(3)})
+    errors = torch.full((8, 4), 0.01)
+    separate = exactness._Result(exact.hidden + errors, {"weight": torch.full((3,), 1.01)})
+    shared = exactness._Result(exact.hidden - errors * torch.tensor(times)[:, None], separate.grads)
+    found = exactness._noise_problem(shared, separate, exact)
+    assert found[1] == by_chance
+    assert found[0] is None if problem is None else re.search(problem, found[0])
+
+
+def test_a_fault_that_may_be_chance_is_tried_with_other_weights(tiny, monkeypatch):
+    seeds = []
+
+    def tried(*args, seed):
+        seeds.append(seed)
+        return ("one text", True) if seed < 1 else (None, False)
+
+    monkeypatch.setattr(exactness, "_try", tried)
+    assert sharing_problem(tiny("llama"), 512) is None
+    assert seeds == [0, 1]
+    monkeypatch.setattr(exactness, "_try", lambda *args, seed: ("one text", True))
+    assert sharing_problem(tiny("llama"), 512) == "one text"
 
 
 @pytest.mark.gpu
