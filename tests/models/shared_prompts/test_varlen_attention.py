@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from rm_toolkit.batches.prefixes import flat_row
@@ -124,6 +125,27 @@ def test_the_installed_torch_is_asked_what_its_kernel_takes(torch_with):
 def test_heads_and_types_that_it_refuses(monkeypatch, dtype, head_dim, value_dim, taken):
     monkeypatch.setattr(varlen_attention, "installed_kernel", lambda device_type: VarlenKernel(varlen_by_sdpa, True))
     assert (kernel_for("cpu", dtype, head_dim, value_dim) is not None) == taken
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_the_installed_kernel_takes_these_arguments(monkeypatch, key_heads, window):
+    """Forward and backward of the kernel itself, on tensors without values: a CPU has none that computes them."""
+    kernel = installed_kernel("cuda")
+    if kernel is None:
+        pytest.skip("this torch has no varlen_attn with windows")
+    monkeypatch.setattr(varlen_attention, "installed_kernel", lambda device_type: kernel)
+    layout = flat_row([np.append(np.arange(50), np.full(n, 100 + n)) for n in (3, 40, 90)]).layout
+    with FakeTensorMode(allow_non_fake_inputs=True), noted_kernels() as kernels:
+        query, key, value = (
+            torch.randn(1, layout.num_tokens, heads, 64, dtype=torch.bfloat16, requires_grad=True)
+            for heads in (4, key_heads, key_heads)
+        )
+        output = shared_attention(*(tensor.transpose(1, 2) for tensor in (query, key, value)), layout, 0.125, window)
+        grads = torch.autograd.grad((output * torch.ones_like(output)).sum(), (query, key, value))
+    assert kernels == {"FlashAttention over packed sequences in bfloat16"}
+    assert output.shape == (1, 4, layout.num_tokens, 64)
+    assert [grad.shape for grad in grads] == [query.shape, key.shape, value.shape]
 
 
 def test_a_device_on_which_it_fails_computes_as_before(varlen_on_cpu):
