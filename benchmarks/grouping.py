@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_arm(args: argparse.Namespace, results: Results, data: dict[str, Any], arm: str, step: int) -> None:
     """Tunes an arm at one step size, its best rate inside the grid, and runs the other seeds at that rate."""
-    grid = sorted(map(rounded, args.learning_rates))
+    grid = sorted({*map(rounded, args.learning_rates), *results.judged(arm, step)})
     while True:
         for rate in grid:
             for seed in range(results.tune_seeds):
@@ -257,7 +257,7 @@ def table(args: argparse.Namespace, results: Results) -> str:
     ]
     for step in args.steps:
         base = None
-        for arm in [arm for arm in args.arms if results.of(arm, step)]:
+        for arm in [arm for arm in args.arms if results.judged(arm, step)]:
             best = results.best_rate(arm, step)
             wins = np.array([run["test"] for run in results.of(arm, step, best)])
             base = wins if arm == SHUFFLED else base

@@ -54,6 +54,20 @@ def test_a_best_rate_at_the_edge_makes_the_grid_wider(grouping, tmp_path, monkey
     assert len(calls) == 2 * (4 + 3)  # two seeds each; the best rate's were there
     grouping.run_arm(args, grouping.Results(args), {}, "grouped", 8)
     assert len(calls) == 14  # all of it was in the file
+    # A rate that an earlier call has tried is part of the grid: its edge, here, so that the grid goes on.
+    results = grouping.Results(parse(grouping, tmp_path, "--steps", "16"))
+    for seed in (0, 1):
+        results.cell("shuffled", 16, 9e-3, seed, lambda: {"judge": [1.0], "test": [1.0], "seconds": 0.0})
+    grouping.run_arm(args, results, {}, "shuffled", 16)
+    assert max(results.judged("shuffled", 16)) == 2.7e-2
+
+
+def test_an_arm_that_is_not_tuned_yet_is_left_out_of_the_table(grouping, tmp_path, monkeypatch):
+    args = parse(grouping, tmp_path)
+    results = grouping.Results(args)
+    results.cell("shuffled", 8, 1e-3, 0, lambda: {"judge": [1.0], "test": [1.0], "seconds": 0.0})
+    monkeypatch.setattr(grouping, "test_prompts", lambda args: ["a"])
+    assert len(grouping.table(args, results).splitlines()) == 2  # its head alone
 
 
 def test_rates_are_compared_over_the_seeds_that_tune(grouping, tmp_path):
