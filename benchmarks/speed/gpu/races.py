@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import tables
@@ -29,6 +30,24 @@ class Races(Report):
             self.say(f"{side.name}, {job.micro_batch} pairs a micro-batch: {found['error']}")
             return None
         return found
+
+    def rates_of(self, workers: Workers, side: Side, jobs: dict[int, Job]) -> dict[int, float]:
+        """Pairs a second of a side with each of several sizes; those that fail are left out."""
+        rates: dict[int, float] = {}
+        for size, job in jobs.items():
+            found = self.try_run(workers, side, job)
+            if found:
+                rates[size] = tables.rate(found)
+                self.say(f"{side.name}, {size} pairs a batch: {rates[size]:.1f} pairs/s")
+        return rates
+
+    @contextlib.contextmanager
+    def as_far_as_time_goes(self) -> Iterator[None]:
+        """Within it a part whose time is up stops, and what was measured is put into its table."""
+        try:
+            yield
+        except TimeRanOut as error:
+            self.emit(f"\nNot all was measured: {error}.\n")
 
     def repeat(
         self, workers: Workers, sides: list[Side], job_of: Callable[..., Job], **options: Any

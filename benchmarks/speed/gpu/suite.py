@@ -62,18 +62,14 @@ class Suite(Races):
         """The best micro-batch of each side, of a step or two at each size."""
         sizes = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
         table, best = [], {}
-        for side in self._searched():
-            rates: dict[int, float] = {}
-            for size in sizes:
-                found = self.try_run(workers, side, self.job(name, size, steps=2))
-                if found:
-                    rates[size] = tables.rate(found)
-                    self.say(f"{side.name}, {size} pairs a micro-batch: {rates[size]:.1f} pairs/s")
-            workers.end(side.name) if not self.args.in_process else None
-            if rates:
-                best[side.name] = max(rates, key=rates.__getitem__)
-            table.append([side.name, *(f"{rates[size]:.1f}" if size in rates else "-" for size in sizes)])
-            self.keep(best)
+        with self.as_far_as_time_goes():
+            for side in self._searched():
+                rates = self.rates_of(workers, side, {size: self.job(name, size, steps=2) for size in sizes})
+                workers.end(side.name)
+                if rates:
+                    best[side.name] = max(rates, key=rates.__getitem__)
+                table.append([side.name, *(f"{rates[size]:.1f}" if size in rates else "-" for size in sizes)])
+                self.keep(best)
         head = ("side", *(f"{size} pairs" for size in sizes))
         self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table))
 
@@ -89,24 +85,23 @@ class Suite(Races):
         """The fast side without each of its features: fused kernels, compilation, full micro-batches."""
         self._without(workers, name, FEATURES[3:])
 
-    def evaluate(self, workers: Workers) -> None:
-        """Evaluation of each set: TRL and both of ours, each at its best batch of those tried."""
-        for name in self.rows:
-            sides = [self.sides[key] for key in (TRL, PLAIN, FAST)]
-            jobs: dict[str, Job] = {}
+    def evaluate(self, workers: Workers, name: str) -> None:
+        """Evaluation of a set: TRL and both of ours, each at its best batch of those tried."""
+        sides = [self.sides[key] for key in (TRL, PLAIN, FAST)]
+        jobs: dict[str, Job] = {}
+        with self.as_far_as_time_goes():
             for side in sides:
-                rates = {}
-                for size in self.args.micro_batches:
-                    job = self.job(name, min(self.args.micro_batches), steps=1, evaluation=True, batch=size)
-                    found = self.try_run(workers, side, job)
-                    if found:
-                        rates[size] = tables.rate(found)
+                size = min(self.args.micro_batches)
+                tried = {
+                    batch: self.job(name, size, steps=1, evaluation=True, batch=batch)
+                    for batch in self.args.micro_batches
+                }
+                rates = self.rates_of(workers, side, tried)
                 if rates:
-                    best = max(rates, key=rates.__getitem__)
-                    jobs[side.name] = self.job(name, min(rates), steps=1, evaluation=True, batch=best)
-            sizes = {key: job.more["per_device_eval_batch_size"] for key, job in jobs.items()}
-            runs = self.repeat(workers, [side for side in sides if side.name in jobs], jobs.__getitem__)
-            self._speed_table(name, f"Evaluation, {name}", sides, runs, sizes, (TRL,), backward=False)
+                    jobs[side.name] = tried[max(rates, key=rates.__getitem__)]
+        sizes = {key: job.more["per_device_eval_batch_size"] for key, job in jobs.items()}
+        runs = self.repeat(workers, [side for side in sides if side.name in jobs], jobs.__getitem__)
+        self._speed_table(name, f"Evaluation, {name}", sides, runs, sizes, (TRL,), backward=False)
 
     def score(self, workers: Workers) -> None:
         """Best-of-16: RewardScorer against the pipeline at its best batch size, both in bf16."""
@@ -142,11 +137,12 @@ class Suite(Races):
         size = min(32, self.args.pairs_per_step)
         more = {"max_tokens_per_batch": None}
         found: dict[str, dict[str, Any]] = {}
-        for side in [self.sides[key] for key in MAIN_SIDES]:
-            run = self.try_run(workers, side, self.job("dsp", size, steps=2, more={} if side.trl else more))
-            workers.end(side.name) if not self.args.in_process else None
-            if run:
-                found[side.name] = run
+        with self.as_far_as_time_goes():
+            for side in [self.sides[key] for key in MAIN_SIDES]:
+                run = self.try_run(workers, side, self.job("dsp", size, steps=2, more={} if side.trl else more))
+                workers.end(side.name)
+                if run:
+                    found[side.name] = run
         self.keep(found)
         base = found.get(TRL)
         rows = [
@@ -165,13 +161,14 @@ class Suite(Races):
         """Where device and host time of one step goes."""
         sizes = self.sizes("dsp")
         kept = {}
-        for name in (FAST, TRL_BEST):
-            job = self.job("dsp", sizes[name], steps=3, profiled=True, with_host=True)
-            run = self.try_run(workers, self.sides[name], job)
-            if run:
-                kept[name] = run["profile"]
-                self.keep(kept)
-                self.emit(tables.profile_tables(name, run["profile"], run["unprofiled"]))
+        with self.as_far_as_time_goes():
+            for name in (FAST, TRL_BEST):
+                job = self.job("dsp", sizes[name], steps=3, profiled=True, with_host=True)
+                run = self.try_run(workers, self.sides[name], job)
+                if run:
+                    kept[name] = run["profile"]
+                    self.keep(kept)
+                    self.emit(tables.profile_tables(name, run["profile"], run["unprofiled"]))
 
     # ---- what parts are made of ----
 

@@ -88,7 +88,9 @@ class Workers:
         return value
 
     def end(self, name: str) -> None:
-        """Ends a side's process."""
+        """Ends a side's process, if it has one."""
+        if name not in self._workers:
+            return
         process, connection, _ = self._workers.pop(name)
         connection.close()
         process.join(2)
