@@ -107,6 +107,10 @@ class EpochPlan(Sampler):
         for number in range(len(self)):
             yield [None if number < skipped else self.plan_step(self.pairs_of_step(epoch, number))]
 
+    def resize(self, pairs: int, tokens: int | None) -> None:
+        """Another limit of the micro-batches, from the next step on that is planned; its pairs stay the same."""
+        self.filler.pairs, self.filler.tokens = pairs, tokens
+
     def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
         """Returns the numbers of the pairs of one step of an epoch; no other step is planned for it."""
         begin = number * self.pairs_per_step

@@ -55,11 +55,7 @@ class StreamPlan(TorchIterableDataset):
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         while True:
-            data, plan = self.next_step()
-            batches = StepDataset(data, self.collator)[plan]
-            for batch in batches:
-                batch.data = data
-            yield batches
+            yield self._batches(*self.next_step())
 
     def next_step(self) -> tuple[TokenizedPreferences, StepPlan]:
         """
@@ -69,6 +65,29 @@ class StreamPlan(TorchIterableDataset):
             `InputError`: if a process met a row that cannot be used (all stop), or a whole pass gave no pair.
         """
         data = gather_pairs(self._next_pairs(), self.stream.name)
+        return data, self._plan(data)
+
+    def resize(self, pairs: int, tokens: int | None) -> None:
+        """Another limit of the micro-batches, from the next step on that is planned."""
+        self.filling |= {"pairs": pairs, "tokens": tokens}
+
+    def planned_again(self, batches: list[MicroBatch]) -> list[MicroBatch]:
+        """
+        Returns a step that was handed out, in micro-batches of the present size; called by all processes together.
+
+        Args:
+            batches (`list[MicroBatch]`): This process's share of it.
+        """
+        return self._batches(batches[0].data, self._plan(batches[0].data))
+
+    def _batches(self, data: TokenizedPreferences, plan: StepPlan) -> list[MicroBatch]:
+        batches = StepDataset(data, self.collator)[plan]
+        for batch in batches:
+            batch.data = data
+        return batches
+
+    def _plan(self, data: TokenizedPreferences) -> StepPlan:
+        """The plan of a step, of which `data` is this process's share."""
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
         chunks, lm_sequences = split_pairs(data, Filler(data, **self.filling), pairs)
@@ -79,7 +98,7 @@ class StreamPlan(TorchIterableDataset):
             weights = np.full(len(data), 1.0 / self.pairs_per_step)
         else:
             weights = 1.0 / (row_size[row_of_pair] * counts[:, 1].sum())
-        return data, StepPlan(
+        return StepPlan(
             micro_batches=[*chunks, *[empty] * missing],
             lm_sequences=[*lm_sequences, *[empty] * missing],
             pair_weight=dict(zip(pairs.tolist(), weights.tolist())),

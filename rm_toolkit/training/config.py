@@ -13,6 +13,7 @@ from ..errors import InputError, name_list
 from ..models.precision import same_tf32
 from ..models.settings import DATA_FORMATS, POOLING_TYPES
 from .engines import LaunchedConfig
+from .micro_batch_size import AUTO
 
 
 PAIR_WEIGHTINGS = ("pair", "prompt")
@@ -107,11 +108,19 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
             "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and pays."
         },
     )
-    max_tokens_per_batch: int | None = field(
+    max_tokens_per_batch: int | str | None = field(
         default=None,
         metadata={
             "help": "Fill micro-batches up to this many tokens (padding included, a shared prompt once) instead of "
-            "per_device_train_batch_size pairs; at least 2 * max_length. Pairs of a step stay as they are."
+            "per_device_train_batch_size pairs; at least 2 * max_length. 'auto': as many as fit on this GPU, found before "
+            "the first step (not under DeepSpeed or FSDP, nor on a CPU). Pairs of a step stay as they are."
+        },
+    )
+    auto_find_batch_size: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute a step that runs out of memory again in micro-batches of half the size, which later steps "
+            "have too; gradients stay the same. Not under DeepSpeed or FSDP. On with max_tokens_per_batch 'auto'."
         },
     )
     shuffle_buffer_size: int = field(
@@ -218,7 +227,8 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":
             raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 2 * self.max_length:
+        self.max_tokens_per_batch = _number_or_auto(self.max_tokens_per_batch)
+        if isinstance(self.max_tokens_per_batch, int) and self.max_tokens_per_batch < 2 * self.max_length:
             raise InputError(
                 f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
                 f"{self.max_length} needs {2 * self.max_length}. Raise it, or lower `max_length`."
@@ -242,6 +252,9 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         args.model_init_kwargs = None  # the model is there
         # Upstream's loop would change models of transformers' own classes alone, and say that it changes nothing.
         args.with_liger, args.use_liger_kernel = self.use_liger_kernel, False
+        # Upstream would begin the whole run anew.
+        args.computes_again = self.auto_find_batch_size or self.max_tokens_per_batch == AUTO
+        args.auto_find_batch_size = False
         args.ignore_data_skip |= streaming  # the position in a stream is restored, not counted off
         args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
         return args
@@ -250,14 +263,19 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         """As transformers', for reports; the micro-batches of a step count as accumulated."""
         accumulated = getattr(self, "accumulated", self.gradient_accumulation_steps)
         fused = getattr(self, "with_liger", self.use_liger_kernel)
-        return {**super().to_dict(), "gradient_accumulation_steps": accumulated, "use_liger_kernel": fused}
+        again = getattr(self, "computes_again", self.auto_find_batch_size)
+        found = {"gradient_accumulation_steps": accumulated, "use_liger_kernel": fused, "auto_find_batch_size": again}
+        return super().to_dict() | found
 
     def _derive_accumulation(self) -> None:
         at_once = self.per_device_train_batch_size * self.world_size
         if self.pairs_per_step is None:
             self.pairs_per_step = at_once * self.gradient_accumulation_steps
             return
-        if self.max_tokens_per_batch is not None and self.pairs_per_step >= 1:
+        by_tokens = isinstance(self.max_tokens_per_batch, int) or (
+            self.max_tokens_per_batch == AUTO and self.device.type == "cuda"
+        )
+        if by_tokens and self.pairs_per_step >= 1:
             self.gradient_accumulation_steps = max(1, self.pairs_per_step // at_once)
             return
         if self.pairs_per_step < 1 or self.pairs_per_step % at_once:
@@ -267,3 +285,13 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
                 f"multiple of {at_once}, or change the batch size."
             )
         self.gradient_accumulation_steps = self.pairs_per_step // at_once
+
+
+def _number_or_auto(value: int | str | None) -> int | str | None:
+    """What a recipe says in YAML or on the command line, where every number comes as text."""
+    if not isinstance(value, str) or value == AUTO:
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(f"`max_tokens_per_batch` is '{value}'; it is a number of tokens, or '{AUTO}'.") from None

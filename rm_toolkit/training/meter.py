@@ -28,11 +28,18 @@ class Meter:
         self.named = ("rank_loss", "lm_loss" if lm_loss else None, "anchor_loss" if anchor_loss else None)
         self.parts: list[tuple[MicroBatch, torch.Tensor, tuple[torch.Tensor, ...]]] = []
         self.sums: torch.Tensor | None = None
+        self._sums_before: torch.Tensor | None = None
         self.steps = 0
 
     def begin(self) -> None:
         """A step begins: the one before is forgotten."""
         self.parts.clear()
+        self._sums_before = self.sums
+
+    def begin_again(self) -> None:
+        """The present step is computed again: what was counted of it is forgotten."""
+        self.parts.clear()
+        self.sums = self._sums_before
 
     @torch.no_grad()
     def add(self, batch: MicroBatch, rewards: torch.Tensor, *losses: torch.Tensor) -> None:

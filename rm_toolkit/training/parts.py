@@ -28,6 +28,7 @@ class RunParts:
         batch_layout (`str`): How its micro-batches lie in memory.
         given_optimizers (`tuple`): Optimizer and scheduler, where they were made in Python.
         content (`dict`): What a recipe knows of the content of its data.
+        micro_batch (`str`): The most that a process computes at once, as it is recorded.
         owns_lineage (`bool`): Whether the last entry of the model's lineage is this run's.
     """
 
@@ -40,4 +41,5 @@ class RunParts:
     batch_layout: str
     given_optimizers: tuple[Any, Any] = (None, None)
     content: dict[str, Any] = field(default_factory=dict)
+    micro_batch: str | None = None
     owns_lineage: bool = False

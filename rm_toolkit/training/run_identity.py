@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..models.quantization import quantization_of
 from ..output.folders import replace_text
 from .engines import read_engine
+from .micro_batch_size import AUTO
 from .parts import RunParts
 from .resume_rules import IGNORED, rule_of
 from .run_content import tokens_digest
@@ -99,6 +100,8 @@ def describe_run(run: RunParts) -> dict[str, Any]:
     values = {item.name: getattr(run.args, item.name) for item in dataclasses.fields(run.args)}
     found = effective_settings(values, streaming=run.data.is_stream, total_steps=_total_steps(run))
     found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos")}
+    if run.micro_batch is not None:  # as found, or halved since
+        found["micro_batch"] = run.micro_batch
     found |= _describe_model(run) | _describe_data(run) | _describe_machine(run.accelerator)
     for name, given in zip(("optimizer", "scheduler"), run.given_optimizers):
         found[f"given_{name}"] = None if given is None else _describe_given(given)
@@ -137,7 +140,7 @@ def effective_settings(values: Mapping[str, Any], *, streaming: bool, total_step
         warmup = found.get("warmup_steps") or 0
         if "warmup_steps" in found:
             found["warmup_steps"] = int(warmup) if warmup >= 1 else math.ceil(total_steps * warmup)
-    if values.get("max_tokens_per_batch"):
+    if values.get("max_tokens_per_batch") not in (None, AUTO):
         found["micro_batch"] = f"{values['max_tokens_per_batch']} tokens"
     elif "per_device_train_batch_size" in values:
         found["micro_batch"] = f"{values['per_device_train_batch_size']} pairs"

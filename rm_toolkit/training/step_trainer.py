@@ -30,6 +30,7 @@ from .engines import EngineHooks, read_engine
 from .evaluation_loop import evaluate_sets
 from .finite import not_finite
 from .meter import Meter
+from .retry import StepRetry
 from .step_loss import micro_batch_loss
 from .steps import Steps
 from .stopping import Stop, StopEvaluation
@@ -83,6 +84,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.steps = Steps(args, self.data.train, self.data.joined, self.accelerator)
         self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
         self.stop = Stop(self.accelerator)
+        self.retry = StepRetry(self.accelerator, self.steps, args.computes_again)
         self.grad_norm: Any = None  # of the present step
         self.copies = self._compute_copies()
         self._choose_kernels()
@@ -160,13 +162,28 @@ class StepTrainer(EngineHooks, TrainerHooks):
             loss of the whole step.
         """
         model.train()
+
+        def forget() -> None:
+            model.zero_grad()
+            self.meter.begin_again()
+
+        total = self.retry.step(inputs, self.state.global_step, partial(self._compute_step, model), forget)
+        if self.retry.averages_gradients:
+            self.retry.average_gradients(model)
+        self.meter.end_step()
+        self.step_loss = total
+        return total
+
+    def _compute_step(self, model: torch.nn.Module, inputs: list[MicroBatch]) -> torch.Tensor:
+        """Adds up the gradients of the micro-batches; the engine averages them over processes unless that comes later."""
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
         with self.weights_cast_once():
             for number, batch in enumerate(inputs):
                 last = number == len(inputs) - 1
                 self.sync_gradients_after(last)
-                sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
+                syncs = deepspeed or (last and not self.retry.averages_gradients)
+                sync = contextlib.nullcontext() if syncs else self.accelerator.no_sync(model)
                 with sync, self.maybe_activation_offload_context:
                     with self.compute_loss_context_manager():
                         loss = self.compute_loss(model, batch.to(self.args.device))
@@ -174,8 +191,6 @@ class StepTrainer(EngineHooks, TrainerHooks):
                         self.check_step(total + loss.detach())
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
                 total += loss.detach()
-        self.meter.end_step()
-        self.step_loss = total
         return total
 
     def compute_loss(

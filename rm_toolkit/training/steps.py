@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..batches.collator import PreferenceCollator
+from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import EpochPlan, StepDataset
 from ..batches.replay_plan import ReplayPlan
 from ..batches.stream import PreferenceStream
@@ -23,6 +23,7 @@ from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..output.folders import replace_text
 from .config import RewardModelConfig
+from .micro_batch_size import AUTO, MicroBatchSize
 from .stopping import leave_signals_to_the_run
 
 
@@ -46,6 +47,11 @@ class Steps:
     ):
         self.args, self.train, self.joined, self.accelerator = args, train, joined, accelerator
         self.plan: EpochPlan | StreamPlan | None = None
+        # `auto` counts pairs until a number of tokens is found.
+        tokens = args.max_tokens_per_batch
+        self.size = MicroBatchSize(args.per_device_train_batch_size, None if tokens == AUTO else tokens)
+        self._collator: PreferenceCollator | None = None
+        self._resized, self._first_step = False, 0  # whether this process has halved them; first step of the epoch
 
     @property
     def stream_plan(self) -> StreamPlan | None:
@@ -60,12 +66,12 @@ class Steps:
             collator (`PreferenceCollator`): Makes the micro-batches; its layout is planned for.
             take_step (`Callable`): The loader's `collate_fn`: takes the step out of the list that it is given.
         """
-        args, accelerator = self.args, self.accelerator
+        args, accelerator, self._collator = self.args, self.accelerator, collator
         planning = {
             "pairs_per_step": args.pairs_per_step,
-            "pairs_per_micro_batch": args.per_device_train_batch_size,
+            "pairs_per_micro_batch": self.size.pairs,
             "pair_weighting": args.pair_weighting,
-            "tokens_per_micro_batch": args.max_tokens_per_batch,
+            "tokens_per_micro_batch": self.size.tokens,
             "shared_layout": collator.layout == "shared",
         }
         if isinstance(self.train, PreferenceStream):
@@ -99,7 +105,33 @@ class Steps:
         if isinstance(self.plan, EpochPlan):
             epoch, done = divmod(global_step, len(self.plan))
             # The loop reads over what is done; nothing of it has to be planned.
-            self.plan.set_epoch(epoch, skipped=0 if self.args.ignore_data_skip else done)
+            done = 0 if self.args.ignore_data_skip else done
+            self.plan.set_epoch(epoch, skipped=done)
+            self._first_step = global_step - done
+
+    def resize(self, size: MicroBatchSize) -> None:
+        """Another size of the micro-batches, from the next step on that is planned."""
+        self.size, self._resized = size, True
+        self.plan.resize(size.pairs, size.tokens)
+
+    def planned_again(self, batches: list[MicroBatch], number: int) -> list[MicroBatch]:
+        """
+        Returns the micro-batches of a step in the present size; called by all processes together.
+
+        Args:
+            batches (`list[MicroBatch]`): In another size.
+            number (`int`): Number of the step, from 0, over the whole run.
+        """
+        if self.stream_plan is not None:
+            return self.stream_plan.planned_again(batches)
+        pairs = self.plan.pairs_of_step(self.plan.epoch, number - self._first_step)
+        return StepDataset(self.joined, self._collator)[self.plan.plan_step(pairs)]
+
+    def in_present_size(self, batches: list[MicroBatch], number: int) -> list[MicroBatch]:
+        """As [`planned_again`], for steps that loader processes had planned before the size was halved."""
+        if self._resized and self.args.dataloader_num_workers > 0:
+            return self.planned_again(batches, number)
+        return batches
 
     def epoch(self, global_step: int, max_steps: int) -> float | None:
         """Of a stream, which has no epochs: the part of the run that is done."""

@@ -32,14 +32,14 @@ from .run_content import Base
 from .run_files import RecordReports
 from .run_identity import RunIdentity
 from .run_progress import RunFinished, whole_run_speed
-from .step_trainer import StepTrainer
+from .sized_trainer import SizedTrainer
 from .stopping import RunStopped
 from .upstream import for_this_call
 from .weights import load_weights, save_weights
 from .wrapping import open_model
 
 
-class RewardModelTrainer(StepTrainer):
+class RewardModelTrainer(SizedTrainer):
     """
     Trains a reward model on pairs or ranked responses.
 
@@ -120,6 +120,7 @@ class RewardModelTrainer(StepTrainer):
         with hold_output_dir(args.output_dir):
             folder = checked_checkpoint(resume_from_checkpoint, args.output_dir)
             saves = args.save_strategy != SaveStrategy.NO
+            self.choose_micro_batches(folder)
             self.run_identity = identify_run(self.parts(), folder) if folder or saves else None
             self.run_callback.folder = folder
             self.checkpoints.begin_run(folder)
@@ -148,6 +149,7 @@ class RewardModelTrainer(StepTrainer):
             self.batch_layout,
             given_optimizers=self.given_optimizers,
             content=self.data_content,
+            micro_batch=str(self.steps.size),
             owns_lineage=self.owns_lineage,
         )
 
@@ -171,6 +173,7 @@ class RewardModelTrainer(StepTrainer):
                     self.steps.save(folder)
                 progress = self.run_callback.progress()
                 self.run_identity = self.run_identity or identify_run(self.parts(), None)
+                self.run_identity.settings["micro_batch"] = str(self.steps.size)
                 if args.should_save:
                     progress.save(folder)
                     self.run_identity.save(folder)

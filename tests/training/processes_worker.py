@@ -18,6 +18,8 @@ RUNS = {
     "shared": {"batch_layout": "shared", "max_tokens_per_batch": 128, "lm_loss_coef": 0.3, "pairs_per_step": 10},
     # A stream in two shards, a step as long as a pass: in whatever order, all of it
     "stream": {"max_steps": 3, "pairs_per_step": 28, "per_device_train_batch_size": 14, "lm_loss_coef": 0.3},
+    # The last process runs out of memory in the second micro-batch of a step; all compute the step again
+    "retry": {"auto_find_batch_size": True, "pairs_per_step": 16, "per_device_train_batch_size": 4},
     "average": {"pooling_type": "average", "per_device_eval_batch_size": 1},
 }
 
@@ -52,10 +54,26 @@ def train(base: str, rows: Path, output: Path, name: str) -> dict:
     if name == "stream":
         training = training.to_iterable_dataset(num_shards=2)
     trainer = RewardModelTrainer(base, args, training, evaluation)
+    if name == "retry":
+        run_out_of_memory(trainer)
     trainer.train()
     weights = {key: value.flatten()[:50].tolist() for key, value in trainer.model.state_dict().items()}
     logs = [log for log in trainer.state.log_history if "loss" in log or "eval_pairs_loss" in log]
     return {"processes": trainer.accelerator.num_processes, "logs": logs, "weights": weights}
+
+
+def run_out_of_memory(trainer) -> None:
+    """On the last process, from its second micro-batch on, for more than two pairs."""
+    import torch
+
+    last, calls = trainer.accelerator.process_index == trainer.accelerator.num_processes - 1, []
+
+    def limit(model, inputs):
+        calls.append(len(inputs[0].pairs))
+        if last and model.training and len(calls) > 1 and calls[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer.model.register_forward_pre_hook(limit)
 
 
 def main(base: str, rows: str, output: str) -> None:

@@ -148,7 +148,8 @@ def test_several_processes_ask_each_other_at_every_sixteenth_batch(accelerator, 
 
 
 def test_steps_without_a_stream_keep_the_loops_epoch_and_write_nothing(tmp_path, accelerator):
-    steps = Steps(SimpleNamespace(process_index=0), None, None, accelerator)
+    args = SimpleNamespace(process_index=0, per_device_train_batch_size=2, max_tokens_per_batch=None)
+    steps = Steps(args, None, None, accelerator)
     steps.save(tmp_path), steps.restore(tmp_path), steps.report(), steps.begin_epoch(3)
     assert steps.epoch(3, 10) is None and list(tmp_path.iterdir()) == []
 

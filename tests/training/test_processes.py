@@ -67,6 +67,12 @@ def test_two_processes_give_the_losses_metrics_and_weights_of_one(both, run):
         assert two["weights"][name] == pytest.approx(value, abs=1e-5), name
 
 
+def test_both_processes_compute_a_step_again_when_one_runs_out_of_memory(both):
+    _, printed, _ = both
+    said = "step 1 ran out of memory on process 1: computed again, from now on in micro-batches of up to 2 pairs"
+    assert printed.count("ran out of memory") == printed.count(said) == 1
+
+
 def test_the_losses_are_learned_from(both):
     losses = [log["loss"] for log in both[0]["two"]["lm"]["logs"] if "loss" in log]
     assert losses[-1] < losses[0] and len(losses) == 8

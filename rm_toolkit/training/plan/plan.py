@@ -16,6 +16,7 @@ from ...models.precision import WEIGHT_DTYPE, compute_dtype
 from ...models.reward_model import RewardModel
 from ...models.shared_prompts.choice import expected_layout
 from ..engines import default_bf16, gpu_has_bf16
+from ..micro_batch_size import AUTO
 from ..weight_bytes import weight_bytes
 from .launch import Launch, Memory, Weights, deepspeed_estimate, model_states
 from .skeleton import adapter_and_bits, base_config, build_skeleton, materialize, quantized_modules
@@ -214,7 +215,7 @@ def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, la
         layout=layout,
         vocab_size=vocab_size,
         lm_loss_on=training.lm_loss_on if training.lm_loss_coef > 0 else None,
-        tokens=training.max_tokens_per_batch,
+        tokens=_tokens(training),
     )
 
 
@@ -240,10 +241,16 @@ def _matrix_parameters(model: RewardModel) -> int:
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values() if id(p) not in embeddings - head)
 
 
+def _tokens(training: RewardModelConfig) -> int | None:
+    """Tokens of a micro-batch; `auto` is counted with as many pairs as `per_device_train_batch_size` says."""
+    return None if training.max_tokens_per_batch == AUTO else training.max_tokens_per_batch
+
+
 def _micro_batches(training: RewardModelConfig, launch: Launch) -> int:
     at_once = training.per_device_train_batch_size * launch.num_processes
-    if training.max_tokens_per_batch is not None:
-        pairs = max(1, training.max_tokens_per_batch // (2 * training.max_length))
+    tokens = _tokens(training)
+    if tokens is not None:
+        pairs = max(1, tokens // (2 * training.max_length))
         return max(1, math.ceil(training.pairs_per_step / (launch.num_processes * pairs)))
     if training.pairs_per_step % at_once:
         raise InputError(

@@ -1,0 +1,55 @@
+"""How large a micro-batch may be: by pairs or by tokens, as it is said, recorded and halved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..batches.collator import MicroBatch
+
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class MicroBatchSize:
+    """
+    The most that one process computes at once.
+
+    Args:
+        pairs (`int`): Pairs; not used where `tokens` is given.
+        tokens (`int`, *optional*): Tokens, padding included, a shared prompt once.
+    """
+
+    pairs: int
+    tokens: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.pairs} pairs" if self.tokens is None else f"{self.tokens} tokens"
+
+    @classmethod
+    def parse(cls, text: str | None) -> MicroBatchSize | None:
+        """Reads what `str()` gave; `None` of anything else."""
+        found = re.fullmatch(r"(\d+) (pairs|tokens)", text or "")
+        if found is None:
+            return None
+        number = int(found[1])
+        return cls(number) if found[2] == "pairs" else cls(1, number)
+
+    def filled(self, batches: Sequence[MicroBatch]) -> int:
+        """How far the fullest of some micro-batches is filled, in the unit of this size."""
+        if self.tokens is None:
+            return max((len(batch.pairs) for batch in batches), default=0)
+        return max((batch.input_ids.numel() for batch in batches if batch.pairs), default=0)
+
+    def halved(self, filled: int) -> MicroBatchSize:
+        """
+        Returns half of what a micro-batch held that did not fit.
+
+        Args:
+            filled (`int`): From [`filled`]; at most this size but for a single pair.
+        """
+        if self.tokens is None:
+            return MicroBatchSize(max(1, min(self.pairs, filled) // 2))
+        return MicroBatchSize(self.pairs, max(1, min(self.tokens, filled) // 2))
