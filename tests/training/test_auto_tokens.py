@@ -18,7 +18,7 @@ from rm_toolkit.training import auto_size
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.engines import read_engine
 from rm_toolkit.training.micro_batch_size import MicroBatchSize
-from rm_toolkit.training.plan.tracker import PeakTracker
+from rm_toolkit.training.plan.memory_tracker import PeakTracker
 from rm_toolkit.training.token_search import search_tokens
 from rm_toolkit.training.trainer import RewardModelTrainer
 from rm_toolkit.training.trial import Trial, longest_text

@@ -178,7 +178,8 @@ def make_plan(
         model_states(launch, weights, optimizer, accumulates=accumulates),
         _simulated_step(skeleton, batch, launch, autocast, accumulates),
         layout,
-        f"{len(batch.better)} pair(s) of two texts of {length} tokens",
+        f"{len(batch.better)} pair(s) of two texts of {length} tokens"
+        + (" (`auto` takes as many as fit on the GPU)" if training.max_tokens_per_batch == AUTO else ""),
         micro_batches,
         training.pairs_per_step,
         deepspeed_estimate(launch, weights),
