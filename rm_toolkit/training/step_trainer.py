@@ -167,6 +167,8 @@ class StepTrainer(EngineHooks, TrainerHooks):
             model.zero_grad()
             self.meter.begin_again()
 
+        if self.retry.averages_gradients:  # not through DDP, whose forward pass may wait for another process
+            model = self.accelerator.unwrap_model(model)
         total = self.retry.step(inputs, self.state.global_step, partial(self._compute_step, model), forget)
         if self.retry.averages_gradients:
             self.retry.average_gradients(model)
@@ -175,15 +177,14 @@ class StepTrainer(EngineHooks, TrainerHooks):
         return total
 
     def _compute_step(self, model: torch.nn.Module, inputs: list[MicroBatch]) -> torch.Tensor:
-        """Adds up the gradients of the micro-batches; the engine averages them over processes unless that comes later."""
+        """Adds up the gradients of the micro-batches; an engine averages them over processes with the last one."""
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
         with self.weights_cast_once():
             for number, batch in enumerate(inputs):
                 last = number == len(inputs) - 1
                 self.sync_gradients_after(last)
-                syncs = deepspeed or (last and not self.retry.averages_gradients)
-                sync = contextlib.nullcontext() if syncs else self.accelerator.no_sync(model)
+                sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
                 with sync, self.maybe_activation_offload_context:
                     with self.compute_loss_context_manager():
                         loss = self.compute_loss(model, batch.to(self.args.device))
