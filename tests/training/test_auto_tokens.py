@@ -143,7 +143,8 @@ def test_where_nothing_fits_the_smallest_is_taken_and_said(base_model, rows, tmp
     trainer = make(
         base_model(), tmp_path, rows.pairs(4), monkeypatch, memory, max_tokens_per_batch="auto", save_strategy="no"
     )
-    size = trainer.size_of_run(None)
+    trainer.choose_micro_batches(None)
+    size = trainer.steps.size
     assert size.tokens == 2 * longest_text(trainer.data.joined, 64)
     assert "not even a pair of the longest texts fits" in capfd.readouterr().out
 
