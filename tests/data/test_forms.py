@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from rm_toolkit.cli import main
@@ -111,10 +114,13 @@ EXAMPLES = {
     "arena of parts": (
         "arena",
         {
-            "conversation_a": [{"role": "user", "content": [{"type": "text", "text": ASKED}]}, assistant(BAD)],
-            "conversation_b": [user(ASKED), {"role": "assistant", "content": [{"type": "text", "text": GOOD}]}],
-            "winner": "model_b",
-        },
+            f"conversation_{side}": [
+                {"role": role, "content": [{"type": "text", "text": text, "image": None}]}
+                for role, text in (("user", ASKED), ("assistant", answer))
+            ]
+            for side, answer in (("a", BAD), ("b", GOOD))
+        }
+        | {"winner": "model_b"},
     ),
     "arena, JSON text": (
         "arena",
@@ -262,6 +268,32 @@ def test_a_known_form_is_read_as_its_label_says(read, look, form):
     best = text.completions[text.scores.index(max(text.scores))]
     assert text.prompt.count(ASKED) == 1 and GOOD in best and ASKED not in best
     assert prompt_digest(text.prompt, text.completions) == pair["prompt_id"]
+
+
+@pytest.mark.parametrize("form", EXAMPLES)
+def test_a_form_in_parquet_is_read_as_in_json(look, tmp_path, form):
+    _, rows = EXAMPLES[form]
+    path = str(tmp_path / "rows.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows if isinstance(rows, list) else [rows]), path)
+    options = BuildOptions()
+    found = preview(source_named("auto", [path], options), RecordFile(path), options, "chat")
+    expected = look(rows)
+    assert (found.prompt, found.completions, found.scores) == (expected.prompt, expected.completions, expected.scores)
+
+
+CELLS = ["Alpaca", "Orca", "SHP", "PKU", "arena, JSON text", "arena, plain", "HelpSteer 2", "HelpSteer 2 preferences"]
+CELLS += ["TRL", "conversations as JSON text", "ShareGPT", "HH", "ranks", "ranked rows", "lists of scores", "Skywork"]
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_a_form_in_cells_of_csv_is_read_as_in_json(look, tmp_path, form):
+    _, rows = EXAMPLES[form]
+    path = str(tmp_path / "rows.csv")
+    pandas.DataFrame(rows if isinstance(rows, list) else [rows]).to_csv(path, index=False)
+    options = BuildOptions()
+    found = preview(source_named("auto", [path], options), RecordFile(path), options, "chat")
+    expected = look(rows)
+    assert (found.prompt, found.completions, found.scores) == (expected.prompt, expected.completions, expected.scores)
 
 
 def test_every_form_of_the_table_has_a_source_and_columns_of_its_own():
