@@ -100,6 +100,15 @@ def test_models_pass_in_16_bits(tiny, model_type, types, device):
     assert trial.kernels == (f"FlashAttention over packed sequences in {name}",)
 
 
+@pytest.mark.parametrize("types", TYPES)
+def test_another_algorithm_passes_too(tiny, types):
+    """Blocks on a CPU are joined by their log-sum-exp: they round otherwise than the model does, and no more."""
+    weights, autocast = TYPES[types]
+    trial = try_sharing(tiny("gemma3_text", **WINDOWED["gemma3_text"]).to(weights), 512, "cpu", autocast)
+    assert trial.problem is None
+    assert trial.kernels[0].startswith("blocks of prompts and responses in ")
+
+
 # Moved by one, one longer (it runs into a response), one shorter, without its first token.
 @pytest.mark.parametrize("moved", [(1, 1), (0, 1), (0, -1), (1, 0)])
 @cases(("llama", "bf16 autocast"), models=("llama", "qwen3", "gemma3_text"))
