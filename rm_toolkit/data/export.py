@@ -8,7 +8,9 @@ order (it reverses an ascending sort), scores divided by (best + 1e-5).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from .pairing import pair_up
 from .recognition import source_named
 from .rows import iterate_raw_rows, template_of
 from .schema import RawRow, check_choice
+from .sources.base import LeftOut
 from .templates import arrange
 
+
+logger = logging.getLogger(__name__)
 
 EXPORT_KINDS = ("text-score",)
 
@@ -99,7 +104,18 @@ def export_text_score(
         raise InputError(
             "--export writes one file, but the input has two splits; export train=FILE and test=FILE apart."
         )
-    rows = iterate_raw_rows(source, next(iter(parts.values())), options, options.skip_invalid)
-    template = template_of(source, options)
-    items = (item for row in rows if isinstance(row, RawRow) for item in text_score_items(row, template, shape))
-    return write_text_score(items, path)
+    told: Counter[str] = Counter()
+
+    def items() -> Iterator[dict[str, list[Any]]]:
+        template = template_of(source, options)
+        for row in iterate_raw_rows(source, next(iter(parts.values())), options, options.skip_invalid):
+            if isinstance(row, RawRow):
+                told.update(row.notes)
+                yield from text_score_items(row, template, shape)
+            else:
+                told[str(row) if isinstance(row, LeftOut) else "records that cannot be used left out"] += 1
+
+    number = write_text_score(items(), path)
+    for note, times in told.items():
+        logger.warning("%s: %d %s", path, times, note)
+    return number

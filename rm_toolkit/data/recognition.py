@@ -94,12 +94,14 @@ def recognize(file: RecordFile, options: SourceOptions | None = None) -> Form:
         `InputError`: if it is of no known form, or of several.
     """
     ignored = options.ignore_columns if options else ()
-    records = []
+    records, fault = [], None
     for _, record in itertools.islice(file.records(), LOOKED_AT):
         if isinstance(record, dict):
             records.append({name: value for name, value in record.items() if name not in ignored})
-        elif not records:
-            raise record
+        else:
+            fault = fault or record
+    if not records:
+        raise fault
     forms = fitting_forms(records)
     if not forms:
         raise _unknown(file, records[0])
@@ -171,7 +173,7 @@ def preview(
             if isinstance(error, LeftOut) or (skip_invalid and not isinstance(error, UnreadColumn)):
                 continue
             raise
-        return _shown(row, source, options, format, seen[0])
+        return _shown(row, source, options, format, record if isinstance(record, ReadRecord) else seen[0])
     raise InputError(f"{file.path}: no row is left to be read.")
 
 

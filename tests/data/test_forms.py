@@ -12,6 +12,7 @@ import pytest
 
 from rm_toolkit.cli import main
 from rm_toolkit.data.build import BuildOptions, build
+from rm_toolkit.data.export import export_text_score
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.data.recognition import preview, recognize, source_named
 from rm_toolkit.data.records import RecordFile
@@ -382,6 +383,30 @@ TIES = {
 def test_a_tie_stays_a_tie(look, form):
     row = look(TIES[form])
     assert len(set(row.scores)) == 1 and len(row.completions) == 2
+
+
+def test_flags_may_be_true_and_false(look):
+    row = {**EXAMPLES["arena, JSON text"][1], "winner_model_a": True, "winner_model_b": False, "winner_tie": False}
+    assert look(row).scores == [1.0, 0.0]
+    with pytest.raises(InputError, match="`winner` must be one of"):
+        look(vote(True))
+
+
+def test_a_broken_first_line_does_not_hide_the_form(write):
+    path = write("rows.jsonl", "{broken\n" + json.dumps(PKU) + "\n")
+    assert recognize(RecordFile(path)).source == "pku-saferlhf"
+    with pytest.raises(InputError, match="line 1, column 2: not valid JSON"):
+        build("auto", [path], BuildOptions(test_size=0))
+    assert build("auto", [path], BuildOptions(test_size=0, skip_invalid=True)).counts["train"].invalid == 1
+    with pytest.raises(InputError, match="line 1, column 2: not valid JSON"):
+        recognize(RecordFile(write("broken.jsonl", "{broken\n{broken too\n")))
+
+
+def test_an_export_tells_what_it_left_out(write, tmp_path, caplog):
+    path = write("rows.jsonl", [SHP, {**SHP, "score_ratio": 1.2}])
+    options = BuildOptions(min_score_ratio=2)
+    assert export_text_score("auto", [path], tmp_path / "out.json", "text-score", options, "ranked", False) == 1
+    assert "out.json: 1 rows with a score ratio below 2 left out" in caplog.text
 
 
 def test_several_annotators_are_put_together_and_what_does_not_count_is_told(read):

@@ -45,6 +45,8 @@ def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any
     label: Any = value.strip().lower() if isinstance(value, str) else value
     if isinstance(label, str) and label.lstrip("-").isdigit():
         label = int(label)
+    if isinstance(label, bool) and {0, 1} <= known.keys():
+        label = int(label)
     if isinstance(label, float) and label == int(label):
         label = int(label)
     if isinstance(label, bool) or label is None or isinstance(label, (list, dict)) or label not in known:
