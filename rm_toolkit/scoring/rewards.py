@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.prefixes import clusters, prefix_order
 from ..batches.tokenization import TokenizedPreferences
+from ..models.out_of_memory import free_memory, is_out_of_memory
 
 
 # Not inference mode: ZeRO-3 keeps small parameters that it gathers here for the next step of training.
@@ -28,6 +29,7 @@ def compute_rewards(
     mix_groups: bool = True,
     on_batch: Callable[[int], None] | None = None,
     before_each: Callable[[int], None] | None = None,
+    on_out_of_memory: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """
     Args:
@@ -41,6 +43,8 @@ def compute_rewards(
         mix_groups (`bool`): Whether a batch may hold sequences of several groups (`data.group`).
         on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
         before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
+        on_out_of_memory (`Callable`, *optional*): Told the number of sequences of a batch that does not fit; its halves
+            are computed one after the other. Not where several processes compute a forward pass together.
 
     Returns:
         `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
@@ -57,18 +61,51 @@ def compute_rewards(
     # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
     turns = -(-len(batches) // num_processes)
     empty = np.zeros(0, dtype=np.int64)
+    batches_of = _Batches(forward, data, collator, device, on_out_of_memory)
     for turn in tqdm(range(turns), desc=f"Evaluating {data.name}", disable=not show_progress, leave=False, delay=2):
         if before_each is not None:
             before_each(turn)
         number = turn * num_processes + process_index
         sequences = batches[number] if number < len(batches) else empty
-        values, _ = forward(collator.sequences(data, sequences).to(device))
-        rewards[torch.from_numpy(sequences).to(device)] = values[: len(sequences)]
+        rewards[torch.from_numpy(sequences).to(device)] = batches_of.rewards(sequences)
         if on_batch is not None:
             on_batch(len(sequences))
     if num_processes > 1:
         rewards = accelerator.reduce(rewards, reduction="sum")
     return rewards.cpu().numpy()
+
+
+class _Batches:
+    """Computes batches, and one that does not fit in halves; a later one that is as large is halved at once."""
+
+    def __init__(
+        self,
+        forward: Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]],
+        data: TokenizedPreferences,
+        collator: PreferenceCollator,
+        device: torch.device,
+        on_out_of_memory: Callable[[int], None] | None,
+    ):
+        self.forward, self.data, self.collator, self.device = forward, data, collator, device
+        self.on_out_of_memory = on_out_of_memory
+        self.too_many: int | None = None  # tokens
+
+    def rewards(self, sequences: np.ndarray) -> torch.Tensor:
+        """Rewards of some sequences, `torch.Tensor` of shape `(num_sequences,)`."""
+        batch = self.collator.sequences(self.data, sequences)
+        tokens, may_halve = batch.input_ids.numel(), self.on_out_of_memory is not None and len(sequences) > 1
+        if not (may_halve and self.too_many is not None and tokens >= self.too_many):
+            try:
+                values, _ = self.forward(batch.to(self.device))
+                return values[: len(sequences)]
+            except RuntimeError as error:
+                if not (may_halve and is_out_of_memory(error)):
+                    raise
+            free_memory()
+            self.too_many = tokens
+            self.on_out_of_memory(len(sequences))
+        half = len(sequences) // 2
+        return torch.cat([self.rewards(sequences[:half]), self.rewards(sequences[half:])])
 
 
 def length_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:

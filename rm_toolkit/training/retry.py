@@ -61,6 +61,17 @@ class StepRetry:
         """Whether gradients are averaged by [`average_gradients`], and no forward pass may set the engine about it."""
         return self.active and self.accelerator.num_processes > 1
 
+    @property
+    def said_of_scoring(self) -> Callable[[int], None] | None:
+        """What an evaluation calls where a batch does not fit, and is computed in halves; `None` lets the error go."""
+        return self._say_of_scoring if self.active else None
+
+    def _say_of_scoring(self, num_sequences: int) -> None:
+        console.print(
+            f"evaluation ran out of memory on process {self.accelerator.process_index}: its batches of {num_sequences} texts "
+            "are computed in halves; a smaller `per_device_eval_batch_size` saves the attempt"
+        )
+
     def step(
         self,
         inputs: list[MicroBatch],

@@ -283,8 +283,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         """
         args = self.args
         # DeepSpeed and FSDP shard the weights, so their wrapper must be called; DDP would only add synchronisation.
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        model = self.model_wrapped if sharded else self.model
+        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
         options = {
             "tokens_per_batch": 2 * args.per_device_eval_batch_size * args.max_length,
             "show_progress": not args.disable_tqdm and self.is_local_process_zero(),
@@ -294,7 +293,8 @@ class StepTrainer(EngineHooks, TrainerHooks):
         model.eval()
         try:
             with torch.no_grad(), self.weights_cast_once(), self.compute_loss_context_manager():
-                parts = {"device": args.device, "accelerator": self.accelerator}
+                halves = {"on_out_of_memory": self.retry.said_of_scoring}
+                parts = {"device": args.device, "accelerator": self.accelerator, **halves}
                 return compute_rewards(model, data, self._collator(), **parts, **options)
         finally:
             model.train(was_training)

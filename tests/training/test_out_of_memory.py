@@ -172,6 +172,30 @@ def test_other_errors_are_not_taken_for_it(base_model, rows, tmp_path, monkeypat
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
 
 
+@pytest.mark.parametrize("layout", ["plain", "shared"])
+def test_an_evaluation_that_does_not_fit_is_computed_in_halves(base_model, rows, tmp_path, capfd, layout):
+    args = RewardModelConfig(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", max_length=64, auto_find_batch_size=True,
+        batch_layout=layout, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = RewardModelTrainer(base_model(), args, Dataset.from_list(rows.ranked(8)))
+    expected, calls = trainer.compute_rewards(trainer.train_data), []
+
+    def limit(model, inputs):
+        calls.append(inputs[0].input_ids.numel())
+        if calls[-1] > 250:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer.model.register_forward_pre_hook(limit)
+    found = trainer.compute_rewards(trainer.train_data)
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
+    said = capfd.readouterr().out.count("evaluation ran out of memory on process 0")
+    assert said == sum(tokens > 250 for tokens in calls) > 0  # none is tried again that is as large
+    trainer.retry.active = False
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.compute_rewards(trainer.train_data)
+
+
 def test_sizes_are_read_as_they_are_written_and_halved_from_what_was_held():
     for size in (MicroBatchSize(8), MicroBatchSize(1, 4096)):
         assert MicroBatchSize.parse(str(size)) == size
