@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -79,7 +80,8 @@ def choose_layout(
             logger.info(f"batch_layout: plain (the shared layout would cost {ratio:.2f} times as much)")
             return plain
     trial = try_layout(model, device, autocast, prepare)
-    problem = trial.problem
+    # All processes plan the same steps, so what one of them found counts for all.
+    problem = next((found for found in gather_object([trial.problem]) if found is not None), None)
     if problem is None:
         model.enable_shared_layout()
         estimate = "" if ratio is None else f" (about {ratio:.2f} of the cost of padded rows)"

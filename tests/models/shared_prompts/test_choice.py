@@ -73,6 +73,15 @@ def test_auto_shares_where_it_pays(make_trainer, shared_prompts):
     assert make_trainer(shared_prompts, max_length=128).batch_layout == "shared"
 
 
+def test_all_processes_run_plain_where_the_trial_of_one_of_them_fails(make_trainer, shared_prompts, monkeypatch):
+    others = ["hidden states differ by 1.0e+00 in a trial"]
+    monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.gather_object", lambda mine: [*mine, *others])
+    trainer = make_trainer(shared_prompts, max_length=128)
+    assert (trainer.batch_layout, trainer.attention) == ("plain", "sdpa of transformers")
+    with pytest.raises(ValueError, match=r"not exact for this model: hidden states differ by 1\.0e\+00"):
+        make_trainer(shared_prompts, max_length=128, batch_layout="shared")
+
+
 def test_auto_runs_plain_where_nothing_is_saved(make_trainer):
     row = {"prompt": "", "chosen": "River stone.", "rejected": "Stone river."}
     assert make_trainer([row] * 4, per_device_train_batch_size=1).batch_layout == "plain"
