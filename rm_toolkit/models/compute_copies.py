@@ -62,7 +62,11 @@ class ComputeCopies:
                 for name in ("weight_copy", "bias_copy", "forward"):
                     module.__dict__.pop(name, None)
             if not keep_frozen:
-                self._frozen.clear()
+                self.drop()
+
+    def drop(self) -> None:
+        """Forgets the copies of frozen weights, which may change now."""
+        self._frozen.clear()
 
     def _copy(self, parameter: nn.Parameter | None, made: dict[nn.Parameter, Tensor]) -> Tensor | None:
         if parameter is None or parameter.dtype != WEIGHT_DTYPE:  # a weight in 4 bits, say

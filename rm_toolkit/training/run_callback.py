@@ -78,6 +78,8 @@ class RunCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.steps.report()
+        if self.trainer.copies is not None:
+            self.trainer.copies.drop()
 
     def progress(self) -> RunProgress:
         """Takes down where the run is; called by all processes together."""

@@ -244,7 +244,9 @@ def describe_engine(trainer: RewardModelTrainer) -> str:
     """
     amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
     attention = f"layout {trainer.batch_layout}, attention by {trainer.attention}"
-    return f"{read_engine(trainer.accelerator)}{describe_kernels(trainer)}; {attention}; {amount}."
+    return (
+        f"{read_engine(trainer.accelerator)}{describe_kernels(trainer.args, trainer.copies)}; {attention}; {amount}."
+    )
 
 
 def _replay_note(trainer: RewardModelTrainer) -> str:

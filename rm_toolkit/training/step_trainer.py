@@ -17,10 +17,7 @@ from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import take_only
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
-from ..models.compilation import check_backend, compile_layers
-from ..models.compute_copies import ComputeCopies
 from ..models.heads import is_encoder
-from ..models.liger import apply_liger, liger_options
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype
 from ..models.reward_model import RewardModel
 from ..models.shared_prompts.choice import choose_layout
@@ -29,6 +26,7 @@ from .config import RewardModelConfig
 from .engines import EngineHooks, read_engine
 from .evaluation_loop import evaluate_sets
 from .finite import not_finite
+from .kernels import change_layers, check_kernels, compute_copies
 from .meter import Meter
 from .retry import StepRetry
 from .step_loss import micro_batch_loss
@@ -36,7 +34,6 @@ from .steps import Steps
 from .stopping import Stop, StopEvaluation
 from .training_data import Preparation
 from .upstream import TrainerHooks, for_this_call
-from .weight_bytes import weight_bytes
 
 
 class StepTrainer(EngineHooks, TrainerHooks):
@@ -63,10 +60,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         replay_dataset: Any = None,
         **kwargs: Any,
     ):
-        if args.with_liger:
-            liger_options(model.backbone.config.model_type, args.liger_kernel_config)
-        if args.torch_compile:
-            check_backend(args.torch_compile_backend)
+        check_kernels(args, model.backbone)
         # Encoders count positions from the first token, each in its own way; `cls` reads there.
         self.padding_side = "right" if is_encoder(model.base_classifier) else args.padding_side
         self.preparation = Preparation(processing_class, args)
@@ -86,7 +80,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.stop = Stop(self.accelerator)
         self.retry = StepRetry(self.accelerator, self.steps, args.computes_again)
         self.grad_norm: Any = None  # of the present step
-        self.copies = self._compute_copies()
+        self.copies = compute_copies(model, self.accelerator, num_gpus=args.n_gpu)
         self._choose_kernels()
 
     train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
@@ -107,7 +101,6 @@ class StepTrainer(EngineHooks, TrainerHooks):
 
     def _choose_kernels(self) -> None:
         args, precision = self.args, read_engine(self.accelerator).precision
-        fuse = partial(apply_liger, options=args.liger_kernel_config) if args.with_liger else None
         self.batch_layout, self.attention = choose_layout(
             args.batch_layout,
             self.model,
@@ -116,17 +109,9 @@ class StepTrainer(EngineHooks, TrainerHooks):
             pairs_per_batch=args.per_device_train_batch_size,
             device=args.device,
             autocast=compute_dtype(precision) if precision in AUTOCAST_DTYPES else None,
-            prepare=fuse,
+            prepare=partial(change_layers, args, compiled=False),
         )
-        if fuse is not None:
-            fuse(self.model.backbone)
-        if args.torch_compile:
-            compile_layers(self.model.backbone, args.torch_compile_backend, args.torch_compile_mode)
-
-    def _compute_copies(self) -> ComputeCopies | None:
-        engine = read_engine(self.accelerator)
-        casts = engine.precision in AUTOCAST_DTYPES and weight_bytes(engine).cast_once and self.args.n_gpu <= 1
-        return ComputeCopies(self.model, compute_dtype(engine.precision)) if casts else None
+        change_layers(args, self.model.backbone)
 
     def weights_cast_once(self) -> contextlib.AbstractContextManager[None]:
         """Within it the weights stay as they are, and autocast does not cast them anew in every forward pass."""

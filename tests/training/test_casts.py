@@ -121,6 +121,15 @@ def test_an_evaluation_casts_every_weight_once_and_keeps_nothing(bf16_trainer):
     with Casts(trainer.model) as again:
         trainer.compute_rewards(data)
     assert again.count == casts.count  # outside training frozen weights may change, by a merge say
+    trainer.is_in_train = True
+    for _ in range(2):
+        with Casts(trainer.model) as within:
+            trainer.compute_rewards(data)
+    assert within.count.keys() < casts.count.keys()  # those of the adapter
+    trainer.run_callback.on_train_end(trainer.args, trainer.state, trainer.control)
+    with Casts(trainer.model) as after:
+        trainer.compute_rewards(data)
+    assert after.count == casts.count
     trainer.copies = None
     assert (trainer.compute_rewards(data) == rewards).all()
 
