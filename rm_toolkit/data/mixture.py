@@ -199,8 +199,8 @@ def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int
 def _recognize(spec: DatasetSpec, path: str) -> str:
     """Returns the source that reads the form of a file, and says so."""
     form = recognize(RecordFile(path), spec.source_options())
-    if form.source != "text-score":
-        logger.info("%s: read as %s (source: %s): %s", path, form.name, form.source, form.reads)
+    if form.source not in ("text-score", "preference"):  # what these hold is read in one way only
+        logger.warning("%s: read as %s (source: %s): %s", path, form.name, form.source, form.reads)
     return form.source
 
 

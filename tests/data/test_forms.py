@@ -307,10 +307,11 @@ def test_the_page_lists_every_source():
     assert all(f"| `{name}` |" in page for name in SOURCES)
 
 
-def test_a_recipe_reads_a_known_form_without_its_source(write):
+def test_a_recipe_reads_a_known_form_without_its_source_and_says_so(write, caplog):
     path = write("rows.jsonl", [PKU])
     row = load_datasets({"mine": path}, "train")["mine"][0]
     assert (row["source"], row["scores"]) == ("pku-saferlhf", [0.0, 1.0])
+    assert "rows.jsonl: read as PKU-SafeRLHF (source: pku-saferlhf): prompt; better_response_id says" in caplog.text
     row = load_datasets({"mine": {"path": path, "label": "safer"}}, "train")["mine"][0]
     assert row["scores"] == [1.0, 0.0]
     (streamed,) = load_datasets({"mine": {"path": path, "streaming": True}}, "train").values()

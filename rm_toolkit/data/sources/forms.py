@@ -72,6 +72,13 @@ FORMS: tuple[Form, ...] = (
     Form("TRL preference", "preference", ("chosen", "rejected"), "chosen over rejected; what both share is the prompt"),
     Form("TRL preference", "preference", ("prompt", "chosen", "rejected"), "prompt; chosen over rejected"),
     Form(
+        "Skywork",
+        "preference",
+        ("chosen", "rejected", "source"),
+        "chosen over rejected; the turns that both share are the prompt",
+        _is(list, "chosen", "rejected"),
+    ),
+    Form(
         "UltraFeedback, binarized",
         "preference",
         ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
