@@ -16,7 +16,7 @@ from .rows import check_row, template_of, watched
 from .schema import RawRow, Text, known_keys
 from .sources import Source, SourceOptions, find_source
 from .sources.base import LeftOut
-from .sources.forms import Form, fitting_forms
+from .sources.forms import Form, fitting_forms, rivals
 from .sources.unread import ReadRecord, UnreadColumn, label_advice
 from .templates import arrange
 
@@ -105,11 +105,18 @@ def recognize(file: RecordFile, options: SourceOptions | None = None) -> Form:
     forms = fitting_forms(records)
     if not forms:
         raise _unknown(file, records[0])
-    if len({form.source for form in forms}) > 1:
+    two = rivals(forms)
+    if two:
         told = "; ".join(f"{form.name} (source {form.source}: {name_list(form.columns)})" for form in forms)
+        which = (
+            f"Say which: rm-toolkit build-data {two[0].source} …, or `source: {two[0].source}` in a recipe; or leave"
+        )
+        if two[0].source == two[1].source:
+            which = "Leave"
+        shown = " ".join(name for name in two[1].columns if name not in two[0].columns)
         raise InputError(
-            f"{file.path}: the columns fit several forms: {told}. Say which: rm-toolkit build-data {forms[0].source} …, or "
-            f"`source: {forms[0].source}` in a recipe; --ignore-columns NAME leaves a column out."
+            f"{file.path}: the columns fit several forms: {told}. {which} columns out: --ignore-columns {shown} reads it as "
+            f"{two[0].name}."
         )
     return forms[0]
 

@@ -579,6 +579,24 @@ def test_what_fits_several_forms_is_refused_with_the_names_of_all(write):
         recognize(RecordFile(path))
 
 
+def test_pairs_beside_scored_completions_are_refused_until_one_is_left_out(look):
+    row = {"prompt": ASKED, "chosen": GOOD, "rejected": BAD, "completions": [FAIR, BAD], "scores": [1, 0]}
+    with pytest.raises(
+        InputError, match=r"several forms: TRL .*; scored .*--ignore-columns completions scores reads it as"
+    ):
+        look(row)
+    assert look(row, ignore_columns=("completions", "scores")).completions[0] == [assistant(GOOD)]
+    assert look(row, ignore_columns=("chosen", "rejected")).completions[0] == [assistant(FAIR)]
+
+
+def test_a_pipeline_of_distilabel_that_kept_all_generations_is_read_by_its_pair(look):
+    sides = {side: [user(ASKED), assistant(text)] for side, text in (("chosen", GOOD), ("rejected", BAD))}
+    row = {"instruction": ASKED, "generations": [BAD, FAIR, GOOD], "ratings": [1, 3, 5], **sides, "prompt": ASKED}
+    row |= {"chosen_rating": 5, "rejected_rating": 1}
+    assert (look(row).completions, look(row).scores) == ([[assistant(GOOD)], [assistant(BAD)]], [5.0, 1.0])
+    assert look(row, ignore_columns=("chosen", "rejected")).scores == [1.0, 3.0, 5.0]
+
+
 def test_inputs_of_two_forms_are_not_mixed(write):
     paths = [f"train={write('a.jsonl', [PKU])}", f"test={write('b.jsonl', [SHP])}"]
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,7 @@ def _texts(record: Mapping[str, Any]) -> bool:
     return all(isinstance(record[name], str) for name in ("chosen", "rejected"))
 
 
+_NO_LABELS = {"prompt", "instruction", "source"}
 _VOTE = "the winner's score is 1, the other's 0; a tie is 0.5 and 0.5, both bad 0 and 0"
 _LISTED = "prompt; the texts with a score each"
 _RANKED = "prompt; the texts with a rank each, 1 is best"
@@ -135,6 +137,12 @@ FORMS: tuple[Form, ...] = (
     Form("Label Studio", "label-studio", ("data", "annotations"), "the texts of `data` that were compared; the mean of all annotations", _is(list, "annotations")),
     Form("distilabel", "distilabel", ("generations", "ratings"), "instruction; generations with a rating each", _is(list, "generations")),
     Form("distilabel", "distilabel", ("generations", "rating"), "instruction; generations with a rating each", lambda r: isinstance(r["rating"], list) and "chosen" not in r),
+    Form(
+        "distilabel",
+        "distilabel",
+        ("instruction", "generations", "ratings", "chosen", "rejected"),
+        "instruction; chosen over rejected, with their ratings (--ignore-columns chosen rejected reads all generations)",
+    ),
     Form("Argilla preferences", "distilabel", ("chosen_response", "rejected_response"), "instruction; chosen over rejected, with their ratings"),
     Form("Capybara of distilabel", "distilabel", ("chosen", "rejected", "rating_chosen", "rating_rejected"), "chosen over rejected, with their ratings"),
     Form(
@@ -173,6 +181,15 @@ def fitting_forms(records: Sequence[Mapping[str, Any]]) -> list[Form]:
     return [form for form in fitting if not any(_is_part(form, other) for other in fitting)]
 
 
+def rivals(forms: Sequence[Form]) -> tuple[Form, Form] | None:
+    """Returns two forms whose labels are in different columns, None where all forms say the same."""
+    for first, second in itertools.combinations(forms, 2):
+        labels = [set(form.columns) - _NO_LABELS for form in (first, second)]
+        if first.source != second.source or not labels[0] & labels[1]:
+            return first, second
+    return None
+
+
 def _fits(form: Form, records: Sequence[Mapping[str, Any]]) -> bool:
     if form.fits is None:
         return True
@@ -182,4 +199,6 @@ def _fits(form: Form, records: Sequence[Mapping[str, Any]]) -> bool:
 
 def _is_part(form: Form, other: Form) -> bool:
     own, others = set(form.columns), set(other.columns)
+    if own - {"prompt"} < others - {"prompt"}:  # which column holds the prompt makes no other form
+        return True
     return own < others or (own == others and form.fits is None and other.fits is not None)
