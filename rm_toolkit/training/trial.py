@@ -156,12 +156,16 @@ def find_tokens(
         memory (`DeviceMemory`): What measures.
     """
     trial = Trial(model, args, read_engine(accelerator), layout, text_length)
+    try:
+        predict = trial.prediction()
+    except Exception:  # code of a model's own, what tensors without values cannot do: then trials alone find it
+        predict = None
     return search_tokens(
         unit=2 * text_length,
         most=-(-args.pairs_per_step // accelerator.num_processes),
         budget=memory.budget(),
         try_step=lambda tokens: trial.run(tokens, memory, compute),
-        predict=trial.prediction(),
+        predict=predict,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from trl import TrlParser
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.settings import RewardModelSettings
-from rm_toolkit.training import auto_size
+from rm_toolkit.training import auto_size, trial
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.engines import read_engine
 from rm_toolkit.training.micro_batch_size import MicroBatchSize
@@ -108,7 +109,7 @@ def assert_equal(one, other):
 
 
 def test_the_largest_that_fits_is_found_recorded_and_taken_again(base_model, rows, tmp_path, monkeypatch, capfd):
-    data = rows.pairs(32)
+    data = rows.pairs(16)
     settings = RewardModelSettings(max_length=64, lineage=[{"stage": "grft"}])
     memory = Memory(budget=5000, out_of_memory_above=520)
     options = {"max_tokens_per_batch": "auto", "num_train_epochs": 2}
@@ -124,20 +125,40 @@ def test_the_largest_that_fits_is_found_recorded_and_taken_again(base_model, row
     told = make(base_model(), tmp_path / "b", data, monkeypatch, max_tokens_per_batch=tokens, num_train_epochs=2)
     told.train()
     assert_equal(weights(trainer), weights(told))
-    folder = tmp_path / "a/checkpoint-2"
+    folder = tmp_path / "a/checkpoint-1"
     identity = json.loads((folder / "run_identity.json").read_text())
     assert identity["settings"]["micro_batch"] == f"{tokens} tokens"
     assert json.loads((folder / "rm_toolkit.json").read_text())["lineage"][-1]["micro_batch"] == f"{tokens} tokens"
 
-    shutil.copytree(folder, tmp_path / "c/checkpoint-2")
+    shutil.copytree(folder, tmp_path / "c/checkpoint-1")
     other = Memory(budget=10**6)
     resumed = make(base_model(), tmp_path / "c", data, monkeypatch, other, settings, **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "c/checkpoint-2"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "c/checkpoint-1"))
     assert resumed.steps.size.tokens == tokens and other.trials == []
-    assert f"{tokens} tokens: as {tmp_path / 'c/checkpoint-2'} records" in capfd.readouterr().out
+    assert f"{tokens} tokens: as {tmp_path / 'c/checkpoint-1'} records" in capfd.readouterr().out
     assert_equal(weights(resumed), weights(trainer))
 
 
+def test_where_the_plan_cannot_follow_a_model_trials_alone_find_it(monkeypatch):
+    class Unpredictable:
+        def __init__(self, *parts):
+            pass
+
+        def prediction(self):
+            raise NotImplementedError("no such operation on tensors without values")
+
+        def run(self, tokens, memory, compute):
+            return tokens
+
+    monkeypatch.setattr(trial, "Trial", Unpredictable)
+    monkeypatch.setattr(trial, "read_engine", lambda accelerator: None)
+    args, accelerator = SimpleNamespace(pairs_per_step=16), SimpleNamespace(num_processes=2)
+    assert trial.find_tokens(None, args, accelerator, "plain", 10, None, Memory(budget=119)).tokens == 100
+    # No micro-batch is larger than a process's share of a step.
+    assert trial.find_tokens(None, args, accelerator, "plain", 10, None, Memory(budget=10**6)).tokens == 8 * 20
+
+
+@pytest.mark.slow
 def test_where_nothing_fits_the_smallest_is_taken_and_said(base_model, rows, tmp_path, monkeypatch, capfd):
     memory = Memory(budget=10)
     trainer = make(
@@ -152,13 +173,11 @@ def test_where_nothing_fits_the_smallest_is_taken_and_said(base_model, rows, tmp
 def test_on_a_cpu_auto_counts_pairs_as_ever(base_model, rows, tmp_path, monkeypatch, capfd):
     data = rows.pairs(16)
     auto = make(base_model(), tmp_path / "a", data, monkeypatch, max_tokens_per_batch="auto", save_strategy="no")
-    auto.train()
+    auto.choose_micro_batches(None)
     said = "micro-batches of up to 2 pairs: `max_tokens_per_batch` is 'auto', but nothing measures the memory of a CPU"
     assert said in capfd.readouterr().out
     assert auto.steps.size == MicroBatchSize(2)
-    pairs = make(base_model(), tmp_path / "b", data, monkeypatch, save_strategy="no")
-    pairs.train()
-    assert_equal(weights(auto), weights(pairs))
+    assert max(len(batch.pairs) for batch in next(iter(auto.get_train_dataloader()))) == 2
 
 
 class Tracked:
@@ -177,17 +196,17 @@ class Tracked:
         return self.standing + self.tracker.peak
 
 
-@pytest.mark.parametrize("layout", ["plain", "shared"])
+@pytest.mark.parametrize("layout", [pytest.param("plain", marks=pytest.mark.slow), "shared"])
 def test_the_prediction_is_near_what_a_trial_takes(base_model, rows, tmp_path, monkeypatch, layout):
     trainer = make(
         base_model(), tmp_path, rows.pairs(4), monkeypatch, batch_layout=layout, max_tokens_per_batch="auto",
         lm_loss_coef=0.1,
     )  # fmt: skip
-    trial = Trial(trainer.model, trainer.args, read_engine(trainer.accelerator), layout, 64)
-    predicted = trial.prediction()
+    one = Trial(trainer.model, trainer.args, read_engine(trainer.accelerator), layout, 64)
+    predicted = one.prediction()
     state, before = torch.get_rng_state(), trainer.meter.state()
     for tokens in (256, 2048):
-        taken = trial.run(tokens, Tracked(trainer.model), trainer._try_batch)
+        taken = one.run(tokens, Tracked(trainer.model), trainer._try_batch)
         assert predicted(tokens) == pytest.approx(taken, rel=0.2)
     assert torch.equal(state, torch.get_rng_state()) and trainer.meter.state() == before
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
@@ -197,10 +216,10 @@ def test_room_is_kept_for_what_the_first_step_adds(base_model, rows, tmp_path, m
     trainer = make(base_model(), tmp_path, rows.pairs(4), monkeypatch)
     weights = sum(parameter.numel() for parameter in trainer.model.parameters())
     engine = read_engine(trainer.accelerator)
-    trial = Trial(trainer.model, trainer.args, engine, "plain", 64)
-    assert trial.reserved() == 8 * weights  # AdamW's two moments
-    trial.engine = type(engine)("MULTI_GPU", 4, "cuda", "no")
-    assert trial.reserved() == 12 * weights  # and the buckets of DDP
+    one = Trial(trainer.model, trainer.args, engine, "plain", 64)
+    assert one.reserved() == 8 * weights  # AdamW's two moments
+    one.engine = type(engine)("MULTI_GPU", 4, "cuda", "no")
+    assert one.reserved() == 12 * weights  # and the buckets of DDP
 
 
 @pytest.mark.parametrize(("given", "read"), [("auto", "auto"), ("4096", 4096), (4096, 4096), (None, None)])

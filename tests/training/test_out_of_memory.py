@@ -86,7 +86,7 @@ def losses(trainer):
     return [[log[key] for key in keys] for log in trainer.state.log_history if "loss" in log]
 
 
-@pytest.mark.parametrize(("lm_loss_coef", "stream"), [(0.3, False), (0.0, True)])
+@pytest.mark.parametrize(("lm_loss_coef", "stream"), [(0.3, False), pytest.param(0.0, True, marks=pytest.mark.slow)])
 def test_the_step_is_what_it_would_have_been(base_model, rows, tmp_path, capfd, lm_loss_coef, stream):
     data = rows.pairs(32)
     options = {"lm_loss_coef": lm_loss_coef, "stream": stream, "max_steps": 2, "pairs_per_step": 16}
@@ -107,11 +107,10 @@ def test_dropout_draws_as_if_the_step_had_begun_only_once(base_model, rows, tmp_
     data = rows.pairs(32)
     again = run(base_model(), tmp_path / "a", data, pairs=4, late=True, auto_find_batch_size=True, **options)
     small = run(base_model(), tmp_path / "b", data, per_device_train_batch_size=4, **options)
-    without = run(base_model(), tmp_path / "c", data, per_device_train_batch_size=4, pairs_per_step=16)
     assert_equal(weights(again), weights(small))
-    assert losses(small) != losses(without)
 
 
+@pytest.mark.slow
 def test_micro_batches_by_tokens_are_halved_from_what_they_held(base_model, rows, tmp_path):
     trainer = run(
         base_model(), tmp_path, rows.pairs(8), tokens=250, auto_find_batch_size=True, max_tokens_per_batch=100_000,
@@ -172,7 +171,7 @@ def test_other_errors_are_not_taken_for_it(base_model, rows, tmp_path, monkeypat
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
 
 
-@pytest.mark.parametrize("layout", ["plain", "shared"])
+@pytest.mark.parametrize("layout", [pytest.param("plain", marks=pytest.mark.slow), "shared"])
 def test_an_evaluation_that_does_not_fit_is_computed_in_halves(base_model, rows, tmp_path, capfd, layout):
     args = RewardModelConfig(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", max_length=64, auto_find_batch_size=True,
