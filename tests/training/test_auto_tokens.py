@@ -20,7 +20,7 @@ from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.engines import read_engine
 from rm_toolkit.training.micro_batch_size import MicroBatchSize
 from rm_toolkit.training.plan.memory_tracker import PeakTracker
-from rm_toolkit.training.token_search import search_tokens
+from rm_toolkit.training.token_search import CudaMemory, search_tokens
 from rm_toolkit.training.trainer import RewardModelTrainer
 from rm_toolkit.training.trial import Trial, longest_text
 
@@ -83,14 +83,13 @@ class Memory:
 def make(base, folder, rows, monkeypatch, memory=None, settings=None, **options):
     args = RewardModelConfig(
         output_dir=str(folder),
-        use_cpu=True,
         gradient_checkpointing=False,
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,
         max_length=64,
         learning_rate=0.05,
-        **{"pairs_per_step": 16, "per_device_train_batch_size": 2, "save_steps": 1, **options},
+        **{"use_cpu": True, "pairs_per_step": 16, "per_device_train_batch_size": 2, "save_steps": 1, **options},
     )
     trainer = RewardModelTrainer(base, args, Dataset.from_list(rows), settings=settings)
     if memory is not None:
@@ -220,6 +219,29 @@ def test_room_is_kept_for_what_the_first_step_adds(base_model, rows, tmp_path, m
     assert one.reserved() == 8 * weights  # AdamW's two moments
     one.engine = type(engine)("MULTI_GPU", 4, "cuda", "no")
     assert one.reserved() == 12 * weights  # and the buckets of DDP
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_what_was_found_fits_with_a_tenth_left(base_model, rows, tmp_path, monkeypatch):
+    options = {"use_cpu": False, "max_tokens_per_batch": "auto", "pairs_per_step": 4096, "save_strategy": "no"}
+    trainer = make(base_model(), tmp_path, rows.pairs(64), monkeypatch, **options)
+    memory = CudaMemory(trainer.args.device)
+    # Room for little more than what stands there, so that the search has something to find.
+    budget = torch.cuda.memory_reserved() + 256 * 2**20
+    monkeypatch.setattr(memory, "budget", lambda: budget)
+    monkeypatch.setattr(auto_size, "memory_of", lambda device: memory)
+    standing = torch.cuda.memory_allocated()
+    trainer.choose_micro_batches(None)
+    assert (
+        torch.cuda.memory_allocated() - standing < 64 * 2**20
+    )  # nothing of the trials is left but cuBLAS's workspace
+    tokens, unit = trainer.steps.size.tokens, 2 * longest_text(trainer.data.joined, 64)
+    one = Trial(trainer.model, trainer.args, read_engine(trainer.accelerator), trainer.batch_layout, unit // 2)
+    assert one.run(tokens, memory, trainer._try_batch) <= budget
+    assert tokens == 4096 * unit or one.run(2 * tokens, memory, trainer._try_batch) > budget
+    trainer.train()
+    assert CudaMemory(trainer.args.device).budget() < 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 
 @pytest.mark.parametrize(("given", "read"), [("auto", "auto"), ("4096", 4096), (4096, 4096), (None, None)])
