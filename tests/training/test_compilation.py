@@ -52,6 +52,8 @@ def test_compiling_changes_no_name_class_or_hook_and_wraps_nothing(make_trainer,
     assert trainer.args.torch_compile_backend == "eager"
 
 
+# Of torch itself, where inductor imports it.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_layers_compute_the_same_step(backend, make_trainer, rows, step_gradients, assert_same_gradients):
     found = []
