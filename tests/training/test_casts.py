@@ -97,7 +97,13 @@ def test_a_step_of_four_micro_batches_casts_every_weight_once_and_is_the_same_st
 def test_whole_runs_are_the_same_bit_for_bit(make_trainer, rows):
     found = []
     for cast_once in (True, False):
-        options = {"bf16": True, "per_device_train_batch_size": 2, "pairs_per_step": 8, "lm_loss_coef": 0.1}
+        options = {
+            "bf16": True,
+            "per_device_train_batch_size": 2,
+            "pairs_per_step": 8,
+            "lm_loss_coef": 0.1,
+            "num_train_epochs": 1,
+        }
         trainer = make_trainer(rows.pairs(24), eval_rows=rows.pairs(6, seed=1), eval_strategy="epoch", **options)
         assert trainer.copies is not None
         trainer.copies = trainer.copies if cast_once else None
