@@ -49,8 +49,8 @@ class MicroBatch:
         data (`TokenizedPreferences`, *optional*): That data set, where the trainer does not hold it: of a stream.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
         layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
-        groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Group of each sequence, ascending.
-        group_tokens (`list[tuple[int, int, int]]`): Each group with the first and last (exclusive) place of its tokens
+        adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter of each sequence, ascending.
+        adapter_tokens (`list[tuple[int, int, int]]`): Each adapter with the first and last (exclusive) place of its tokens
             in the flattened batch.
     """
 
@@ -74,8 +74,8 @@ class MicroBatch:
     data: TokenizedPreferences | None = None
     num_tokens: int = 0
     layout: SharedLayout | None = None
-    groups: np.ndarray | None = None
-    group_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    adapters: np.ndarray | None = None
+    adapter_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
@@ -159,13 +159,13 @@ class PreferenceCollator:
 
         Args:
             data (`TokenizedPreferences`): Where they come from.
-            sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers, in ascending order of the groups where
+            sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers, in ascending order of the adapters where
                 the data have such; none gives one token.
             lm_sequences (`np.ndarray`, *optional*): Those among them whose LM loss is wanted.
         """
         ids = [data.sequence(k) for k in sequences] or [np.array([self.pad_token_id], dtype=np.int32)]
-        groups = data.group[sequences] if data.group is not None and len(sequences) else None
-        batch, index = self._flat(ids, groups) if self.layout == "shared" else self._padded(ids, groups)
+        adapters = data.adapter[sequences] if data.adapter is not None and len(sequences) else None
+        batch, index = self._flat(ids, adapters) if self.layout == "shared" else self._padded(ids, adapters)
         last = [index(k, np.array([len(piece) - 1])) for k, piece in enumerate(ids)]
         batch.reward_index = torch.from_numpy(np.concatenate(last)[: len(sequences)])
         if not len(sequences):
@@ -177,8 +177,8 @@ class PreferenceCollator:
             batch.layout.needed = torch.unique(torch.cat(read))
         return batch
 
-    def _flat(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
-        row = flat_row(ids, groups)
+    def _flat(self, ids: list[np.ndarray], adapters: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
+        row = flat_row(ids, adapters)
         batch = _without_pairs(
             input_ids=torch.from_numpy(row.input_ids)[None],
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
@@ -186,10 +186,10 @@ class PreferenceCollator:
             num_tokens=len(row.input_ids),
             layout=row.layout,
         )
-        _set_groups(batch, groups, row.prefix_start)
+        _set_adapters(batch, adapters, row.prefix_start)
         return batch, row.index
 
-    def _padded(self, ids: list[np.ndarray], groups: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
+    def _padded(self, ids: list[np.ndarray], adapters: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
         lengths = np.array([len(piece) for piece in ids])
         width = int(lengths.max())
         if self.pad_to_multiple_of:
@@ -207,7 +207,7 @@ class PreferenceCollator:
             position_ids=None if positions is None else torch.from_numpy(positions),
             num_tokens=int(lengths.sum()),
         )
-        _set_groups(batch, groups, np.arange(len(ids)) * width)
+        _set_adapters(batch, adapters, np.arange(len(ids)) * width)
         return batch, lambda sequence, position: row_start[sequence] + position
 
     def _add_lm_targets(
@@ -244,15 +244,15 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, SharedLayout) else value
 
 
-def _set_groups(batch: MicroBatch, groups: np.ndarray | None, begins: np.ndarray) -> None:
-    """Notes where the tokens of each group stand; `begins` is where each sequence does. Groups stand in one piece."""
-    if groups is None:
+def _set_adapters(batch: MicroBatch, adapters: np.ndarray | None, begins: np.ndarray) -> None:
+    """Notes where the tokens of each adapter stand; `begins` is where each sequence does. Those of one stand in one piece."""
+    if adapters is None:
         return
-    batch.groups = groups
-    first = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    batch.adapters = adapters
+    first = np.flatnonzero(np.diff(adapters, prepend=adapters[0] - 1))
     start = np.minimum.reduceat(begins, first).tolist()
     end = [*start[1:], batch.input_ids.numel()]
-    batch.group_tokens = list(zip(groups[first].tolist(), start, end))
+    batch.adapter_tokens = list(zip(adapters[first].tolist(), start, end))
 
 
 def _without_pairs(**fields: Any) -> MicroBatch:

@@ -35,7 +35,7 @@ def encode(
         tokenizer, max_length, data_format, name, show_progress: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
         find_completions (`bool`): Whether to find where each completion begins, which needs character offsets.
-        merge_within (`Sequence[int]`, *optional*): Group of each text: texts of one group with the same ids become one
+        merge_within (`Sequence[int]`, *optional*): Texts of one number here with the same ids become one
             sequence. Default: each text is a sequence of its own.
 
     Returns:
@@ -57,8 +57,8 @@ def encode(
         encodings = run(strings, add_special_tokens=data_format == "text")
         for number, (encoding, prompt_length) in enumerate(zip(encodings, prompt_lengths), begin):
             start = _first_token_at(encoding, prompt_length) if find_completions else None
-            group = None if merge_within is None else merge_within[number]
-            numbers[number] = sequences.add(encoding.ids, start, group)
+            key = None if merge_within is None else merge_within[number]
+            numbers[number] = sequences.add(encoding.ids, start, key)
         progress.update(len(batch))
     progress.close()
     return sequences.columns(), numbers
@@ -81,14 +81,14 @@ class _Sequences:
         self.seen: dict[tuple[int, bytes], int] = {}
         self.num_truncated = self.num_truncated_tokens = 0
 
-    def add(self, ids: list[int], start: int | None, group: int | None) -> int:
+    def add(self, ids: list[int], start: int | None, key: int | None) -> int:
         """
-        Adds a text, unless its group has the same ids already.
+        Adds a text, unless one of the same key has the same ids already.
 
         Args:
             ids (`list[int]`): Its token ids.
             start (`int`, *optional*): Where its completion begins, where that is wanted.
-            group (`int`, *optional*): Texts of one group with the same ids are one sequence.
+            key (`int`, *optional*): Texts of one key with the same ids are one sequence.
 
         Returns:
             `int`: Number of its sequence.
@@ -96,8 +96,8 @@ class _Sequences:
         cut = max(0, len(ids) - self.max_length)
         piece = np.array(ids[: self.num_prefix] + ids[self.num_prefix + cut :] if cut else ids, dtype=np.int32)
         number = len(self.pieces)
-        if group is not None:
-            known = self.seen.setdefault((group, piece.tobytes()), number)
+        if key is not None:
+            known = self.seen.setdefault((key, piece.tobytes()), number)
             if known < number:
                 return known
         if cut:

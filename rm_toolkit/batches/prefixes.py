@@ -44,14 +44,14 @@ class FlatRow:
         return np.where(inside, self.prefix_start[sequence] + positions, after)
 
 
-def flat_row(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> FlatRow:
+def flat_row(sequences: list[np.ndarray], adapters: np.ndarray | None = None) -> FlatRow:
     """
     Lays sequences out in one row; those with a long common beginning share it.
 
     Args:
         sequences (`list[np.ndarray]`): Token ids of each; none is empty.
-        groups (`np.ndarray` of shape `(num_sequences,)`, *optional*): Sequences share within their group alone, and the
-            groups stand one after the other, in ascending order.
+        adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Sequences share with those of their adapter alone,
+            and the adapters stand one after the other, in ascending order.
 
     Returns:
         `FlatRow`: Every token id of every sequence, those of a shared prefix once.
@@ -70,7 +70,7 @@ def flat_row(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> F
             segments.append((begin, end, *prefix))
         return begin
 
-    order, common = prefix_order(sequences, groups)
+    order, common = prefix_order(sequences, adapters)
     for first, last, shared in clusters(common):
         members = order[first:last]
         begin = place(sequences[members[0]][:shared], 0, (0, 0))
@@ -87,23 +87,23 @@ def flat_row(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> F
     )
 
 
-def prefix_order(sequences: list[np.ndarray], groups: np.ndarray | None = None) -> tuple[list[int], np.ndarray]:
+def prefix_order(sequences: list[np.ndarray], adapters: np.ndarray | None = None) -> tuple[list[int], np.ndarray]:
     """
     Orders sequences so that those which can share a beginning are neighbours.
 
     Args:
-        sequences, groups: As in [`flat_row`].
+        sequences, adapters: As in [`flat_row`].
 
     Returns:
         `tuple`: Numbers of the sequences in that order, and `np.ndarray` of shape `(num_sequences - 1,)`: the tokens
-        that each has in common with the next one, none where that is of another group.
+        that each has in common with the next one, none where that is of another adapter.
     """
     order = lexicographic_order(sequences)
-    if groups is not None:
-        order.sort(key=groups.__getitem__)  # stable: lexicographic within each group
+    if adapters is not None:
+        order.sort(key=adapters.__getitem__)  # stable: lexicographic within each adapter
     common = common_prefixes([sequences[k] for k in order])
-    if groups is not None:
-        common[np.diff(groups[order]) != 0] = 0
+    if adapters is not None:
+        common[np.diff(adapters[order]) != 0] = 0
     return order, common
 
 
@@ -172,29 +172,29 @@ def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
         `list[tuple[int, int, int]]`: First and last (exclusive) sequence of each cluster and the tokens they share.
     """
 
-    # The sequences that share most close first: one pass with the groups that are still open on a stack, because nests
+    # The sequences that share most close first: one pass with the prefixes that are still open on a stack, because nests
     # can be as deep as there are sequences (growing prefixes of one text), deeper than Python's recursion.
     parts: list[tuple[int, int, int]] = []
-    groups: list[_OpenGroup] = []
+    open_prefixes: list[_OpenPrefix] = []
     for sequence, following in enumerate([*common.tolist(), -1]):
-        done = _OpenGroup(shared=0, first=sequence, first_part=len(parts))
+        done = _OpenPrefix(shared=0, first=sequence, first_part=len(parts))
         parts.append((sequence, sequence + 1, 0))
-        while groups and groups[-1].shared > following:
-            saved, done = done.saved, groups.pop()
+        while open_prefixes and open_prefixes[-1].shared > following:
+            saved, done = done.saved, open_prefixes.pop()
             done.saved += saved
             together = (sequence - done.first) * done.shared - SHARING_OVERHEAD
             if together > done.saved:
                 done.saved = together
                 parts[done.first_part :] = [(done.first, sequence + 1, done.shared)]
-        if groups and groups[-1].shared == following:
-            groups[-1].saved += done.saved
+        if open_prefixes and open_prefixes[-1].shared == following:
+            open_prefixes[-1].saved += done.saved
         elif following >= 0:
-            groups.append(dataclasses.replace(done, shared=following))
+            open_prefixes.append(dataclasses.replace(done, shared=following))
     return parts
 
 
 @dataclass
-class _OpenGroup:
+class _OpenPrefix:
     """Sequences from `first` on that share that many tokens; `saved` by the clusters from `first_part` on."""
 
     shared: int

@@ -23,7 +23,7 @@ def tokenize_texts(
     data_format: str = "text",
     name: str = "texts",
     show_progress: bool = False,
-    groups: Sequence[int] | None = None,
+    adapters: Sequence[int] | None = None,
     checked: set[str] | None = None,
 ) -> tuple[TokenizedPreferences, np.ndarray]:
     """
@@ -34,7 +34,7 @@ def tokenize_texts(
             doubles are encoded once.
         tokenizer, max_length, data_format, name, show_progress: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
-        groups (`Sequence[int]`, *optional*): Group of each text; equal texts of two groups are two sequences.
+        adapters (`Sequence[int]`, *optional*): Adapter of each text; equal texts of two adapters are two sequences.
         checked (`set[str]`, *optional*): Fields of which it was checked before whether the chat template renders them.
 
     Returns:
@@ -43,7 +43,7 @@ def tokenize_texts(
     index: dict[Any, int] = {}
     conversations = [Conversation(*text) for text in texts]
     keys = (text_key(*text) for text in conversations)
-    numbers = [index.setdefault(key, len(index)) for key in (keys if groups is None else zip(keys, groups))]
+    numbers = [index.setdefault(key, len(index)) for key in (keys if adapters is None else zip(keys, adapters))]
     distinct: list[Any] = [None] * len(index)
     for number, text in zip(numbers, conversations):
         distinct[number] = text
@@ -51,8 +51,8 @@ def tokenize_texts(
     merge_within = None
     if have_more_than_content(distinct, tokenizer, name, checked):
         merge_within = [0] * len(distinct)
-        for number, group in zip(numbers, groups or ()):
-            merge_within[number] = group
+        for number, adapter in zip(numbers, adapters or ()):
+            merge_within[number] = adapter
     encoded, sequences = encode(
         distinct,
         tokenizer,
@@ -65,7 +65,7 @@ def tokenize_texts(
     )
     numbers = sequences[np.array(numbers, dtype=np.int64)]
     data = TokenizedPreferences.without_pairs(name, **encoded)
-    if groups is not None:
-        data.group = np.zeros(data.num_sequences, dtype=np.int64)
-        data.group[numbers] = groups
+    if adapters is not None:
+        data.adapter = np.zeros(data.num_sequences, dtype=np.int64)
+        data.adapter[numbers] = adapters
     return data, numbers

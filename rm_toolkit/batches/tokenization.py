@@ -51,8 +51,8 @@ class TokenizedPreferences:
         lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
         anchor_margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
             rewards of each pair; NaN where there is none.
-        group (`np.ndarray` of shape `(num_sequences,)`, *optional*): What each sequence is read by (an adapter):
-            those of different groups share nothing, and stand apart in a batch.
+        adapter (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter that reads each sequence:
+            those of different adapters share nothing, and stand apart in a batch.
     """
 
     name: str
@@ -73,7 +73,7 @@ class TokenizedPreferences:
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
     anchor_margin: np.ndarray | None = None
-    group: np.ndarray | None = None
+    adapter: np.ndarray | None = None
 
     @classmethod
     def without_pairs(cls, name: str, **encoded: Any) -> TokenizedPreferences:

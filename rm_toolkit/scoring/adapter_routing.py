@@ -52,11 +52,11 @@ class _Adapter:
 
 class AdapterRouting:
     """
-    Reads each sequence of a batch with the adapter of its group; group 0 is the base itself.
+    Reads each sequence of a batch with the adapter of its number; 0 is the base itself.
 
-    PEFT's own mixed batches (`adapter_names`) take one padded row a sequence. Here the tokens of a group stand in one
+    PEFT's own mixed batches (`adapter_names`) take one padded row a sequence. Here the tokens of an adapter stand in one
     piece, whatever the layout, and its adapter is added to that piece alone: the same sums, and prompts are shared
-    within a group. PEFT loads the adapters, one at a time, since with many on one model its loading takes quadratic
+    within an adapter. PEFT loads the adapters, one at a time, since with many on one model its loading takes quadratic
     time. What is no plain LoRA of linear layers stays on the model and is read by one adapter at a time (`mixes` is
     false).
 
@@ -84,9 +84,9 @@ class AdapterRouting:
                 _attach(model, name, place, _inner_name(number))
         model.eval()
 
-    def group(self, name: str | None) -> int:
+    def number(self, name: str | None) -> int:
         """
-        Returns the group that a name stands for.
+        Returns the number that a name stands for.
 
         Raises:
             `InputError`: if there is no adapter of that name.
@@ -101,16 +101,16 @@ class AdapterRouting:
         return 1 + self.names.index(name)
 
     def __call__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """As `RewardModel.forward`, of a batch that has groups."""
+        """As `RewardModel.forward`, of a batch that has adapters."""
         if self.mixes:
             return self._mixed(batch)
-        group = 0 if batch.groups is None else int(batch.groups[0])
+        number = 0 if batch.adapters is None else int(batch.adapters[0])
         tuner = self.model.classifier.base_model
-        if group == 0:
+        if number == 0:
             tuner.disable_adapter_layers()
         else:
             tuner.enable_adapter_layers()
-            self.model.classifier.set_adapter(_inner_name(group), inference_mode=True)
+            self.model.classifier.set_adapter(_inner_name(number), inference_mode=True)
         return self.model(batch)
 
     @torch.inference_mode()
@@ -123,7 +123,7 @@ class AdapterRouting:
         """
         model, collator = self.model, PreferenceCollator(pad_token_id=0)
         data = _random_sequences(model, range(1 + min(2, len(adapters))))
-        parts = np.split(np.arange(data.num_sequences), len(set(data.group.tolist())))
+        parts = np.split(np.arange(data.num_sequences), len(set(data.adapter.tolist())))
         expected = [model(collator.sequences(data, parts[0]).to(model.device))[0]]
         for number, (name, place) in enumerate(adapters.items(), 1):
             _attach(model, name, place, _inner_name(1))
@@ -154,11 +154,11 @@ class AdapterRouting:
         return [*handles, reward_head(classifier).register_forward_hook(self._read)]
 
     def _mixed(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        if batch.groups is not None:
+        if batch.adapters is not None:
             self._tokens = _token_pieces(batch)
-            first = np.flatnonzero(np.diff(batch.groups, prepend=batch.groups[0] - 1)).tolist()
-            last = [*first[1:], len(batch.groups)]
-            self._sequences = list(zip(batch.groups[first].tolist(), first, last))
+            first = np.flatnonzero(np.diff(batch.adapters, prepend=batch.adapters[0] - 1)).tolist()
+            last = [*first[1:], len(batch.adapters)]
+            self._sequences = list(zip(batch.adapters[first].tolist(), first, last))
         try:
             return self.model(batch)
         finally:
@@ -170,8 +170,8 @@ class AdapterRouting:
         result = output.reshape(-1, output.shape[-1])
         if self._tokens and len(tokens) not in self._tokens:
             raise _OtherTokensError(f"'{name}' was given {len(tokens)} tokens")
-        for group, begin, end in self._tokens.get(len(tokens), ()):
-            layer = self._adapters[group].layers.get(name) if group in self._adapters else None
+        for number, begin, end in self._tokens.get(len(tokens), ()):
+            layer = self._adapters[number].layers.get(name) if number in self._adapters else None
             if layer is None:
                 continue
             inner = layer.down(tokens[begin:end].to(layer.down.weight.dtype))
@@ -183,38 +183,40 @@ class AdapterRouting:
 
     def _read(self, head: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Reads the rewards with the adapters' own heads."""
-        for group, begin, end in self._sequences:
-            own = self._adapters[group].head if group in self._adapters else None
+        for number, begin, end in self._sequences:
+            own = self._adapters[number].head if number in self._adapters else None
             if own is not None:
                 output[begin:end] = own(args[0][begin:end].to(own.weight.dtype)).to(output.dtype)
         return output
 
 
-def _random_sequences(model: RewardModel, groups: range) -> TokenizedPreferences:
-    """Two sequences of unequal length for each group."""
+def _random_sequences(model: RewardModel, numbers: range) -> TokenizedPreferences:
+    """Two sequences of unequal length for each adapter."""
     rng = np.random.default_rng(0)
-    lengths = [7 + 3 * k for k in range(2 * len(groups))]
+    lengths = [7 + 3 * k for k in range(2 * len(numbers))]
     data = TokenizedPreferences.without_pairs(
         "trial",
         ids=rng.integers(3, model.get_input_embeddings().num_embeddings, sum(lengths)).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         completion_start=np.zeros(len(lengths), dtype=np.int32),
     )
-    data.group = np.repeat(np.arange(len(groups)), 2)
+    data.adapter = np.repeat(np.arange(len(numbers)), 2)
     return data
 
 
-def _inner_name(group: int) -> str:
+def _inner_name(number: int) -> str:
     """PEFT keeps adapters under names of Python attributes, which a user's names need not be."""
-    return f"domain_{group}"
+    return f"domain_{number}"
 
 
 def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[int, int, int]]]:
-    """Where each group's tokens stand, by how many tokens a layer is given: the last MLP gets those that are read."""
-    pieces = {batch.input_ids.numel(): batch.group_tokens}
+    """Where each adapter's tokens stand, by how many tokens a layer is given: the last MLP gets those that are read."""
+    pieces = {batch.input_ids.numel(): batch.adapter_tokens}
     if batch.layout is not None and batch.layout.needed is not None:
         needed = batch.layout.needed.cpu().numpy()  # ascending
-        bounds = [(group, *np.searchsorted(needed, (begin, end)).tolist()) for group, begin, end in batch.group_tokens]
+        bounds = [
+            (number, *np.searchsorted(needed, (begin, end)).tolist()) for number, begin, end in batch.adapter_tokens
+        ]
         pieces.setdefault(len(needed), bounds)
     return pieces
 

@@ -26,7 +26,7 @@ def compute_rewards(
     device: torch.device,
     accelerator: Accelerator | None = None,
     show_progress: bool = True,
-    mix_groups: bool = True,
+    mix_adapters: bool = True,
     on_batch: Callable[[int], None] | None = None,
     before_each: Callable[[int], None] | None = None,
     on_out_of_memory: Callable[[int], None] | None = None,
@@ -40,7 +40,7 @@ def compute_rewards(
         device (`torch.device`): Where to compute.
         accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
-        mix_groups (`bool`): Whether a batch may hold sequences of several groups (`data.group`).
+        mix_adapters (`bool`): Whether a batch may hold sequences of several adapters (`data.adapter`).
         on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
         before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
         on_out_of_memory (`Callable`, *optional*): Told the number of sequences of a batch that does not fit; its halves
@@ -55,8 +55,8 @@ def compute_rewards(
         batches = shared_batches(data, tokens_per_batch)
     else:
         batches = length_batches(data.lengths, tokens_per_batch)
-    if data.group is not None:
-        batches = group_batches(batches, data.group, mix_groups)
+    if data.adapter is not None:
+        batches = adapter_batches(batches, data.adapter, mix_adapters)
     rewards = torch.zeros(data.num_sequences, dtype=torch.float32, device=device)
     # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
     turns = -(-len(batches) // num_processes)
@@ -136,7 +136,7 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
     """
     lengths = data.lengths
     sequences = [data.sequence(k) for k in range(data.num_sequences)]
-    ordered, common = prefix_order(sequences, data.group)
+    ordered, common = prefix_order(sequences, data.adapter)
     order = np.array(ordered, dtype=np.int64)
     pieces: list[tuple[int, int, np.ndarray]] = []  # (longest sequence, tokens, sequences)
     for first, last, shared in clusters(common) if len(order) else []:
@@ -151,9 +151,9 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
         members = order[begin:last]
         pieces.append((int(lengths[members].max()), size, members))
     batches, current, used = [], [], 0
-    # Without padding the order costs nothing: groups come one after the other, so that a batch has few of them.
-    groups = np.zeros(len(lengths), dtype=np.int64) if data.group is None else data.group
-    for _, size, members in sorted(pieces, key=lambda piece: (groups[piece[2][0]], -piece[0])):
+    # Without padding the order costs nothing: adapters come one after the other, so that a batch has few of them.
+    adapters = np.zeros(len(lengths), dtype=np.int64) if data.adapter is None else data.adapter
+    for _, size, members in sorted(pieces, key=lambda piece: (adapters[piece[2][0]], -piece[0])):
         if current and used + size > tokens_per_batch:
             batches.append(np.concatenate(current))
             current, used = [], 0
@@ -162,16 +162,16 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
     return batches + ([np.concatenate(current)] if current else [])
 
 
-def group_batches(batches: list[np.ndarray], group: np.ndarray, mixed: bool) -> list[np.ndarray]:
+def adapter_batches(batches: list[np.ndarray], adapter: np.ndarray, mixed: bool) -> list[np.ndarray]:
     """
-    Orders the sequences of each batch by their groups.
+    Orders the sequences of each batch by their adapters.
 
     Args:
         batches (`list[np.ndarray]`): Sequences of each batch.
-        group (`np.ndarray` of shape `(num_sequences,)`): Group of each sequence.
-        mixed (`bool`): Whether a batch may hold several groups; if not, it is split.
+        adapter (`np.ndarray` of shape `(num_sequences,)`): Adapter of each sequence.
+        mixed (`bool`): Whether a batch may hold several adapters; if not, it is split.
     """
-    ordered = [batch[np.argsort(group[batch], kind="stable")] for batch in batches]
+    ordered = [batch[np.argsort(adapter[batch], kind="stable")] for batch in batches]
     if mixed:
         return ordered
-    return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(group[batch])) + 1)]
+    return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(adapter[batch])) + 1)]

@@ -101,7 +101,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
             raise place.error(f"`{options.domain_column}` must be the name of an adapter, or null.")
     try:
         if domain is not None:
-            scorer.routing.group(domain)
+            scorer.routing.number(domain)
         asked: Any = [] if prompt == "" and entries and isinstance(entries[0], list) else prompt
         data_format = scorer.settings.data_format
         template = {name: record.get(name) for name in TEMPLATE_COLUMNS}

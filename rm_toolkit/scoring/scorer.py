@@ -126,14 +126,14 @@ class RewardScorer:
         if domains is not None and self.routing is None:
             raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
         nested = [is_several(entry) for entry in completions]
-        texts, groups = [], []
+        texts, adapters = [], []
         for number, (prompt, entry) in enumerate(zip(prompts, completions)):
-            group = self.routing.group(domains[number]) if domains is not None else 0
+            adapter = self.routing.number(domains[number]) if domains is not None else 0
             template = (tools and tools[number], chat_template_kwargs and chat_template_kwargs[number])
             for completion in entry if nested[number] else [entry]:
                 texts.append(as_format(prompt, completion, self.settings.data_format, *template))
-                groups.append(group)
-        rewards = iter(self._rewards(texts, groups if self.routing else None, show_progress, on_progress))
+                adapters.append(adapter)
+        rewards = iter(self._rewards(texts, adapters if self.routing else None, show_progress, on_progress))
         return [
             [next(rewards) for _ in entry] if several else next(rewards) for entry, several in zip(completions, nested)
         ]
@@ -141,7 +141,7 @@ class RewardScorer:
     def _rewards(
         self,
         texts: list[Conversation],
-        groups: list[int] | None,
+        adapters: list[int] | None,
         show_progress: bool,
         on_progress: Callable[[float], None] | None,
     ) -> list[float]:
@@ -153,7 +153,7 @@ class RewardScorer:
             max_length=self.settings.max_length,
             data_format=self.settings.data_format,
             show_progress=show_progress,
-            groups=groups,
+            adapters=adapters,
             checked=self._checked_fields,
         )
         done = 0
@@ -170,7 +170,7 @@ class RewardScorer:
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             show_progress=show_progress,
-            mix_groups=self.routing is None or self.routing.mixes,
+            mix_adapters=self.routing is None or self.routing.mixes,
             on_batch=report if on_progress else None,
         )
         return rewards[numbers].tolist()

@@ -88,7 +88,7 @@ def test_one_batch_of_four_domains_gives_the_rewards_of_four_models(base, adapte
     call = AdapterRouting.__call__
     monkeypatch.setattr(AdapterRouting, "__call__", lambda self, batch: batches.append(batch) or call(self, batch))
     found = scorer.score(**mixed_rows)
-    assert len(batches) == 1 and len(batches[0].group_tokens) == 5
+    assert len(batches) == 1 and len(batches[0].adapter_tokens) == 5
     assert (batches[0].layout is not None) == (layout == "shared")
     expected = separate(base, adapters, mixed_rows)
     assert_the_same(found, expected)
