@@ -29,16 +29,20 @@ STEPS = 3
 # engine -> launch config, runs, those whose folder is also opened in a fresh process
 ENGINES = {
     "one process": ("cpu", RUNS, []),
-    "DDP": ("multi_gpu", RUNS, ["crft"]),
+    "DDP": ("multi_gpu", RUNS, ["grft"]),
     "ZeRO-3 offload": ("zero3_offload", RUNS, ["grft", "lora"]),
     "FSDP2 on gloo": ("fsdp2", ["grft", "tied", "lora", "bf16"], ["tied"]),
 }
-# What each engine trains in the default run of the tests; `-m slow` adds the others. One process trains all: the others
-# are compared with it.
-DEFAULT = {"DDP": ["grft", "crft"], "ZeRO-3 offload": ["grft", "tied", "lora"], "FSDP2 on gloo": ["tied", "bf16"]}
+# What each engine trains in the default run of the tests; `-m slow` adds the others.
+DEFAULT = {
+    "one process": ["grft", "tied", "lora"],
+    "DDP": ["grft"],
+    "ZeRO-3 offload": ["grft", "tied", "lora"],
+    "FSDP2 on gloo": ["tied"],
+}
 NEEDS = {"crft": "grft", "lora": "tied"}  # its base is what the other has saved
 PAIRS = [
-    pytest.param(engine, run, marks=[pytest.mark.slow] if run not in DEFAULT.get(engine, RUNS) else [])
+    pytest.param(engine, run, marks=[pytest.mark.slow] if run not in DEFAULT[engine] else [])
     for engine, (_, runs, _) in ENGINES.items()
     for run in runs
 ]
@@ -47,11 +51,12 @@ SHARDED = ("ZeRO-3 offload", "FSDP2 on gloo")
 
 def wanted_runs(session) -> dict[str, list[str]]:
     """The runs of each engine that the selected tests look at, in the order in which they need each other."""
-    wanted = {engine: set(DEFAULT.get(engine, RUNS)) for engine in ENGINES}
+    wanted = {engine: set(DEFAULT[engine]) for engine in ENGINES}
     for item in session.items:
         params = getattr(item, "callspec", None) and item.callspec.params
         if item.path == Path(__file__) and params and "run" in params:
             wanted[params["engine"]] |= {params["run"], NEEDS.get(params["run"], params["run"])}
+    wanted["one process"] |= set().union(*wanted.values())  # with which the others are compared
     return {engine: [run for run in ENGINES[engine][1] if run in wanted[engine]] for engine in ENGINES}
 
 
