@@ -12,12 +12,11 @@ from ..errors import InputError, name_list
 from .inputs import resolve_inputs
 from .places import Place
 from .records import RecordFile, is_saved_dataset
-from .rows import check_row, template_of, watched
+from .rows import read_records, template_of, watched
 from .schema import RawRow, Text, known_keys
 from .sources import Source, SourceOptions, find_source
-from .sources.base import LeftOut
 from .sources.forms import Form, fitting_forms, rivals
-from .sources.unread import ReadRecord, UnreadColumn, label_advice
+from .sources.unread import ReadRecord, label_advice
 from .templates import arrange
 
 
@@ -170,17 +169,9 @@ def preview(
                 seen.append(record)
             yield place, record
 
-    for place, record in source.join(records(), options) if source.join else records():
-        try:
-            if isinstance(record, InputError):
-                raise record
-            row = source.row(record, place, options)
-            check_row(row, record, place, source, format)
-        except InputError as error:
-            if isinstance(error, LeftOut) or (skip_invalid and not isinstance(error, UnreadColumn)):
-                continue
-            raise
-        return _shown(row, source, options, format, record if isinstance(record, ReadRecord) else seen[0])
+    for row, record in read_records(source, records(), options, skip_invalid, format):
+        if not isinstance(row, InputError):
+            return _shown(row, source, options, format, record if isinstance(record, ReadRecord) else seen[0])
     raise InputError(f"{file.path}: no row is left to be read.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -170,18 +170,30 @@ def iterate_raw_rows(
     """
     for file in files:
         records = ((place, watched(record, options)) for place, record in file.records())
-        for place, record in source.join(records, options) if source.join else records:
-            try:
-                if isinstance(record, InputError):
-                    raise record
-                row = source.row(record, place, options)
-                check_row(row, record, place, source, format)
-            except InputError as error:
-                if isinstance(error, UnreadColumn) or not (skip_invalid or isinstance(error, LeftOut)):
-                    raise
-                yield error
-            else:
-                yield row
+        for row, _ in read_records(source, records, options, skip_invalid, format):
+            yield row
+
+
+def read_records(
+    source: Source,
+    records: Iterable[tuple[Place, ReadRecord | InputError]],
+    options: SourceOptions,
+    skip_invalid: bool,
+    format: str,
+) -> Iterator[tuple[RawRow | InputError, Any]]:
+    """Yields what [`iterate_raw_rows`] does, each with its record: one of `records`, or what the source joined of them."""
+    for place, record in source.join(records, options) if source.join else records:
+        try:
+            if isinstance(record, InputError):
+                raise record
+            row = source.row(record, place, options)
+            check_row(row, record, place, source, format)
+        except InputError as error:
+            if isinstance(error, UnreadColumn) or not (skip_invalid or isinstance(error, LeftOut)):
+                raise
+            yield error, record
+        else:
+            yield row, record
 
 
 def check_row(row: RawRow, record: Any, place: Place, source: Source, format: str) -> None:
