@@ -67,15 +67,10 @@ def _wrapper(original: Callable) -> Callable:
             return original(module, query, key, value, attention_mask, **kwargs)
         scaling, window = kwargs.pop("scaling", None), kwargs.pop("sliding_window", None)
         check_supported(kwargs)
-        return _uncompiled(query, key, value, shared_layout, scaling, window), None
+        output = shared_attention(query, key, value, shared_layout, scaling, window)
+        return output.transpose(1, 2).contiguous(), None
 
     return forward
-
-
-@torch.compiler.disable
-def _uncompiled(query: Tensor, key: Tensor, value: Tensor, layout: SharedLayout, *options: Any) -> Tensor:
-    # A compiled layer would be compiled anew for what each layout holds; the kernel is fused as it is.
-    return shared_attention(query, key, value, layout, *options).transpose(1, 2).contiguous()
 
 
 @contextlib.contextmanager
