@@ -191,5 +191,9 @@ def _key(text: Any, template: dict[str, Any]) -> str:
 def tag_values(pairs: PreferencePairs) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields `(tag, value, pairs that have it)` for every value of every tag, in alphabetical order."""
     for tag, values in pairs.tags.items():
-        for value in sorted({value for value in values if value}):
-            yield tag, value, np.flatnonzero(values == value)
+        members: dict[str, list[int]] = {}
+        for number, value in enumerate(values):
+            if value:
+                members.setdefault(value, []).append(number)
+        for value in sorted(members):
+            yield tag, value, np.array(members[value], dtype=np.int64)

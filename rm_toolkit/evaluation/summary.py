@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -42,12 +44,10 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
     margins, wins = chosen - rejected, wins_of(chosen - rejected)
     curve = reliability(margins)
     mean, std = reward_moments(rewards[pairs.distinct])
-    by_tag: dict[str, dict[str, Any]] = {tag: {} for tag in pairs.tags}
-    for tag, value, members in tag_values(pairs):
-        by_tag[tag][value] = _counts(pairs, members, margins, lengths, bootstrap)
+    whole, margin_interval, by_tag = _whole_and_parts(pairs, margins, lengths, bootstrap)
     return {
-        **_counts(pairs, np.arange(len(pairs)), margins, lengths, bootstrap),
-        "margin_interval": bootstrap.interval(margins, pairs.prompt),
+        **whole,
+        "margin_interval": margin_interval,
         "first_two_accuracy": _or_none(first_two_accuracy(rewards, pairs.first_two)),
         "loss": mean_loss(margins, pairs.margin),
         "confidence": float((curve.confidence * curve.counts)[curve.counts > 0].sum() / len(margins)),
@@ -89,13 +89,36 @@ def compare(first: np.ndarray, second: np.ndarray, prompt: np.ndarray, bootstrap
     return {"value": float(difference.mean()), "low": low, "high": high}
 
 
+def _whole_and_parts(
+    pairs: PreferencePairs, margins: np.ndarray, lengths: np.ndarray, bootstrap: Bootstrap
+) -> tuple[dict[str, Any], list[float] | None, dict[str, dict[str, Any]]]:
+    """Counts of the set, the interval of its margin, and counts by tag; a part that is the whole is not resampled again."""
+    wins = wins_of(margins)
+    by_tag: dict[str, dict[str, Any]] = {tag: {} for tag in pairs.tags}
+    parts = list(tag_values(pairs))
+    smaller = [members for _, _, members in parts if len(members) < len(pairs)]
+    with ThreadPoolExecutor() as pool:  # numpy draws and sums beside other threads
+        all_of_it = pool.submit(bootstrap.accuracy_intervals, wins, pairs.prompt, [margins])
+        found = pool.map(lambda own: bootstrap.accuracy_interval(wins[own], pairs.prompt[own]), smaller)
+        interval, margin_interval = all_of_it.result()
+        whole = _counts(pairs, np.arange(len(pairs)), margins, lengths, interval)
+        for tag, value, members in parts:
+            own = len(members) < len(pairs)
+            part = _counts(pairs, members, margins, lengths, next(found)) if own else copy.deepcopy(whole)
+            by_tag[tag][value] = part
+    return whole, margin_interval, by_tag
+
+
 def _counts(
-    pairs: PreferencePairs, members: np.ndarray, margins: np.ndarray, lengths: np.ndarray, bootstrap: Bootstrap
+    pairs: PreferencePairs,
+    members: np.ndarray,
+    margins: np.ndarray,
+    lengths: np.ndarray,
+    interval: list[float] | None,
 ) -> dict[str, Any]:
-    """What is said of every part of a test set, too."""
+    """What is said of every part of a test set, too; `interval` is that of its accuracy."""
     own, prompt = margins[members], pairs.prompt[members]
-    wins = wins_of(own)
-    low, high = bootstrap.accuracy_interval(wins, prompt) or (None, None)
+    low, high = interval or (None, None)
     rule = longer_wins(lengths[pairs.better[members]], lengths[pairs.worse[members]])
     return {
         "num_pairs": len(members),

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rm_toolkit.evaluation import intervals
 from rm_toolkit.evaluation.intervals import Bootstrap, per_prompt
@@ -36,9 +37,36 @@ def test_uneven_prompts_weigh_by_their_pairs():
 def test_draws_depend_on_the_seed_and_not_on_the_memory(monkeypatch):
     wins, prompt = np.random.default_rng(1).integers(0, 2, 300).astype(float), np.arange(300) // 2
     first = Bootstrap(resamples=500).interval(wins, prompt)
-    monkeypatch.setattr(intervals, "NUMBERS_AT_ONCE", 1000)
+    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 1000)
     assert Bootstrap(resamples=500).interval(wins, prompt) == first
     assert Bootstrap(resamples=500, seed=1).interval(wins, prompt) != first
+
+
+@pytest.mark.parametrize("num_prompts", [7, 90])
+def test_the_draws_are_those_of_scipys_bootstrap(num_prompts):
+    rng = np.random.default_rng(3)
+    wins, margins = rng.integers(0, 3, 301) / 2, rng.normal(size=301)
+    for prompt in (rng.integers(0, num_prompts, 301), np.arange(301)):
+        wanted = []
+        for values in (wins, margins):
+            totals, counts = per_prompt(values, prompt)
+            found = stats.bootstrap(
+                (totals, counts),
+                lambda totals, counts, axis=-1: totals.sum(axis=axis) / counts.sum(axis=axis),
+                paired=True,
+                method="percentile",
+                n_resamples=200,
+                rng=np.random.default_rng(0),
+            )
+            wanted.append([float(found.confidence_interval.low), float(found.confidence_interval.high)])
+        assert Bootstrap(resamples=200).accuracy_intervals(wins, prompt, [margins]) == wanted
+
+
+def test_a_column_of_one_value_is_not_resampled(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Bootstrap, "_means", lambda self, totals, counts: drawn.append(len(totals)) or [])
+    assert Bootstrap().intervals([np.full(9, 0.25), np.zeros(9)], np.arange(9)) == [[0.25, 0.25], [0.0, 0.0]]
+    assert drawn == [0]
 
 
 def test_all_right_or_all_wrong_gets_the_wilson_interval():

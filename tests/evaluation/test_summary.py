@@ -137,3 +137,18 @@ def test_mistakes_are_named(pairs):
         read_preferences(Dataset.from_list([{"text": "x"}]), "mine")
     with pytest.raises(InputError, match="1 rows but not one pair with a preference \\(1 ties\\)"):
         read_preferences(Dataset.from_list([{"prompt": "", "completions": ["a", "b"], "scores": [1, 1]}]), "mine")
+
+
+def test_a_tag_with_one_value_is_judged_once(pairs, monkeypatch):
+    resampled = []
+    intervals = Bootstrap.intervals
+    monkeypatch.setattr(
+        Bootstrap,
+        "intervals",
+        lambda self, columns, prompt: resampled.append(len(prompt)) or intervals(self, columns, prompt),
+    )
+    rewards = np.array([0.0, 1.0, -1.0, 2.0, 0.5, 0.5])
+    found = summarize(pairs, rewards, Bootstrap(resamples=50))
+    law = found["by_tag"]["domain"]["law"]
+    assert law == {key: found[key] for key in law}
+    assert sorted(resampled) == [1, 1, 2, 2, 4]  # the whole set, then 'source' (2 values) and 'rejected_domain' (2)
