@@ -219,7 +219,9 @@ class PreferenceCollator:
         index: PositionIndex,
     ) -> None:
         where, targets, texts = [], [], []
-        for text, sequence in enumerate(lm_sequences):
+        order = np.argsort(sequences, kind="stable")
+        places = order[np.searchsorted(sequences, lm_sequences, sorter=order)].tolist()
+        for text, (place, sequence) in enumerate(zip(places, lm_sequences)):
             ids = data.sequence(sequence)
             begin = 1 if self.lm_loss_on == "text" else max(1, int(data.completion_start[sequence]))
             target = ids[begin:]
@@ -227,7 +229,7 @@ class PreferenceCollator:
             if data.lm_target_eos is not None and ids[-1] != data.lm_target_eos:
                 target = np.append(target, data.lm_target_eos)
                 predicting = np.append(predicting, len(ids) - 1)
-            where.append(index(int(np.flatnonzero(sequences == sequence)[0]), predicting))
+            where.append(index(place, predicting))
             targets.append(target)
             texts.append(np.full(len(target), text))
         if not where:  # one token that weighs nothing: the head takes part in every backward pass of every process

@@ -80,6 +80,13 @@ def test_lm_targets_are_the_next_tokens(data, lm_loss_on, expected, padding_side
     assert (batch.num_lm_texts, batch.lm_weight) == (2, 0.25)
 
 
+def test_lm_targets_find_their_text_in_any_order_of_the_sequences(data):
+    batch = PreferenceCollator(PAD, lm_loss_on="text").sequences(data, np.array([2, 0, 1]), np.array([0, 1]))
+    predicting = batch.input_ids.flatten()[batch.lm_index]
+    assert predicting.tolist() == [1, 5, 6, 7, 1, 5]
+    assert batch.lm_targets.tolist() == [5, 6, 7, EOS, 5, EOS]
+
+
 def test_no_lm_loss_builds_no_targets(data):
     assert collate(data).lm_index is None
 
