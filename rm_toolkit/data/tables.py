@@ -20,6 +20,8 @@ from .places import Place
 
 
 ROWS_AT_ONCE = 1000
+# Of Parquet, fewer rows are read together where they are large.
+PARQUET_ROWS, PARQUET_BYTES = 200, 16_000_000
 OTHER_SEPARATORS = (";", "\t", "|", ",")  # Excel writes ';' where ',' stands in numbers
 
 
@@ -143,12 +145,22 @@ def read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
         # Pre-buffering would hold every row group at once: as much memory as the file is long.
         table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
         read = _parquet_reader(table.schema_arrow)
-        for batch in table.iter_batches(batch_size=200, use_threads=False):
-            for row in batch.to_pylist():
-                number += 1
-                yield Place(path, "row", number), read(row)
+        stored = sum(table.metadata.row_group(k).total_byte_size for k in range(table.num_row_groups))
+        at_once = _rows_at_once(table.metadata.num_rows, stored)
+        for batch in table.iter_batches(batch_size=at_once, use_threads=False):
+            # What is stored once for many rows is read for each of them.
+            few = _rows_at_once(len(batch), batch.nbytes)
+            for begin in range(0, len(batch), few):
+                for row in batch.slice(begin, few).to_pylist():
+                    number += 1
+                    yield Place(path, "row", number), read(row)
     except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _rows_at_once(num_rows: int, num_bytes: int) -> int:
+    """How many of some rows of Parquet, of so many bytes in all, are read together."""
+    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def _parquet_reader(schema: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:

@@ -25,8 +25,9 @@ from .rows import Row, ScoreOptions, line, read_row
 from .scorer import RewardScorer
 
 
-# A window is sorted and tokenised at once: as many rows, or fewer if their texts are this long (characters).
-WINDOW_CHARACTERS = 32_000_000
+# A window is sorted and tokenised at once: as many rows, or fewer if they hold this much: characters of their texts and
+# bytes of their other columns, which are written again with the rewards.
+WINDOW_SIZE = 32_000_000
 # Larger files are not counted beforehand: the bar shows the rate alone.
 COUNTED_BYTES = 4 << 30
 
@@ -147,7 +148,7 @@ def _windows(
         row.skipped, skipped = skipped, 0
         window.append(row)
         size += row.size
-        if len(window) == options.window or size >= WINDOW_CHARACTERS:
+        if len(window) == options.window or size >= WINDOW_SIZE:
             yield window
             window, size = [], 0
     if window:

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +56,8 @@ class ScoreOptions:
 
 @dataclass
 class Row:
-    """A row that can be scored; `skipped` rows before it were left out, `size` counts its characters, and `template` is what
-    the chat template reads beside its messages."""
+    """A row that can be scored; `skipped` rows before it were left out, `size` is what it holds, in characters of its texts
+    and bytes of its other columns, and `template` is what the chat template reads beside its messages."""
 
     place: Place
     record: Mapping[str, Any]
@@ -111,11 +112,31 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     except InputError as error:
         raise place.error(str(error)) from error
     size = sum(_length(part) for text in texts for part in text[:2])
+    size += held_bytes([value for column, value in record.items() if column not in (options.prompt_column, name)])
     return Row(place, record, asked, entries if several else entries[0], domain, size=size, template=template)
 
 
 def _length(text: Any) -> int:
     return len(text) if isinstance(text, str) else sum(len(content_text(m)) + len(extras(m)) for m in text)
+
+
+def held_bytes(value: Any) -> int:
+    """
+    Bytes that a value of JSON or Parquet takes in memory, about.
+
+    Args:
+        value (`Any`): Numbers, strings, lists and dicts, in one another at any depth.
+    """
+    total, waiting = 0, [value]
+    while waiting:
+        value = waiting.pop()
+        total += sys.getsizeof(value)
+        if isinstance(value, Mapping):
+            waiting += value
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+    return total
 
 
 def line(row: Row, reward: Any, column: str) -> bytes:

@@ -18,13 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from rm_toolkit.cli import main
+from rm_toolkit.data import tables
 from rm_toolkit.data.records import RecordFile
 from rm_toolkit.errors import InputError
 from rm_toolkit.output.partial import PartialOutput
+from rm_toolkit.scoring import files
 from rm_toolkit.scoring.files import model_identity, score_file
 from rm_toolkit.scoring.rows import ScoreOptions
 from rm_toolkit.scoring.scorer import RewardScorer
@@ -295,6 +298,7 @@ def test_an_equal_run_that_starts_meanwhile_spoils_nothing(scorer, some_rows, tm
 SLOW = """
 import sys
 from rm_toolkit.output.partial import PartialOutput
+from rm_toolkit.scoring import files
 append = PartialOutput.append
 def slow(self, *pieces):
     print("inside", flush=True)
@@ -302,6 +306,7 @@ def slow(self, *pieces):
     append(self, *pieces)
 PartialOutput.append = slow
 from rm_toolkit.cli import main
+from rm_toolkit.data import tables
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -394,6 +399,34 @@ def test_memory_does_not_grow_with_the_file(scorer, tmp_path):
     peak(50)
     (small, _), (large, size) = peak(200), peak(800)
     assert large < 1.3 * small and large < size / 2
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_large_other_columns_make_a_window_smaller(scorer, tmp_path, monkeypatch, kind):
+    """Rows of 60 KB (in lists: 120 KB of memory), windows of 0.5 MB: what is held does not grow with the rows."""
+    monkeypatch.setattr(files, "WINDOW_SIZE", 500_000)
+    monkeypatch.setattr(tables, "PARQUET_BYTES", 250_000)
+
+    def peak(num_rows):
+        rows = [
+            {"prompt": "a ", "completion": f"b {number}", "more": {"deep": [["x" * 400 + str(k)] for k in range(150)]}}
+            for number in range(num_rows)
+        ]
+        path = write(tmp_path / f"{num_rows}.jsonl", rows)
+        if kind == "parquet":
+            path = tmp_path / f"{num_rows}.parquet"
+            Dataset.from_list(rows).to_parquet(path)
+        del rows
+        tracemalloc.start()
+        source, output = RecordFile(str(path)), tmp_path / f"{path.name}.out"
+        score_file(scorer, "m", source, output, ScoreOptions(), show_progress=False)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(read(output)) == num_rows
+        return most
+
+    peak(1)
+    assert peak(60) < 1.3 * peak(15)
 
 
 def test_killed_in_the_middle_and_resumed_is_the_uninterrupted_output(reward_model, some_rows, tmp_path):
