@@ -40,6 +40,7 @@ class MicroBatch:
         lm_targets (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): The token that follows each.
         lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text that each belongs to.
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
+        num_alone (`int`): The last so many sequences are in none of the pairs, but in the LM loss.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.
         anchor_margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
             rewards, NaN for pairs that have none.
@@ -66,6 +67,7 @@ class MicroBatch:
     lm_targets: Tensor | None = None
     lm_text_index: Tensor | None = None
     num_lm_texts: int = 0
+    num_alone: int = 0
     lm_weight: float = 0.0
     anchor_margin: Tensor | None = None
     anchor_weight: float = 0.0
@@ -76,6 +78,11 @@ class MicroBatch:
     layout: SharedLayout | None = None
     adapters: np.ndarray | None = None
     adapter_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+
+    @property
+    def num_places(self) -> int:
+        """Pairs that it holds; two texts without a pair take the place of one."""
+        return len(self.pairs) + (self.num_alone + 1) // 2
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
@@ -132,13 +139,15 @@ class PreferenceCollator:
             data (`TokenizedPreferences`): Where they come from.
             pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs.
             pair_weight (`np.ndarray` of shape `(num_pairs,)`): Their shares in the step's mean.
-            lm_sequences (`np.ndarray`): Sequences of these pairs whose LM loss is counted here.
+            lm_sequences (`np.ndarray`): Sequences whose LM loss is counted here: of these pairs, and others.
             lm_weight (`float`): Share of each of them in the step's mean.
             anchor_weight (`float`): Share of each pair with an anchor in the step's mean of anchor losses.
         """
         better, worse = data.better[pairs], data.worse[pairs]
         sequences, inverse = np.unique(np.concatenate([better, worse]), return_inverse=True)
-        batch = self.sequences(data, sequences, lm_sequences)
+        alone = np.setdiff1d(lm_sequences, sequences) if self.lm_loss_on is not None else sequences[:0]
+        batch = self.sequences(data, np.concatenate([sequences, alone]), lm_sequences)
+        batch.num_alone = len(alone)
         batch.better = torch.from_numpy(inverse[: len(better)]).long()
         batch.worse = torch.from_numpy(inverse[len(better) :]).long()
         batch.pair_weight = torch.from_numpy(pair_weight).float()

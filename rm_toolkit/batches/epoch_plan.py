@@ -13,6 +13,7 @@ from .collator import MicroBatch, PreferenceCollator
 from .filling import Filler
 from .groups import PairGroups
 from .tokenization import TokenizedPreferences
+from .unpaired import AFTER, joining
 
 
 @dataclass
@@ -56,10 +57,11 @@ class EpochPlan(Sampler):
         group_by_prompt (`bool`): Whether the pairs of a prompt stay together. Otherwise the rows of the data set are
             shuffled one by one.
         pair_weighting (`str`): `"pair"`: every pair of a step weighs the same. `"prompt"`: mean within a row, then
-            over the rows.
+            over the rows; those whose scores are all tied count with 0, in the step of the pair before them.
         shuffle (`bool`): Whether the order is shuffled at all.
         tokens_per_micro_batch (`int`, *optional*): Fills micro-batches by tokens instead of pairs.
         shared_layout (`bool`): Whether those tokens are counted without padding, a shared prompt once.
+        lm_loss (`bool`): Whether the run has an LM loss: texts that are in no pair are computed for nothing else.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class EpochPlan(Sampler):
         shuffle: bool = True,
         tokens_per_micro_batch: int | None = None,
         shared_layout: bool = False,
+        lm_loss: bool = True,
     ):
         self.data = data
         self.pairs_per_step = pairs_per_step
-        self.filler = Filler(data, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout)
+        filled_with = data.with_unpaired() if lm_loss else data
+        self.filler = Filler(filled_with, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout)
         self.num_processes = num_processes
         self.process_index = process_index
         self.seed = seed
@@ -147,7 +151,8 @@ class EpochPlan(Sampler):
         if self.pair_weighting == "pair":
             return dict.fromkeys(pairs.tolist(), 1.0 / len(pairs))
         rows, inverse, counts = np.unique(self.data.row[pairs], return_inverse=True, return_counts=True)
-        return dict(zip(pairs.tolist(), (1.0 / (counts[inverse] * len(rows))).tolist()))
+        num_rows = len(rows) + len(joining(self.data.tied_rows, pairs)[0])
+        return dict(zip(pairs.tolist(), (1.0 / (counts[inverse] * num_rows)).tolist()))
 
 
 def split_pairs(
@@ -158,15 +163,20 @@ def split_pairs(
 
     Args:
         data (`TokenizedPreferences`): Where they come from.
-        filler (`Filler`): Fills micro-batches of that data.
+        filler (`Filler`): Fills micro-batches of that data, or of that data [`TokenizedPreferences.with_unpaired`].
         pairs (`np.ndarray`): Numbers of the pairs.
 
     Returns:
         `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
-            text of the step stands in one of them only.
+            text of the step stands in one of them only. Texts that are in no pair are counted by micro-batches of
+            their own prompts, which may hold no pair.
     """
     if not len(pairs):
         return [], []
+    num_pairs = len(data)
+    if filler.data is not data:
+        unpaired = joining(data.unpaired[:, AFTER], pairs)[0]
+        data, pairs = filler.data, np.concatenate([pairs, num_pairs + unpaired])
     chunks = filler.fill_groups(*_by_length(data, pairs))
     candidates, chunk_of = [], []
     for number, chunk in enumerate(chunks):
@@ -177,6 +187,7 @@ def split_pairs(
     texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
     counted_in = np.concatenate(chunk_of)[first]
     order = np.argsort(counted_in, kind="stable")
+    chunks = [chunk[chunk < num_pairs] for chunk in chunks]
     return chunks, np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
 
 

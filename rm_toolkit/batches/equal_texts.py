@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.messages import Conversation
 from .rendering import report_unread
+from .unpaired import AFTER, PROMPT, renumbered
 
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,15 @@ def merge_pairs(columns: dict[str, Any], sequences: np.ndarray, keep_equal: bool
     apart = columns["better"] != columns["worse"]
     for name in ("better", "worse", "first_two"):
         columns[name] = sequences[columns[name]].astype(np.int32)
+    unpaired = columns["unpaired"] = columns["unpaired"].copy()
+    unpaired[:, :PROMPT] = sequences[unpaired[:, :PROMPT]]
     equal = apart & (columns["better"] == columns["worse"])
     columns["num_equal_pairs"] = int(equal.sum())
     if not keep_equal and equal.any():
         for name in PAIR_COLUMNS:
             columns[name] = None if columns[name] is None else columns[name][~equal]
+        unpaired[:, AFTER] = renumbered(unpaired[:, AFTER], ~equal)
+        columns["tied_rows"] = renumbered(columns["tied_rows"], ~equal)
     return columns
 
 

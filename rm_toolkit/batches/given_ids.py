@@ -34,6 +34,7 @@ def read_ids(
     lm_score_threshold: float,
     name: str,
     keep_equal: bool,
+    tied_rows: bool = False,
 ) -> dict[str, Any]:
     """
     Reads rows of token ids. What the two texts of a pair share at their beginning is their prompt; longer texts are cut on
@@ -41,7 +42,7 @@ def read_ids(
 
     Args:
         dataset (`datasets.Dataset`): With the columns of [`id_columns`].
-        tokenizer, max_length, lm_score_threshold, name, keep_equal: As in
+        tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
 
     Returns:
@@ -51,7 +52,7 @@ def read_ids(
         `InputError`: naming the row whose ids or scores cannot be used.
     """
     named = id_columns(dataset.column_names)
-    columns = PairColumns()
+    columns = PairColumns(tied_rows)
     texts: list[tuple[int, ...]] = []
     for number, values in enumerate(dataset):
         row = id_row(values, named, len(tokenizer), RowPlace(f"data set '{name}'", "row", number + 1))

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 
 from .preference_rows import PreferenceRow, as_margins
+from .unpaired import side_by_side
 
 
 class PairColumns:
-    """Collects the pairs of each row, best-scored first, and counts its label ties."""
+    """
+    Collects the pairs of each row, best-scored first, and counts its label ties.
 
-    def __init__(self):
+    Args:
+        tied_rows (`bool`): Whether rows whose scores are all tied are noted, and their texts for the LM loss.
+    """
+
+    def __init__(self, tied_rows: bool = False):
+        self.note_tied_rows = tied_rows
+        self.tied_rows: list[int] = []
+        self.unpaired: list[tuple[int, int, int, int]] = []
         self.pairs: list[tuple] = []
         self.margins: list[float | None] = []
         self.first_two: list[tuple[int, int]] = []
@@ -42,6 +51,11 @@ class PairColumns:
             self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
             self.margins.append(row.margin)
         self.num_label_ties += len(stated.ties)
+        if self.note_tied_rows and not stated.pairs:
+            before = max(len(self.pairs) - 1, 0)
+            self.tied_rows.append(before)
+            texts = [text for text, counts in zip(members, qualifies) if counts]
+            self.unpaired += side_by_side(texts, prompt_number, before)
 
     def arrays(self) -> dict[str, Any]:
         """Returns the pair columns of `TokenizedPreferences`."""
@@ -56,4 +70,6 @@ class PairColumns:
             "margin": as_margins(self.margins),
             "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
             "num_label_ties": self.num_label_ties,
+            "unpaired": np.array(self.unpaired, dtype=np.int32).reshape(-1, 4),
+            "tied_rows": np.array(self.tied_rows, dtype=np.int32),
         }

@@ -53,6 +53,8 @@ class PreferenceStream:
         process_index (`int`): Which of them this is.
         seed (`int`): Seed of the order; each pass over the data has its own.
         group_by_prompt (`bool`): Whether pairs of one prompt that are in the buffer together stay together.
+        tied_rows (`bool`): Whether rows whose scores are all tied count: a block then ends before a row with a pair only,
+            and has one, so that each of them is in the block of the pair before it.
         watch (`Callable`, *optional*): Called with each row that passes, in each pass.
     """
 
@@ -67,6 +69,7 @@ class PreferenceStream:
         process_index: int = 0,
         seed: int = 42,
         group_by_prompt: bool = True,
+        tied_rows: bool = False,
         watch: Callable[[Mapping[str, Any]], None] | None = None,
     ):
         self.source = dataset
@@ -75,7 +78,7 @@ class PreferenceStream:
         self.buffer_size = buffer_size
         self.num_processes, self.process_index = num_processes, process_index
         self.seed = seed
-        self.group_by_prompt = group_by_prompt
+        self.group_by_prompt, self.tied_rows = group_by_prompt, tied_rows
         self.watch = watch
         self.num_rows = self.num_texts = self.num_truncated = 0
         self._strip = null_stripper(dataset.features)
@@ -174,16 +177,18 @@ class PreferenceStream:
     def _read_block(self) -> bool:
         """Fills the shuffle buffer once; returns whether there were any rows."""
         position = self._position
-        rows = []
-        while len(rows) < 2 * self.buffer_size:  # so long, at most, for a prompt to end
+        rows: list[Mapping[str, Any]] = []
+        has_pair = not self.tied_rows
+        while True:
             before = self._dataset.state_dict() if len(rows) >= self.buffer_size else None
             row = self._read_row(position["row"] + len(rows))
             if row is None:
                 break
-            if before is not None and not _same_prompt(rows[-1], row):
+            if before is not None and has_pair and not self._goes_on(rows, row):
                 self._next_row = row
                 break
             rows.append(row)
+            has_pair = has_pair or not self._is_tied(row)
         if not rows:
             return False
         end = self._dataset.state_dict() if self._next_row is None else before
@@ -207,6 +212,17 @@ class PreferenceStream:
         if len(pairs):
             self._blocks.append(_Block(data, pairs, position, position["row"]))
         return True
+
+    def _goes_on(self, rows: list[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
+        """Whether a row belongs to the block of those before it, which is full."""
+        if self.tied_rows and self._is_tied(row):
+            return True
+        # So long, at most, for a prompt to end.
+        return len(rows) < 2 * self.buffer_size and _same_prompt(rows[-1], row)
+
+    def _is_tied(self, row: Mapping[str, Any]) -> bool:
+        ranked = "completions" in row
+        return len(set(stated_scores(row, ranked, self._place(0)))) == 1
 
     def _read_row(self, number: int) -> Mapping[str, Any] | None:
         """The next row, checked, or None at the end of the pass; `number` rows were read before it."""

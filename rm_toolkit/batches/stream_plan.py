@@ -14,6 +14,7 @@ from .epoch_plan import StepDataset, StepPlan, split_pairs
 from .filling import Filler
 from .stream import PreferenceStream
 from .tokenization import TokenizedPreferences
+from .unpaired import AFTER, PROMPT, at_pairs
 
 
 class StreamPlan(TorchIterableDataset):
@@ -31,7 +32,7 @@ class StreamPlan(TorchIterableDataset):
         pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
         pairs_per_micro_batch (`int`): Pairs that one process computes at once.
         exchange (`Callable`, *optional*): Gives every process the list of what each of them put in; not needed for one.
-        pair_weighting, tokens_per_micro_batch, shared_layout: As in [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
+        pair_weighting, tokens_per_micro_batch, shared_layout, lm_loss: As in [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class StreamPlan(TorchIterableDataset):
         pair_weighting: str = "pair",
         tokens_per_micro_batch: int | None = None,
         shared_layout: bool = False,
+        lm_loss: bool = True,
     ):
         self.stream = stream
         self.collator = collator
         self.pairs_per_step = pairs_per_step
         self.filling = {"pairs": pairs_per_micro_batch, "tokens": tokens_per_micro_batch, "shared": shared_layout}
-        self.pair_weighting = pair_weighting
+        self.pair_weighting, self.lm_loss = pair_weighting, lm_loss
         self.exchange = exchange or (lambda value: [value])
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
@@ -90,9 +92,11 @@ class StreamPlan(TorchIterableDataset):
         """The plan of a step, of which `data` is this process's share."""
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
-        chunks, lm_sequences = split_pairs(data, Filler(data, **self.filling), pairs)
+        filled_with = data.with_unpaired() if self.lm_loss else data
+        chunks, lm_sequences = split_pairs(data, Filler(filled_with, **self.filling), pairs)
         rows, row_of_pair, row_size = np.unique(data.row, return_inverse=True, return_counts=True)
-        counts = np.array(self.exchange((len(chunks), len(rows), sum(map(len, lm_sequences)))))
+        num_rows = len(rows) + len(data.tied_rows)
+        counts = np.array(self.exchange((len(chunks), num_rows, sum(map(len, lm_sequences)))))
         missing = int(counts[:, 0].max()) - len(chunks)
         if self.pair_weighting == "pair":
             weights = np.full(len(data), 1.0 / self.pairs_per_step)
@@ -190,29 +194,37 @@ def gather_pairs(parts: list[tuple[TokenizedPreferences, np.ndarray, int]], name
     """
     columns: dict[str, list[np.ndarray]] = {}
     pieces, starts = [], []
-    prompts = 0
+    prompts = num_pairs = 0
     taken: dict[int, list[np.ndarray]] = {}
     for data, pairs, _ in parts:  # taken in several goes from one block: their texts are still the same texts
         taken.setdefault(id(data), []).append(pairs)
     blocks = {id(data): (data, first_row) for data, _, first_row in parts}
     for data, first_row in blocks.values():
         pairs = np.concatenate(taken[id(data)])
-        used, number = np.unique(np.concatenate([data.better[pairs], data.worse[pairs]]), return_inverse=True)
+        unpaired, tied_rows = at_pairs(data.unpaired, data.tied_rows, pairs)
+        texts = np.concatenate([data.better[pairs], data.worse[pairs], unpaired[:, :PROMPT].ravel()])
+        used, number = np.unique(texts, return_inverse=True)
         number = number + len(pieces)
-        _, prompt = np.unique(data.prompt[pairs], return_inverse=True)
+        _, prompt = np.unique(np.concatenate([data.prompt[pairs], unpaired[:, PROMPT]]), return_inverse=True)
+        unpaired[:, :PROMPT] = number[2 * len(pairs) :].reshape(-1, 2)
+        unpaired[:, PROMPT] = prompt[len(pairs) :] + prompts
+        unpaired[:, AFTER] += num_pairs
         margin = np.zeros(len(pairs), dtype=np.float32) if data.margin is None else data.margin[pairs]
         part = {
             "better": number[: len(pairs)],
-            "worse": number[len(pairs) :],
+            "worse": number[len(pairs) : 2 * len(pairs)],
             "row": data.row[pairs].astype(np.int64) + first_row,
-            "prompt": prompt + prompts,
+            "prompt": prompt[: len(pairs)] + prompts,
             "margin": margin,
             "lm_better": data.lm_better[pairs],
             "lm_worse": data.lm_worse[pairs],
+            "unpaired": unpaired,
+            "tied_rows": tied_rows + num_pairs,
         }
         for key, value in part.items():
             columns.setdefault(key, []).append(value)
         prompts += int(prompt.max(initial=-1)) + 1
+        num_pairs += len(pairs)
         pieces += [data.sequence(k) for k in used]
         starts.append(data.completion_start[used])
     whole = {key: np.concatenate(values) for key, values in columns.items()}

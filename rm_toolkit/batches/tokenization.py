@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from .given_ids import id_columns, read_ids
 from .preference_rows import PreferenceRow, as_row, check_columns, text_key
 from .row_pairs import PairColumns
 from .token_cache import TokenCache
+from .unpaired import FIRST, PROMPT, SECOND
 
 
 @dataclass
@@ -45,6 +46,10 @@ class TokenizedPreferences:
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
             scores differ, better first.
         num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        unpaired (`np.ndarray` of shape `(num_lines, 4)`): Texts that are in no pair but in the LM loss, see
+            [`~rm_toolkit.batches.unpaired.side_by_side`].
+        tied_rows (`np.ndarray` of shape `(num_rows_all_tied,)`): The pair before each row whose scores are all tied, where
+            such rows count; ascending.
         num_equal_pairs (`int`): Pairs of messages that differ in nothing the chat template renders.
         num_truncated (`int`): Sequences that were cut.
         num_truncated_tokens (`int`): Tokens that were cut off, in all.
@@ -67,6 +72,8 @@ class TokenizedPreferences:
     lm_better: np.ndarray
     lm_worse: np.ndarray
     first_two: np.ndarray
+    unpaired: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int32))
+    tied_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     num_label_ties: int = 0
     num_equal_pairs: int = 0
     num_truncated: int = 0
@@ -96,6 +103,23 @@ class TokenizedPreferences:
         """Token ids of one sequence."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
+    def with_unpaired(self) -> TokenizedPreferences:
+        """
+        Returns the data with its texts that are in no pair as further pairs behind the real ones: what micro-batches are
+        filled with, so that their limits hold for these texts too. Nothing else reads those pairs.
+        """
+        if not len(self.unpaired):
+            return self
+        lines, counts = self.unpaired, np.ones(len(self.unpaired), dtype=bool)
+        return dataclasses.replace(
+            self,
+            better=np.concatenate([self.better, lines[:, FIRST]]),
+            worse=np.concatenate([self.worse, lines[:, SECOND]]),
+            prompt=np.concatenate([self.prompt, lines[:, PROMPT]]),
+            lm_better=np.concatenate([self.lm_better, counts]),
+            lm_worse=np.concatenate([self.lm_worse, counts]),
+        )
+
 
 def tokenize_preferences(
     dataset: Dataset,
@@ -109,6 +133,7 @@ def tokenize_preferences(
     show_progress: bool = True,
     find_completions: bool = True,
     keep_equal: bool = True,
+    tied_rows: bool = False,
 ) -> TokenizedPreferences:
     """
     Turns preference rows (pairs or ranked) into token ids.
@@ -126,35 +151,33 @@ def tokenize_preferences(
         find_completions (`bool`): Whether `completion_start` is wanted (`lm_loss_on="completion"`); without it, the
             tokenizer keeps no offsets and is about a third faster.
         keep_equal (`bool`): Whether pairs stay whose messages differ in nothing that the chat template renders.
+        tied_rows (`bool`): Whether rows whose scores are all tied are noted: `pair_weighting: prompt` counts them.
 
     Raises:
         `InputError`: if the columns are not those of a preference data set, or the format does not fit the rows.
     """
-    options = (max_length, data_format, lm_score_threshold, lm_target_eos, find_completions, keep_equal)
-    cache = TokenCache.of(dataset, tokenizer, options)
+    reading = {
+        "max_length": max_length,
+        "data_format": data_format,
+        "lm_score_threshold": lm_score_threshold,
+        "lm_target_eos": lm_target_eos,
+        "find_completions": find_completions,
+        "keep_equal": keep_equal,
+        "tied_rows": tied_rows,
+    }
+    cache = TokenCache.of(dataset, tokenizer, tuple(reading.values()))
     stored = cache.load() if cache else None
     if stored is not None:
         report_equal_pairs(name, stored["num_equal_pairs"], keep_equal)
         return TokenizedPreferences(name=name, **stored)
     if id_columns(dataset.column_names):
-        fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal)
+        fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
         eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
         return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
-    data = tokenize_rows(
-        _rows(dataset, name),
-        tokenizer,
-        max_length=max_length,
-        data_format=data_format,
-        lm_score_threshold=lm_score_threshold,
-        lm_target_eos=lm_target_eos,
-        name=name,
-        show_progress=show_progress,
-        find_completions=find_completions,
-        keep_equal=keep_equal,
-    )
+    data = tokenize_rows(_rows(dataset, name), tokenizer, name=name, show_progress=show_progress, **reading)
     if cache:
-        fields = dataclasses.fields(data)
-        cache.save({field.name: getattr(data, field.name) for field in fields if field.name != "name"})
+        names = [column.name for column in dataclasses.fields(data) if column.name != "name"]
+        cache.save({column: getattr(data, column) for column in names})
     return data
 
 
@@ -170,6 +193,7 @@ def tokenize_rows(
     show_progress: bool = False,
     find_completions: bool = True,
     keep_equal: bool = True,
+    tied_rows: bool = False,
     checked: set[str] | None = None,
 ) -> TokenizedPreferences:
     """
@@ -178,7 +202,7 @@ def tokenize_rows(
     Args:
         rows (`Iterable[PreferenceRow]`): From [`as_row`].
         tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions,
-            keep_equal: As in [`tokenize_preferences`].
+            keep_equal, tied_rows: As in [`tokenize_preferences`].
         checked (`set[str]`, *optional*): What was said before of fields that are not read, where rows come in blocks.
 
     Raises:
@@ -195,7 +219,7 @@ def tokenize_rows(
             texts.append(text)
         return index[key]
 
-    columns = PairColumns()
+    columns = PairColumns(tied_rows)
     for number, row in enumerate(rows):
         members = [sequence_of(row, completion) for completion in row.completions]
         columns.add_row(number, members, row, lm_score_threshold)

@@ -85,7 +85,8 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
     pair_weighting: str = field(
         default="pair",
         metadata={
-            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows (the original)."
+            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows, also those whose "
+            "scores are all tied (the original)."
         },
     )
     group_by_prompt: bool = field(

@@ -54,7 +54,7 @@ class Meter:
         self.parts.append((batch, rewards, losses))
         difference = rewards[batch.better] - rewards[batch.worse]
         wins = wins_of(difference).sum()
-        read = rewards if len(batch.better) else rewards[:0]
+        read = rewards[: len(rewards) - batch.num_alone] if len(batch.better) else rewards[:0]
         values = [*losses, wins, difference.sum(), difference.numel(), read.sum(), (read**2).sum(), read.numel()]
         values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=rewards.device) for v in values])
         self.sums = values if self.sums is None else self.sums + values

@@ -40,8 +40,8 @@ class MicroBatchSize:
     def filled(self, batches: Sequence[MicroBatch]) -> int:
         """How far the fullest of some micro-batches is filled, in the unit of this size."""
         if self.tokens is None:
-            return max((len(batch.pairs) for batch in batches), default=0)
-        return max((batch.input_ids.numel() for batch in batches if batch.pairs), default=0)
+            return max((batch.num_places for batch in batches), default=0)
+        return max((batch.input_ids.numel() for batch in batches if batch.num_places), default=0)
 
     def halved(self, filled: int) -> MicroBatchSize:
         """

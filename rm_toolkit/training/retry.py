@@ -136,7 +136,7 @@ class StepRetry:
 
     def _smaller(self, inputs: list[MicroBatch], number: int, failed: bool) -> list[MicroBatch]:
         size = self.steps.size
-        mine = (failed, size.filled(inputs), max((len(batch.pairs) for batch in inputs), default=0))
+        mine = (failed, size.filled(inputs), max((batch.num_places for batch in inputs), default=0))
         everyone = gather_object([mine]) if self.accelerator.num_processes > 1 else [mine]
         if max(pairs for _, _, pairs in everyone) <= 1:
             raise InputError(

@@ -73,6 +73,7 @@ class Steps:
             "pair_weighting": args.pair_weighting,
             "tokens_per_micro_batch": self.size.tokens,
             "shared_layout": collator.layout == "shared",
+            "lm_loss": collator.lm_loss_on is not None,
         }
         if isinstance(self.train, PreferenceStream):
             several = accelerator.num_processes > 1

@@ -126,6 +126,7 @@ class Preparation:
             "lm_target_eos": args.lm_loss_coef > 0,
             "name": name,
             "keep_equal": name != "train",
+            "tied_rows": name in ("train", "replay") and args.pair_weighting == "prompt",
             "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         }
         if isinstance(dataset, IterableDataset):
@@ -182,6 +183,7 @@ class Preparation:
             process_index=args.process_index,
             seed=data_seed(args),
             group_by_prompt=args.group_by_prompt,
+            tied_rows=tokenize.keywords["tied_rows"],
         )
         rows = stream.sample()
         self._keep_samples(rows[0])

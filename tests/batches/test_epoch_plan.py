@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import AutoConfig
 
@@ -13,6 +14,7 @@ from rm_toolkit.batches.collator import PreferenceCollator
 from rm_toolkit.batches.epoch_plan import EpochPlan, StepDataset
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.training.step_loss import micro_batch_loss
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,9 @@ def tokenized(base_model):
     def make(rows):
         tokenizer = load_tokenizer(base_model())
         prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(base_model()), max_length=64)
-        return tokenize_preferences(Dataset.from_list(rows), tokenizer, max_length=64, show_progress=False)
+        return tokenize_preferences(
+            Dataset.from_list(rows), tokenizer, max_length=64, show_progress=False, tied_rows=True
+        )
 
     return make
 
@@ -139,6 +143,57 @@ def test_the_weights_of_a_step_sum_to_one(tokenized, rows, pair_weighting, num_p
     for step in epoch(tokenized(rows.ranked(9)), num_processes, pair_weighting=pair_weighting):
         total = sum(batch.pair_weight.sum().item() for process in step for batch in process)
         assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def ranked_row(number, *scores):
+    texts = [f" the {'quick ' * k}answer {number}" for k in range(len(scores))]
+    return {"prompt": f"Question {number}?", "completions": texts, "scores": list(map(float, scores))}
+
+
+def test_rows_whose_scores_are_all_tied_count_in_the_mean_over_rows_as_in_the_original(tokenized):
+    """Its own numbers: 0.5247 over all eight rows, 0.8395 over the five that have pairs."""
+    tied = [ranked_row(k, 1, 1, 1) for k in range(3)]
+    with_pairs = [ranked_row(10 + k, 1, 0) for k in range(5)]
+    data = tokenized([tied[0], *with_pairs[:3], *tied[1:], *with_pairs[3:]])
+    worse_by = math.log(math.exp(0.8395) - 1)
+    losses = {}
+    for weighting in ("pair", "prompt"):
+        (step,) = epoch(data, pair_weighting=weighting)
+        loss = 0.0
+        for batch in step[0]:
+            rewards = torch.zeros(len(batch.reward_index))
+            rewards[batch.worse] = worse_by
+            loss += micro_batch_loss(batch, rewards, torch.zeros(0))[0].item()
+        losses[weighting] = round(loss, 4)
+    assert losses == {"pair": 0.8395, "prompt": 0.5247}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_tied_rows_join_the_step_of_the_pair_before_them_and_take_no_place(tokenized, num_processes, shuffle):
+    # Row 0 has none before it and joins the first pair; of row 5 no text counts, its best score is too low.
+    rows = [ranked_row(0, 2, 2), ranked_row(1, 1, 0), ranked_row(2, 1, 1, 1), ranked_row(3, 1, 0), ranked_row(4, 1, 0)]
+    rows += [ranked_row(5, 1e-9, 1e-9), ranked_row(6, -1, -1), ranked_row(6, -1, -1)]
+    data = tokenized(rows)
+    assert len(data) == 3 and data.tied_rows.tolist() == [0, 0, 2, 2, 2]
+    options = {"pairs_per_step": 1, "pairs_per_micro_batch": 1, "pair_weighting": "prompt", "shuffle": shuffle}
+    steps = epoch(data, num_processes, lm_loss_on="text", **options)
+    assert len(steps) == 3
+    found = {}
+    for step in steps:
+        assert len({len(process) for process in step}) == 1
+        batches = [batch for process in step for batch in process]
+        (row,) = [row for batch in batches for row in batch.rows]
+        texts = sum(batch.num_lm_texts for batch in batches if batch.lm_weight)
+        assert {batch.lm_weight for batch in batches if batch.lm_weight} == {1 / texts}
+        assert max(len(batch.reward_index) for batch in batches) <= 2, "a limit of one pair holds for them too"
+        found[row] = (texts, sum(batch.pair_weight.sum().item() for batch in batches))
+    assert {row: texts for row, (texts, _) in found.items()} == {1: 1 + 2 + 3, 3: 1, 4: 1 + 0 + 2}
+    assert {row: 1 / weight for row, (_, weight) in found.items()} == pytest.approx({1: 3, 3: 1, 4: 4})
+    # Without an LM loss nothing is computed for them, and nothing changes where every pair weighs the same.
+    for more in ({"lm_loss": False}, {"lm_loss": False, "pair_weighting": "pair"}):
+        batches = [batch for step in epoch(data, **{**options, **more}) for batch in step[0]]
+        assert [len(batch.reward_index) for batch in batches] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("num_processes", [1, 3])

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ def stream_of(rows, num_shards=1, tokenize=tokenize_numbers, **options):
     return PreferenceStream(Dataset.from_list(rows).to_iterable_dataset(num_shards=num_shards), tokenize, **options)
 
 
-def plans(rows, num_processes, num_shards, steps, *, tokenize=tokenize_numbers, buffer_size=4, **options):
+def plans(
+    rows, num_processes, num_shards, steps, *, tokenize=tokenize_numbers, buffer_size=4, tied_rows=False, **options
+):
     """The steps of every process: each in a thread of its own, exchanging through a barrier."""
     barrier = threading.Barrier(num_processes, timeout=60)
     board = [None] * num_processes
@@ -64,9 +67,8 @@ def plans(rows, num_processes, num_shards, steps, *, tokenize=tokenize_numbers, 
             barrier.wait()
             return list(board)
 
-        stream = stream_of(
-            rows, num_shards, tokenize, num_processes=num_processes, process_index=index, buffer_size=buffer_size
-        )
+        share = {"num_processes": num_processes, "process_index": index, "buffer_size": buffer_size}
+        stream = stream_of(rows, num_shards, tokenize, tied_rows=tied_rows, **share)
         plan = StreamPlan(stream, PreferenceCollator(0, lm_loss_on="text"), exchange=exchange, **options)
         try:
             found[index] = [plan.next_step() for _ in range(steps)]
@@ -119,6 +121,31 @@ def test_processes_agree_on_what_the_sums_are_divided_by(rows, tokenize):
             texts = sum(batch.num_lm_texts for batch in together if batch.lm_weight)
             assert {batch.lm_weight for batch in together} <= {0.0, 1 / texts}
             assert sum(len(batch.better) for batch in together) == 7
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_tied_rows_of_a_stream_count_once_a_pass_in_the_step_of_the_pair_before_them(num_processes):
+    scores = [0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0]  # 1 - 0 is a pair; the last block has none of its own
+    rows = [{**pair, "score_chosen": s, "score_rejected": 0} for pair, s in zip(numbered_pairs(16), scores)]
+
+    def tokenize(rows):
+        return tokenize_rows(rows, number_tokenizer(), max_length=8, tied_rows=True)
+
+    options = {"pairs_per_step": 2, "pairs_per_micro_batch": 1, "pair_weighting": "prompt", "tied_rows": True}
+    steps = plans(rows, num_processes, num_processes, 2, tokenize=tokenize, buffer_size=2, **options)
+    num_rows, texts = 0, Counter()
+    for step in zip(*steps):
+        assert sum(len(batch) for _, plan in step for batch in plan.micro_batches) == 2
+        tied = sum(len(data.tied_rows) for data, _ in step)
+        num_rows += tied
+        for data, plan in step:
+            assert all(weight == pytest.approx(1 / (2 + tied)) for weight in plan.pair_weight.values())
+            texts.update(int(data.sequence(k)[-1]) for numbers in plan.lm_sequences for k in numbers)
+            for batch in StepDataset(data, PreferenceCollator(0, lm_loss_on="text"))[plan]:
+                assert len(batch.reward_index) in (0, 2)
+    assert num_rows == 12
+    # Both texts of a tied row count, of a pair the better one.
+    assert texts == {2 * k + worse: 1 for k, s in enumerate(scores) for worse in ((0, 1) if s == 0 else (0,))}
 
 
 def test_processes_with_few_rows_give_few_and_the_others_fill_the_step():

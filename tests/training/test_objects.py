@@ -26,9 +26,9 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
-def batch(better, worse):
+def batch(better, worse, num_alone=0):
     """The parts of a `MicroBatch` that are counted."""
-    return SimpleNamespace(better=torch.tensor(better), worse=torch.tensor(worse))
+    return SimpleNamespace(better=torch.LongTensor(better), worse=torch.LongTensor(worse), num_alone=num_alone)
 
 
 def scalars(*values):
@@ -38,7 +38,9 @@ def scalars(*values):
 def test_the_meter_divides_losses_by_steps_and_the_rest_by_pairs_and_rewards(accelerator):
     meter = Meter(accelerator, lm_loss=True)
     meter.add(batch([0], [1]), torch.tensor([3.0, 1.0]), *scalars(0.5, 2.0, 9.0))
-    meter.add(batch([1, 0], [0, 0]), torch.tensor([2.0, 1.0]), *scalars(0.25, 1.0, 9.0))
+    # The last text is in no pair, but in the LM loss; so are all of the next micro-batch.
+    meter.add(batch([1, 0], [0, 0], 1), torch.tensor([2.0, 1.0, 7.0]), *scalars(0.25, 0.5, 9.0))
+    meter.add(batch([], [], 2), torch.tensor([7.0, 7.0]), *scalars(0.0, 0.5, 9.0))
     meter.end_step()
     meter.end_step()
     logs = meter.take()

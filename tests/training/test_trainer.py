@@ -130,7 +130,8 @@ def test_every_pair_or_every_row_weighs_the_same(
     make_trainer, rows, step_gradients, assert_same_gradients, tmp_path, pair_weighting
 ):
     """Against the definition, worked text by text with the stock class."""
-    ranked = rows.ranked(4, sizes=(3, 5))
+    tied = [{**row, "scores": [1.0] * len(row["scores"])} for row in rows.ranked(2, seed=1)]
+    ranked = [tied[0], *rows.ranked(4, sizes=(3, 5)), tied[1]]
     trainer = make_trainer(ranked, pair_weighting=pair_weighting, per_device_train_batch_size=5, pairs_per_step=30)
     trainer.save_model(str(tmp_path / "rm"))
     loss, gradients = step_gradients(trainer)
@@ -138,7 +139,7 @@ def test_every_pair_or_every_row_weighs_the_same(
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
     losses_of_rows = []
-    for row in ranked:
+    for row in ranked[1:-1]:
         rewards = [reward_by_hand(model, tokenizer, row["prompt"] + text) for text in row["completions"]]
         scores = row["scores"]
         losses_of_rows.append(
@@ -155,7 +156,9 @@ def test_every_pair_or_every_row_weighs_the_same(
     if pair_weighting == "pair":
         expected = torch.cat(losses_of_rows).mean()
     else:
-        expected = torch.stack([losses.mean() for losses in losses_of_rows]).mean()
+        expected = (
+            torch.stack([losses.mean() for losses in losses_of_rows]).sum() / 6
+        )  # as the original: tied ones too
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-5)
     assert_same_gradients(
@@ -207,8 +210,13 @@ def test_lm_loss_and_gradients_equal_the_stock_causal_lm(
         {"prompt": "river\n", "completions": ["stone lantern", "window garden letter", "x"], "scores": [9.0, 10.0, 8]},
         {"prompt": "copper\n", "completions": ["market", "shadow bridge"], "scores": [0.0, -1.0]},
         {"prompt": "copper\n", "completions": ["market", "orange"], "scores": [1.0, 0.5]},
+        # no pair; both texts are best, and count where rows are weighed as in the original
+        {"prompt": "silver\n", "completions": ["mirror", "winter garden"], "scores": [1.0, 1.0]},
     ]
+    pair_weighting = "prompt" if loss_on == "completion" else "pair"
     texts = [("river\n", "stone lantern"), ("river\n", "window garden letter"), ("copper\n", "market")]
+    if pair_weighting == "prompt":
+        texts += [("silver\n", "mirror"), ("silver\n", "winter garden")]
     with_lm, without = (
         step_gradients(
             make_trainer(
@@ -217,6 +225,7 @@ def test_lm_loss_and_gradients_equal_the_stock_causal_lm(
                 pooling_type=pooling_type,
                 lm_loss_coef=coefficient,
                 lm_loss_on=loss_on,
+                pair_weighting=pair_weighting,
                 pairs_per_step=6,
                 per_device_train_batch_size=1,
                 max_length=256,
