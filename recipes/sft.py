@@ -19,10 +19,12 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "sft.yaml"
 def main() -> None:
     from trl import ModelConfig
 
+    from rm_toolkit.batches.chat_clock import recorded_date
     from rm_toolkit.models.loading import load_config
     from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
     from rm_toolkit.training import sft as base_lm
     from rm_toolkit.training import stages
+    from rm_toolkit.training.chat_date import dated_tokenizer
     from rm_toolkit.training.output_dir import take_output_dir
     from rm_toolkit.training.recipe import parse_recipe
     from rm_toolkit.training.resume_from import goes_on, resolve_resume
@@ -42,6 +44,8 @@ def main() -> None:
     config = load_config(model.model_name_or_path, revision=model.model_revision)
     revision = None if recipe.tokenizer_name_or_path else model.model_revision
     tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path, revision=revision)
+    known = recorded_date(load_tokenizer(resume)) if resume and training.data_format == "chat" else None
+    tokenizer, _ = dated_tokenizer(tokenizer, training, known)
     prepare_tokenizer(tokenizer, config, max_length=training.max_length, data_format=training.data_format)
     train, *evaluation = (
         base_lm.language_modeling_rows(rows, tokenizer, recipe, training, name)

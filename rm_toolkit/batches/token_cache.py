@@ -14,6 +14,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from ..output.folders import replaced_file
+from .chat_clock import reads_clock
 
 
 # The rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give other ids or
@@ -38,9 +39,12 @@ class TokenCache:
 
     @classmethod
     def of(cls, dataset: Any, tokenizer: PreTrainedTokenizerBase, options: tuple) -> TokenCache | None:
-        """Returns the cache of a data set, or `None` where it is small, has no fingerprint, or caching is off."""
+        """Returns the cache of a data set, or `None` where it is small, has no fingerprint, the clock
+        is in the chat template, or caching is off."""
         fingerprint = getattr(dataset, "_fingerprint", None)
         if fingerprint is None or len(dataset) < MIN_ROWS or not datasets.is_caching_enabled():
+            return None
+        if reads_clock(tokenizer):  # the same rows have other ids tomorrow; a fixed date is part of the template
             return None
         made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
         name = Hasher.hash((RULE, fingerprint, made_by, options))

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights")
     add("--tokens-per-batch", type=int, default=16384, help="padded tokens computed at once (default 16384)")
+    add(
+        "--chat-date",
+        metavar="DATE",
+        help="YYYY-MM-DD, for chat templates that ask for the date, of models that have none of their own",
+    )
     add("--trust-remote-code", action="store_true", help="let code that comes with a model run")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace an earlier report")
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=getattr(torch, args.dtype),
         tokens_per_batch=args.tokens_per_batch,
+        chat_date=args.chat_date,
         trust_remote_code=args.trust_remote_code,
         cache_dir=args.cache_dir,
     )

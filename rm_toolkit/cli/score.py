@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--window", type=int, default=2048, metavar="N", help="rows sorted together and written at once (default 2048)"
     )
+    add(
+        "--chat-date",
+        metavar="DATE",
+        help="YYYY-MM-DD, for a chat template that asks for the date, of a model that has none of its own",
+    )
     add("--skip-invalid", action="store_true", help="leave out rows that cannot be used, and count them")
     add("--overwrite", action="store_true", help="replace the output of another run")
     add("--trust-remote-code", action="store_true", help="let code that comes with the model run")
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..data.records import RecordFile, looks_like_hub_id, missing_file
-    from ..scoring.files import model_identity, score_file
+    from ..scoring.files import date_of_earlier_run, model_identity, score_file
     from ..scoring.rows import ScoreOptions
     from ..scoring.scorer import RewardScorer
 
@@ -90,18 +95,20 @@ def run(args: argparse.Namespace) -> None:
         domain=args.domain,
     )
     logging.disable_progress_bar()
+    identity = model_identity(args.model, args.dtype, adapters)
     scorer = RewardScorer(
         args.model,
         adapters=adapters,
         device=args.device,
         dtype=getattr(torch, args.dtype),
         tokens_per_batch=args.tokens_per_batch,
+        chat_date=args.chat_date or date_of_earlier_run(args.output, identity, overwrite=args.overwrite),
         trust_remote_code=args.trust_remote_code,
     )
     try:
         summary = score_file(
             scorer,
-            model_identity(args.model, args.dtype, adapters),
+            identity,
             RecordFile(args.input),
             args.output,
             options,

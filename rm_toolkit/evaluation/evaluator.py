@@ -22,6 +22,7 @@ from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
 from ..output.folders import check_output, written_whole
+from ..scoring.chat_date import models_with_date
 from ..scoring.scorer import RewardScorer
 from .held_out import check_held_out
 from .intervals import Bootstrap
@@ -89,6 +90,7 @@ def evaluate(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     tokens_per_batch: int = 16384,
+    chat_date: str | None = None,
     trust_remote_code: bool = False,
     cache_dir: str | None = None,
     show_progress: bool = True,
@@ -106,6 +108,8 @@ def evaluate(
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
         tokens_per_batch (`int`): Padded tokens computed at once; the figures do not depend on it.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for chat templates that ask for one, of the models that have
+            none of their own. Default: today's, with a warning.
         trust_remote_code (`bool`): Whether code that comes with a model may run.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw progress bars.
@@ -117,6 +121,7 @@ def evaluate(
     if not models or not datasets:
         raise InputError("nothing to evaluate: name at least one model and one test set.")
     named = name_models(models) if not isinstance(models, Mapping) else dict(models)
+    dated = models_with_date(named, chat_date, trust_remote_code=trust_remote_code)
     bootstrap = Bootstrap(resamples=resamples, seed=seed)
     tests = TestSets(datasets, split, seed, cache_dir)
     found = Evaluation(_head(device, bootstrap))
@@ -125,18 +130,24 @@ def evaluate(
             scorer = model
             if not isinstance(model, RewardScorer):
                 options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch}
-                scorer = RewardScorer(model, trust_remote_code=trust_remote_code, **options)
+                options |= {"chat_date": chat_date if name in dated else None, "trust_remote_code": trust_remote_code}
+                scorer = RewardScorer(model, **options)
             check_held_out(name, scorer.settings, datasets, seed)
             found.metrics["models"][name] = _describe(scorer, model)
             _judge(name, scorer, tests, bootstrap, found, bar)
             if not isinstance(model, RewardScorer) and Path(model).is_dir():
                 _read_run(Path(model), scorer.settings, name, found)
             del scorer
+    _compare(found, tests, bootstrap)
+    return found
+
+
+def _compare(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> None:
+    """What is said of all models and test sets together."""
     metrics = found.metrics
     metrics["datasets"] = {name: tests.describe(name, table) for name, table in found.pairs.items()}
     metrics["differences"] = _differences(found, tests, bootstrap)
     metrics["accuracy_matrix"] = _accuracy_matrix(metrics["results"])
-    return found
 
 
 def _head(device: str | None, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -234,6 +245,7 @@ def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:
         "max_length": settings.max_length,
         "stage": settings.stage,
         "domain": settings.domain,
+        **({"chat_date": date} if (date := settings.chat_date or scorer.chat_date) else {}),
     }
 
 

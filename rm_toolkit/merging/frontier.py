@@ -19,6 +19,7 @@ from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from ..models.shared_prompts.choice import share_if_exact
 from ..models.tokenizer import load_tokenizer
+from ..scoring.chat_date import dated_for_scoring
 from ..scoring.rewards import compute_rewards
 from .interpolation import interpolate
 from .merge import open_models
@@ -118,7 +119,7 @@ def compute_frontier(
     if shared:
         raise InputError(f"the test set '{shared[0]}' is named as general and as customized; give each its own name.")
     _, (saved,) = open_models(general, [customized])
-    tokenizer = load_tokenizer(str(customized))
+    tokenizer, _ = dated_for_scoring(load_tokenizer(str(customized)), saved.settings, (), None)
     specs = {**general_datasets, **customized_datasets}
     data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=saved.settings.data_format)
     sets = _tokenize(data, tokenizer, saved.settings, show_progress)

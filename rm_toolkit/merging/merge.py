@@ -127,7 +127,7 @@ def check_alike(first: SavedModel, other: SavedModel) -> None:
     """
     both = f"{other.folder} and {first.folder} cannot be merged"
     if other.settings is not None:
-        for name in ("pooling_type", "data_format", "pools_eos"):
+        for name in ("pooling_type", "data_format", "pools_eos", "chat_date"):
             values = [getattr(model.settings, name) for model in (other, first)]
             if values[0] != values[1]:
                 raise InputError(f"{both}: their `{name}` are '{values[0]}' and '{values[1]}'.")

@@ -33,6 +33,8 @@ class RewardModelSettings:
         pools_eos (`bool`, *optional*): Whether `average` and `max` of a decoder pool the EOS that the saved tokenizer
             appends to plain text, as the original work does. Models of version 0.2.1 and before do not. `None` until a
             model is made ready to be trained.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) that stands in the saved chat template, whose original asks
+            for the present one.
         stage (`str`, *optional*): `"grft"`, `"crft"` or another name of the training stage.
         domain (`str`, *optional*): The domain that a customized reward model is for.
         lineage (`list[dict]`): One entry a stage, oldest first: stage, base, data sets, steps.
@@ -46,6 +48,7 @@ class RewardModelSettings:
     data_format: str = "text"
     max_length: int = 512
     pools_eos: bool | None = None
+    chat_date: str | None = None
     stage: str | None = None
     domain: str | None = None
     lineage: list[dict[str, Any]] = field(default_factory=list)

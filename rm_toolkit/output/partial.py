@@ -67,7 +67,7 @@ class PartialOutput:
 
     def _read(self) -> None:
         """Finds out what an earlier run has left; under the lock, or it could go on writing meanwhile."""
-        found = self._read_journal()
+        found = self.read_journal()
         same = found is not None and found.get("run") == self.run
         if not same and not self.overwrite:
             self._refuse(found)
@@ -94,7 +94,8 @@ class PartialOutput:
             )
         raise InputError(f"{existing} exists, and {problem}. Take another name, or pass --overwrite to replace it.")
 
-    def _read_journal(self) -> dict[str, Any] | None:
+    def read_journal(self) -> dict[str, Any] | None:
+        """Returns what the journal says, None where there is none that can be read."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self.journal.read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else None

@@ -93,6 +93,7 @@ def score_file(
         "reward_column": options.reward_column,
         "template": options.template,
         "window": options.window,
+        **({} if scorer.chat_date is None else {"chat_date": scorer.chat_date}),
     }
     with PartialOutput(output, run, overwrite=overwrite) as partial:
         summary = ScoreSummary(**partial.state.get("summary", {}))
@@ -102,6 +103,19 @@ def score_file(
             with _bar(source, summary, show_progress) as bar:
                 _write_rewards(partial, scorer, source, options, summary, bar)
     return summary
+
+
+def date_of_earlier_run(output: Path, model_identity: str, *, overwrite: bool = False) -> str | None:
+    """
+    Returns the date that the chat template of an earlier run had which the present one goes on with, or leaves as it is.
+
+    Args:
+        output, model_identity, overwrite: As in [`score_file`].
+    """
+    found = PartialOutput(output, {}).read_journal() or {}
+    run = found.get("run", {})
+    begins_anew = found.get("finished") and overwrite
+    return run.get("chat_date") if run.get("model") == model_identity and not begins_anew else None
 
 
 def _write_rewards(

@@ -25,6 +25,7 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.shared_prompts.choice import share_if_exact, sharing_pays
 from ..models.tokenizer import load_tokenizer
 from .adapter_routing import AdapterRouting
+from .chat_date import dated_for_scoring, dates_of_adapters
 from .rewards import compute_rewards, shared_batches
 
 
@@ -47,6 +48,8 @@ class RewardScorer:
         dtype (`torch.dtype`): Precision of the weights.
         tokens_per_batch (`int`, *optional*): Tokens computed at once, padding included, a shared prompt once. Default:
             16,384 on a GPU, 4,096 elsewhere.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for a chat template that asks for one, of a model that has
+            none of its own. Default: today's, with a warning.
         trust_remote_code (`bool`): Whether code that comes with the model may run.
         revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
             adapter.
@@ -64,6 +67,7 @@ class RewardScorer:
         device: str | None = None,
         dtype: torch.dtype = torch.float32,
         tokens_per_batch: int | None = None,
+        chat_date: str | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
     ):
@@ -75,8 +79,11 @@ class RewardScorer:
                 tokenizer = load_tokenizer(source, revision=of_source, trust_remote_code=trust_remote_code)
             options = {"revision": revision, "trust_remote_code": trust_remote_code}
             settings = load_settings(name, revision) or _guess_settings(name, tokenizer, **options)
+            dated = _dated(tokenizer, settings, adapters, chat_date)
             model = RewardModel.from_pretrained(name, settings, require_head=True, dtype=dtype, **options)
-        self.tokenizer = tokenizer
+        else:
+            dated = _dated(tokenizer, model.settings, adapters, chat_date)
+        self.tokenizer, self.chat_date = dated  # the date only if it is not the model's own
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
@@ -233,6 +240,12 @@ class RewardScorer:
             return self.score(prompts, completions, domains=domains, **template)
 
         return reward
+
+
+def _dated(
+    tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, adapters: Any, chat_date: str | None
+) -> tuple[PreTrainedTokenizerBase, str | None]:
+    return dated_for_scoring(tokenizer, settings, dates_of_adapters(settings, adapters), chat_date)
 
 
 def _guess_settings(model: str, tokenizer, *, revision: str | None, trust_remote_code: bool) -> RewardModelSettings:

@@ -16,14 +16,15 @@ WIDTH = 44  # characters of a value in a table
 CAUSES = {
     "train_tokens": (
         "train_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "lm_loss_coef",
-        "lm_score_threshold", "pools_eos",
+        "lm_score_threshold", "pools_eos", "chat_date",
     ),
-    "replay_tokens": ("replay_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "pools_eos"),
-    "eval_tokens": ("eval_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "pools_eos"),
+    "replay_tokens": ("replay_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "pools_eos", "chat_date"),
+    "eval_tokens": ("eval_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "pools_eos", "chat_date"),
     "total_steps": ("train_data", "train_tokens", "pairs_per_step", "general_replay_fraction"),
     "warmup_steps": ("train_data", "train_tokens", "pairs_per_step", "general_replay_fraction"),
     "data_seed": ("seed",),
     "pools_eos": ("pooling_type", "data_format"),
+    "chat_date": ("data_format",),
 }  # fmt: skip
 # Schedules that are a function of the step alone; the others follow the metrics, and keep their rate themselves.
 FOLLOW_METRICS = ("reduce_lr_on_plateau", "greedy")

@@ -9,11 +9,12 @@ from typing import Any
 
 from trl import RewardConfig
 
+from ..batches.chat_clock import check_date
 from ..errors import InputError, name_list
 from ..models.precision import same_tf32
 from ..models.settings import DATA_FORMATS, POOLING_TYPES
 from .engines import LaunchedConfig
-from .micro_batch_size import AUTO
+from .micro_batch_size import AUTO, number_or_auto
 
 
 PAIR_WEIGHTINGS = ("pair", "prompt")
@@ -47,6 +48,12 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         default="text",
         metadata={
             "help": "'text' (strings, the original's templates) or 'chat' (message lists, the tokenizer's template)."
+        },
+    )
+    chat_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "The date, YYYY-MM-DD, for a chat template that asks for it. If not set: the model's own, or today's."
         },
     )
     padding_side: str = field(
@@ -198,6 +205,7 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         # With `torch_compile` transformers would turn on TF32 for the whole process: RoPE multiplies positions in fp32.
         with same_tf32() if self.tf32 is None else contextlib.nullcontext():
             super().__post_init__()
+        self.chat_date = check_date(self.chat_date)
         choices = {
             "pooling_type": POOLING_TYPES,
             "data_format": DATA_FORMATS,
@@ -228,7 +236,7 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":
             raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
-        self.max_tokens_per_batch = _number_or_auto(self.max_tokens_per_batch)
+        self.max_tokens_per_batch = number_or_auto(self.max_tokens_per_batch)
         if isinstance(self.max_tokens_per_batch, int) and self.max_tokens_per_batch < 2 * self.max_length:
             raise InputError(
                 f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
@@ -286,13 +294,3 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
                 f"multiple of {at_once}, or change the batch size."
             )
         self.gradient_accumulation_steps = self.pairs_per_step // at_once
-
-
-def _number_or_auto(value: int | str | None) -> int | str | None:
-    """What a recipe says in YAML or on the command line, where every number comes as text."""
-    if not isinstance(value, str) or value == AUTO:
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise InputError(f"`max_tokens_per_batch` is '{value}'; it is a number of tokens, or '{AUTO}'.") from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..batches.collator import MicroBatch
+from ..errors import InputError
 
 
 AUTO = "auto"
@@ -53,3 +54,13 @@ class MicroBatchSize:
         if self.tokens is None:
             return MicroBatchSize(max(1, min(self.pairs, filled) // 2))
         return MicroBatchSize(self.pairs, max(1, min(self.tokens, filled) // 2))
+
+
+def number_or_auto(value: int | str | None) -> int | str | None:
+    """What a recipe says in YAML or on the command line, where every number comes as text."""
+    if not isinstance(value, str) or value == AUTO:
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(f"`max_tokens_per_batch` is '{value}'; it is a number of tokens, or '{AUTO}'.") from None

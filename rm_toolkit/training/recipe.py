@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import sys
 import types
@@ -236,6 +237,8 @@ def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
     allowed = tuple(option for option in (typing.get_origin(o) or o for o in options) if isinstance(option, type))
     if value is None or not allowed or hint is Any:
         return value
+    if isinstance(value, datetime.date) and str in allowed:  # as YAML reads 2026-11-27
+        return value.isoformat()
     if float in allowed and isinstance(value, str):
         try:
             return float(value)

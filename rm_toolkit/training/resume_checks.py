@@ -68,6 +68,7 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
             item.name: plain(item.default_factory() if item.default is dataclasses.MISSING else item.default)
             for item in dataclasses.fields(config)
         }
+    before.setdefault("chat_date", settings["chat_date"])  # not recorded before; the token ids tell
     changes, unknown = find_changes(before, settings, defaults, step)
     check_changes(changes, folder, step, run.args.allow_changed_settings)
     version = (read_manifest(folder) or {}).get("rm_toolkit_version", "an earlier version")

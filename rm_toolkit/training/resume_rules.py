@@ -53,7 +53,7 @@ _OPTIMIZER = "the optimizer's state in the checkpoint belongs to the old one"
 _add(REFUSED, "optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon", _OPTIMIZER)
 _add(REFUSED, "max_grad_norm given_optimizer given_scheduler", _OPTIMIZER)
 _READING = "the model has learned to read texts in the old way"
-_add(REFUSED, "pooling_type data_format max_length pools_eos", _READING)
+_add(REFUSED, "pooling_type data_format max_length pools_eos chat_date", _READING)
 _add(REFUSED, "eval_data eval_tokens", "results before and after training would be of different rows; name it anew")
 # Of the base-LM stage.
 _add(REFUSED, "sft_texts completion_only_loss assistant_only_loss loss_type router_aux_loss_coef", _OBJECTIVE)

@@ -99,7 +99,7 @@ def describe_run(run: RunParts) -> dict[str, Any]:
     """
     values = {item.name: getattr(run.args, item.name) for item in dataclasses.fields(run.args)}
     found = effective_settings(values, streaming=run.data.is_stream, total_steps=_total_steps(run))
-    found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos")}
+    found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos", "chat_date")}
     if run.micro_batch is not None:  # as found, or halved since
         found["micro_batch"] = run.micro_batch
     found |= _describe_model(run) | _describe_data(run) | _describe_machine(run.accelerator)

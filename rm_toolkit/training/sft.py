@@ -63,6 +63,9 @@ class BaseLmConfig(LaunchedConfig, SFTConfig):
         default=False, metadata={"help": "Count the response alone instead of the whole text."}
     )
     data_format: str = field(default="text", metadata={"help": "'text' or 'chat', as in the other recipes."})
+    chat_date: str | None = field(
+        default=None, metadata={"help": "The date for a chat template that asks for it, as in the other recipes."}
+    )
     bf16: bool | None = field(
         default=None, metadata={"help": "bf16 autocast. If not set: True where a GPU supports it, False on a CPU."}
     )

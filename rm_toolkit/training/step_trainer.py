@@ -74,11 +74,10 @@ class StepTrainer(EngineHooks, TrainerHooks):
             processing_class=processing_class,
             **kwargs,
         )
-        self.data = self.preparation.gather(self.train_dataset, train_dataset, replay_dataset)
-        self.steps = Steps(args, self.data.train, self.data.joined, self.accelerator)
+        self.test_sources = eval_dataset
+        self._take_data(train_dataset, replay_dataset)
         self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
         self.stop = Stop(self.accelerator)
-        self.retry = StepRetry(self.accelerator, self.steps, args.computes_again)
         self.grad_norm: Any = None  # of the present step
         self.copies = compute_copies(model, self.accelerator, num_gpus=args.n_gpu)
         self._choose_kernels()
@@ -88,6 +87,22 @@ class StepTrainer(EngineHooks, TrainerHooks):
     sample_texts = property(lambda self: self.data.samples, doc="Prompt and response of a few texts.")
     pairs_per_step = property(lambda self: self.args.pairs_per_step, doc="Pairs of one optimizer step.")
     lm_loss_coef = property(lambda self: self.args.lm_loss_coef, doc="Weight of the LM loss.")
+
+    def _take_data(self, train: Any, replay: Any) -> None:
+        self.data = self.preparation.gather(self.train_dataset, train, replay)
+        self.steps = Steps(self.args, self.data.train, self.data.joined, self.accelerator)
+        self.retry = StepRetry(self.accelerator, self.steps, self.args.computes_again)
+
+    def read_data_again(self) -> None:
+        """Makes token ids anew of the rows that were given: the chat template is another one."""
+        self.preparation = Preparation(self.processing_class, self.args)
+        (train, replay), tests = self.data.sources, self.test_sources
+        self.train_dataset = self.prepare_data(train, "train")
+        if isinstance(tests, dict):
+            self.eval_dataset = {name: self.prepare_data(test, name) for name, test in tests.items()}
+        elif tests is not None:
+            self.eval_dataset = self.prepare_data(tests, "eval")
+        self._take_data(train, replay)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As the engine's; accelerate would compile the whole model, heads included, under other names of weights."""

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from ..errors import InputError
 from ..models.liger import check_liger
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from .best_model import check_best_metric
+from .chat_date import inherit_date
 from .checkpoints import Checkpoints
 from .config import RewardModelConfig
 from .disk_errors import named_disk_errors
@@ -36,7 +36,7 @@ from .sized_trainer import SizedTrainer
 from .stopping import RunStopped
 from .upstream import for_this_call
 from .weights import load_weights, save_weights
-from .wrapping import open_model
+from .wrapping import open_model, refuse_unused
 
 
 class RewardModelTrainer(SizedTrainer):
@@ -75,7 +75,7 @@ class RewardModelTrainer(SizedTrainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
-        _refuse_unused(kwargs)
+        refuse_unused(kwargs)
         check_best_metric(args, eval_dataset, callbacks)
         if args.use_liger_kernel:
             check_liger(args.device)
@@ -120,6 +120,7 @@ class RewardModelTrainer(SizedTrainer):
         with hold_output_dir(args.output_dir):
             folder = checked_checkpoint(resume_from_checkpoint, args.output_dir)
             saves = args.save_strategy != SaveStrategy.NO
+            inherit_date(self, folder)
             self.choose_micro_batches(folder)
             self.run_identity = identify_run(self.parts(), folder) if folder or saves else None
             self.run_callback.folder = folder
@@ -288,13 +289,3 @@ class RewardModelTrainer(SizedTrainer):
             revision=revision or args.hub_revision,
             private=private if private is not None else args.hub_private_repo,
         )
-
-
-def _refuse_unused(options: dict[str, Any]) -> None:
-    """What TRL's trainer takes and this one would silently leave aside."""
-    for name in ("compute_metrics", "preprocess_logits_for_metrics"):
-        if options.get(name) is not None:
-            raise InputError(
-                f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
-                "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
-            )

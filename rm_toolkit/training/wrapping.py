@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from peft import PeftConfig
 from tqdm.auto import tqdm
@@ -16,6 +17,7 @@ from ..models.lm_head import build_lm_head, find_lm_head
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
+from .chat_date import dated_tokenizer
 from .config import RewardModelConfig
 from .manifest import newest_complete
 
@@ -144,6 +146,7 @@ def open_model(
         source, revision = tokenizer_source(name, model.revision)
         tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=args.trust_remote_code)
     check_fits_model(tokenizer, model.config, name)
+    tokenizer, model.settings.chat_date = dated_tokenizer(tokenizer, args, before and before.chat_date)
     if settings is None or settings.pools_eos is None:
         model.settings.pools_eos = tokenizer.eos_token_id is not None and _pools_eos(model, before)
     reads = {name: getattr(model.settings, name) for name in ("pooling_type", "data_format", "pools_eos")}
@@ -177,3 +180,13 @@ def _pools_eos(model: RewardModel, before: RewardModelSettings | None) -> bool:
     if before is not None and before.pooling_type == settings.pooling_type and before.pools_eos is not None:
         return before.pools_eos
     return True
+
+
+def refuse_unused(options: dict[str, Any]) -> None:
+    """What TRL's trainer takes and this one would silently leave aside."""
+    for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+        if options.get(name) is not None:
+            raise InputError(
+                f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
+                "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
+            )

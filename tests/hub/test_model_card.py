@@ -89,6 +89,11 @@ def test_a_run_without_record_or_results_has_a_card_all_the_same(card):
     assert "licences of the training data are not recorded" in text
 
 
+def test_the_date_of_the_chat_template_is_said(card):
+    assert "this one has that of 2026-03-05, on every day" in str(card(data_format="chat", chat_date="2026-03-05"))
+    assert "on every day" not in str(card(data_format="chat"))
+
+
 def test_a_metric_with_nothing_to_count_is_a_dash(card):
     results = copy.deepcopy(RESULTS)
     results["end"]["helpful"] |= {"accuracy": None, "margin": None, "num_pairs": 0}

@@ -1,0 +1,79 @@
+"""The date in the chat template of a run: fixed when it begins, and kept by whatever goes on from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ..batches.chat_clock import change_date, choose_date, reads_clock, today, with_date
+from ..errors import InputError
+from ..models.settings import load_settings
+
+
+if TYPE_CHECKING:
+    from .step_trainer import StepTrainer
+
+
+def dated_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, args: TrainingArguments, known: str | None
+) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """
+    Returns the tokenizer of a run, with a date in place of the clock in its chat template, and that date.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): As the user gives it; it stays as it is.
+        args (`TrainingArguments`): `data_format`, and `chat_date` where one is asked for.
+        known (`str`, *optional*): The date of the checkpoint or of the model that the run goes on from.
+
+    Returns:
+        `tuple`: The tokenizer, a copy where a date was written into it; and the date, None where the template has none.
+
+    Raises:
+        `InputError`: if the date that is asked for would not be used, or cannot be written into the template.
+    """
+    if args.data_format != "chat":
+        if args.chat_date is not None:
+            raise InputError(
+                f"`chat_date` is '{args.chat_date}', but with `data_format` 'text' no chat template is read. Leave it out."
+            )
+        return tokenizer, None
+    date = choose_date(tokenizer, known, args.chat_date, present=_same_day)
+    if not reads_clock(tokenizer):
+        return tokenizer, date
+    if args.should_log:
+        tqdm.write(f"The chat template asks for the date: {date} is written into it, for good (`chat_date`).")
+    return with_date(tokenizer, date), date
+
+
+def _same_day() -> str:
+    """Today by the clock of the main process; others may be past midnight."""
+    answer = [today()]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(answer)
+    return answer[0]
+
+
+def inherit_date(trainer: StepTrainer, folder: str | None) -> None:
+    """
+    Lets a run go on with the date of its checkpoint, where the trainer was made before that was known.
+
+    A date that was asked for stays: the comparison with the checkpoint says that it is another.
+
+    Args:
+        trainer (`StepTrainer`): Before its first step.
+        folder (`str`, *optional*): The checkpoint.
+    """
+    before = load_settings(folder) if folder else None
+    date, settings = before and before.chat_date, trainer.model.settings
+    tokenizer = trainer.processing_class
+    fixed_here = hasattr(tokenizer, "template_with_clock") and trainer.args.chat_date is None
+    if not date or date == settings.chat_date or not fixed_here:
+        return
+    change_date(tokenizer, date)
+    trainer.model.settings = dataclasses.replace(settings, chat_date=date)
+    trainer.read_data_again()
