@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
-from datasets.exceptions import DatasetsError
 
 from ..data.messages import TEMPLATE_COLUMNS, null_stripper
-from ..data.records import Place, RowPlace
+from ..data.records import Place
 from ..data.schema import text_or_messages
 from ..errors import InputError
 from .groups import PairGroups
 from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
+from .stream_errors import ReadErrors, StreamPlace
 from .tokenization import TokenizedPreferences
 
 
@@ -243,11 +242,11 @@ class PreferenceStream:
         return row
 
     def _readable(self, number: int) -> Any:
-        return _ReadErrors(self.name, number)
+        return ReadErrors(self.name, number)
 
     def _place(self, number: int) -> Place:
         share = f", share of process {self.process_index}" if self.num_processes > 1 else ""
-        return _StreamPlace(f"data set '{self.name}', a stream{share}", "row", number)
+        return StreamPlace(f"data set '{self.name}', a stream{share}", "row", number)
 
     def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         place = self._place(number)
@@ -262,32 +261,6 @@ class PreferenceStream:
         for name, text in texts.items():
             text_or_messages(text, name, place)
         return row
-
-
-class _StreamPlace(RowPlace):
-    """A row of a stream that a user made: no flag of ours leaves it out."""
-
-    def error(self, problem: str, remedy: str | None = None) -> InputError:
-        return super().error(problem, "Fix the row, or filter it out of the stream." if remedy is None else remedy)
-
-
-class _ReadErrors:
-    """Whatever the reading of a shard raises becomes an error that says how far the stream was read."""
-
-    def __init__(self, name: str, number: int):
-        self.name, self.number = name, number
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (OSError, ValueError, pyarrow.ArrowException, DatasetsError)):
-            if isinstance(error, InputError):
-                return
-            raise InputError(
-                f"data set '{self.name}': the stream cannot be read after row {self.number} "
-                f"({type(error).__name__}: {error}). Fix the file or the connection, and resume from the last checkpoint."
-            ) from error
 
 
 def _same_prompt(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
