@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.messages import Conversation
-from .rendering import report_unread
-from .unpaired import AFTER, PROMPT, renumbered
+from .prefixes import common_beginnings
+from .rendering import render, report_unread
+from .unpaired import AFTER, PROMPT, renumbered, side_by_side
 
 
 logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("better", "worse", "row", "prompt", "margin", "lm_better", "lm_worse")
 
+# Why two texts are one to the model: the places of `TokenizedPreferences.equal_pairs`.
+CAUSES = ("equal as text", "equal as token ids", "equal after the cut to `max_length`")
+AS_TEXT, AS_IDS, AFTER_CUT = range(len(CAUSES))
+MANY = 0.1  # share of equal pairs above which a data set is worth a warning
+
 EQUAL_PAIRS = "equal pairs"  # among the things that were said of a stream
+
+Cause = Callable[[int, int], int]  # numbers of two texts whose sequences are equal -> place in `CAUSES`
 
 
 def have_more_than_content(
@@ -36,52 +44,130 @@ def have_more_than_content(
     return bool(more)
 
 
-def merge_pairs(columns: dict[str, Any], sequences: np.ndarray, keep_equal: bool) -> dict[str, Any]:
+def cause_of_texts(texts: list[Conversation], tokenizer: PreTrainedTokenizerBase, data_format: str) -> Cause:
     """
-    Renumbers pairs of texts as pairs of sequences, where several texts are one sequence.
+    Returns what finds out why two texts have become the same token ids; they are rendered and encoded again for it.
+
+    Args:
+        texts, tokenizer, data_format: As they were encoded.
+    """
+
+    def cause(one: int, other: int) -> int:
+        if one == other:
+            return AS_TEXT
+        strings = render([texts[one], texts[other]], tokenizer, data_format)[0]
+        if strings[0] == strings[1]:
+            return AS_TEXT
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(strings, add_special_tokens=data_format == "text")
+        return AS_IDS if encodings[0].ids == encodings[1].ids else AFTER_CUT
+
+    return cause
+
+
+def merge_pairs(
+    columns: dict[str, Any], encoded: dict[str, Any], sequences: np.ndarray, cause: Cause, keep_equal: bool
+) -> dict[str, Any]:
+    """
+    Renumbers pairs of texts as pairs of sequences, and finds those whose two sequences are equal.
 
     Args:
         columns (`dict[str, Any]`): The pair columns of `TokenizedPreferences`, their texts numbered.
+        encoded (`dict[str, Any]`): `ids` and `offsets` of the sequences.
         sequences (`np.ndarray` of shape `(num_texts,)`): The sequence of each text.
-        keep_equal (`bool`): Whether pairs whose two texts have become one stay: evaluation counts them as ties, training
-            has nothing to learn from them.
+        cause (`Callable`): Why two of the texts are one.
+        keep_equal (`bool`): Whether pairs of equal texts stay: evaluation counts them as ties, training has nothing to
+            learn from them. A text of a pair that is left out is still one of the LM loss, in the step of the pair before.
 
     Returns:
-        `dict[str, Any]`: The columns, and `num_equal_pairs`.
+        `dict[str, Any]`: The columns, and `equal_pairs`.
     """
     columns = dict(columns)
-    apart = columns["better"] != columns["worse"]
+    texts = columns["better"], columns["worse"]
     for name in ("better", "worse", "first_two"):
         columns[name] = sequences[columns[name]].astype(np.int32)
     unpaired = columns["unpaired"] = columns["unpaired"].copy()
     unpaired[:, :PROMPT] = sequences[unpaired[:, :PROMPT]]
-    equal = apart & (columns["better"] == columns["worse"])
-    columns["num_equal_pairs"] = int(equal.sum())
-    if not keep_equal and equal.any():
-        for name in PAIR_COLUMNS:
-            columns[name] = None if columns[name] is None else columns[name][~equal]
-        unpaired[:, AFTER] = renumbered(unpaired[:, AFTER], ~equal)
-        columns["tied_rows"] = renumbered(columns["tied_rows"], ~equal)
-    return columns
+    equal = _equal(encoded, columns["better"], columns["worse"])
+    causes = [cause(int(texts[0][k]), int(texts[1][k])) for k in np.flatnonzero(equal)]
+    columns["equal_pairs"] = np.bincount(np.array(causes, dtype=np.int64), minlength=len(CAUSES))
+    columns["worse"] = np.where(equal, columns["better"], columns["worse"])  # one sequence, and so one reward
+    return columns if keep_equal or not equal.any() else _without(columns, equal)
 
 
-def report_equal_pairs(name: str, num_equal: int, keep_equal: bool, checked: set[str] | None = None) -> None:
+def _equal(encoded: dict[str, Any], one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which pairs of sequences have the same ids."""
+    equal = one == other
+    lengths = np.diff(encoded["offsets"])
+    alike = np.flatnonzero(~equal & (lengths[one] == lengths[other]))
+    if len(alike):
+        common = common_beginnings(encoded["ids"], encoded["offsets"], one[alike], other[alike])
+        equal[alike] = common == lengths[one[alike]]
+    return equal
+
+
+def _without(columns: dict[str, Any], equal: np.ndarray) -> dict[str, Any]:
+    """The columns without some pairs, whose texts count for the LM loss where they did."""
+    lines = columns["unpaired"].tolist()
+    for k in np.flatnonzero(equal & (columns["lm_better"] | columns["lm_worse"])).tolist():
+        lines += side_by_side([int(columns["better"][k])], int(columns["prompt"][k]), k)
+    lines.sort(key=lambda line: line[AFTER])  # stable
+    unpaired = np.array(lines, dtype=np.int32).reshape(-1, AFTER + 1)
+    unpaired[:, AFTER] = renumbered(unpaired[:, AFTER], ~equal)
+    kept = {name: None if columns[name] is None else columns[name][~equal] for name in PAIR_COLUMNS}
+    return {**columns, **kept, "unpaired": unpaired, "tied_rows": renumbered(columns["tied_rows"], ~equal)}
+
+
+def describe_equal_pairs(
+    name: str, equal_pairs: np.ndarray, num_pairs: int, keep_equal: bool, tied_rows: bool = False
+) -> str:
     """
-    Warns of pairs whose two texts are one to the model.
+    Returns a line that says how many pairs have two texts that are one to the model, and why; empty if none has.
 
     Args:
         name (`str`): Name of the data set.
-        num_equal (`int`): Number of them.
-        keep_equal (`bool`): As in [`merge_pairs`].
+        equal_pairs (`np.ndarray` of shape `(3,)`): Their numbers by cause, see [`CAUSES`].
+        num_pairs (`int`): Pairs that the data set has come out with.
+        keep_equal, tied_rows (`bool`): As they were read: what becomes of the pairs.
+    """
+    if not equal_pairs.any():
+        return ""
+    found = ", ".join(f"{number:,} {cause}" for number, cause in zip(equal_pairs.tolist(), CAUSES) if number)
+    what = "count as ties"
+    if not keep_equal:
+        what, num_pairs = "are left out of training", num_pairs + int(equal_pairs.sum())
+    elif tied_rows:
+        what = "teach nothing and stay in the mean of their rows"
+    return (
+        f"data set '{name}': {equal_pairs.sum():,} of {num_pairs:,} pairs have two texts that are one to the model "
+        f"({found}); they {what}"
+    )
+
+
+def are_many(equal_pairs: np.ndarray, num_pairs: int, keep_equal: bool) -> bool:
+    """Whether more than a tenth of the pairs has two equal texts; the arguments as in [`describe_equal_pairs`]."""
+    num_equal = int(equal_pairs.sum())
+    return num_equal > MANY * (num_pairs if keep_equal else num_pairs + num_equal)
+
+
+def warn_of_equal_pairs(
+    name: str,
+    equal_pairs: np.ndarray,
+    num_pairs: int,
+    keep_equal: bool,
+    tied_rows: bool = False,
+    checked: set[str] | None = None,
+) -> None:
+    """
+    Warns of a data set in which more than a tenth of the pairs has two equal texts.
+
+    Args:
+        name, equal_pairs, num_pairs, keep_equal, tied_rows: As in [`describe_equal_pairs`].
         checked (`set[str]`, *optional*): What was said before, of a stream that comes in blocks; it grows.
     """
     checked = set() if checked is None else checked
-    if num_equal and EQUAL_PAIRS not in checked:
+    if are_many(equal_pairs, num_pairs, keep_equal) and EQUAL_PAIRS not in checked:
         checked.add(EQUAL_PAIRS)
         logger.warning(
-            "data set '%s': %d pairs differ only in what the chat template does not render, or in what was cut: their two "
-            "texts have the same token ids. They %s.",
-            name,
-            num_equal,
-            "count as ties" if keep_equal else "are left out of training",
+            "%s. Check that the chat template renders what the answers differ in, and that `max_length` leaves it.",
+            describe_equal_pairs(name, equal_pairs, num_pairs, keep_equal, tied_rows),
         )

@@ -12,7 +12,7 @@ from ..data.pairing import label_scores, plain
 from ..data.records import Place, RowPlace
 from ..data.schema import describe
 from .encoding import encode_ids
-from .equal_texts import merge_pairs, report_equal_pairs
+from .equal_texts import AFTER_CUT, AS_IDS, merge_pairs, warn_of_equal_pairs
 from .preference_rows import ID_COLUMNS, OLD_ID_COLUMNS, PreferenceRow
 from .row_pairs import PairColumns
 
@@ -61,8 +61,14 @@ def read_ids(
         columns.add_row(number, members, row, lm_score_threshold)
     starts = starts_of(texts, [pair[:2] for pair in columns.pairs])
     encoded, numbers = encode_ids(texts, starts, [num_kept(ids, tokenizer) for ids in texts], max_length)
-    pairs = merge_pairs(columns.arrays(), numbers, keep_equal)
-    report_equal_pairs(name, pairs["num_equal_pairs"], keep_equal)
+    pairs = merge_pairs(
+        columns.arrays(),
+        encoded,
+        numbers,
+        lambda one, other: AS_IDS if texts[one] == texts[other] else AFTER_CUT,
+        keep_equal,
+    )
+    warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows)
     return encoded | pairs
 
 

@@ -14,6 +14,7 @@ from ..data.messages import TEMPLATE_COLUMNS, null_stripper
 from ..data.records import Place
 from ..data.schema import text_or_messages
 from ..errors import InputError
+from .equal_texts import CAUSES
 from .groups import PairGroups
 from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
 from .stream_errors import ReadErrors, StreamPlace
@@ -79,7 +80,8 @@ class PreferenceStream:
         self.seed = seed
         self.group_by_prompt, self.tied_rows = group_by_prompt, tied_rows
         self.watch = watch
-        self.num_rows = self.num_texts = self.num_truncated = 0
+        self.num_rows = self.num_pairs = self.num_texts = self.num_truncated = 0
+        self.equal_pairs = np.zeros(len(CAUSES), dtype=np.int64)
         self._strip = null_stripper(dataset.features)
         if num_processes > 1:
             strategy = "shards" if dataset.num_shards >= num_processes else "auto"
@@ -149,7 +151,8 @@ class PreferenceStream:
         state = dict(state)
         taken = state.pop("taken")
         self._open(state)
-        self.num_rows = self.num_texts = self.num_truncated = 0
+        self.num_rows = self.num_pairs = self.num_texts = self.num_truncated = 0
+        self.equal_pairs[:] = 0
         if taken:
             self._read_block()
             if not self._blocks or len(self._blocks[0].order) < taken:
@@ -202,6 +205,8 @@ class PreferenceStream:
             as_row(row, ranked, self._place(number)) for number, row in enumerate(rows, position["row"] + 1)
         )
         self.num_rows += len(rows)
+        self.num_pairs += len(data)
+        self.equal_pairs += data.equal_pairs
         self.num_texts += data.num_sequences
         self.num_truncated += data.num_truncated
         groups = PairGroups.of(data.prompt if self.group_by_prompt else data.row)

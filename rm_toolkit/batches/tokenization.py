@@ -17,7 +17,7 @@ from ..data.records import RowPlace
 from ..data.schema import Text
 from ..errors import InputError
 from .encoding import BATCH_SIZE, encode
-from .equal_texts import have_more_than_content, merge_pairs, report_equal_pairs
+from .equal_texts import CAUSES, cause_of_texts, have_more_than_content, merge_pairs, warn_of_equal_pairs
 from .given_ids import id_columns, read_ids
 from .preference_rows import PreferenceRow, as_row, check_columns, text_key
 from .row_pairs import PairColumns
@@ -50,7 +50,8 @@ class TokenizedPreferences:
             [`~rm_toolkit.batches.unpaired.side_by_side`].
         tied_rows (`np.ndarray` of shape `(num_rows_all_tied,)`): The pair before each row whose scores are all tied, where
             such rows count; ascending.
-        num_equal_pairs (`int`): Pairs of messages that differ in nothing the chat template renders.
+        equal_pairs (`np.ndarray` of shape `(3,)`): Pairs whose two texts are one to the model, by cause: equal as text (as
+            rendered), as token ids, and after the cut to `max_length`.
         num_truncated (`int`): Sequences that were cut.
         num_truncated_tokens (`int`): Tokens that were cut off, in all.
         lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
@@ -75,7 +76,7 @@ class TokenizedPreferences:
     unpaired: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int32))
     tied_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     num_label_ties: int = 0
-    num_equal_pairs: int = 0
+    equal_pairs: np.ndarray = field(default_factory=lambda: np.zeros(len(CAUSES), dtype=np.int64))
     num_truncated: int = 0
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
@@ -89,6 +90,10 @@ class TokenizedPreferences:
 
     def __len__(self) -> int:
         return len(self.better)
+
+    @property
+    def num_equal_pairs(self) -> int:
+        return int(self.equal_pairs.sum())
 
     @property
     def num_sequences(self) -> int:
@@ -150,7 +155,7 @@ def tokenize_preferences(
         show_progress (`bool`): Whether to draw a progress bar.
         find_completions (`bool`): Whether `completion_start` is wanted (`lm_loss_on="completion"`); without it, the
             tokenizer keeps no offsets and is about a third faster.
-        keep_equal (`bool`): Whether pairs stay whose messages differ in nothing that the chat template renders.
+        keep_equal (`bool`): Whether pairs stay whose two texts are one to the model; evaluation counts them as ties.
         tied_rows (`bool`): Whether rows whose scores are all tied are noted: `pair_weighting: prompt` counts them.
 
     Raises:
@@ -168,7 +173,7 @@ def tokenize_preferences(
     cache = TokenCache.of(dataset, tokenizer, tuple(reading.values()))
     stored = cache.load() if cache else None
     if stored is not None:
-        report_equal_pairs(name, stored["num_equal_pairs"], keep_equal)
+        warn_of_equal_pairs(name, stored["equal_pairs"], len(stored["better"]), keep_equal, tied_rows)
         return TokenizedPreferences(name=name, **stored)
     if id_columns(dataset.column_names):
         fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
@@ -235,10 +240,9 @@ def tokenize_rows(
         find_completions=find_completions,
         merge_within=[0] * len(texts) if merge else None,
     )
-    pairs = columns.arrays()
-    if merge:
-        pairs = merge_pairs(pairs, numbers, keep_equal)
-        report_equal_pairs(name, pairs["num_equal_pairs"], keep_equal, checked)
+    cause = cause_of_texts(texts, tokenizer, data_format)
+    pairs = merge_pairs(columns.arrays(), encoded, numbers, cause, keep_equal)
+    warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows, checked)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
     return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
 

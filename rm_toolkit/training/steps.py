@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import EpochPlan, StepDataset
+from ..batches.equal_texts import describe_equal_pairs
 from ..batches.replay_plan import ReplayPlan
 from ..batches.stream import PreferenceStream
 from ..batches.stream_plan import StreamPlan
@@ -159,15 +161,25 @@ class Steps:
         if self.stream_plan is None:
             return
         stream, accelerator = self.stream_plan.stream, self.accelerator
-        mine = (stream.num_rows, stream.num_texts, stream.num_truncated, stream.pass_number)
+        mine = (
+            stream.num_rows,
+            stream.num_texts,
+            stream.num_truncated,
+            stream.num_pairs,
+            *stream.equal_pairs.tolist(),
+        )
         everyone = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
         if not accelerator.is_main_process:
             return
-        rows, texts, cut = (sum(numbers) for numbers in list(zip(*everyone))[:3])
+        rows, texts, cut, pairs, *equal = (sum(numbers) for numbers in zip(*everyone))
         tqdm.write(
             f"stream: {rows:,} rows read in this run, up to pass {stream.pass_number + 1} over the data; {cut:,} of "
             f"{texts:,} texts were longer than `max_length` {self.args.max_length} and lost their beginning"
         )
+        by_rows = self.args.pair_weighting == "prompt"
+        line = describe_equal_pairs(stream.name, np.array(equal), pairs, keep_equal=by_rows, tied_rows=by_rows)
+        if line:
+            tqdm.write(line)
 
 
 def stream_state_name(process_index: int) -> str:

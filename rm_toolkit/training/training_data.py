@@ -11,6 +11,7 @@ from datasets import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..batches.equal_texts import are_many, describe_equal_pairs
 from ..batches.given_ids import id_columns
 from ..batches.preference_rows import as_row, check_columns
 from ..batches.replay_plan import join
@@ -119,14 +120,16 @@ class Preparation:
         if isinstance(dataset, TokenizedPreferences | PreferenceStream):
             return dataset
         args = self.args
+        trained = name in ("train", "replay")
         options = {
             "max_length": args.max_length,
             "data_format": args.data_format,
             "lm_score_threshold": args.lm_score_threshold,
             "lm_target_eos": args.lm_loss_coef > 0,
             "name": name,
-            "keep_equal": name != "train",
-            "tied_rows": name in ("train", "replay") and args.pair_weighting == "prompt",
+            # Where rows are weighed as in the original, pairs of equal texts stay in their means.
+            "keep_equal": not trained or args.pair_weighting == "prompt",
+            "tied_rows": trained and args.pair_weighting == "prompt",
             "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
         }
         if isinstance(dataset, IterableDataset):
@@ -137,10 +140,16 @@ class Preparation:
         data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))
+        keep = options["keep_equal"]
+        if args.should_log and not are_many(data.equal_pairs, len(data), keep):  # of many it was warned
+            line = describe_equal_pairs(name, data.equal_pairs, len(data), keep, options["tied_rows"])
+            if line:
+                tqdm.write(line)
         if not len(data):
+            equal = f", {data.num_equal_pairs} pairs of equal texts" if data.num_equal_pairs else ""
             raise InputError(
                 f"data set '{name}' has {len(dataset)} rows but not one pair with a preference "
-                f"({data.num_label_ties} ties). Check its scores, or leave it out."
+                f"({data.num_label_ties} ties{equal}). Check its {'texts' if equal else 'scores'}, or leave it out."
             )
         return data
 
