@@ -47,6 +47,11 @@ def pairwise(selected, **more):
     }
 
 
+def ranker(*order, bucket="rank", **buckets):
+    value = {"ranker": {bucket: list(order), **buckets}}
+    return {"result": [{"from_name": "rank", "to_name": "list", "type": "ranker", "value": value}]}
+
+
 def ranked(*ranks, status="submitted"):
     return {"user_id": "u", "value": [{"rank": r, "value": f"r{n}"} for n, r in enumerate(ranks, 1)], "status": status}
 
@@ -58,6 +63,12 @@ def message(identity, parent, text, role, rank=None, **more):
 TREE = message("m", None, ASKED, "prompter")
 REPLIES = [message("a", "m", BAD, "assistant", 1), message("b", "m", GOOD, "assistant", 0)]
 TASK = {"data": {"prompt": ASKED, "a1": BAD, "a2": GOOD}}
+LISTED = {
+    "data": {
+        "prompt": ASKED,
+        "items": [{"id": "a", "title": "1", "body": BAD}, {"id": "b", "title": "2", "body": GOOD}],
+    }
+}
 SHP = {
     "history": ASKED,
     "human_ref_A": BAD,
@@ -162,6 +173,7 @@ EXAMPLES = {
             ],
         },
     ),
+    "Label Studio ranker": ("label-studio", {**LISTED, "annotations": [ranker("b", "a"), ranker("b", "a")]}),
     "distilabel": ("distilabel", {"instruction": ASKED, "generations": [BAD, GOOD], "ratings": [1, 5]}),
     "Argilla preferences": (
         "distilabel",
@@ -374,6 +386,7 @@ TIES = {
     "Argilla": {**FIELDS, "rank": [ranked(1, 1)]},
     "Argilla, two people": {**FIELDS, "rank": [ranked(1, 2), ranked(2, 1)]},
     "Label Studio, two people": {**TASK, "annotations": [pairwise("left"), pairwise("right")]},
+    "Label Studio, two orders": {**LISTED, "annotations": [ranker("a", "b"), ranker("b", "a")]},
     "HelpSteer": {"prompt": ASKED, "response_1": BAD, "response_2": GOOD, "preference_strength": 0},
     "Orca": {"system": "", "input": ASKED, "chosen": GOOD, "rejected": BAD, "status": "tie"},
     "Nectar": {"prompt": ASKED, "answers": [{"answer": text, "rank": 1} for text in (GOOD, BAD)]},
@@ -535,6 +548,13 @@ UNUSABLE = {
     "no winner": ({**EXAMPLES["arena, JSON text"][1], "winner_model_b": 0}, "one of the three must be 1"),
     "nothing submitted": ({**FIELDS, "rank": [ranked(1, 2, status="draft")]}, "'rank' has no submitted answer"),
     "two questions": ({**FIELDS, "rank": [ranked(1, 2)], "safe": [ranked(2, 1)]}, "several questions .* 'rank', 'safe'. Say --label"),
+    "buckets": (
+        {**LISTED, "annotations": [ranker("b", bucket="good", bad=["a"])]},
+        r"the ranker sorts items into buckets \(.*good.*\), whose order is not in the file. Write each row as `prompt`, `responses`",
+    ),
+    "items without a bucket": ({**LISTED, "annotations": [ranker("b", bucket="good", _=["a"])]}, "sorts items into buckets"),
+    "an item that is not there": ({**LISTED, "annotations": [ranker("b", "c")]}, r"no list in `data` has all .*\(b, c\)"),
+    "one item": ({**LISTED, "annotations": [ranker("b")]}, "two items or more in order, each once"),
     "nothing chosen": ({**TASK, "annotations": [{"result": []}]}, "no annotation compares two texts"),
     "ratings against the label": (
         {**EXAMPLES["Capybara"][1], "rating_rejected": 6},
