@@ -86,6 +86,7 @@ FEEDBACK = {
         {"response": GOOD, "overall_score": 8.0, "fine-grained_score": 4.5},
     ],
 }
+CONVERSATIONS = {"chosen": [user(ASKED), assistant(GOOD)], "rejected": [user(ASKED), assistant(BAD)]}
 FIELDS = {"prompt": ASKED, "r1": BAD, "r2": GOOD}
 # form -> (source, rows): each says that GOOD is better than BAD.
 EXAMPLES = {
@@ -182,13 +183,17 @@ EXAMPLES = {
     "Capybara": (
         "distilabel",
         {
+            "source": "a pipeline",
             "conversation": [{"input": ASKED, "output": GOOD}],
+            "prompt": ASKED,
             "chosen": [user(ASKED), assistant(GOOD)],
             "rejected": [user(ASKED), assistant(BAD)],
             "rating_chosen": 5.0,
             "rating_rejected": 3.0,
         },
     ),
+    "rated pairs": ("distilabel", {**CONVERSATIONS, "source": "s", "prompt": ASKED, "chosen-rating": 5.0, "rejected-rating": 2.0}),
+    "scored pairs": ("distilabel", {**CONVERSATIONS, "chosen_score": 0.3, "rejected_score": -12.5}),
     "UltraFeedback": ("ultrafeedback", FEEDBACK),
     "UltraFeedback, binarized": (
         "preference",
@@ -559,6 +564,10 @@ UNUSABLE = {
     "ratings against the label": (
         {**EXAMPLES["Capybara"][1], "rating_rejected": 6},
         "`score_chosen` .5. is below `score_rejected` .6.",
+    ),
+    "scores against the label": (
+        {**CONVERSATIONS, "chosen_score": 1.0, "rejected_score": 2},
+        "`score_chosen` .1. is below `score_rejected` .2.; the labels contradict the scores",
     ),
     "half stored as text": (
         {"prompt": ASKED, "chosen": json.dumps([user(ASKED), assistant(GOOD)]), "rejected": BAD},

@@ -5,11 +5,13 @@ What distilabel and Argilla's data sets made with it hold.
   distilabel.argilla.io, "UltraFeedback". A rating that is null was not given: its text is left out and counted.
 - `instruction`, `chosen_response`, `rejected_response` with `chosen_avg_rating` or `chosen_rating` (and the other side's):
   huggingface.co/datasets/argilla/ultrafeedback-binarized-preferences and argilla/distilabel-math-preference-dpo.
-- `chosen` and `rejected` conversations with `rating_chosen` and `rating_rejected`:
-  argilla/distilabel-capybara-dpo-7k-binarized.
+- `chosen` and `rejected` conversations with `rating_chosen` and `rating_rejected`
+  (argilla/distilabel-capybara-dpo-7k-binarized), `chosen-rating`, `chosen_rating` or `chosen_score` and the other side's.
 """
 
 from __future__ import annotations
+
+import math
 
 from ..pairing import label_scores
 from ..places import Place
@@ -33,6 +35,7 @@ RATINGS = (
     ("chosen_rating", "rejected_rating"),
     ("rating_chosen", "rating_rejected"),
     ("chosen-rating", "rejected-rating"),
+    ("chosen_score", "rejected_score"),
 )
 RATED = (0, 10)  # by the language model that judged: 1 to 5 or 1 to 10, and means of them
 WITHOUT = "generations without a rating left out"
@@ -50,7 +53,8 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
         answers = [text_or_messages(text, name, place) for text, name in zip(sides, pair)]
         rated = next((names for names in RATINGS if record.get(names[0]) is not None), RATINGS[0])
         ratings = [record.get(name) for name in rated]
-        ratings = [None if r is None else in_range(r, name, *RATED, place) for r, name in zip(ratings, rated)]
+        low, high = (-math.inf, math.inf) if rated[0].endswith("score") else RATED
+        ratings = [None if r is None else in_range(r, name, low, high, place) for r, name in zip(ratings, rated)]
         scores = label_scores(*ratings, place)
         return RawRow(prompt=prompt, completions=answers, scores=scores, system=system)
     answers = texts(field(record, "generations", place), "generations", place)

@@ -61,6 +61,7 @@ def _texts(record: Mapping[str, Any]) -> bool:
 
 _NO_LABELS = {"prompt", "instruction", "source"}
 _VOTE = "the winner's score is 1, the other's 0; a tie is 0.5 and 0.5, both bad 0 and 0"
+_RATED = "chosen over rejected, with their ratings"
 _LISTED = "prompt; the texts with a score each"
 _RANKED = "prompt; the texts with a rank each, 1 is best"
 # Where several fit, one whose columns include another's columns is meant.
@@ -78,7 +79,7 @@ FORMS: tuple[Form, ...] = (
         "preference",
         ("chosen", "rejected", "source"),
         "chosen over rejected; the turns that both share are the prompt",
-        _is(list, "chosen", "rejected"),
+        lambda record: "prompt" not in record and _is(list, "chosen", "rejected")(record),
     ),
     Form(
         "UltraFeedback, binarized",
@@ -144,7 +145,10 @@ FORMS: tuple[Form, ...] = (
         "instruction; chosen over rejected, with their ratings (--ignore-columns chosen rejected reads all generations)",
     ),
     Form("Argilla preferences", "distilabel", ("chosen_response", "rejected_response"), "instruction; chosen over rejected, with their ratings"),
-    Form("Capybara of distilabel", "distilabel", ("chosen", "rejected", "rating_chosen", "rating_rejected"), "chosen over rejected, with their ratings"),
+    Form("Capybara of distilabel", "distilabel", ("chosen", "rejected", "rating_chosen", "rating_rejected"), _RATED),
+    Form("rated pairs", "distilabel", ("chosen", "rejected", "chosen-rating", "rejected-rating"), _RATED),
+    Form("rated pairs", "distilabel", ("chosen", "rejected", "chosen_rating", "rejected_rating"), _RATED),
+    Form("scored pairs", "distilabel", ("chosen", "rejected", "chosen_score", "rejected_score"), "chosen over rejected, with their scores"),
     Form(
         "UltraFeedback",
         "ultrafeedback",
@@ -199,6 +203,7 @@ def _fits(form: Form, records: Sequence[Mapping[str, Any]]) -> bool:
 
 def _is_part(form: Form, other: Form) -> bool:
     own, others = set(form.columns), set(other.columns)
-    if own - {"prompt"} < others - {"prompt"}:  # which column holds the prompt makes no other form
+    aside = {"prompt", "source"}  # which column holds the prompt makes no other form, nor what the row came from
+    if own - aside < others - aside:
         return True
     return own < others or (own == others and form.fits is None and other.fits is not None)
