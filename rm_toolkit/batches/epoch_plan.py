@@ -16,6 +16,11 @@ from .tokenization import TokenizedPreferences
 from .unpaired import AFTER, joining
 
 
+# How the pairs of a step are split over several processes. A checkpoint records which, and its run goes on with it.
+# 1, up to version 0.4.0: first fit, the micro-batches dealt in turn. 2: by tokens, see `dealing`.
+PLAN_VERSION = 2
+
+
 @dataclass
 class StepPlan:
     """
@@ -60,8 +65,10 @@ class EpochPlan(Sampler):
             over the rows; those whose scores are all tied count with 0, in the step of the pair before them.
         shuffle (`bool`): Whether the order is shuffled at all.
         tokens_per_micro_batch (`int`, *optional*): Fills micro-batches by tokens instead of pairs.
-        shared_layout (`bool`): Whether those tokens are counted without padding, a shared prompt once.
+        shared_layout (`bool`): Whether tokens are counted without padding, a shared prompt once.
         lm_loss (`bool`): Whether the run has an LM loss: texts that are in no pair are computed for nothing else.
+        version (`int`): By which rule pairs are split over several processes, up to `PLAN_VERSION`; one process has one
+            rule only.
     """
 
     def __init__(
@@ -79,8 +86,10 @@ class EpochPlan(Sampler):
         tokens_per_micro_batch: int | None = None,
         shared_layout: bool = False,
         lm_loss: bool = True,
+        version: int = PLAN_VERSION,
     ):
         self.data = data
+        self.version = version
         self.pairs_per_step = pairs_per_step
         filled_with = data.with_unpaired() if lm_loss else data
         self.filler = Filler(filled_with, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout)
@@ -135,17 +144,23 @@ class EpochPlan(Sampler):
         Pairs of one prompt stay together, prompts of like length are computed together: the sum over the step is the
         same in any order, and padding is not.
         """
-        chunks, lm_sequences = split_pairs(self.data, self.filler, pairs)
-        slots = -(-len(chunks) // self.num_processes)
-        empty = np.zeros(0, dtype=np.int64)
-        mine = [slot * self.num_processes + self.process_index for slot in range(slots)]
+        chunks, lm_sequences = self.split(pairs)
         return StepPlan(
-            micro_batches=[chunks[k] if k < len(chunks) else empty for k in mine],
-            lm_sequences=[lm_sequences[k] if k < len(chunks) else empty for k in mine],
+            micro_batches=chunks[self.process_index :: self.num_processes],
+            lm_sequences=lm_sequences[self.process_index :: self.num_processes],
             pair_weight=self._weights(pairs),
             lm_weight=1.0 / max(sum(map(len, lm_sequences)), 1),
             num_pairs=len(pairs),
         )
+
+    def split(self, pairs: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """
+        Splits the pairs of one step over all processes, see [`split_pairs`].
+
+        Returns:
+            `tuple`: Pairs and sequences of the first micro-batch of every process, then of the second, and so on.
+        """
+        return split_pairs(self.data, self.filler, pairs, self.num_processes, self.version)
 
     def _weights(self, pairs: np.ndarray) -> dict[int, float]:
         if self.pair_weighting == "pair":
@@ -156,7 +171,12 @@ class EpochPlan(Sampler):
 
 
 def split_pairs(
-    data: TokenizedPreferences, filler: Filler, pairs: np.ndarray
+    data: TokenizedPreferences,
+    filler: Filler,
+    pairs: np.ndarray,
+    num_processes: int = 1,
+    version: int = PLAN_VERSION,
+    count: int | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """
     Splits the pairs of one step into micro-batches: those of a prompt together, prompts of like length together.
@@ -165,6 +185,9 @@ def split_pairs(
         data (`TokenizedPreferences`): Where they come from.
         filler (`Filler`): Fills micro-batches of that data, or of that data [`TokenizedPreferences.with_unpaired`].
         pairs (`np.ndarray`): Numbers of the pairs.
+        num_processes (`int`): Number of processes; the micro-batches are a multiple of it, some may be empty.
+        version (`int`): By which rule they are dealt to several processes, see `PLAN_VERSION`.
+        count (`int`, *optional*): Micro-batches of each process, dealt by version 2, where that is given.
 
     Returns:
         `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
@@ -177,7 +200,16 @@ def split_pairs(
     if filler.data is not data:
         unpaired = joining(data.unpaired[:, AFTER], pairs)[0]
         data, pairs = filler.data, np.concatenate([pairs, num_pairs + unpaired])
-    chunks = filler.fill_groups(*_by_length(data, pairs))
+    groups = _by_length(data, pairs)
+    if count is None and (num_processes == 1 or version == 1):
+        chunks = filler.fill_groups(*groups)
+        chunks += [pairs[:0]] * (-len(chunks) % num_processes)
+    else:
+        chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count) for chunk in slot]
+    return [chunk[chunk < num_pairs] for chunk in chunks], _lm_sequences(data, chunks)
+
+
+def _lm_sequences(data: TokenizedPreferences, chunks: list[np.ndarray]) -> list[np.ndarray]:
     candidates, chunk_of = [], []
     for number, chunk in enumerate(chunks):
         found = np.concatenate([data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]])
@@ -187,8 +219,7 @@ def split_pairs(
     texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
     counted_in = np.concatenate(chunk_of)[first]
     order = np.argsort(counted_in, kind="stable")
-    chunks = [chunk[chunk < num_pairs] for chunk in chunks]
-    return chunks, np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
+    return np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
 
 
 def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from .dealing import deal
 from .first_fit import FirstFit
 from .groups import PairGroups
+from .pieces import Pieces
 from .prefixes import SHARING_OVERHEAD, common_beginnings
 from .tokenization import TokenizedPreferences
 
@@ -51,8 +54,46 @@ class Filler:
             starts (`np.ndarray` of shape `(num_groups + 1,)`): Where each prompt begins in `pairs`; none is empty.
         """
         pieces = self._pieces(pairs, starts)
+        batches = self._first_fit(pieces)
+        return [np.concatenate([pairs[pieces[k].begin : pieces[k].end] for k in batch]) for batch in batches]
+
+    def deal_groups(
+        self, pairs: np.ndarray, starts: np.ndarray, num_processes: int, count: int | None = None
+    ) -> list[list[np.ndarray]]:
+        """
+        Deals the micro-batches of several processes, see [`~rm_toolkit.batches.dealing.deal`].
+
+        Args:
+            pairs, starts: As in [`fill_groups`]; at least one pair.
+            num_processes (`int`): Number of processes.
+            count (`int`, *optional*): Micro-batches of each, where that is given.
+
+        Returns:
+            `list[list[np.ndarray]]`: Numbers of the pairs of each process, for each micro-batch.
+        """
+        found = self._pieces(pairs, starts)
+        dealt = deal(self._costs(pairs, found), num_processes, partial(self._first_fit, found), count)
+        none = pairs[:0]
+        return [
+            [np.concatenate([none, *(pairs[found[k].begin : found[k].end] for k in batch)]) for batch in slot]
+            for slot in dealt
+        ]
+
+    def pieces(self, pairs: np.ndarray, starts: np.ndarray) -> Pieces:
+        """Returns what the pieces of a step cost, see [`deal_groups`]."""
+        return self._costs(pairs, self._pieces(pairs, starts))
+
+    def _costs(self, pairs: np.ndarray, found: list[_Piece]) -> Pieces:
+        if self.tokens is None:
+            begins = [piece.begin for piece in found]
+            found = self._counted(pairs, np.array([*begins, len(pairs)]))
+        columns = zip(*((piece.num_pairs, piece.num_sequences, piece.longest, piece.num_tokens) for piece in found))
+        return Pieces(*map(list, columns), self._limit, by_tokens=self.tokens is not None, padded=not self.shared)
+
+    def _first_fit(self, pieces: list[_Piece]) -> list[list[int]]:
+        """Numbers of the pieces of each micro-batch."""
         fitting, members, batches = FirstFit(len(pieces)), [], []
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             # First fit: what a split group or an odd one leaves free is used by a later one.
             target = self._target(fitting, batches, piece)
             if target is None:
@@ -61,9 +102,9 @@ class Filler:
                 members.append([])
             else:
                 batches[target] = batches[target].with_piece(piece)
-            members[target].append(pairs[piece.begin : piece.end])
+            members[target].append(number)
             fitting.set(target, self._filled(batches[target]))
-        return [np.concatenate(parts) for parts in members]
+        return members
 
     def _target(self, fitting: FirstFit, batches: list[_Piece], piece: _Piece) -> int | None:
         """The first batch that the piece fits into."""
@@ -100,7 +141,11 @@ class Filler:
         sizes = np.diff(starts)
         if self.tokens is None or not len(pairs):
             return [_Piece(begin, begin + size, size) for begin, size in zip(starts.tolist(), sizes.tolist())]
-        data = self.data
+        return self._counted(pairs, starts)
+
+    def _counted(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
+        """Each group whole, with its texts and tokens."""
+        data, sizes = self.data, np.diff(starts)
         group = np.repeat(np.arange(len(sizes)), sizes)
         sequences = np.concatenate([data.better[pairs], data.worse[pairs]]).astype(np.int64)
         distinct = np.unique(np.concatenate([group, group]) * data.num_sequences + sequences)

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from ..errors import InputError
 from .collator import MicroBatch, PreferenceCollator
-from .epoch_plan import StepDataset, StepPlan, split_pairs
+from .epoch_plan import PLAN_VERSION, StepDataset, StepPlan, split_pairs
 from .filling import Filler
 from .stream import PreferenceStream
 from .tokenization import TokenizedPreferences
@@ -32,7 +32,9 @@ class StreamPlan(TorchIterableDataset):
         pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
         pairs_per_micro_batch (`int`): Pairs that one process computes at once.
         exchange (`Callable`, *optional*): Gives every process the list of what each of them put in; not needed for one.
-        pair_weighting, tokens_per_micro_batch, shared_layout, lm_loss: As in [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
+        pair_weighting, tokens_per_micro_batch, shared_layout, lm_loss, version: As in
+            [`~rm_toolkit.batches.epoch_plan.EpochPlan`]; each process deals its own pairs, into as many micro-batches as
+            the one needs that needs most.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class StreamPlan(TorchIterableDataset):
         tokens_per_micro_batch: int | None = None,
         shared_layout: bool = False,
         lm_loss: bool = True,
+        version: int = PLAN_VERSION,
     ):
+        self.version = version
         self.stream = stream
         self.collator = collator
         self.pairs_per_step = pairs_per_step
@@ -92,12 +96,15 @@ class StreamPlan(TorchIterableDataset):
         """The plan of a step, of which `data` is this process's share."""
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
-        filled_with = data.with_unpaired() if self.lm_loss else data
-        chunks, lm_sequences = split_pairs(data, Filler(filled_with, **self.filling), pairs)
+        filler = Filler(data.with_unpaired() if self.lm_loss else data, **self.filling)
+        chunks, lm_sequences = split_pairs(data, filler, pairs)
         rows, row_of_pair, row_size = np.unique(data.row, return_inverse=True, return_counts=True)
         num_rows = len(rows) + len(data.tied_rows)
         counts = np.array(self.exchange((len(chunks), num_rows, sum(map(len, lm_sequences)))))
-        missing = int(counts[:, 0].max()) - len(chunks)
+        most = int(counts[:, 0].max())
+        if self.version > 1 and self.stream.num_processes > 1:
+            chunks, lm_sequences = split_pairs(data, filler, pairs, count=most)
+        missing = most - len(chunks)
         if self.pair_weighting == "pair":
             weights = np.full(len(data), 1.0 / self.pairs_per_step)
         else:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_pairs import SIZES, preferences
 from plan_of_0_3 import Filling, by_length, epoch_order, groups_of, lm_sequences
 
 from rm_toolkit.batches.epoch_plan import EpochPlan
@@ -13,43 +14,6 @@ from rm_toolkit.batches.filling import Filler
 from rm_toolkit.batches.first_fit import FirstFit
 from rm_toolkit.batches.groups import PairGroups
 from rm_toolkit.batches.replay_plan import ReplayPlan, join
-from rm_toolkit.batches.tokenization import TokenizedPreferences
-
-
-def preferences(seed, num_prompts, most_responses=6, prompt_length=20):
-    """Prompts of two to K responses of 1 to 40 tokens; some pairs of each, some prompts in two rows, texts shared."""
-    rng = np.random.default_rng(seed)
-    ids, better, worse, prompt, row = [], [], [], [], []
-    for number in range(num_prompts):
-        first, size = len(ids), int(rng.integers(2, most_responses + 1))
-        start = rng.integers(3, 50, rng.integers(1, prompt_length))
-        ids += [np.concatenate([start, rng.integers(3, 6, rng.integers(1, 41))]) for _ in range(size)]
-        for i in range(size):
-            for j in range(i + 1, size):
-                if j == i + 1 or rng.random() < 0.4:
-                    better.append(first + i)
-                    worse.append(first + j)
-                    prompt.append(2 * number)  # numbers with gaps: rows of ties alone have a prompt and no pair
-                    row.append(2 * number + int(rng.integers(2)))
-    mixed = rng.permutation(len(better))
-    lm = rng.random((2, len(better))) < 0.5
-    return TokenizedPreferences(
-        name="made",
-        ids=np.concatenate(ids).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in ids])]),
-        completion_start=np.zeros(len(ids), dtype=np.int32),
-        better=np.array(better, dtype=np.int32)[mixed],
-        worse=np.array(worse, dtype=np.int32)[mixed],
-        row=np.array(row, dtype=np.int32)[mixed],
-        prompt=np.array(prompt, dtype=np.int32)[mixed],
-        margin=None,
-        lm_better=lm[0],
-        lm_worse=lm[1],
-        first_two=np.zeros((0, 2), dtype=np.int32),
-    )
-
-
-SIZES = [{"pairs": 3}, {"pairs": 8}, {"tokens": 60}, {"tokens": 150}, {"tokens": 400}]
 
 
 @given(seed=st.integers(0, 10**6), size=st.sampled_from(SIZES), shared=st.booleans(), by_prompt=st.booleans())

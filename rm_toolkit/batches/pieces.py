@@ -1,0 +1,62 @@
+"""What a step is made of: prompts whole, or as many pairs of one as a micro-batch holds, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """
+    What cannot be split any further, by number.
+
+    Args:
+        pairs, sequences (`list[int]`): Pairs and distinct texts of each.
+        longest (`list[int]`): Tokens of the longest text of each.
+        tokens (`list[int]`): Tokens of each without padding, those of a shared beginning once.
+        limit (`int`): Pairs, or tokens where `by_tokens`, of a micro-batch at most; a piece alone may have more.
+        by_tokens (`bool`): What the limit counts.
+        padded (`bool`): Whether each text of a micro-batch takes as many tokens as the longest.
+    """
+
+    pairs: list[int]
+    sequences: list[int]
+    longest: list[int]
+    tokens: list[int]
+    limit: int
+    by_tokens: bool
+    padded: bool
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def cost(self, batch: Sequence[int]) -> int:
+        """Returns the tokens that a micro-batch of some pieces computes, padding included."""
+        if not self.padded:
+            return sum(self.tokens[k] for k in batch)
+        return sum(self.sequences[k] for k in batch) * max((self.longest[k] for k in batch), default=0)
+
+    def size(self, batch: Sequence[int]) -> int:
+        """Returns what the limit counts of it."""
+        return self.cost(batch) if self.by_tokens else sum(self.pairs[k] for k in batch)
+
+    def spread(self, batches: list[list[int]], count: int) -> None:
+        """
+        Splits the largest of some micro-batches in two until there are so many; where nothing can be split, empty ones
+        are added.
+
+        Args:
+            batches (`list[list[int]]`): Numbers of the pieces of each; changed in place.
+            count (`int`): How many there are to be.
+        """
+        costs = [self.cost(batch) if len(batch) > 1 else -1 for batch in batches]
+        while len(batches) < count:
+            largest = max(range(len(batches)), key=costs.__getitem__, default=None)
+            if largest is None or costs[largest] < 0:
+                batches += [[] for _ in range(count - len(batches))]
+                return
+            batch = sorted(batches[largest], key=lambda k: (self.longest[k], self.tokens[k], k))
+            cut = min(range(1, len(batch)), key=lambda end: max(self.cost(batch[:end]), self.cost(batch[end:])))
+            batches[largest : largest + 1] = batch[:cut], batch[cut:]
+            costs[largest : largest + 1] = [self.cost(half) if len(half) > 1 else -1 for half in batches[largest:][:2]]
