@@ -39,6 +39,7 @@ def recorded_settings(folder: str, config: type[TrainingArguments], stages: int 
     values = _fields(entry, config) if "changed_settings" in entry else {}
     found = effective_settings(values, streaming=streaming, total_steps=state.get("max_steps"))
     found |= {name: settings[name] for name in ("pooling_type", "data_format", "max_length") if name in settings}
+    found["plan_version"] = 1
     found["pools_eos"] = bool(settings.get("pools_eos"))
     if entry:
         found |= {"stage": settings.get("stage"), "domain": settings.get("domain")}

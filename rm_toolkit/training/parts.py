@@ -29,6 +29,7 @@ class RunParts:
         given_optimizers (`tuple`): Optimizer and scheduler, where they were made in Python.
         content (`dict`): What a recipe knows of the content of its data.
         micro_batch (`str`): The most that a process computes at once, as it is recorded.
+        plan_version (`int`): By which rule its pairs are split over several processes, as it is recorded.
         owns_lineage (`bool`): Whether the last entry of the model's lineage is this run's.
     """
 
@@ -42,4 +43,5 @@ class RunParts:
     given_optimizers: tuple[Any, Any] = (None, None)
     content: dict[str, Any] = field(default_factory=dict)
     micro_batch: str | None = None
+    plan_version: int | None = None
     owns_lineage: bool = False

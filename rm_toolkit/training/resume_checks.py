@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from ..batches.epoch_plan import PLAN_VERSION
 from ..errors import InputError
 from ..output.console import console
 from .changed_settings import check_changes, describe_changes, find_changes
@@ -17,7 +18,7 @@ from .earlier_versions import recorded_settings
 from .manifest import checkpoints, read_manifest
 from .parts import RunParts
 from .resume_rules import ACCEPTED
-from .run_identity import SCHEDULE, RunIdentity, describe_run
+from .run_identity import IDENTITY_NAME, SCHEDULE, RunIdentity, describe_run
 from .run_record import plain
 
 
@@ -63,7 +64,8 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
         stages = len(run.model.settings.lineage) if run.owns_lineage else None
         before, defaults, identity = recorded_settings(folder, config, stages), None, RunIdentity()
     else:
-        before, identity = {"pools_eos": False} | old.settings, old  # not recorded before it could be true
+        # Not recorded before it could be anything else.
+        before, identity = {"pools_eos": False, "plan_version": 1} | old.settings, old
         defaults = {
             item.name: plain(item.default_factory() if item.default is dataclasses.MISSING else item.default)
             for item in dataclasses.fields(config)
@@ -78,6 +80,34 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
     identity.changed = [*identity.changed, *(change.record(step) for change in changes)]
     identity.accepted = [change.name for change in changes if change.kind == ACCEPTED]
     return identity
+
+
+def recorded_plan_version(folder: str | None) -> int:
+    """
+    Returns by which rule a run splits the pairs of a step over processes: that of its checkpoint, or the newest for a run
+    that begins. Called by all processes together.
+
+    Args:
+        folder (`str`, *optional*): The checkpoint that it goes on from.
+
+    Raises:
+        `InputError`: if a later version of rm_toolkit made it by a rule of its own.
+    """
+    answer: list[Any] = [PLAN_VERSION]
+    if folder is not None and PartialState().is_main_process:
+        try:
+            identity = RunIdentity.load(folder)
+            answer[0] = identity.settings.get("plan_version", 1) if identity else 1
+        except InputError:
+            pass  # said where the whole of it is compared
+    broadcast_object_list(answer)
+    if answer[0] not in range(1, PLAN_VERSION + 1):
+        raise InputError(
+            f"{folder} was made by a later version of rm_toolkit, which splits the pairs of a step over processes in another "
+            f"way (`plan_version` {answer[0]!r} of {IDENTITY_NAME}; this version knows those up to {PLAN_VERSION}). Resume "
+            "with that version."
+        )
+    return answer[0]
 
 
 def refuse_other_runs(folder: str, output_dir: str) -> None:

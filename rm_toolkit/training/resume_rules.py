@@ -43,6 +43,7 @@ def _compared_as(entry: str, names: str) -> None:
 _ORDER = "the place in the data is counted in steps of the old data and order"
 _add(REFUSED, "train_data train_tokens replay_data replay_tokens", _ORDER)
 _add(REFUSED, "seed data_seed pairs_per_step group_by_prompt general_replay_fraction shuffle_buffer_size", _ORDER)
+_add(REFUSED, "plan_version", "a run goes on as it began to split its pairs over processes")
 _add(REFUSED, "train_sampling_strategy dataloader_drop_last dataloader_in_order ignore_data_skip", _ORDER)
 _OBJECTIVE = "one run has one objective"
 _add(REFUSED, "stage domain lm_loss_coef lm_score_threshold lm_loss_on pair_weighting anchor_coef", _OBJECTIVE)

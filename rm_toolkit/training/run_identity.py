@@ -102,6 +102,8 @@ def describe_run(run: RunParts) -> dict[str, Any]:
     found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos", "chat_date")}
     if run.micro_batch is not None:  # as found, or halved since
         found["micro_batch"] = run.micro_batch
+    if run.plan_version is not None:
+        found["plan_version"] = run.plan_version
     found |= _describe_model(run) | _describe_data(run) | _describe_machine(run.accelerator)
     for name, given in zip(("optimizer", "scheduler"), run.given_optimizers):
         found[f"given_{name}"] = None if given is None else _describe_given(given)

@@ -9,6 +9,7 @@ import torch
 
 from ..batches.collator import MicroBatch
 from .auto_size import choose_size, recorded_in_lineage
+from .resume_checks import recorded_plan_version
 from .step_trainer import StepTrainer
 from .trial import find_tokens, longest_text
 
@@ -20,11 +21,13 @@ class SizedTrainer(StepTrainer):
 
     def choose_micro_batches(self, folder: str | None) -> None:
         """
-        Chooses the size that micro-batches begin with, see [`choose_size`]; before an engine wraps the model.
+        Chooses the size that micro-batches begin with, see [`choose_size`], and the rule by which pairs are split over
+        processes; before an engine wraps the model.
 
         Args:
             folder (`str`, *optional*): The checkpoint that the run goes on from.
         """
+        self.steps.plan_version = recorded_plan_version(folder)
         longest = longest_text(self.data.joined, self.model.settings.max_length)
         run = (self.model, self.args, self.accelerator, self.batch_layout, longest)
         search = partial(find_tokens, *run, self._try_batch)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..batches.collator import MicroBatch, PreferenceCollator
-from ..batches.epoch_plan import EpochPlan, StepDataset
+from ..batches.epoch_plan import PLAN_VERSION, EpochPlan, StepDataset
 from ..batches.equal_texts import describe_equal_pairs
 from ..batches.replay_plan import ReplayPlan
 from ..batches.stream import PreferenceStream
@@ -49,6 +49,7 @@ class Steps:
     ):
         self.args, self.train, self.joined, self.accelerator = args, train, joined, accelerator
         self.plan: EpochPlan | StreamPlan | None = None
+        self.plan_version = PLAN_VERSION  # of the checkpoint, where the run goes on from one
         # `auto` counts pairs until a number of tokens is found.
         tokens = args.max_tokens_per_batch
         self.size = MicroBatchSize(args.per_device_train_batch_size, None if tokens == AUTO else tokens)
@@ -76,6 +77,7 @@ class Steps:
             "tokens_per_micro_batch": self.size.tokens,
             "shared_layout": collator.layout == "shared",
             "lm_loss": collator.lm_loss_on is not None,
+            "version": self.plan_version,
         }
         if isinstance(self.train, PreferenceStream):
             several = accelerator.num_processes > 1
@@ -102,6 +104,10 @@ class Steps:
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=leave_signals_to_the_run,
         )
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns what a checkpoint records of how the pairs of a step are split, as it is now."""
+        return {"micro_batch": str(self.size), "plan_version": self.plan_version}
 
     def begin_epoch(self, global_step: int) -> None:
         """Tells the plan which epoch begins, on a fresh start and on resume alike."""

@@ -150,7 +150,7 @@ class RewardModelTrainer(SizedTrainer):
             self.batch_layout,
             given_optimizers=self.given_optimizers,
             content=self.data_content,
-            micro_batch=str(self.steps.size),
+            **self.steps.recorded(),
             owns_lineage=self.owns_lineage,
         )
 
@@ -174,7 +174,7 @@ class RewardModelTrainer(SizedTrainer):
                     self.steps.save(folder)
                 progress = self.run_callback.progress()
                 self.run_identity = self.run_identity or identify_run(self.parts(), None)
-                self.run_identity.settings["micro_batch"] = str(self.steps.size)
+                self.run_identity.settings |= self.steps.recorded()
                 if args.should_save:
                     progress.save(folder)
                     self.run_identity.save(folder)

@@ -12,9 +12,9 @@ RUNS = {
     # 28 pairs in steps of 8: the last has 4, which are two micro-batches; texts of the LM loss shared between pairs
     "lm": {"lm_loss_coef": 0.3, "lm_score_threshold": 0.3, "center_rewards_coefficient": 0.01},
     "prompt": {"pair_weighting": "prompt", "group_by_prompt": False, "padding_side": "left"},
-    # The last step has two pairs, one micro-batch: the second process has nothing to compute
+    # The last step has two pairs of one prompt: the second process has nothing to compute
     "empty": {"lm_loss_coef": 0.3, "pairs_per_step": 26, "per_device_train_batch_size": 13},
-    # Filled by tokens: the processes get unlike numbers of pairs, and one may get none
+    # Filled by tokens: the processes get unlike numbers of pairs
     "shared": {"batch_layout": "shared", "max_tokens_per_batch": 128, "lm_loss_coef": 0.3, "pairs_per_step": 10},
     # A stream in two shards, a step as long as a pass: in whatever order, all of it
     "stream": {"max_steps": 3, "pairs_per_step": 28, "per_device_train_batch_size": 14, "lm_loss_coef": 0.3},

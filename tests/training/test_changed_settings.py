@@ -14,6 +14,7 @@ from datasets import Dataset
 from faulty_runs import at, in_child, kill, train_to_end
 from trl import ModelConfig
 
+from rm_toolkit.batches.epoch_plan import PLAN_VERSION
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.testing import build_tiny_model
@@ -21,6 +22,7 @@ from rm_toolkit.training.changed_settings import find_changes
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.manifest import checkpoints, write_manifest
 from rm_toolkit.training.recipe import RecipeArguments
+from rm_toolkit.training.resume_checks import recorded_plan_version
 from rm_toolkit.training.resume_rules import IGNORED, REFUSED, RULES, rule_of
 from rm_toolkit.training.run_content import file_digest, files_digest
 from rm_toolkit.training.run_identity import IDENTITY_NAME
@@ -77,6 +79,17 @@ def without_identity(folder):
     """Checkpoints as version 0.2.1 wrote them."""
     for path in checkpoints(folder).values():
         (path / IDENTITY_NAME).unlink()
+        write_manifest(path, 1)
+
+
+def with_plan_version(folder, version):
+    """Checkpoints that record another rule by which pairs are split over processes; `None`: as up to version 0.4.0."""
+    for path in checkpoints(folder).values():
+        content = json.loads((path / IDENTITY_NAME).read_text())
+        content["settings"]["plan_version"] = version
+        if version is None:
+            del content["settings"]["plan_version"]
+        (path / IDENTITY_NAME).write_text(json.dumps(content))
         write_manifest(path, 1)
 
 
@@ -290,8 +303,11 @@ def test_test_sets_may_come_and_go(go_on, files):
 
 def test_what_only_rounds_otherwise_is_said_and_recorded(output, base_model, files, capsys):
     folder = output()
+    with_plan_version(folder, None)
     _, trainer, resume = start(base_model(), folder, files, *GO_ON, "--per_device_train_batch_size", "2")
     trainer.train(resume_from_checkpoint=resume)
+    assert trainer.steps.plan.version == 1, "a run goes on by the rule that it began with"
+    assert json.loads((folder / "checkpoint-8" / IDENTITY_NAME).read_text())["settings"]["plan_version"] == 1
     assert (
         "checkpoint-4 was written with another micro-batch 4 pairs -> 2 pairs: the run goes on with the same data, but "
         "sums and dropout are not bit for bit those of the uninterrupted run." in capsys.readouterr().out
@@ -299,6 +315,18 @@ def test_what_only_rounds_otherwise_is_said_and_recorded(output, base_model, fil
     changed = trainer.model.settings.lineage[-1]["changed_from_step"]
     assert changed == [{"step": 4, "setting": "micro_batch", "before": "4 pairs", "after": "2 pairs"}]
     assert trainer.state.global_step == 8
+
+
+def test_a_rule_of_a_later_version_is_refused(output, interrupted):
+    assert recorded_plan_version(None) == PLAN_VERSION == 2
+    assert recorded_plan_version(str(interrupted() / "checkpoint-4")) == PLAN_VERSION
+    folder = output()
+    with_plan_version(folder, 3)
+    said = rf"checkpoint-4 was made by a later version of rm_toolkit.*`plan_version` 3 of {IDENTITY_NAME}.*up to 2\)"
+    with pytest.raises(InputError, match=said):
+        recorded_plan_version(str(folder / "checkpoint-4"))
+    without_identity(folder)
+    assert recorded_plan_version(str(folder / "checkpoint-4")) == 1
 
 
 def test_processes_devices_engines_and_libraries_are_said(interrupted):
