@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -87,14 +88,34 @@ class PreferencePairs:
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits over texts and preferences: the same rows have the same one on every machine."""
-        digest = hashlib.sha256()
-        for prompt, completion in zip(self.prompts, self.completions):
-            digest.update(json.dumps([prompt, completion], ensure_ascii=True).encode("ascii"))
-        if self.template is not None:
-            digest.update(canonical(self.template).encode("ascii"))
-        for numbers in (self.better, self.worse):
-            digest.update(numbers.astype("<i8").tobytes())
-        return digest.hexdigest()[:16]
+        template = None if self.template is None else iter(self.template)
+        return preference_digest(zip(self.prompts, self.completions), template, self.better, self.worse)
+
+
+def preference_digest(
+    texts: Iterable[tuple[Text, Text]],
+    template: Iterable[dict[str, Any]] | None,
+    better: np.ndarray,
+    worse: np.ndarray,
+) -> str:
+    """
+    16 hex digits over the texts and preferences of a test set.
+
+    Args:
+        texts (iterable of `(prompt, completion)`): The distinct texts, in order.
+        template (iterable of `dict`, *optional*): What the chat template reads beside each, where any has it.
+        better, worse (`np.ndarray` of shape `(num_pairs,)`): The texts of each pair.
+    """
+    digest = hashlib.sha256()
+    for prompt, completion in texts:
+        digest.update(json.dumps([prompt, completion], ensure_ascii=True).encode("ascii"))
+    if template is not None:  # as the JSON of one list
+        for number, own in enumerate(template):
+            digest.update((", " if number else "[").encode("ascii") + canonical(own).encode("ascii"))
+        digest.update(b"]")
+    for numbers in (better, worse):
+        digest.update(numbers.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def text_length(text: Text) -> int:
@@ -113,18 +134,8 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     Raises:
         `InputError`: if the columns are not those of a preference data set, a row cannot be used, or no pair is in it.
     """
-    ranked = check_columns(dataset.column_names, name, "test set")
-    found = _Collected()
-    strip = null_stripper(dataset.features)
-    for number, values in enumerate(dataset):
-        place = RowPlace(f"test set '{name}'", "row", number + 1)
-        found.add(as_row(strip(values) if strip else values, ranked, place), number, values.get("source"))
-    if not found.pairs:
-        raise InputError(
-            f"test set '{name}' has {len(dataset)} rows but not one pair with a preference ({found.label_ties} ties). "
-            "Check its scores, or leave it out."
-        )
-    better, worse, prompt = np.array(found.pairs, dtype=np.int64).T
+    found = collect_pairs(dataset, name, CollectedPairs())
+    better, worse, prompt = (np.array(column, dtype=np.int64) for column in (found.better, found.worse, found.prompt))
     return PreferencePairs(
         name,
         [prompt for prompt, _, _ in found.texts],
@@ -132,7 +143,7 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
         better,
         worse,
         prompt,
-        {tag: np.array(values, dtype=object) for tag, values in found.tags.items() if any(values)},
+        found.tag_columns(),
         len(dataset),
         found.label_ties,
         as_margins(found.margins),
@@ -142,12 +153,21 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     )
 
 
-class _Collected:
+def rows_of(dataset: Dataset, name: str) -> Iterator[tuple[PreferenceRow, dict[str, Any]]]:
+    """Yields each row of a test set as training reads it, and as it is stored."""
+    ranked = check_columns(dataset.column_names, name, "test set")
+    strip = null_stripper(dataset.features)
+    for number, values in enumerate(dataset):
+        place = RowPlace(f"test set '{name}'", "row", number + 1)
+        yield as_row(strip(values) if strip else values, ranked, place), values
+
+
+class CollectedPairs:
     """Texts, pairs and tags as the rows come in."""
 
     def __init__(self):
         self.texts: list[tuple[Text, Text, dict[str, Any]]] = []
-        self.pairs: list[tuple[int, int, int]] = []
+        self.better, self.worse, self.prompt = array("q"), array("q"), array("q")
         self.tags: dict[str, list[str | None]] = {tag: [] for tag in TAGS}
         self.margins: list[float | None] = []
         self.first_two: list[tuple[int, int]] = []
@@ -155,36 +175,67 @@ class _Collected:
         self.label_ties = 0
         self._numbers: dict[str, int] = {}
         self._clusters: dict[Any, int] = {}
+        self._values: dict[str | None, str | None] = {}
 
     def add(self, row: PreferenceRow, number: int, source: str | None) -> None:
         """Adds the pairs of one row."""
         template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
-        members = [self._number(row.prompt, completion, template) for completion in row.completions]
+        members = [self.number_text(row.prompt, completion, template) for completion in row.completions]
         # A row without a prompt is a cluster of its own.
-        cluster = number if row.prompt_key is None else row.prompt_key
-        cluster_number = self._clusters.setdefault(cluster, len(self._clusters))
+        cluster = self.number_prompt(number if row.prompt_key is None else row.prompt_key)
         stated = row.pair_up()
         self.label_ties += len(stated.ties)
         if stated.first_two is not None:
             self.first_two.append(tuple(members[k] for k in stated.first_two))
         for better, worse in stated.pairs:
-            self.pairs.append((members[better], members[worse], cluster_number))
+            self.better.append(members[better])
+            self.worse.append(members[worse])
+            self.prompt.append(cluster)
             self.margins.append(row.margin)
-            self.tags["domain"].append(row.domain)
-            self.tags["source"].append(source)
-            self.tags["rejected_domain"].append(row.writers[worse] if row.writers else None)
+            for tag, value in zip(TAGS, (row.domain, source, row.writers[worse] if row.writers else None)):
+                self.tags[tag].append(self._values.setdefault(value, value))  # one string for all pairs
 
-    def _number(self, prompt: Text, completion: Text, template: dict[str, Any]) -> int:
-        key = _key([prompt, completion], template)
+    def number_text(self, prompt: Text, completion: Text, template: dict[str, Any]) -> int:
+        """Returns the number of a text; texts in which the same is written share it."""
+        key = text_identity(prompt, completion, template)
         if key not in self._numbers:
             self._numbers[key] = len(self.texts)
             self.distinct.setdefault(text_key(prompt, completion, **template), len(self.texts))
             self.texts.append((prompt, completion, template))
         return self._numbers[key]
 
+    def number_prompt(self, key: Any) -> int:
+        """Returns the number of the prompt that a row belongs to."""
+        return self._clusters.setdefault(key, len(self._clusters))
 
-def _key(text: Any, template: dict[str, Any]) -> str:
+    def tag_columns(self) -> dict[str, np.ndarray]:
+        """Returns the value of each pair, of every tag that the data has."""
+        return {tag: np.array(values, dtype=object) for tag, values in self.tags.items() if any(values)}
+
+
+Collected = TypeVar("Collected", bound=CollectedPairs)
+
+
+def collect_pairs(dataset: Dataset, name: str, found: Collected) -> Collected:
+    """
+    Adds the pairs of all rows of a test set to `found`, and returns it.
+
+    Raises:
+        `InputError`: as of [`read_preferences`].
+    """
+    for number, (row, values) in enumerate(rows_of(dataset, name)):
+        found.add(row, number, values.get("source"))
+    if not found.better:
+        raise InputError(
+            f"test set '{name}' has {len(dataset)} rows but not one pair with a preference ({found.label_ties} ties). "
+            "Check its scores, or leave it out."
+        )
+    return found
+
+
+def text_identity(prompt: Text, completion: Text, template: dict[str, Any]) -> str:
     """What equal texts share, and nothing else: JSON of all that is written in them."""
+    text = [prompt, completion]
     return canonical([text, template] if any(template.values()) else text)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.cleaning import clean_pairs
-from ..data.messages import TEMPLATE_COLUMNS, canonical
+from ..data.messages import TEMPLATE_COLUMNS
 from ..data.pair_columns import complete_columns
 from ..data.pairing import label_scores
 from ..data.records import RowPlace
-from ..data.schema import Text, features_like
-from ..data.templates import normalize
-from ..evaluation.preferences import PreferencePairs
+from ..data.schema import features_like
 
 
 if TYPE_CHECKING:
@@ -73,68 +70,27 @@ def count_rows(ranked: Dataset) -> dict[str, int]:
     }
 
 
-def shared_with(pairs: PreferencePairs, ids: set[str], other: PreferencePairs, other_ids: set[str]) -> dict[str, Any]:
+def shared_with(texts: np.ndarray, ids: set[str], other_texts: np.ndarray, other_ids: set[str]) -> dict[str, Any]:
     """
     Counts what two sets have in common, up to white space.
 
     Args:
-        pairs, other (`PreferencePairs`): The two sets.
+        texts, other_texts (`np.ndarray`): Their texts, from [`~rm_toolkit.inspection.measures.text_digests`].
         ids, other_ids (`set[str]`): Their prompts, by `prompt_id`.
 
     Returns:
         `dict`: `prompts` and `texts` (prompt with completion) of the first that also stand in the second, their share
         of the first, and the sizes of the second.
     """
-    mine, theirs = _texts(pairs), _texts(other)
-    prompts, texts = len(ids & other_ids), len(mine & theirs)
+    prompts, shared = len(ids & other_ids), len(np.intersect1d(texts, other_texts, assume_unique=True))
     return {
         "prompts": prompts,
         "prompts_share": prompts / max(len(ids), 1),
-        "texts": texts,
-        "texts_share": texts / max(len(mine), 1),
+        "texts": shared,
+        "texts_share": shared / max(len(texts), 1),
         "other_prompts": len(other_ids),
-        "other_texts": len(theirs),
+        "other_texts": len(other_texts),
     }
-
-
-def length_groups(pairs: PreferencePairs) -> dict[str, list[tuple[Text, Text]]]:
-    """
-    The groups whose lengths are shown, each of distinct (prompt, completion): an empty completion stands for the prompt
-    alone, an empty prompt for the completion alone.
-
-    Returns:
-        `dict[str, list]`: `whole texts`, `prompts`, and the completions: by domain where each has its own, else of
-        chosen and rejected responses.
-    """
-    whole = pairs.texts
-    empty: Text = [] if isinstance(pairs.completions[0], list) else ""
-    prompts = {normalize(prompt): (prompt, empty) for prompt in pairs.prompts if prompt}
-    groups = {"whole texts": whole}
-    if prompts:
-        groups["prompts"] = list(prompts.values())
-    for name, members in completion_groups(pairs).items():
-        groups[f"{name} responses"] = [(empty, pairs.completions[k]) for k in members]
-    return groups
-
-
-def completion_groups(pairs: PreferencePairs) -> dict[str, list[int]]:
-    """
-    Sorts the texts by the domain that wrote them; where that is not known, into chosen and rejected ones.
-
-    Returns:
-        `dict[str, list[int]]`: Numbers of the distinct texts of each group, domains in alphabetical order. A text that
-        is preferred in one pair and not in another stands in both groups.
-    """
-    groups: dict[str, dict[int, None]] = {}
-    if "rejected_domain" in pairs.tags:
-        for side, tag in ((pairs.better, "domain"), (pairs.worse, "rejected_domain")):
-            for text, domain in zip(side.tolist(), pairs.tags[tag]):
-                if domain:
-                    groups.setdefault(domain, {})[text] = None
-        groups = dict(sorted(groups.items()))
-    else:
-        groups = {"chosen": dict.fromkeys(pairs.better.tolist()), "rejected": dict.fromkeys(pairs.worse.tolist())}
-    return {name: list(members) for name, members in groups.items()}
 
 
 def describe_lengths(lengths: np.ndarray) -> dict[str, float]:
@@ -149,25 +105,6 @@ def describe_lengths(lengths: np.ndarray) -> dict[str, float]:
         "texts": len(lengths),
         "mean": float(lengths.mean()),
         **{f"{100 * q:g}%": value for q, value in zip(QUANTILES, values)},
-    }
-
-
-def measure(
-    groups: dict[str, list[tuple[Text, Text]]], count: Callable[[Sequence[tuple[Text, Text]], bool], np.ndarray]
-) -> dict[str, np.ndarray]:
-    """
-    Lengths of every group.
-
-    Args:
-        groups (`dict[str, list]`): From [`length_groups`].
-        count (`Callable`): Length of each text; its second argument says whether they are whole texts.
-    """
-    return {name: count(texts, name == "whole texts") for name, texts in groups.items()}
-
-
-def _texts(pairs: PreferencePairs) -> set[str]:
-    return {
-        f"{normalize(p)}\n{normalize(c)}" + "".join(canonical(t) for t in more if t) for p, c, *more in pairs.texts
     }
 
 

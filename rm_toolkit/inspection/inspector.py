@@ -11,25 +11,23 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from .. import __version__
-from ..batches.encoding import BATCH_SIZE
 from ..batches.rendering import render
-from ..data.messages import content_text
 from ..data.mixture import read_uncleaned
 from ..data.recognition import AUTO
 from ..data.records import RecordFile, read_records
 from ..data.schema import Text, find_format
 from ..data.specs import DatasetSpec
 from ..evaluation.lengths import longer_wins
-from ..evaluation.preferences import PreferencePairs, read_preferences
 from ..models.hub_files import split_revision
 from ..models.settings import load_settings
 from ..models.tokenizer import DEFAULT_CHAT_TEMPLATE, load_tokenizer
 from ..output.folders import check_output, written_whole
-from .counts import as_ranked, completion_groups, count_rows, describe_lengths, length_groups, measure, shared_with
-from .words import DistinctiveWord, distinctive_words
+from .contents import Contents, read_contents
+from .counts import as_ranked, count_rows, describe_lengths, shared_with
+from .measures import completion_characters, content, measure, text_digests
+from .words import DistinctiveWord
 
 
 RESULT_NAME = "inspection.json"
@@ -109,33 +107,35 @@ def inspect_dataset(
     read = {"split": split, "seed": seed, "cache_dir": cache_dir}
     views = {name: as_ranked(dataset) for name, dataset in _views(DatasetSpec.parse(spec, "dataset"), read).items()}
     first = next(iter(views.values()))
-    pairs = read_preferences(first, "dataset")
-    counter = LengthCounter(tokenizer, find_format(first.features), show_progress)
-    lengths = measure(length_groups(pairs), counter)
-    groups = {name: [_content(pairs.completions[k]) for k in own] for name, own in completion_groups(pairs).items()}
-    words = distinctive_words(groups)
+    contents = read_contents(first, "dataset")
+    counter = LengthCounter(tokenizer, find_format(first.features))
+    measured = measure(contents, counter, show_progress)
+    lengths = measured.lengths
     limit = max_length or counter.max_length
     result: dict[str, Any] = {
         "rm_toolkit": __version__,
         "command": None,
         "dataset": spec if isinstance(spec, str) else asdict(DatasetSpec.parse(spec, "dataset")),
-        "fingerprint": pairs.fingerprint(),
+        "fingerprint": contents.fingerprint(),
         "counts": {name: count_rows(view) for name, view in views.items()},
-        "texts": len(pairs.completions),
-        "longer_wins": {name: _longer_wins(read_preferences(view, name)) for name, view in views.items()},
+        "texts": len(contents),
+        "longer_wins": {
+            name: _longer_wins(contents, measured.characters) if view is first else _longer_wins_of(view, name)
+            for name, view in views.items()
+        },
         "lengths": {
             "unit": counter.unit,
             "tokenizer": tokenizer,
             **{name: describe_lengths(values) for name, values in lengths.items() if len(values)},
         },
         "cut": None,
-        "overlap": _overlaps(first, pairs, against or {}, read),
-        "words": {name: [asdict(word) for word in own] for name, own in words.items()},
+        "overlap": _overlaps(contents, against or {}, read),
+        "words": {name: [asdict(word) for word in own] for name, own in measured.words.items()},
     }
     if tokenizer is not None:
         over = int((lengths["whole texts"] > limit).sum())
         result["cut"] = {"max_length": limit, "texts": over, "share": over / len(lengths["whole texts"])}
-    return Inspection(result, lengths, words)
+    return Inspection(result, lengths, measured.words)
 
 
 class LengthCounter:
@@ -145,12 +145,11 @@ class LengthCounter:
     Args:
         tokenizer (`str`, *optional*): Folder or Hub id (also `ID@REVISION`).
         data_format (`str`): `text` or `chat`.
-        show_progress (`bool`): Whether to draw a progress bar.
     """
 
-    def __init__(self, tokenizer: str | None, data_format: str, show_progress: bool = True):
+    def __init__(self, tokenizer: str | None, data_format: str):
         self.unit = "words" if tokenizer is None else "tokens"
-        self.data_format, self.show_progress = data_format, show_progress
+        self.data_format = data_format
         name, revision = split_revision(tokenizer or "")
         self.tokenizer = None if tokenizer is None else load_tokenizer(name, revision=revision)
         settings = None if tokenizer is None else load_settings(name, revision)
@@ -170,21 +169,14 @@ class LengthCounter:
             `np.ndarray` of shape `(num_texts,)`.
         """
         if self.tokenizer is None:
-            return np.array([len((_content(p) + " " + _content(c)).split()) for p, c, *_ in texts], dtype=np.int64)
-        counts = []
-        for begin in tqdm(
-            range(0, len(texts), BATCH_SIZE), desc="Tokenizing", disable=not self.show_progress, leave=False, delay=2
-        ):
-            batch = list(texts[begin : begin + BATCH_SIZE])
-            strings = (
-                render(batch, self.tokenizer, self.data_format)[0]
-                if whole
-                else [_content(p or c) for p, c, *_ in batch]
-            )
-            special = whole and self.data_format == "text"
-            encoded = self.tokenizer(strings, add_special_tokens=special, truncation=False, verbose=False)
-            counts += [len(ids) for ids in encoded["input_ids"]]
-        return np.array(counts, dtype=np.int64)
+            return np.array([len((content(p) + " " + content(c)).split()) for p, c, *_ in texts], dtype=np.int64)
+        if whole:
+            strings = render(texts, self.tokenizer, self.data_format)[0]
+        else:
+            strings = [content(p or c) for p, c, *_ in texts]
+        special = whole and self.data_format == "text"
+        encoded = self.tokenizer(strings, add_special_tokens=special, truncation=False, verbose=False)
+        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
 
 def _views(spec: DatasetSpec, read: dict[str, Any]) -> dict[str, Dataset]:
@@ -197,22 +189,21 @@ def _views(spec: DatasetSpec, read: dict[str, Any]) -> dict[str, Dataset]:
     return {spec.domain or "all": read_uncleaned(spec, **read)}
 
 
-def _overlaps(
-    dataset: Dataset, pairs: PreferencePairs, against: Mapping[str, Any], read: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    ids = set(dataset.unique("prompt_id"))
+def _overlaps(contents: Contents, against: Mapping[str, Any], read: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    if not against:
+        return {}
+    texts, ids = text_digests(contents), set(contents.dataset.unique("prompt_id"))
     found = {}
     for name, spec in against.items():
         other = next(iter(_views(DatasetSpec.parse(spec, name), read).values()))
-        found[name] = shared_with(pairs, ids, read_preferences(other, name), set(other.unique("prompt_id")))
+        found[name] = shared_with(texts, ids, text_digests(read_contents(other, name)), set(other.unique("prompt_id")))
     return found
 
 
-def _longer_wins(pairs: PreferencePairs) -> float:
-    lengths = pairs.lengths
-    return float(longer_wins(lengths[pairs.better], lengths[pairs.worse]).mean())
+def _longer_wins_of(view: Dataset, name: str) -> float:
+    contents = read_contents(view, name)
+    return _longer_wins(contents, completion_characters(contents))
 
 
-def _content(text: Text) -> str:
-    """A string as it is, of messages their contents."""
-    return text if isinstance(text, str) else "\n".join(content_text(message) for message in text)
+def _longer_wins(contents: Contents, characters: np.ndarray) -> float:
+    return float(longer_wins(characters[contents.better], characters[contents.worse]).mean())

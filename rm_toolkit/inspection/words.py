@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,29 +49,76 @@ def distinctive_words(
     Returns:
         `dict[str, list[DistinctiveWord]]`: For each group, highest score first.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
+    words = WordCounts(len(groups))
+    for number, texts in enumerate(groups.values()):
+        belongs = np.zeros((len(groups), len(texts)), dtype=bool)
+        belongs[number] = True
+        words.add(texts, belongs)
+    return words.distinctive(list(groups), most=most, min_texts=min_texts)
 
-    vectorizer = CountVectorizer(token_pattern=WORD, stop_words="english", binary=True)
-    texts = [text for group in groups.values() for text in group]
-    try:
-        table = vectorizer.fit_transform(texts)
-    except ValueError:  # "empty vocabulary": nothing but stop words
-        return {name: [] for name in groups}
-    common = np.flatnonzero(np.asarray((table > 0).sum(axis=0)).ravel() >= min_texts)
-    vocabulary = vectorizer.get_feature_names_out()
-    ends = np.cumsum([0, *(len(group) for group in groups.values())])
-    counts = np.stack([np.asarray(table[a:b].sum(axis=0)).ravel() for a, b in itertools.pairwise(ends)])
-    scores = log_odds(counts)
-    others = counts.sum(axis=0) - counts
-    found: dict[str, list[DistinctiveWord]] = {}
-    for row, name in enumerate(groups):
-        order = common[np.lexsort((common, -scores[row, common]))]
-        found[name] = [
-            DistinctiveWord(str(vocabulary[k]), float(scores[row, k]), int(counts[row, k]), int(others[row, k]))
-            for k in order[:most]
-            if scores[row, k] > LEAST_SCORE
+
+class WordCounts:
+    """
+    How many texts of each group say each word, as the texts come in; see [`distinctive_words`].
+
+    Args:
+        num_groups (`int`): Number of groups.
+    """
+
+    def __init__(self, num_groups: int):
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._words_of = CountVectorizer(token_pattern=WORD, stop_words="english").build_analyzer()
+        self._numbers: dict[str, int] = {}
+        self._counts = np.zeros((num_groups, 0), dtype=np.int64)
+
+    def add(self, texts: Sequence[str], belongs: np.ndarray) -> None:
+        """
+        Counts some texts.
+
+        Args:
+            texts (list of `str`): The texts.
+            belongs (`np.ndarray` of shape `(num_groups, len(texts))`): Which of them each group has.
+        """
+        numbers = self._numbers
+        found = [
+            [numbers.setdefault(word, len(numbers)) for word in set(self._words_of(text))] if used else []
+            for text, used in zip(texts, belongs.any(axis=0))
         ]
-    return found
+        said = np.array([number for own in found for number in own], dtype=np.int64)
+        text = np.repeat(np.arange(len(found)), [len(own) for own in found])
+        if len(numbers) > self._counts.shape[1]:
+            room = max(len(numbers), 2 * self._counts.shape[1])
+            self._counts = np.pad(self._counts, ((0, 0), (0, room - self._counts.shape[1])))
+        for counts, own in zip(self._counts, belongs):
+            counts += np.bincount(said[own[text]], minlength=len(counts))
+
+    def distinctive(
+        self, names: Sequence[str], *, most: int = 40, min_texts: int = 3
+    ) -> dict[str, list[DistinctiveWord]]:
+        """
+        Returns the words of each group, as [`distinctive_words`] does.
+
+        Args:
+            names (list of `str`): Names of the groups.
+            most, min_texts (`int`): As there.
+        """
+        if not self._numbers:  # nothing but stop words
+            return {name: [] for name in names}
+        vocabulary = sorted(self._numbers)
+        counts = self._counts[:, [self._numbers[word] for word in vocabulary]]
+        common = np.flatnonzero(counts.sum(axis=0) >= min_texts)
+        scores = log_odds(counts)
+        others = counts.sum(axis=0) - counts
+        found: dict[str, list[DistinctiveWord]] = {}
+        for row, name in enumerate(names):
+            order = common[np.lexsort((common, -scores[row, common]))]
+            found[name] = [
+                DistinctiveWord(vocabulary[k], float(scores[row, k]), int(counts[row, k]), int(others[row, k]))
+                for k in order[:most]
+                if scores[row, k] > LEAST_SCORE
+            ]
+        return found
 
 
 def log_odds(counts: np.ndarray) -> np.ndarray:

@@ -9,8 +9,11 @@ from datasets import Dataset
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.preferences import read_preferences
-from rm_toolkit.inspection.counts import as_ranked, completion_groups, count_rows, describe_lengths
+from rm_toolkit.inspection import measures
+from rm_toolkit.inspection.contents import read_contents
+from rm_toolkit.inspection.counts import as_ranked, count_rows, describe_lengths
 from rm_toolkit.inspection.inspector import LengthCounter, inspect_dataset
+from rm_toolkit.inspection.measures import completion_characters, measure
 
 
 TAGS = {"domain": "general", "source": "jsonl"}
@@ -61,7 +64,7 @@ def test_tokens_are_counted_as_a_model_reads_them(base_model):
     from rm_toolkit.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base_model())
-    counter = LengthCounter(base_model(), "text", show_progress=False)
+    counter = LengthCounter(base_model(), "text")
     assert counter.max_length == 512
     text = "river stone"
     assert counter([("river ", "stone")], whole=True).tolist() == [len(tokenizer(text)["input_ids"])]
@@ -69,13 +72,51 @@ def test_tokens_are_counted_as_a_model_reads_them(base_model):
     assert counter([("", "stone")], whole=False).tolist() == [len(alone)]
 
 
+def groups_of(rows):
+    groups = read_contents(Dataset.from_list(rows), "s").groups()
+    return {name: members.tolist() for name, members in groups.items()}
+
+
 def test_completions_are_grouped_by_who_wrote_them():
     rows = [{**pair("a", "x", "y"), "domain": "law", "rejected_domain": "art"}]
-    assert completion_groups(read_preferences(Dataset.from_list(rows), "s")) == {"art": [1], "law": [0]}
-    assert completion_groups(read_preferences(Dataset.from_list([pair("a", "x", "y")]), "s")) == {
-        "chosen": [0],
-        "rejected": [1],
-    }
+    assert groups_of(rows) == {"art": [1], "law": [0]}
+    assert groups_of([pair("a", "x", "y")]) == {"chosen": [0], "rejected": [1]}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_texts_that_stay_on_disk_are_those_of_an_evaluation(chat, rows):
+    made = rows.ranked(40, seed=1)
+    made += [dict(row) for row in made[:3]] + [
+        {**made[5], "prompt": made[6]["prompt"]}
+    ]  # texts that stand in several rows
+    if chat:
+        tool = {"type": "function", "function": {"name": "look"}}
+        for number, row in enumerate(made):
+            row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+            row["completions"] = [[{"role": "assistant", "content": text}] for text in row["completions"]]
+            row["tools"] = [tool] if number % 2 else None
+    dataset = Dataset.from_list(made)
+    held, stored = read_preferences(dataset, "s"), read_contents(dataset, "s")
+    assert list(stored.texts()) == held.texts
+    assert (stored.better.tolist(), stored.worse.tolist()) == (held.better.tolist(), held.worse.tolist())
+    assert stored.fingerprint() == held.fingerprint()
+    assert completion_characters(stored).tolist() == held.lengths.tolist()
+    assert [len(batch) for batch in stored.batches(50)][:-1] == [50] * (len(held.texts) // 50)
+
+
+def test_lengths_and_words_do_not_depend_on_the_batches(monkeypatch):
+    rows = [pair(f"Which {k // 2}?", f"river {'stone ' * k}", f"lantern {k}") for k in range(30)]
+    contents = read_contents(Dataset.from_list(rows), "s")
+    whole = measure(contents, LengthCounter(None, "text"), show_progress=False)
+    assert [len(values) for values in whole.lengths.values()] == [60, 15, 30, 30]
+    assert whole.lengths["prompts"].tolist() == [2] * 15
+    assert sorted(whole.lengths["chosen responses"]) == list(range(1, 31))
+    assert [word.word for word in whole.words["rejected"]] == ["lantern"]
+    monkeypatch.setattr(measures, "BATCH_SIZE", 7)
+    small = measure(contents, LengthCounter(None, "text"), show_progress=False)
+    assert small.words == whole.words
+    for name, values in whole.lengths.items():
+        assert small.lengths[name].tolist() == values.tolist()
 
 
 @pytest.fixture
