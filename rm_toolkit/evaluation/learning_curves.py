@@ -66,7 +66,9 @@ def read_learning_curves(folder: str | Path, settings: RewardModelSettings | Non
 
 def accuracy_points(history: list[dict[str, Any]], per_step: float) -> dict[str, list[tuple[float, float]]]:
     """
-    Picks the accuracy of every test set out of a log; sets that were judged fewer than two times are left out.
+    Picks the accuracy of every test set out of a log; sets that were judged fewer than two times are left out, and those
+    of which only a sampled part (`NAME_sample`, see `eval_curve_fraction`) was judged between start and end: that part has
+    the curve.
 
     Args:
         history (`list[dict]`): `log_history` of a run.
@@ -83,5 +85,5 @@ def accuracy_points(history: list[dict[str, Any]], per_step: float) -> dict[str,
     return {
         name: [(step * per_step, value) for step, value in sorted(steps.items())]
         for name, steps in found.items()
-        if len(steps) > 1
+        if len(steps) > 1 and ("sample" if name == "eval" else f"{name}_sample") not in found
     }

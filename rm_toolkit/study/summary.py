@@ -158,8 +158,10 @@ def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, l
     """
     points: dict[str, list[tuple[float, float]]] = {"general": [], "customized": []}
     for log in result["log_history"]:
-        values = [log.get(f"eval_{name}_accuracy") for name in study.general_sets]
-        own = log.get(f"eval_{_customized_set(study, cell)}_accuracy")
+        # Where `eval_curve_fraction` is below 1, the sampled part is judged at every point.
+        values = [log.get(f"eval_{n}_sample_accuracy", log.get(f"eval_{n}_accuracy")) for n in study.general_sets]
+        name = _customized_set(study, cell)
+        own = log.get(f"eval_{name}_sample_accuracy", log.get(f"eval_{name}_accuracy"))
         if own is None or None in values:
             continue
         pairs = log["step"] * result["pairs_per_step"]

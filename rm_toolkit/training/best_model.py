@@ -11,6 +11,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..errors import InputError, did_you_mean, name_list
 from ..evaluation.metrics import PreferenceMetrics
+from .curve_sample import sampled_name
 
 
 PREFERENCE_METRICS = tuple(field.name for field in fields(PreferenceMetrics))
@@ -46,7 +47,7 @@ def check_best_metric(
     if metric is None:
         raise InputError(
             f"{users[0]} needs `metric_for_best_model`, which is not set; set it, for example to "
-            f"'{next(iter(_metric_names(eval_dataset, metrics)), 'eval_NAME_accuracy')}'."
+            f"'{next(iter(_metric_names(_curve_sets(args, eval_dataset), metrics)), 'eval_NAME_accuracy')}'."
         )
     needed = f"`metric_for_best_model` is '{metric}'" + (f", for {', '.join(users)}" if users else "")
     if args.eval_strategy == IntervalStrategy.NO:
@@ -59,9 +60,16 @@ def check_best_metric(
             f"{needed}, but there is no test set to measure it on. Name one: --eval_datasets NAME=SPEC (in Python, "
             "`eval_dataset`), or leave the metric out."
         )
+    fraction = getattr(args, "eval_curve_fraction", 1.0)
+    whole, eval_dataset = _metric_names(eval_dataset, metrics), _curve_sets(args, eval_dataset)
     known = _metric_names(eval_dataset, metrics)
     full = metric if metric.startswith("eval_") else f"eval_{metric}"
     if full not in [*known, *(f"eval_{name}" for name in (*of_all_sets, *SPEED_METRICS))]:
+        if fraction < 1 and full in whole:
+            raise InputError(
+                f"{needed}, but with `eval_curve_fraction` {fraction:g} that is measured at the start and the end only. "
+                f"Between them there are {_listed(eval_dataset, metrics)}.{did_you_mean(full, known)}"
+            )
         default = " (transformers' default)" if metric == "loss" else ""
         raise InputError(
             f"{needed}{default}, but the test sets will give no '{full}', only {_listed(eval_dataset, metrics)}."
@@ -83,6 +91,14 @@ def _users(args: TrainingArguments, callbacks: Iterable[Any] | None) -> list[str
 
 def _is_early_stopping(callback: Any) -> bool:
     return isinstance(callback, EarlyStoppingCallback) or callback is EarlyStoppingCallback
+
+
+def _curve_sets(args: TrainingArguments, eval_dataset: Any) -> Any:
+    """The test sets under the names that they have between the first and the last step."""
+    if getattr(args, "eval_curve_fraction", 1.0) == 1.0 or eval_dataset is None:
+        return eval_dataset
+    sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
+    return {sampled_name(name): rows for name, rows in sets.items()}
 
 
 def _listed(eval_dataset: Any, metrics: tuple[str, ...]) -> str:

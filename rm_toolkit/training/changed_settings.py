@@ -80,7 +80,7 @@ def find_changes(
             continue
         if name not in before:
             if (
-                name.startswith("eval_")
+                name.startswith(("eval_data.", "eval_tokens."))
                 and "eval_sets" in before
                 and name.partition(".")[2] not in before["eval_sets"]
             ):

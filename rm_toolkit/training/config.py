@@ -148,6 +148,14 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )
+    eval_curve_fraction: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of each test set (of its prompts, within each domain and source) that is evaluated between the "
+            "first and the last step, above 0 to 1, as 'eval_NAME_sample_accuracy' and so on; `metric_for_best_model` then "
+            "names one of these. The same rows each time; the whole sets at the start and the end. 1: always the whole."
+        },
+    )
     bf16: bool | None = field(
         default=None,
         metadata={
@@ -232,6 +240,8 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
             )
         if not 0 <= self.lm_score_threshold <= 1:
             raise InputError(f"`lm_score_threshold` is {self.lm_score_threshold}; it lies between 0 and 1.")
+        if not 0 < self.eval_curve_fraction <= 1:
+            raise InputError(f"`eval_curve_fraction` is {self.eval_curve_fraction}; it is above 0 and at most 1.")
         if self.max_length is None or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":

@@ -43,3 +43,17 @@ def evaluate_sets(
         metrics.update({f"{full}_{key}": value for key, value in values.items()})
         num_sequences += data.num_sequences
     return metrics | speed_metrics(prefix, begin, num_samples=num_sequences)
+
+
+def sets_by_name(dataset: Any, own: Any) -> dict[str, Any]:
+    """
+    Returns what is to be scored, by name; a set without a name is called `""`.
+
+    Args:
+        dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): What was asked for; a name chooses one of `own`.
+        own (`Dataset` or `dict[str, Dataset]`): The test sets of the run, which are the default.
+    """
+    if isinstance(dataset, str):
+        return {dataset: own[dataset]}
+    sets = own if dataset is None else dataset
+    return sets if isinstance(sets, dict) else {"": sets}

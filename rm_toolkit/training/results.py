@@ -13,6 +13,7 @@ from ..evaluation.metrics import PreferenceMetrics
 from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
 from ..output.written import record_written
+from .curve_sample import sampled_of
 
 
 MARKER = "first_two_accuracy"  # in every evaluation, and in nothing else
@@ -26,7 +27,8 @@ def results_of(log_history: list[dict[str, float]], order: Iterable[str] = (), s
 
     Args:
         log_history (`list[dict]`): What was logged.
-        order (`Iterable[str]`): Names of test sets, in the order to return them.
+        order (`Iterable[str]`): Names of test sets, in the order to return them. Their sampled parts (see
+            [`~rm_toolkit.training.curve_sample`]) are not results.
         step (`int`, *optional*): Optimizer step; the last evaluated one by default.
 
     Returns:
@@ -34,29 +36,35 @@ def results_of(log_history: list[dict[str, float]], order: Iterable[str] = (), s
         margin, loss, reward_mean, reward_std, num_pairs, num_ties and num_label_ties. Empty if nothing was evaluated at
         that step.
     """
-    logs = [log for log in log_history if any(key.endswith(f"_{MARKER}") for key in log)]
+    order = list(order)
+    logs = [log for log in log_history if _evaluated(log, order)]
     if step is not None:
         logs = [log for log in logs if log["step"] == step]
     if not logs:
         return {}
     keys = [item.name for item in dataclasses.fields(PreferenceMetrics)]
-    prefixes = [key.removesuffix(MARKER) for key in logs[-1] if key.endswith(MARKER)]
     found = {
-        prefix.removeprefix("eval_").removesuffix("_") or "eval": {
-            key: logs[-1][prefix + key] for key in keys if prefix + key in logs[-1]
-        }
-        for prefix in prefixes
+        name: {key: logs[-1][prefix + key] for key in keys if prefix + key in logs[-1]}
+        for name, prefix in _evaluated(logs[-1], order).items()
     }
     # A log that was read from a checkpoint has its keys in alphabetical order.
-    order = list(order)
     names = [*(name for name in order if name in found), *(name for name in found if name not in order)]
     return {name: found[name] for name in names}
 
 
-def last_evaluated_step(log_history: list[dict[str, float]]) -> int | None:
-    """Returns the optimizer step of the last evaluation, or `None`."""
-    steps = [log["step"] for log in log_history if any(MARKER in key for key in log)]
+def last_evaluated_step(log_history: list[dict[str, float]], names: Iterable[str] = ()) -> int | None:
+    """Returns the optimizer step of the last evaluation of whole test sets (of these names), or `None`."""
+    names = list(names)
+    steps = [log["step"] for log in log_history if _evaluated(log, names)]
     return steps[-1] if steps else None
+
+
+def _evaluated(log: dict[str, float], names: list[str]) -> dict[str, str]:
+    """The test sets that a log has metrics of, with what stands before these; without the sampled parts of `names`."""
+    samples = sampled_of(names).keys() - set(names)
+    prefixes = [key.removesuffix(MARKER) for key in log if key.endswith(f"_{MARKER}")]
+    found = {prefix.removeprefix("eval_").removesuffix("_") or "eval": prefix for prefix in prefixes}
+    return {name: prefix for name, prefix in found.items() if name not in samples}
 
 
 def write_results(output_dir: str, results: dict[str, Results], log: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ _add(REFUSED, "max_grad_norm given_optimizer given_scheduler", _OPTIMIZER)
 _READING = "the model has learned to read texts in the old way"
 _add(REFUSED, "pooling_type data_format max_length pools_eos chat_date", _READING)
 _add(REFUSED, "eval_data eval_tokens", "results before and after training would be of different rows; name it anew")
+_add(REFUSED, "eval_curve_fraction", "the curve before and after would be of different rows")
 # Of the base-LM stage.
 _add(REFUSED, "sft_texts completion_only_loss assistant_only_loss loss_type router_aux_loss_coef", _OBJECTIVE)
 _add(REFUSED, "average_tokens_across_devices", _OBJECTIVE)

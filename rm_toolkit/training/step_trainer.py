@@ -23,14 +23,15 @@ from ..models.reward_model import RewardModel
 from ..models.shared_prompts.choice import choose_layout
 from ..scoring.rewards import compute_rewards
 from .config import RewardModelConfig
+from .curve_sample import sample_sets, sets_of_a_call
 from .engines import EngineHooks, read_engine
-from .evaluation_loop import evaluate_sets
+from .evaluation_loop import evaluate_sets, sets_by_name
 from .finite import not_finite
 from .kernels import change_layers, check_kernels, compute_copies
 from .meter import Meter
 from .retry import StepRetry
 from .step_loss import micro_batch_loss
-from .steps import Steps
+from .steps import Steps, data_seed
 from .stopping import Stop, StopEvaluation
 from .training_data import Preparation
 from .upstream import TrainerHooks, for_this_call
@@ -89,6 +90,8 @@ class StepTrainer(EngineHooks, TrainerHooks):
     lm_loss_coef = property(lambda self: self.args.lm_loss_coef, doc="Weight of the LM loss.")
 
     def _take_data(self, train: Any, replay: Any) -> None:
+        shares = sample_sets(self.test_sources, self.args.eval_curve_fraction, data_seed(self.args))
+        self.curve_sets = {name: self.prepare_data(rows, name) for name, rows in shares.items()}
         self.data = self.preparation.gather(self.train_dataset, train, replay)
         self.steps = Steps(self.args, self.data.train, self.data.joined, self.accelerator)
         self.retry = StepRetry(self.accelerator, self.steps, self.args.computes_again)
@@ -98,10 +101,9 @@ class StepTrainer(EngineHooks, TrainerHooks):
         self.preparation = Preparation(self.processing_class, self.args)
         (train, replay), tests = self.data.sources, self.test_sources
         self.train_dataset = self.prepare_data(train, "train")
-        if isinstance(tests, dict):
-            self.eval_dataset = {name: self.prepare_data(test, name) for name, test in tests.items()}
-        elif tests is not None:
-            self.eval_dataset = self.prepare_data(tests, "eval")
+        if tests is not None:
+            again = {name: self.prepare_data(test, name or "eval") for name, test in sets_by_name(tests, None).items()}
+            self.eval_dataset = again if isinstance(tests, dict) else again[""]
         self._take_data(train, replay)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -250,13 +252,11 @@ class StepTrainer(EngineHooks, TrainerHooks):
             ignore_keys: Not used.
             metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
         """
-        sets = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(sets, str):
-            sets = {sets: self.eval_dataset[sets]}
-        if not isinstance(sets, dict):
-            sets = {"": sets}
+        step, sets = self.state.global_step, sets_by_name(eval_dataset, self.eval_dataset)
         # Of the loop's own evaluations alone: one that a callback asks for is not put off.
-        of_the_loop = self.is_in_train and (self.control.should_evaluate or self.state.global_step == 0)
+        of_the_loop = self.is_in_train and (self.control.should_evaluate or step == 0)
+        if eval_dataset is None:
+            sets = sets_of_a_call(sets, self.curve_sets, of_the_loop and 0 < step < self.state.max_steps)
         rewards = partial(self.compute_rewards, before_each=self.stop.check_evaluation if of_the_loop else None)
         try:
             metrics = evaluate_sets(sets, metric_key_prefix, self.prepare_data, rewards)

@@ -218,8 +218,8 @@ class RewardModelTrainer(SizedTrainer):
         return results_of(self.state.log_history, self.test_sets(), step)
 
     def evaluated_step(self) -> int | None:
-        """Returns the optimizer step of the last evaluation, or `None`; none counts before the best model was loaded."""
-        return last_evaluated_step(self.state.log_history[self.logs_of_other_weights :])
+        """Step of the last evaluation of the whole sets, or `None`; none counts before the best model was loaded."""
+        return last_evaluated_step(self.state.log_history[self.logs_of_other_weights :], self.test_sets())
 
     def save_results(self) -> dict[str, Results]:
         """
