@@ -12,13 +12,9 @@ from torch.utils.data import Sampler
 from .collator import MicroBatch, PreferenceCollator
 from .filling import Filler
 from .groups import PairGroups
+from .step_split import PLAN_VERSION, split_pairs
 from .tokenization import TokenizedPreferences
-from .unpaired import AFTER, joining
-
-
-# How the pairs of a step are split over several processes. A checkpoint records which, and its run goes on with it.
-# 1, up to version 0.4.0: first fit, the micro-batches dealt in turn. 2: by tokens, see `dealing`.
-PLAN_VERSION = 2
+from .unpaired import joining
 
 
 @dataclass
@@ -168,68 +164,6 @@ class EpochPlan(Sampler):
         rows, inverse, counts = np.unique(self.data.row[pairs], return_inverse=True, return_counts=True)
         num_rows = len(rows) + len(joining(self.data.tied_rows, pairs)[0])
         return dict(zip(pairs.tolist(), (1.0 / (counts[inverse] * num_rows)).tolist()))
-
-
-def split_pairs(
-    data: TokenizedPreferences,
-    filler: Filler,
-    pairs: np.ndarray,
-    num_processes: int = 1,
-    version: int = PLAN_VERSION,
-    count: int | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """
-    Splits the pairs of one step into micro-batches: those of a prompt together, prompts of like length together.
-
-    Args:
-        data (`TokenizedPreferences`): Where they come from.
-        filler (`Filler`): Fills micro-batches of that data, or of that data [`TokenizedPreferences.with_unpaired`].
-        pairs (`np.ndarray`): Numbers of the pairs.
-        num_processes (`int`): Number of processes; the micro-batches are a multiple of it, some may be empty.
-        version (`int`): By which rule they are dealt to several processes, see `PLAN_VERSION`.
-        count (`int`, *optional*): Micro-batches of each process, dealt by version 2, where that is given.
-
-    Returns:
-        `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
-            text of the step stands in one of them only. Texts that are in no pair are counted by micro-batches of
-            their own prompts, which may hold no pair.
-    """
-    if not len(pairs):
-        return [], []
-    num_pairs = len(data)
-    if filler.data is not data:
-        unpaired = joining(data.unpaired[:, AFTER], pairs)[0]
-        data, pairs = filler.data, np.concatenate([pairs, num_pairs + unpaired])
-    groups = _by_length(data, pairs)
-    if count is None and (num_processes == 1 or version == 1):
-        chunks = filler.fill_groups(*groups)
-        chunks += [pairs[:0]] * (-len(chunks) % num_processes)
-    else:
-        chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count) for chunk in slot]
-    return [chunk[chunk < num_pairs] for chunk in chunks], _lm_sequences(data, chunks)
-
-
-def _lm_sequences(data: TokenizedPreferences, chunks: list[np.ndarray]) -> list[np.ndarray]:
-    candidates, chunk_of = [], []
-    for number, chunk in enumerate(chunks):
-        found = np.concatenate([data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]])
-        candidates.append(found)
-        chunk_of.append(np.full(len(found), number))
-    # In the same order on every process, so that all agree where a text is counted: in the first chunk that has it.
-    texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
-    counted_in = np.concatenate(chunk_of)[first]
-    order = np.argsort(counted_in, kind="stable")
-    return np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
-
-
-def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs prompt after prompt, those with short texts first; and where each prompt begins."""
-    pairs = np.sort(pairs)
-    groups = PairGroups.of(data.prompt[pairs])
-    ordered = pairs[groups.pairs]
-    longest = np.maximum(data.lengths[data.better[ordered]], data.lengths[data.worse[ordered]])
-    groups = groups.take(np.argsort(np.maximum.reduceat(longest, groups.starts[:-1]), kind="stable"))
-    return pairs[groups.pairs], groups.starts
 
 
 class StepDataset(TorchDataset):

@@ -10,8 +10,9 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from ..errors import InputError
 from .collator import MicroBatch, PreferenceCollator
-from .epoch_plan import PLAN_VERSION, StepDataset, StepPlan, split_pairs
+from .epoch_plan import StepDataset, StepPlan
 from .filling import Filler
+from .step_split import PLAN_VERSION, split_pairs
 from .stream import PreferenceStream
 from .tokenization import TokenizedPreferences
 from .unpaired import AFTER, PROMPT, at_pairs

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..batches.epoch_plan import PLAN_VERSION
+from ..batches.step_split import PLAN_VERSION
 from ..errors import InputError
 from ..output.console import console
 from .changed_settings import check_changes, describe_changes, find_changes

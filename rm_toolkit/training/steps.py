@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..batches.collator import MicroBatch, PreferenceCollator
-from ..batches.epoch_plan import PLAN_VERSION, EpochPlan, StepDataset
+from ..batches.epoch_plan import EpochPlan, StepDataset
 from ..batches.equal_texts import describe_equal_pairs
 from ..batches.replay_plan import ReplayPlan
+from ..batches.step_split import PLAN_VERSION
 from ..batches.stream import PreferenceStream
 from ..batches.stream_plan import StreamPlan
 from ..batches.tokenization import TokenizedPreferences

@@ -14,7 +14,7 @@ from datasets import Dataset
 from faulty_runs import at, in_child, kill, train_to_end
 from trl import ModelConfig
 
-from rm_toolkit.batches.epoch_plan import PLAN_VERSION
+from rm_toolkit.batches.step_split import PLAN_VERSION
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.testing import build_tiny_model
