@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .rendering import render
+from .token_spool import TokenSpool
 
 
 BATCH_SIZE = 1024
@@ -42,44 +45,76 @@ def encode(
         `tuple`: `ids`, `offsets`, `completion_start` and counts of what was cut; and `np.ndarray` of shape
         `(len(texts),)`, the sequence of each text.
     """
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    sequences = _Sequences(_num_special(tokenizer, data_format), max_length)
-    numbers = np.zeros(len(texts), dtype=np.int64)
+    encoder = Encoder(tokenizer, max_length, data_format, find_completions=find_completions)
     progress = tqdm(
         total=len(texts), desc=f"Tokenizing {name}", unit="text", disable=not show_progress, leave=False, delay=2
     )
+    numbers: list[int] = []
     for begin in range(0, len(texts), BATCH_SIZE):
         batch = texts[begin : begin + BATCH_SIZE]
-        strings, prompt_lengths = render(batch, tokenizer, data_format)
-        run = backend.encode_batch if find_completions else backend.encode_batch_fast
-        encodings = run(strings, add_special_tokens=data_format == "text")
-        for number, (encoding, prompt_length) in enumerate(zip(encodings, prompt_lengths), begin):
-            start = _first_token_at(encoding, prompt_length) if find_completions else None
-            key = None if merge_within is None else merge_within[number]
-            numbers[number] = sequences.add(encoding.ids, start, key)
+        keys = [None] * len(batch) if merge_within is None else merge_within[begin : begin + len(batch)]
+        numbers += encoder.add(batch, keys)
         progress.update(len(batch))
     progress.close()
-    return sequences.columns(), numbers
+    return encoder.sequences.columns(), np.array(numbers, dtype=np.int64)
 
 
-class _Sequences:
+class Encoder:
+    """
+    Turns texts into sequences, batch by batch.
+
+    Args:
+        tokenizer, max_length, data_format, find_completions: As in [`encode`].
+        folder (`Path`, *optional*): Where the ids of a large data set go until they are taken.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        data_format: str,
+        *,
+        find_completions: bool = True,
+        folder: Path | None = None,
+    ):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        self.tokenizer, self.data_format, self.find_completions = tokenizer, data_format, find_completions
+        self.encode_batch = backend.encode_batch if find_completions else backend.encode_batch_fast
+        self.sequences = Sequences(_num_special(tokenizer, data_format), max_length, folder)
+
+    def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int | None]) -> list[int]:
+        """
+        Encodes some texts; returns the number of the sequence of each.
+
+        Args:
+            texts (`list[tuple]`): As in [`encode`].
+            keys (`list[int]`): Texts of one key with the same ids become one sequence; `None` for one of its own.
+        """
+        strings, prompt_lengths = render(texts, self.tokenizer, self.data_format)
+        encodings = self.encode_batch(strings, add_special_tokens=self.data_format == "text")
+        return [
+            self.sequences.add(encoding.ids, _first_token_at(encoding, length) if self.find_completions else None, key)
+            for encoding, length, key in zip(encodings, prompt_lengths, keys)
+        ]
+
+
+class Sequences:
     """
     The distinct sequences so far, cut on the left, and counts of what was cut.
 
     Args:
         num_prefix (`int`): Special tokens before a text, which a cut keeps.
         max_length (`int`): Tokens that a sequence may have.
+        folder (`Path`, *optional*): Where the ids of a large data set go until they are taken.
     """
 
-    def __init__(self, num_prefix: int, max_length: int):
-        self.num_prefix = num_prefix
-        self.max_length = max_length
-        self.pieces: list[np.ndarray] = []
-        self.starts: list[int] = []
+    def __init__(self, num_prefix: int, max_length: int, folder: Path | None = None):
+        self.num_prefix, self.max_length, self.folder = num_prefix, max_length, folder
+        self.ids = TokenSpool(folder)
+        self.lengths, self.starts, self.cuts = array("i"), array("i"), array("q")
         self.seen: dict[tuple[int, bytes], int] = {}
-        self.num_truncated = self.num_truncated_tokens = 0
 
     def add(self, ids: list[int], start: int | None, key: int | None) -> int:
         """
@@ -94,29 +129,47 @@ class _Sequences:
             `int`: Number of its sequence.
         """
         cut = max(0, len(ids) - self.max_length)
-        piece = np.array(ids[: self.num_prefix] + ids[self.num_prefix + cut :] if cut else ids, dtype=np.int32)
-        number = len(self.pieces)
+        if cut:
+            ids = ids[: self.num_prefix] + ids[self.num_prefix + cut :]
+            start = None if start is None else max(self.num_prefix, start - cut)
+        number = len(self.lengths)
         if key is not None:
-            known = self.seen.setdefault((key, piece.tobytes()), number)
+            known = self.seen.setdefault((key, array("i", ids).tobytes()), number)
             if known < number:
                 return known
-        if cut:
-            self.num_truncated += 1
-            self.num_truncated_tokens += cut
-            start = None if start is None else max(self.num_prefix, start - cut)
-        self.pieces.append(piece)
-        self.starts.append(0 if start is None else min(start, len(piece)))
+        self._append(ids, 0 if start is None else min(start, len(ids)), cut)
         return number
+
+    def _append(self, ids: Sequence[int], start: int, cut: int) -> None:
+        self.ids.extend(ids)
+        self.lengths.append(len(ids))
+        self.starts.append(start)
+        self.cuts.append(cut)
+
+    def merged(self) -> tuple[Sequences, np.ndarray]:
+        """
+        Returns the sequences with those of the same ids made one, the first of them; and `np.ndarray` of shape
+        `(num_sequences,)`, the new number of each.
+        """
+        once, ids = Sequences(self.num_prefix, self.max_length, self.folder), self.ids.array()
+        numbers, end = np.zeros(len(self.lengths), dtype=np.int64), 0
+        for number, (length, start, cut) in enumerate(zip(self.lengths, self.starts, self.cuts)):
+            piece, end = ids[end : end + length], end + length
+            known = once.seen.setdefault((0, piece.tobytes()), len(once.lengths))
+            if known == len(once.lengths):
+                once._append(piece.tolist(), start, cut)
+            numbers[number] = known
+        return once, numbers
 
     def columns(self) -> dict[str, Any]:
         """`ids`, `offsets` and `completion_start` of all sequences, and the two counts."""
-        lengths = [len(piece) for piece in self.pieces]
+        cuts = np.array(self.cuts, dtype=np.int64)
         return {
-            "ids": np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int32),
-            "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            "ids": self.ids.array(),
+            "offsets": np.concatenate([[0], np.cumsum(np.array(self.lengths, dtype=np.int64))]).astype(np.int64),
             "completion_start": np.array(self.starts, dtype=np.int32),
-            "num_truncated": self.num_truncated,
-            "num_truncated_tokens": self.num_truncated_tokens,
+            "num_truncated": int((cuts > 0).sum()),
+            "num_truncated_tokens": int(cuts.sum()),
         }
 
 
@@ -135,7 +188,7 @@ def encode_ids(
     Returns:
         `tuple`: As of [`encode`].
     """
-    sequences = _Sequences(0, max_length)
+    sequences = Sequences(0, max_length)
     numbers = np.zeros(len(texts), dtype=np.int64)
     for number, (ids, start, keep) in enumerate(zip(texts, starts, kept)):
         sequences.num_prefix = keep

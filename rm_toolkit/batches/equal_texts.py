@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,13 @@ MANY = 0.1  # share of equal pairs above which a data set is worth a warning
 
 EQUAL_PAIRS = "equal pairs"  # among the things that were said of a stream
 
+
+class Texts(Protocol):
+    """Texts by their numbers."""
+
+    def __getitem__(self, number: int) -> Conversation: ...
+
+
 Cause = Callable[[int, int], int]  # numbers of two texts whose sequences are equal -> place in `CAUSES`
 
 
@@ -44,7 +51,7 @@ def have_more_than_content(
     return bool(more)
 
 
-def cause_of_texts(texts: list[Conversation], tokenizer: PreTrainedTokenizerBase, data_format: str) -> Cause:
+def cause_of_texts(texts: Texts, tokenizer: PreTrainedTokenizerBase, data_format: str) -> Cause:
     """
     Returns what finds out why two texts have become the same token ids; they are rendered and encoded again for it.
 

@@ -59,7 +59,7 @@ def read_ids(
         members = range(len(texts), len(texts) + len(row.completions))
         texts += row.completions
         columns.add_row(number, members, row, lm_score_threshold)
-    starts = starts_of(texts, [pair[:2] for pair in columns.pairs])
+    starts = starts_of(texts, zip(columns.better, columns.worse))
     encoded, numbers = encode_ids(texts, starts, [num_kept(ids, tokenizer) for ids in texts], max_length)
     pairs = merge_pairs(
         columns.arrays(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .preference_rows import PreferenceRow, as_margins
+from .preference_rows import PreferenceRow, as_margins, compact_key
 from .unpaired import side_by_side
 
 
@@ -23,9 +24,10 @@ class PairColumns:
         self.note_tied_rows = tied_rows
         self.tied_rows: list[int] = []
         self.unpaired: list[tuple[int, int, int, int]] = []
-        self.pairs: list[tuple] = []
+        self.better, self.worse, self.row, self.prompt = array("i"), array("i"), array("i"), array("i")
+        self.lm_better, self.lm_worse = array("b"), array("b")
         self.margins: list[float | None] = []
-        self.first_two: list[tuple[int, int]] = []
+        self.first_two = array("i")
         self.prompts: dict[Any, int] = {}
         self.num_label_ties = 0
 
@@ -43,30 +45,34 @@ class PairColumns:
         best = max(row.scores)
         qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
         # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
-        key = number if row.prompt_key is None else row.prompt_key
+        key = number if row.prompt_key is None else compact_key(row.prompt_key)
         prompt_number = self.prompts.setdefault(key, len(self.prompts))
         if stated.first_two is not None:
-            self.first_two.append(tuple(members[k] for k in stated.first_two))
+            self.first_two.extend(members[k] for k in stated.first_two)
         for i, j in stated.best_first():
-            self.pairs.append((members[i], members[j], number, prompt_number, qualifies[i], qualifies[j]))
+            self.better.append(members[i])
+            self.worse.append(members[j])
+            self.row.append(number)
+            self.prompt.append(prompt_number)
+            self.lm_better.append(qualifies[i])
+            self.lm_worse.append(qualifies[j])
             self.margins.append(row.margin)
         self.num_label_ties += len(stated.ties)
         if self.note_tied_rows and not stated.pairs:
-            before = max(len(self.pairs) - 1, 0)
+            before = max(len(self.better) - 1, 0)
             self.tied_rows.append(before)
             texts = [text for text, counts in zip(members, qualifies) if counts]
             self.unpaired += side_by_side(texts, prompt_number, before)
 
     def arrays(self) -> dict[str, Any]:
         """Returns the pair columns of `TokenizedPreferences`."""
-        table = np.array(self.pairs, dtype=np.int32).reshape(-1, 6)
         return {
-            "better": table[:, 0],
-            "worse": table[:, 1],
-            "row": table[:, 2],
-            "prompt": table[:, 3],
-            "lm_better": table[:, 4].astype(bool),
-            "lm_worse": table[:, 5].astype(bool),
+            "better": np.array(self.better, dtype=np.int32),
+            "worse": np.array(self.worse, dtype=np.int32),
+            "row": np.array(self.row, dtype=np.int32),
+            "prompt": np.array(self.prompt, dtype=np.int32),
+            "lm_better": np.array(self.lm_better, dtype=bool),
+            "lm_worse": np.array(self.lm_worse, dtype=bool),
             "margin": as_margins(self.margins),
             "first_two": np.array(self.first_two, dtype=np.int32).reshape(-1, 2),
             "num_label_ties": self.num_label_ties,

@@ -9,10 +9,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.messages import Conversation
+from .distinct_texts import check_format
 from .encoding import encode
 from .equal_texts import have_more_than_content
 from .preference_rows import text_key
-from .tokenization import TokenizedPreferences, check_format
+from .tokenization import TokenizedPreferences
 
 
 def tokenize_texts(
@@ -47,7 +48,8 @@ def tokenize_texts(
     distinct: list[Any] = [None] * len(index)
     for number, text in zip(numbers, conversations):
         distinct[number] = text
-    check_format(distinct, data_format, name)
+    if distinct:
+        check_format(distinct[0], data_format, name)
     merge_within = None
     if have_more_than_content(distinct, tokenizer, name, checked):
         merge_within = [0] * len(distinct)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..output.folders import replaced_file
 from .chat_clock import reads_clock
+from .mapped_arrays import read_arrays, write_arrays
 
 
 # The rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give other ids or
@@ -41,23 +42,26 @@ class TokenCache:
     def of(cls, dataset: Any, tokenizer: PreTrainedTokenizerBase, options: tuple) -> TokenCache | None:
         """Returns the cache of a data set, or `None` where it is small, has no fingerprint, the clock
         is in the chat template, or caching is off."""
-        fingerprint = getattr(dataset, "_fingerprint", None)
-        if fingerprint is None or len(dataset) < MIN_ROWS or not datasets.is_caching_enabled():
+        if not cls.keeps(dataset, tokenizer):
             return None
-        if reads_clock(tokenizer):  # the same rows have other ids tomorrow; a fixed date is part of the template
-            return None
+        fingerprint = dataset._fingerprint
         made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
         name = Hasher.hash((RULE, fingerprint, made_by, options))
         return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-rule{RULE}-{name}.npz"))
 
+    @staticmethod
+    def keeps(dataset: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether the token ids of a data set are kept."""
+        if getattr(dataset, "_fingerprint", None) is None or len(dataset) < MIN_ROWS:
+            return False
+        # With a clock the same rows have other ids tomorrow; a fixed date is part of the template.
+        return datasets.is_caching_enabled() and not reads_clock(tokenizer)
+
     def load(self) -> dict[str, Any] | None:
-        """Reads the fields of `TokenizedPreferences`, or `None` where nothing readable is stored."""
+        """Returns the fields of `TokenizedPreferences`, mapped from the file, or `None` where nothing readable is stored."""
         # A file that another version left half-written is no reason to stop: the texts are tokenised again.
-        with (
-            contextlib.suppress(OSError, ValueError, KeyError, BadZipFile),
-            np.load(self.path, allow_pickle=False) as stored,
-        ):
-            return {name: _restore(stored[name]) for name in stored.files}
+        with contextlib.suppress(OSError, ValueError, KeyError, BadZipFile):
+            return {name: _restore(values) for name, values in read_arrays(self.path).items()}
         return None
 
     def save(self, fields: dict[str, Any]) -> None:
@@ -65,7 +69,7 @@ class TokenCache:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replaced_file(self.path, "wb") as file:
-                np.savez(file, **{name: np.zeros(0) if value is None else value for name, value in fields.items()})
+                write_arrays(file, {name: np.zeros(0) if value is None else value for name, value in fields.items()})
 
 
 def _restore(value: np.ndarray) -> Any:

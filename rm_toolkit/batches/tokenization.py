@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.messages import Conversation, null_stripper
-from ..data.records import RowPlace
-from ..data.schema import Text
-from ..errors import InputError
-from .encoding import BATCH_SIZE, encode
+from ..data.messages import Conversation
+from .distinct_texts import DistinctTexts, read_again, rows_of
+from .encoding import Encoder
 from .equal_texts import CAUSES, cause_of_texts, have_more_than_content, merge_pairs, warn_of_equal_pairs
 from .given_ids import id_columns, read_ids
-from .preference_rows import PreferenceRow, as_row, check_columns, text_key
+from .preference_rows import PreferenceRow
 from .row_pairs import PairColumns
 from .token_cache import TokenCache
 from .unpaired import FIRST, PROMPT, SECOND
@@ -179,11 +179,25 @@ def tokenize_preferences(
         fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
         eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
         return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
-    data = tokenize_rows(_rows(dataset, name), tokenizer, name=name, show_progress=show_progress, **reading)
-    if cache:
-        names = [column.name for column in dataclasses.fields(data) if column.name != "name"]
-        cache.save({column: getattr(data, column) for column in names})
-    return data
+    data = tokenize_rows(
+        rows_of(dataset, name),
+        tokenizer,
+        name=name,
+        progress=_progress(name, len(dataset)) if show_progress else None,
+        stored=read_again(dataset, name),
+        folder=cache.path.parent if cache else None,
+        **reading,
+    )
+    if cache is None:
+        return data
+    names = [column.name for column in dataclasses.fields(data) if column.name != "name"]
+    cache.save({column: getattr(data, column) for column in names})
+    stored = cache.load()  # mapped from the file: all processes of a machine share its pages
+    return data if stored is None else TokenizedPreferences(name=name, **stored)
+
+
+def _progress(name: str, num_rows: int) -> dict[str, Any]:
+    return {"total": num_rows, "desc": f"Tokenizing {name}", "unit": "row", "leave": False, "delay": 2}
 
 
 def tokenize_rows(
@@ -195,77 +209,43 @@ def tokenize_rows(
     lm_score_threshold: float = 0.85,
     lm_target_eos: bool = False,
     name: str = "train",
-    show_progress: bool = False,
     find_completions: bool = True,
     keep_equal: bool = True,
     tied_rows: bool = False,
     checked: set[str] | None = None,
+    progress: dict[str, Any] | None = None,
+    stored: Callable[[int, int], Conversation] | None = None,
+    folder: Path | None = None,
 ) -> TokenizedPreferences:
     """
     Turns rows into token ids; nothing is read from or kept in a cache.
 
     Args:
         rows (`Iterable[PreferenceRow]`): From [`as_row`].
-        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, show_progress, find_completions,
-            keep_equal, tied_rows: As in [`tokenize_preferences`].
+        tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, find_completions, keep_equal,
+            tied_rows: As in [`tokenize_preferences`].
         checked (`set[str]`, *optional*): What was said before of fields that are not read, where rows come in blocks.
+        progress (`dict`, *optional*): Arguments of the progress bar; default: none is drawn.
+        stored (`Callable`, *optional*): Reads a text of a row again, so that none is held: (number of the row, which of its
+            responses) -> text.
+        folder (`Path`, *optional*): Where the token ids of a large data set go until they are taken.
 
     Raises:
         `InputError`: if the format does not fit the rows.
     """
-    index: dict[Any, int] = {}
-    texts: list[Conversation] = []
-
-    def sequence_of(row: PreferenceRow, completion: Text) -> int:
-        text = Conversation(row.prompt, completion, row.tools, row.chat_template_kwargs)
-        key = text_key(*text)
-        if key not in index:
-            index[key] = len(texts)
-            texts.append(text)
-        return index[key]
-
+    encoder = Encoder(tokenizer, max_length, data_format, find_completions=find_completions, folder=folder)
+    texts = DistinctTexts(encoder, name, stored)
     columns = PairColumns(tied_rows)
-    for number, row in enumerate(rows):
-        members = [sequence_of(row, completion) for completion in row.completions]
+    for number, row in enumerate(tqdm(rows, **(progress or {"disable": True}))):
+        members = [texts.number(row, number, k) for k in range(len(row.completions))]
         columns.add_row(number, members, row, lm_score_threshold)
-    check_format(texts, data_format, name)
-    merge = have_more_than_content(texts, tokenizer, f"data set '{name}'", checked)
-    encoded, numbers = encode(
-        texts,
-        tokenizer,
-        max_length,
-        data_format,
-        name,
-        show_progress,
-        find_completions=find_completions,
-        merge_within=[0] * len(texts) if merge else None,
-    )
+    texts.encode()
+    sequences, numbers = encoder.sequences, np.arange(len(texts))
+    if have_more_than_content(texts.with_more, tokenizer, f"data set '{name}'", checked):
+        sequences, numbers = sequences.merged()
+    encoded = sequences.columns()
     cause = cause_of_texts(texts, tokenizer, data_format)
     pairs = merge_pairs(columns.arrays(), encoded, numbers, cause, keep_equal)
     warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows, checked)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
     return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
-
-
-def _rows(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
-    ranked = check_columns(dataset.column_names, name)
-    strip = null_stripper(dataset.features)
-    number = 0
-    for batch in dataset.iter(batch_size=BATCH_SIZE):
-        for values in zip(*batch.values()):
-            number += 1
-            row = dict(zip(batch, values))
-            yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
-
-
-def check_format(texts: Sequence[tuple[Any, ...]], data_format: str, name: str) -> None:
-    """Raises an `InputError` if texts are not in the format that a run reads."""
-    if not texts:
-        return
-    found = "chat" if isinstance(texts[0][1], list) else "text"
-    if found != data_format:
-        raise InputError(
-            f"data set '{name}' holds {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
-            f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
-            f"`data_format: {found}`."
-        )

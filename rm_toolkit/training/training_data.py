@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from accelerate import PartialState
 from datasets import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,7 @@ from ..batches.given_ids import id_columns
 from ..batches.preference_rows import as_row, check_columns
 from ..batches.replay_plan import join
 from ..batches.stream import PreferenceStream, Tokenize
+from ..batches.token_cache import TokenCache
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
 from ..data.records import RowPlace
 from ..data.templates import text_to_messages
@@ -92,6 +95,30 @@ def row_tags(dataset: Any, row: int) -> str:
     return f" ({', '.join(tags)})" if tags else ""
 
 
+@contextlib.contextmanager
+def _once_a_machine(kept: bool) -> Iterator[None]:
+    """
+    Lets the first process of each machine go first, so that it alone makes what the others then read.
+
+    Args:
+        kept (`bool`): Whether anything is kept; else all go at once. The same on all processes.
+    """
+    state = PartialState()
+    if not kept or state.num_processes == 1:
+        yield
+        return
+    if not state.is_local_main_process:
+        state.wait_for_everyone()
+    try:
+        yield
+    except InputError:  # which the others find by themselves
+        if state.is_local_main_process:
+            state.wait_for_everyone()
+        raise
+    if state.is_local_main_process:
+        state.wait_for_everyone()
+
+
 class Preparation:
     """
     Makes token ids of the data sets of a run, and keeps the texts of the first row that it sees.
@@ -137,7 +164,8 @@ class Preparation:
         if len(dataset):
             self._keep_samples(dataset[0])
         show_progress = not args.disable_tqdm and args.should_log
-        data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
+        with _once_a_machine(TokenCache.keeps(dataset, self.tokenizer)):
+            data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))
         keep = options["keep_equal"]

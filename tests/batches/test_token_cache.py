@@ -39,7 +39,7 @@ def files(tmp_path):
 def test_the_second_run_reads_what_the_first_one_kept(tokenize, rows, tmp_path, monkeypatch):
     first = tokenize(rows.ranked(5), lm_target_eos=True)
     assert len(files(tmp_path)) == 1
-    monkeypatch.setattr("rm_toolkit.batches.tokenization.encode", None)
+    monkeypatch.setattr("rm_toolkit.batches.tokenization.Encoder", None)
     second = tokenize(rows.ranked(5), lm_target_eos=True, name="again")
     assert second.name == "again"
     for field in dataclasses.fields(first):

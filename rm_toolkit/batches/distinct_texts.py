@@ -1,0 +1,105 @@
+"""The rows of a data set, and their distinct texts, each encoded soon after it is met: none need be held."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from datasets import Dataset
+
+from ..data.messages import Conversation, null_stripper
+from ..data.records import RowPlace
+from ..errors import InputError
+from .encoding import BATCH_SIZE, Encoder
+from .preference_rows import PreferenceRow, as_row, check_columns, compact_key, text_key
+
+
+class DistinctTexts:
+    """
+    The distinct texts of a data set, each encoded soon after it is met; none is held longer, where it can be read again.
+
+    Args:
+        encoder (`Encoder`): Takes them, in batches.
+        name (`str`): Name of the data set.
+        stored (`Callable`, *optional*): Reads a text again: (number of the row, which of its responses) -> text. Without
+            it, the texts are held.
+    """
+
+    def __init__(self, encoder: Encoder, name: str, stored: Callable[[int, int], Conversation] | None):
+        self.encoder, self.name, self.stored = encoder, name, stored
+        self.with_more: list[Conversation] = []  # than roles and contents
+        self._numbers: dict[bytes, int] = {}
+        self._held: list[Conversation] = []
+        self._waiting: list[Conversation] = []
+        self._places = array("i")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Conversation:
+        if self.stored is None:
+            return self._held[number]
+        return self.stored(*self._places[2 * number : 2 * number + 2])
+
+    def number(self, row: PreferenceRow, row_number: int, response: int) -> int:
+        """Returns the number of a response with its prompt; equal ones share it."""
+        text = Conversation(row.prompt, row.completions[response], row.tools, row.chat_template_kwargs)
+        key, number = compact_key(text_key(*text)), len(self)
+        known = self._numbers.setdefault(key, number)
+        if known < number:
+            return known
+        if number == 0:
+            check_format(text, self.encoder.data_format, self.name)
+        self._waiting.append(text)
+        if self.stored is None:
+            self._held.append(text)
+        else:
+            self._places.extend((row_number, response))
+        if isinstance(text.completion, list) and not text.is_plain:
+            self.with_more.append(text)
+        if len(self._waiting) == BATCH_SIZE:
+            self.encode()
+        return number
+
+    def encode(self) -> None:
+        """Encodes the texts that wait."""
+        if self._waiting:
+            self.encoder.add(self._waiting, [None] * len(self._waiting))
+            self._waiting = []
+
+
+def rows_of(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
+    """Yields the rows of a data set."""
+    ranked = check_columns(dataset.column_names, name)
+    strip = null_stripper(dataset.features)
+    number = 0
+    for batch in dataset.iter(batch_size=BATCH_SIZE):
+        for values in zip(*batch.values()):
+            number += 1
+            row = dict(zip(batch, values))
+            yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
+
+
+def read_again(dataset: Dataset, name: str) -> Callable[[int, int], Conversation]:
+    """Returns what reads one response of a data set with its prompt."""
+    ranked, strip = check_columns(dataset.column_names, name), null_stripper(dataset.features)
+
+    def read(number: int, response: int) -> Conversation:
+        values = dataset[number]
+        place = RowPlace(f"data set '{name}'", "row", number + 1)
+        row = as_row(strip(values) if strip else values, ranked, place)
+        return Conversation(row.prompt, row.completions[response], row.tools, row.chat_template_kwargs)
+
+    return read
+
+
+def check_format(text: tuple[Any, ...], data_format: str, name: str) -> None:
+    """Raises an `InputError` if a text is not in the format that a run reads."""
+    found = "chat" if isinstance(text[1], list) else "text"
+    if found != data_format:
+        raise InputError(
+            f"data set '{name}' holds {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
+            f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
+            f"`data_format: {found}`."
+        )

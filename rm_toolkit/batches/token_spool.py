@@ -1,0 +1,65 @@
+"""Token ids as they come, in memory or on disk: those of a large data set need no memory while it is tokenized."""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+
+TOKENS_HELD = 1 << 24  # 64 MB: what is more goes to disk, where there is a folder for it
+
+
+class TokenSpool:
+    """
+    Collects token ids.
+
+    Args:
+        folder (`Path`, *optional*): Where the ids of a large data set go, in a file without a name, of which nothing stays.
+            Without it, or where it cannot be written, they stay in memory.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self._folder = folder
+        self._held = array("i")
+        self._file: IO[bytes] | None = None
+        self._written = 0
+
+    def __len__(self) -> int:
+        return self._written + len(self._held)
+
+    def extend(self, ids: Iterable[int]) -> None:
+        """Adds token ids."""
+        self._held.extend(ids)
+        if self._folder is not None and len(self._held) >= TOKENS_HELD:
+            self._write()
+
+    def array(self) -> np.ndarray:
+        """Returns all ids, `np.ndarray` of shape `(num_tokens,)` and type int32. To be called once, at the end."""
+        if self._file is not None and self._folder is not None:
+            self._write()
+        held = np.frombuffer(self._held, dtype=np.int32) if self._held else np.zeros(0, dtype=np.int32)
+        if self._file is None:
+            return held
+        with self._file:  # what is mapped outlives the open file
+            if not self._written:
+                return held
+            written = np.asarray(np.memmap(self._file, dtype=np.int32, mode="c", shape=(self._written,)))
+        return np.concatenate([written, held]) if self._held else written
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+            self._held.tofile(self._file)
+            self._file.flush()
+        except OSError:  # a full disk, say: what has not been written stays in memory, and so does all that comes
+            self._folder = None
+            return
+        self._written += len(self._held)
+        self._held = array("i")
