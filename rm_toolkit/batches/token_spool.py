@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from array import array
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ class TokenSpool:
         held = np.frombuffer(self._held, dtype=np.int32) if self._held else np.zeros(0, dtype=np.int32)
         if self._file is None:
             return held
-        with self._file:  # what is mapped outlives the open file
+        with contextlib.closing(self._file):  # what is mapped outlives the open file
             if not self._written:
                 return held
             written = np.asarray(np.memmap(self._file, dtype=np.int32, mode="c", shape=(self._written,)))
