@@ -27,6 +27,7 @@ def main() -> None:
     from rm_toolkit.training.chat_date import dated_tokenizer
     from rm_toolkit.training.output_dir import take_output_dir
     from rm_toolkit.training.recipe import parse_recipe
+    from rm_toolkit.training.refused import readable_data, refusals_located
     from rm_toolkit.training.resume_from import goes_on, resolve_resume
     from rm_toolkit.training.run_files import clear_output_dir
 
@@ -47,10 +48,12 @@ def main() -> None:
     known = recorded_date(load_tokenizer(resume)) if resume and training.data_format == "chat" else None
     tokenizer, _ = dated_tokenizer(tokenizer, training, known)
     prepare_tokenizer(tokenizer, config, max_length=training.max_length, data_format=training.data_format)
-    train, *evaluation = (
-        base_lm.language_modeling_rows(rows, tokenizer, recipe, training, name)
-        for name, rows in {"train": stages.mix(train), **evaluation}.items()
-    )
+    train, evaluation = readable_data(recipe, (train, evaluation), tokenizer, training.data_format)
+    with refusals_located(recipe):
+        train, *evaluation = (
+            base_lm.language_modeling_rows(rows, tokenizer, recipe, training, name)
+            for name, rows in {"train": stages.mix(train), **evaluation}.items()
+        )
     if not resume and (recipe.overwrite_output_dir or goes):
         clear_output_dir(training.output_dir)
     trainer = base_lm.BaseLmTrainer(

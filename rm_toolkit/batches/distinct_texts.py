@@ -13,6 +13,7 @@ from ..data.records import RowPlace
 from ..errors import InputError
 from .encoding import BATCH_SIZE, Encoder
 from .preference_rows import PreferenceRow, as_row, check_columns, compact_key, text_key
+from .refused_rows import refused_rows
 
 
 class DistinctTexts:
@@ -32,7 +33,7 @@ class DistinctTexts:
         self._numbers: dict[bytes, int] = {}
         self._held: list[Conversation] = []
         self._waiting: list[Conversation] = []
-        self._places = array("i")
+        self._places, self._rows = array("i"), array("i")
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -52,6 +53,7 @@ class DistinctTexts:
         if number == 0:
             check_format(text, self.encoder.data_format, self.name)
         self._waiting.append(text)
+        self._rows.append(row_number)
         if self.stored is None:
             self._held.append(text)
         else:
@@ -63,9 +65,10 @@ class DistinctTexts:
         return number
 
     def encode(self) -> None:
-        """Encodes the texts that wait."""
+        """Encodes the texts that wait; names the first row that has one which the chat template refuses."""
         if self._waiting:
-            self.encoder.add(self._waiting, [None] * len(self._waiting))
+            with refused_rows(self.name, self._rows, self.encoder.tokenizer):
+                self.encoder.add(self._waiting, [None] * len(self._waiting))
             self._waiting = []
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .rendering import render
+from .rendering import RefusedText, render_prompts, render_whole
 from .token_spool import TokenSpool
 
 
@@ -40,6 +40,9 @@ def encode(
         find_completions (`bool`): Whether to find where each completion begins, which needs character offsets.
         merge_within (`Sequence[int]`, *optional*): Texts of one number here with the same ids become one
             sequence. Default: each text is a sequence of its own.
+
+    Raises:
+        `RefusedText`: if the chat template refuses a text.
 
     Returns:
         `tuple`: `ids`, `offsets`, `completion_start` and counts of what was cut; and `np.ndarray` of shape
@@ -83,6 +86,8 @@ class Encoder:
         self.tokenizer, self.data_format, self.find_completions = tokenizer, data_format, find_completions
         self.encode_batch = backend.encode_batch if find_completions else backend.encode_batch_fast
         self.sequences = Sequences(_num_special(tokenizer, data_format), max_length, folder)
+        self.partial: list[int] = []  # numbers of the texts whose rendered prompt is no prefix of them
+        self.num_texts = 0
 
     def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int | None]) -> list[int]:
         """
@@ -91,13 +96,28 @@ class Encoder:
         Args:
             texts (`list[tuple]`): As in [`encode`].
             keys (`list[int]`): Texts of one key with the same ids become one sequence; `None` for one of its own.
+
+        Raises:
+            `RefusedText`: if the chat template refuses a text.
         """
-        strings, prompt_lengths = render(texts, self.tokenizer, self.data_format)
+        begin = self.num_texts
+        try:
+            strings, prompt_lengths = self._rendered(texts)
+        except RefusedText as error:
+            raise RefusedText(str(error), begin + error.number) from error
+        self.num_texts += len(texts)
         encodings = self.encode_batch(strings, add_special_tokens=self.data_format == "text")
         return [
             self.sequences.add(encoding.ids, _first_token_at(encoding, length) if self.find_completions else None, key)
             for encoding, length, key in zip(encodings, prompt_lengths, keys)
         ]
+
+    def _rendered(self, texts: Sequence[tuple[Any, ...]]) -> tuple[list[str], Sequence[int]]:
+        if not self.find_completions:  # where prompts end is not asked for, and costs as much again
+            return render_whole(texts, self.tokenizer, self.data_format), [0] * len(texts)
+        strings, prompt_lengths, whole = render_prompts(texts, self.tokenizer, self.data_format)
+        self.partial += [self.num_texts + k for k, is_whole in enumerate(whole) if not is_whole]
+        return strings, prompt_lengths
 
 
 class Sequences:

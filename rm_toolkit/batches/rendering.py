@@ -21,6 +21,21 @@ TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeE
 PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}
 # Texts in which it is tried whether the template renders a field.
 TRIED_TEXTS = 8
+PARTIAL_PROMPTS = "partial prompts"  # among the things that were said of a stream
+
+
+class RefusedText(InputError):
+    """
+    A text that the chat template does not render.
+
+    Args:
+        problem (`str`): What the template says of it, a sentence.
+        number (`int`): Which of the texts it is.
+    """
+
+    def __init__(self, problem: str, number: int):
+        super().__init__(problem)
+        self.number = number
 
 
 def render(
@@ -30,7 +45,8 @@ def render(
     Returns the string that each text is to the model, and the length of its prompt in characters.
 
     Text is prompt and completion in one; messages go through the tokenizer's chat template, with all their fields and
-    with the tools and variables of their row, exactly as TRL renders them.
+    with the tools and variables of their row, exactly as TRL renders them. Where the rendered prompt is no prefix of the
+    rendered text (templates of reasoning models take thoughts out of it), what both begin with is the prompt.
 
     Args:
         batch (`Sequence[tuple]`): (prompt, completion), or a whole [`~rm_toolkit.data.messages.Conversation`].
@@ -38,23 +54,61 @@ def render(
         data_format (`str`): `"text"` or `"chat"`.
 
     Raises:
-        `InputError`: with what the template says, if it cannot render one of them.
+        `RefusedText`: with what the template says, if it cannot render one of them.
     """
+    strings, lengths, _ = render_prompts(batch, tokenizer, data_format)
+    return strings, lengths
+
+
+def render_prompts(
+    batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str
+) -> tuple[list[str], list[int], list[bool]]:
+    """Returns what [`render`] does, and whether each rendered prompt is a prefix of its text."""
     if data_format == "text":
-        return [text[0] + text[1] for text in batch], [len(text[0]) for text in batch]
+        return [text[0] + text[1] for text in batch], [len(text[0]) for text in batch], [True] * len(batch)
+    strings = render_whole(batch, tokenizer, data_format)
+    texts = [Conversation(*text) for text in batch]
+    rendered: dict[tuple[int, ...], str | None] = {}  # the responses of a row have one prompt
+    starts = []
+    for text in texts:
+        key = (id(text.prompt), id(text.tools), id(text.chat_template_kwargs))
+        if key not in rendered:
+            rendered[key] = _rendered_prompt(text, tokenizer)
+        starts.append(rendered[key])
+    whole = [start is not None and string.startswith(start) for string, start in zip(strings, starts)]
+    parts = zip(strings, starts, whole)
+    lengths = [len(start) if is_whole else _common_length(string, start or "") for string, start, is_whole in parts]
+    return strings, lengths, whole
+
+
+def _common_length(one: str, other: str) -> int:
+    pairs = zip(one, other)
+    return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def render_whole(batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str) -> list[str]:
+    """Returns the strings that [`render`] does; it costs half as much where prompts are not asked for."""
+    if data_format == "text":
+        return [text[0] + text[1] for text in batch]
     texts = [Conversation(*text) for text in batch]
     strings: list[str] = [""] * len(texts)
-    starts = [""] * len(texts)
     for members in _by_options(texts):
         options = _options(texts[members[0]])
         whole = [list(texts[k].prompt) + list(texts[k].completion) for k in members]
-        for k, string in zip(members, _apply(tokenizer, whole, options)):
+        for k, string in zip(members, _apply(tokenizer, whole, options, members)):
             strings[k] = string
-            _check_parts(texts[k], string)
-        for k in members:
-            if texts[k].prompt:
-                starts[k] = _apply(tokenizer, [texts[k].prompt], {**options, **PROMPT_ALONE})[0]
-    return strings, [len(start) if string.startswith(start) else 0 for string, start in zip(strings, starts)]
+            _check_parts(texts[k], string, k)
+    return strings
+
+
+def _rendered_prompt(text: Conversation, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """None for a prompt that the template refuses without its completion, as some do where no assistant speaks."""
+    if not text.prompt:
+        return ""
+    try:
+        return _apply(tokenizer, [text.prompt], {**_options(text), **PROMPT_ALONE}, [0])[0]
+    except RefusedText:
+        return None
 
 
 def _by_options(texts: list[Conversation]) -> Iterable[list[int]]:
@@ -71,28 +125,55 @@ def _options(text: Conversation) -> dict[str, Any]:
     return options if text.tools is None else {"tools": text.tools, **options}
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, conversations: list[Any], options: dict[str, Any]) -> list[str]:
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, conversations: list[Any], options: dict[str, Any], numbers: Sequence[int]
+) -> list[str]:
     try:
         return tokenizer.apply_chat_template(conversations, tokenize=False, **options)
     except TEMPLATE_ERRORS as error:
-        raise InputError(
+        if len(conversations) > 1:  # which one is it?
+            for conversation, number in zip(conversations, numbers):
+                _apply(tokenizer, [conversation], options, [number])
+        raise RefusedText(
             f"the tokenizer's chat template refuses some of the messages: {str(error).rstrip('.')}. Change the data (its "
-            "roles, their order, a content that is null), give a tokenizer with another template, or build the data with "
-            "--format text."
+            "roles, their order, a content that is null) or leave such rows out (`skip_invalid`), give a tokenizer with "
+            "another template, or build the data with --format text.",
+            numbers[0],
         ) from error
 
 
-def _check_parts(text: Conversation, string: str) -> None:
+def _check_parts(text: Conversation, string: str, number: int) -> None:
     """A template that was not written for parts prints the list as Python would: nothing to train on."""
     for message in text.messages:
         content = message.get("content")
         if isinstance(content, list) and (
             str(content) in string or not all(part["text"].strip() in string for part in content)
         ):
-            raise InputError(
+            raise RefusedText(
                 "the tokenizer's chat template does not render content that is a list of parts. Give the content as a "
-                "string, or a tokenizer whose template reads parts."
+                "string, or a tokenizer whose template reads parts.",
+                number,
             )
+
+
+def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = None) -> None:
+    """
+    Warns of rows whose rendered prompt is no prefix of the rendered row.
+
+    Args:
+        name (`str`): Name of the data set.
+        num_rows (`int`): Number of them.
+        checked (`set[str]`, *optional*): What was said before, of a stream that comes in blocks; it grows.
+    """
+    checked = set() if checked is None else checked
+    if num_rows and PARTIAL_PROMPTS not in checked:
+        checked.add(PARTIAL_PROMPTS)
+        logger.warning(
+            "data set '%s': the chat template renders the prompt of %d rows otherwise when the answer follows; what both "
+            "begin with counts as the prompt, and the rest as the response.",
+            name,
+            num_rows,
+        )
 
 
 def report_unread(
@@ -147,7 +228,7 @@ def _changes(text: Conversation, part: str, tokenizer: PreTrainedTokenizerBase) 
             for messages in (prompt, completion)
         )
     try:
-        without = render([Conversation(prompt, completion, tools, kwargs)], tokenizer, "chat")[0]
-    except InputError:  # the template cannot do without it
+        without = render_whole([Conversation(prompt, completion, tools, kwargs)], tokenizer, "chat")
+        return without != render_whole([text], tokenizer, "chat")
+    except RefusedText:  # the template cannot do without it, or refuses the text, which is said where it is encoded
         return True
-    return without != render([text], tokenizer, "chat")[0]

@@ -13,6 +13,7 @@ from .distinct_texts import check_format
 from .encoding import encode
 from .equal_texts import have_more_than_content
 from .preference_rows import text_key
+from .rendering import RefusedText
 from .tokenization import TokenizedPreferences
 
 
@@ -40,6 +41,9 @@ def tokenize_texts(
 
     Returns:
         `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
+
+    Raises:
+        `RefusedText`: if the chat template refuses a text.
     """
     index: dict[Any, int] = {}
     conversations = [Conversation(*text) for text in texts]
@@ -50,21 +54,15 @@ def tokenize_texts(
         distinct[number] = text
     if distinct:
         check_format(distinct[0], data_format, name)
-    merge_within = None
-    if have_more_than_content(distinct, tokenizer, name, checked):
-        merge_within = [0] * len(distinct)
-        for number, adapter in zip(numbers, adapters or ()):
-            merge_within[number] = adapter
-    encoded, sequences = encode(
-        distinct,
-        tokenizer,
-        max_length,
-        data_format,
-        name,
-        show_progress,
-        find_completions=False,
-        merge_within=merge_within,
-    )
+    have_more_than_content(distinct, tokenizer, name, checked)  # and says what of it is not rendered
+    merge_within = [0] * len(distinct)  # two texts are one if their ids are, and have one reward
+    for number, adapter in zip(numbers, adapters or ()):
+        merge_within[number] = adapter
+    options = {"find_completions": False, "merge_within": merge_within}
+    try:
+        encoded, sequences = encode(distinct, tokenizer, max_length, data_format, name, show_progress, **options)
+    except RefusedText as error:
+        raise RefusedText(str(error), numbers.index(error.number)) from error
     numbers = sequences[np.array(numbers, dtype=np.int64)]
     data = TokenizedPreferences.without_pairs(name, **encoded)
     if adapters is not None:

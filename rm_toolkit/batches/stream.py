@@ -17,6 +17,7 @@ from ..errors import InputError
 from .equal_texts import CAUSES
 from .groups import PairGroups
 from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
+from .refused_rows import RefusedRow
 from .stream_errors import ReadErrors, StreamPlace
 from .tokenization import TokenizedPreferences
 
@@ -201,9 +202,11 @@ class PreferenceStream:
             "dataset": end,
         }
         ranked = check_columns(rows[0], self.name)
-        data = self.tokenize(
-            as_row(row, ranked, self._place(number)) for number, row in enumerate(rows, position["row"] + 1)
-        )
+        first = position["row"] + 1
+        try:
+            data = self.tokenize(as_row(row, ranked, self._place(number)) for number, row in enumerate(rows, first))
+        except RefusedRow as error:
+            raise self._place(first + error.row).error(error.problem, "") from error
         self.num_rows += len(rows)
         self.num_pairs += len(data)
         self.equal_pairs += data.equal_pairs

@@ -20,6 +20,7 @@ from .encoding import Encoder
 from .equal_texts import CAUSES, cause_of_texts, have_more_than_content, merge_pairs, warn_of_equal_pairs
 from .given_ids import id_columns, read_ids
 from .preference_rows import PreferenceRow
+from .rendering import report_partial_prompts
 from .row_pairs import PairColumns
 from .token_cache import TokenCache
 from .unpaired import FIRST, PROMPT, SECOND
@@ -52,6 +53,8 @@ class TokenizedPreferences:
             such rows count; ascending.
         equal_pairs (`np.ndarray` of shape `(3,)`): Pairs whose two texts are one to the model, by cause: equal as text (as
             rendered), as token ids, and after the cut to `max_length`.
+        num_partial_prompts (`int`): Rows whose rendered prompt is no prefix of the rendered row, where completions were
+            asked for.
         num_truncated (`int`): Sequences that were cut.
         num_truncated_tokens (`int`): Tokens that were cut off, in all.
         lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
@@ -77,6 +80,7 @@ class TokenizedPreferences:
     tied_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     num_label_ties: int = 0
     equal_pairs: np.ndarray = field(default_factory=lambda: np.zeros(len(CAUSES), dtype=np.int64))
+    num_partial_prompts: int = 0
     num_truncated: int = 0
     num_truncated_tokens: int = 0
     lm_target_eos: int | None = None
@@ -174,6 +178,7 @@ def tokenize_preferences(
     stored = cache.load() if cache else None
     if stored is not None:
         warn_of_equal_pairs(name, stored["equal_pairs"], len(stored["better"]), keep_equal, tied_rows)
+        report_partial_prompts(name, stored["num_partial_prompts"])
         return TokenizedPreferences(name=name, **stored)
     if id_columns(dataset.column_names):
         fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
@@ -232,6 +237,7 @@ def tokenize_rows(
 
     Raises:
         `InputError`: if the format does not fit the rows.
+        `RefusedRow`: if the chat template refuses one.
     """
     encoder = Encoder(tokenizer, max_length, data_format, find_completions=find_completions, folder=folder)
     texts = DistinctTexts(encoder, name, stored)
@@ -245,7 +251,16 @@ def tokenize_rows(
         sequences, numbers = sequences.merged()
     encoded = sequences.columns()
     cause = cause_of_texts(texts, tokenizer, data_format)
-    pairs = merge_pairs(columns.arrays(), encoded, numbers, cause, keep_equal)
+    pairs = columns.arrays()
+    num_partial = _rows_with(encoder.partial, pairs)
+    report_partial_prompts(name, num_partial, checked)
+    pairs = merge_pairs(pairs, encoded, numbers, cause, keep_equal)
     warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows, checked)
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
-    return TokenizedPreferences(name=name, lm_target_eos=eos, **encoded, **pairs)
+    return TokenizedPreferences(name=name, lm_target_eos=eos, num_partial_prompts=num_partial, **encoded, **pairs)
+
+
+def _rows_with(texts: list[int], pairs: dict[str, Any]) -> int:
+    """How many rows have one of some texts in a pair."""
+    found = np.isin(pairs["better"], texts) | np.isin(pairs["worse"], texts)
+    return len(np.unique(pairs["row"][found]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ from .build import INFO_FILE, BuildOptions, clean, nothing_left
 from .fingerprints import derived
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
-from .messages import TEMPLATE_COLUMNS
+from .messages import TEMPLATE_COLUMNS, null_stripper
 from .pair_columns import complete_columns, drop_empty_columns
 from .pairs import pairs_to_ranked, ranked_to_pairs
 from .recognition import AUTO, recognize, source_named
 from .records import Place, RecordFile, looks_like_hub_id, missing_file, open_dataset
-from .rows import count_invalid, count_notes, read_rows, valid_rows
+from .rows import count_invalid, count_notes, placed_rows, read_rows, valid_rows
 from .schema import describe, features_like, find_format, find_shape, has_free_messages
 from .specs import DatasetSpec
 from .splits import split_by_prompt, take_fraction
@@ -30,6 +30,8 @@ from .usable import usable_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+    from .sources import Source
 
 
 logger = logging.getLogger(__name__)
@@ -123,11 +125,15 @@ def read_uncleaned(
 
 def _usable(dataset: Dataset, spec: DatasetSpec) -> Dataset:
     """The rows of a built dataset that a preference can be read from: others may have written to it since."""
-    file = f"{spec.path}, split '{spec.split}'" if spec.split else spec.path
+    file = _place_of(spec)
     rows, invalid = usable_rows(dataset, lambda number: Place(file, "row", number), skip_invalid=spec.skip_invalid)
     if invalid:
         logger.info("%s: %d rows kept, left out: %s", spec.path, len(rows), {"invalid": invalid})
     return rows
+
+
+def _place_of(spec: DatasetSpec) -> str:
+    return f"{spec.path}, split '{spec.split}'" if spec.split else spec.path
 
 
 def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
@@ -160,13 +166,7 @@ def _read_raw(
         seed=seed,
         num_proc=num_proc,
     )
-    source = source_named(spec.source, [spec.path], options)
-    options.check_for(source)
-    parts = resolve_inputs(source, [spec.path], options)
-    origin = "whole" if "" in parts else "given"
-    if origin == "given" and spec.split not in parts:
-        raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
-    files = parts.get("") or parts[spec.split]
+    source, files, origin = _raw_files(spec, options)
     rows = read_rows(source, files, options, format=spec.format, skip_invalid=spec.skip_invalid, cache_dir=cache_dir)
     invalid = count_invalid(rows)
     for note, number in count_notes(rows).items():
@@ -177,6 +177,36 @@ def _read_raw(
         train, test = split_by_prompt(rows, spec.test_size, seed)
         rows = test if spec.split == "test" else train
     return rows, options, origin, invalid
+
+
+def _raw_files(spec: DatasetSpec, options: BuildOptions) -> tuple[Source, list[RecordFile], str]:
+    source = source_named(spec.source, [spec.path], options)
+    options.check_for(source)
+    parts = resolve_inputs(source, [spec.path], options)
+    origin = "whole" if "" in parts else "given"
+    if origin == "given" and spec.split not in parts:
+        raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
+    return source, parts.get("") or parts[spec.split], origin
+
+
+def find_rows(spec: DatasetSpec, split: str, *, format: str = "text") -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """
+    Yields the rows of one dataset in the order of its files, each with where it stands.
+
+    Args:
+        spec (`DatasetSpec`): Its `fraction` and its `test_size` are not used.
+        split (`str`): Taken where the spec names none and the input has splits.
+        format (`str`): `text` or `chat`, of a raw input.
+    """
+    spec = replace(spec, format=spec.format or format, split=spec.split or split)
+    opened = _open(spec)
+    if isinstance(opened, DatasetSpec):
+        options = BuildOptions(**vars(spec.source_options()), format=spec.format)
+        source, files, _ = _raw_files(opened, options)
+        yield from placed_rows(source, files, options, spec.format)
+        return
+    for number, row in enumerate(map(null_stripper(opened.features) or dict, opened), 1):
+        yield Place(_place_of(spec), "row", number), row
 
 
 def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:

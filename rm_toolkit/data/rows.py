@@ -134,8 +134,7 @@ def generate_rows(
             names = ("_notes", "_invalid") if isinstance(row, LeftOut) else ("_invalid", "_notes")
             yield {**dict.fromkeys(ranked_features(format, free)), names[0]: str(row), names[1]: None}
             continue
-        prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options), row.system)
-        template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs} if format == "chat" else {}
+        prompt, completions, template = _arranged(row, source, options, format)
         if (
             format == "chat"
             and not free
@@ -155,6 +154,29 @@ def generate_rows(
             "_invalid": None,
             "_notes": "\n".join(row.notes) or None,
         }
+
+
+def _arranged(row: RawRow, source: Source, options: SourceOptions, format: str) -> tuple[Any, list[Any], dict]:
+    prompt, completions = arrange(row.prompt, row.completions, format, template_of(source, options), row.system)
+    template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs} if format == "chat" else {}
+    return prompt, completions, template
+
+
+def placed_rows(
+    source: Source, files: Iterable[RecordFile], options: SourceOptions, format: str
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yields the ranked rows of all files that can be used, each with where it stands: to name one that is refused later."""
+    for file in files:
+        records = ((place, watched(record, options)) for place, record in file.records())
+        for place, record in source.join(records, options) if source.join else records:
+            if isinstance(record, InputError):
+                continue
+            try:
+                row = source.row(record, place, options)
+                prompt, completions, template = _arranged(row, source, options, format)
+            except InputError:
+                continue
+            yield place, {"prompt": prompt, "completions": completions, "scores": row.scores, **template}
 
 
 def iterate_raw_rows(

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..batches.rendering import RefusedText
 from ..batches.scored_texts import tokenize_texts
 from ..errors import InputError, name_list
 from ..models.files import FINAL_RESULTS_NAME
@@ -23,6 +25,7 @@ from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
 from ..output.folders import check_output, written_whole
 from ..scoring.chat_date import models_with_date
+from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
 from .held_out import check_held_out
 from .intervals import Bootstrap
@@ -108,8 +111,7 @@ def evaluate(
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
         tokens_per_batch (`int`): Padded tokens computed at once; the figures do not depend on it.
-        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for chat templates that ask for one, of the models that have
-            none of their own. Default: today's, with a warning.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for the chat templates that ask for one. Default: today's.
         trust_remote_code (`bool`): Whether code that comes with a model may run.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw progress bars.
@@ -123,15 +125,16 @@ def evaluate(
     named = name_models(models) if not isinstance(models, Mapping) else dict(models)
     dated = models_with_date(named, chat_date, trust_remote_code=trust_remote_code)
     bootstrap = Bootstrap(resamples=resamples, seed=seed)
-    tests = TestSets(datasets, split, seed, cache_dir)
+    tokenizers = partial(chat_tokenizers, named, trust_remote_code=trust_remote_code)
+    tests = TestSets(datasets, split, seed, cache_dir, tokenizers)
     found = Evaluation(_head(device, bootstrap))
     with tqdm(total=len(named) * len(datasets), unit="set", disable=not show_progress, dynamic_ncols=True) as bar:
         for name, model in named.items():
             scorer = model
             if not isinstance(model, RewardScorer):
                 options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch}
-                options |= {"chat_date": chat_date if name in dated else None, "trust_remote_code": trust_remote_code}
-                scorer = RewardScorer(model, **options)
+                date = chat_date if name in dated else None
+                scorer = RewardScorer(model, chat_date=date, trust_remote_code=trust_remote_code, **options)
             check_held_out(name, scorer.settings, datasets, seed)
             found.metrics["models"][name] = _describe(scorer, model)
             _judge(name, scorer, tests, bootstrap, found, bar)
@@ -185,9 +188,13 @@ def _judge(
     found.rewards[name], results = {}, {}
     for test, table in pairs.items():
         bar.set_postfix_str(test)
-        rewards = np.array(
-            scorer.score(table.prompts, table.completions, **table.columns, show_progress=not bar.disable)
-        )
+        try:
+            found_rewards = scorer.score(
+                table.prompts, table.completions, **table.columns, show_progress=not bar.disable
+            )
+        except RefusedText as error:
+            raise tests.locate(test, scorer.tokenizer) or error from error
+        rewards = np.array(found_rewards)
         found.rewards[name][test] = rewards
         results[test] = {**summarize(table, rewards, bootstrap), "num_truncated": _num_truncated(scorer, table)}
         bar.update()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
+from ..batches.refused_rows import clean_rows, first_refused, locate, without_refused
 from ..data.mixture import load_datasets
+from ..data.records import RowPlace
 from ..data.schema import find_format
 from ..data.specs import DatasetSpec
 from ..errors import InputError
 from .preferences import PreferencePairs, read_preferences
 
+
+logger = logging.getLogger(__name__)
 
 Spec = str | Mapping[str, Any] | DatasetSpec | Dataset
 
@@ -28,12 +34,22 @@ class TestSets:
         split (`str`): Split to take where a SPEC names none.
         seed (`int`): Seed of fractions and splits made here.
         cache_dir (`str`, *optional*): Cache for raw files.
+        tokenizers (`Callable`): Gives those of all chat models: of a set whose spec says `skip_invalid`, rows that the
+            chat template of one of them refuses are left out for all, so that all are judged by the same pairs.
     """
 
     __test__ = False  # pytest takes the name for a class of tests
 
-    def __init__(self, specs: Mapping[str, Spec], split: str, seed: int, cache_dir: str | None):
-        self.specs, self.split = specs, split
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        split: str,
+        seed: int,
+        cache_dir: str | None,
+        tokenizers: Callable[[], list[PreTrainedTokenizerBase]],
+    ):
+        self.specs, self.split, self.tokenizers = specs, split, tokenizers
+        self.refused: dict[str, int] = {}
         self.options = {"seed": seed, "cache_dir": cache_dir}
         self.loaded: dict[str, dict[str, PreferencePairs]] = {}
 
@@ -54,9 +70,31 @@ class TestSets:
                 if not isinstance(spec, Dataset):
                     dataset = load_datasets({name: spec}, self.split, format=data_format, **self.options)[name]
                 _check_format(dataset, data_format, name)
+                if data_format == "chat" and not isinstance(spec, Dataset):
+                    dataset = self._without_refused(dataset, spec, name)
                 tables[name] = read_preferences(dataset, name)
             self.loaded[data_format] = tables
         return self.loaded[data_format]
+
+    def _without_refused(self, dataset: Dataset, spec: Spec, name: str) -> Dataset:
+        if not DatasetSpec.parse(spec, name).skip_invalid:
+            return dataset
+        dataset, refused = without_refused(dataset, self.tokenizers(), name)
+        if refused:
+            self.refused[name] = len(refused)
+            logger.warning(
+                "%d rows are left out that a chat template refuses; the first: %s", len(refused), refused[0]
+            )
+        return dataset
+
+    def locate(self, name: str, tokenizer: PreTrainedTokenizerBase) -> InputError | None:
+        """Returns an error that names the first row of a set that a chat template refuses, where it stands."""
+        spec = self.specs[name]
+        if isinstance(spec, Dataset):
+            rows = ((RowPlace(f"test set '{name}'", "row", n), row) for n, row in enumerate(clean_rows(spec), 1))
+            return first_refused(rows, tokenizer)
+        problem = locate(DatasetSpec.parse(spec, name), self.split, tokenizer)
+        return problem and InputError(f"test set '{name}': {problem}")
 
     def describe(self, name: str, table: PreferencePairs) -> dict[str, Any]:
         """Returns what `metrics.json` says of a set: its SPEC, fingerprint and counts."""
@@ -69,6 +107,7 @@ class TestSets:
             "num_prompts": len(np.unique(table.prompt)),
             "num_texts": len(table.completions),
             "num_label_ties": table.num_label_ties,
+            **({"num_refused": self.refused[name]} if name in self.refused else {}),
             "domains": sorted({value for value in table.tags.get("domain", []) if value}),
         }
 

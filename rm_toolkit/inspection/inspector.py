@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import __version__
-from ..batches.rendering import render
+from ..batches.rendering import render_whole
 from ..data.mixture import read_uncleaned
 from ..data.recognition import AUTO
 from ..data.records import RecordFile, read_records
@@ -171,7 +171,7 @@ class LengthCounter:
         if self.tokenizer is None:
             return np.array([len((content(p) + " " + content(c)).split()) for p, c, *_ in texts], dtype=np.int64)
         if whole:
-            strings = render(texts, self.tokenizer, self.data_format)[0]
+            strings = render_whole(texts, self.tokenizer, self.data_format)
         else:
             strings = [content(p or c) for p, c, *_ in texts]
         special = whole and self.data_format == "text"

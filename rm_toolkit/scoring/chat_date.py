@@ -11,10 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches.chat_clock import UnusedDateError, choose_date, reads_clock, with_date
 from ..errors import InputError
-from ..models.adapter_files import tokenizer_source
 from ..models.hub_files import split_revision
 from ..models.settings import RewardModelSettings, load_settings
-from ..models.tokenizer import load_tokenizer
+from .reading import reading_of
 
 
 logger = logging.getLogger(__name__)
@@ -97,12 +96,9 @@ def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remo
     for name, model in models.items() if asked is not None else ():
         if not isinstance(model, (str, os.PathLike)):
             continue
-        place = split_revision(model)
-        source, revision = tokenizer_source(*place)
-        tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
-        default = RewardModelSettings(data_format="chat" if tokenizer.chat_template else "text")
+        tokenizer, settings = reading_of(model, trust_remote_code=trust_remote_code)
         try:
-            dated_for_scoring(tokenizer, load_settings(*place) or default, (), asked)
+            dated_for_scoring(tokenizer, settings, (), asked)
         except UnusedDateError as error:
             reason = str(error)
         else:

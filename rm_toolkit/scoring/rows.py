@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..batches.given_texts import as_format, is_several
-from ..batches.rendering import render
+from ..batches.rendering import render_whole
 from ..data.messages import TEMPLATE_COLUMNS, content_text, extras
 from ..data.records import Place
 from ..data.schema import field, text_or_messages
@@ -108,7 +108,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
         template = {name: record.get(name) for name in TEMPLATE_COLUMNS}
         texts = [as_format(asked, entry, data_format, **template) for entry in entries]
         if data_format == "chat":  # its template may refuse a row, which is named here and not in the window
-            render(texts, scorer.tokenizer, data_format)
+            render_whole(texts, scorer.tokenizer, data_format)
     except InputError as error:
         raise place.error(str(error)) from error
     size = sum(_length(part) for text in texts for part in text[:2])

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches.collator import PreferenceCollator
 from ..batches.given_texts import as_format, is_several
+from ..batches.rendering import RefusedText
 from ..batches.scored_texts import tokenize_texts
 from ..batches.tokenization import TokenizedPreferences
 from ..data.messages import TEMPLATE_COLUMNS, Conversation
@@ -133,14 +134,19 @@ class RewardScorer:
         if domains is not None and self.routing is None:
             raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
         nested = [is_several(entry) for entry in completions]
-        texts, adapters = [], []
+        texts, adapters, owners = [], [], []
         for number, (prompt, entry) in enumerate(zip(prompts, completions)):
             adapter = self.routing.number(domains[number]) if domains is not None else 0
             template = (tools and tools[number], chat_template_kwargs and chat_template_kwargs[number])
             for completion in entry if nested[number] else [entry]:
                 texts.append(as_format(prompt, completion, self.settings.data_format, *template))
                 adapters.append(adapter)
-        rewards = iter(self._rewards(texts, adapters if self.routing else None, show_progress, on_progress))
+                owners.append(number)
+        try:
+            rewards = iter(self._rewards(texts, adapters if self.routing else None, show_progress, on_progress))
+        except RefusedText as error:
+            number = owners[error.number]
+            raise RefusedText(f"row {number + 1} of {len(prompts)}: {error}", number) from error
         return [
             [next(rewards) for _ in entry] if several else next(rewards) for entry, several in zip(completions, nested)
         ]

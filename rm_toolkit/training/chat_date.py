@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from ..batches.chat_clock import change_date, choose_date, reads_clock, today, with_date
+from ..batches.chat_clock import change_date, check_date, choose_date, reads_clock, today, with_date
 from ..errors import InputError
 from ..models.settings import load_settings
 
 
-if TYPE_CHECKING:
-    from .step_trainer import StepTrainer
+@dataclass
+class DatedConfig:
+    """The date in the configs of all stages; to stand before the `TrainingArguments` that they extend."""
+
+    chat_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "The date, YYYY-MM-DD, for a chat template that asks for it. If not set: the model's own, or today's."
+        },
+    )
+
+    def __post_init__(self):
+        self.chat_date = check_date(self.chat_date)
+        super().__post_init__()
 
 
 def dated_tokenizer(
@@ -58,7 +71,7 @@ def _same_day() -> str:
     return answer[0]
 
 
-def inherit_date(trainer: StepTrainer, folder: str | None) -> None:
+def inherit_date(trainer: Any, folder: str | None) -> None:
     """
     Lets a run go on with the date of its checkpoint, where the trainer was made before that was known.
 

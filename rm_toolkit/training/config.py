@@ -9,10 +9,10 @@ from typing import Any
 
 from trl import RewardConfig
 
-from ..batches.chat_clock import check_date
 from ..errors import InputError, name_list
 from ..models.precision import same_tf32
 from ..models.settings import DATA_FORMATS, POOLING_TYPES
+from .chat_date import DatedConfig
 from .engines import LaunchedConfig
 from .micro_batch_size import AUTO, number_or_auto
 
@@ -23,7 +23,7 @@ BATCH_LAYOUTS = ("auto", "plain", "shared")
 
 
 @dataclass
-class RewardModelConfig(LaunchedConfig, RewardConfig):
+class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     """
     Configuration of [`~rm_toolkit.training.trainer.RewardModelTrainer`].
 
@@ -48,12 +48,6 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         default="text",
         metadata={
             "help": "'text' (strings, the original's templates) or 'chat' (message lists, the tokenizer's template)."
-        },
-    )
-    chat_date: str | None = field(
-        default=None,
-        metadata={
-            "help": "The date, YYYY-MM-DD, for a chat template that asks for it. If not set: the model's own, or today's."
         },
     )
     padding_side: str = field(
@@ -213,7 +207,6 @@ class RewardModelConfig(LaunchedConfig, RewardConfig):
         # With `torch_compile` transformers would turn on TF32 for the whole process: RoPE multiplies positions in fp32.
         with same_tf32() if self.tf32 is None else contextlib.nullcontext():
             super().__post_init__()
-        self.chat_date = check_date(self.chat_date)
         choices = {
             "pooling_type": POOLING_TYPES,
             "data_format": DATA_FORMATS,

@@ -25,6 +25,7 @@ from ..models.saving import moved_into
 from ..output.console import console, print_table
 from ..output.written import record_written
 from .best_model import check_best_metric
+from .chat_date import DatedConfig
 from .checkpoints import Checkpoints
 from .display import RunProgressCallback, describe_truncation
 from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
@@ -55,7 +56,7 @@ class BaseLmArguments(RecipeArguments):
 
 
 @dataclass
-class BaseLmConfig(LaunchedConfig, SFTConfig):
+class BaseLmConfig(DatedConfig, LaunchedConfig, SFTConfig):
     """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
 
     max_length: int = field(default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."})
@@ -63,9 +64,6 @@ class BaseLmConfig(LaunchedConfig, SFTConfig):
         default=False, metadata={"help": "Count the response alone instead of the whole text."}
     )
     data_format: str = field(default="text", metadata={"help": "'text' or 'chat', as in the other recipes."})
-    chat_date: str | None = field(
-        default=None, metadata={"help": "The date for a chat template that asks for it, as in the other recipes."}
-    )
     bf16: bool | None = field(
         default=None, metadata={"help": "bf16 autocast. If not set: True where a GPU supports it, False on a CPU."}
     )

@@ -27,6 +27,7 @@ from .engines import read_engine
 from .kernels import describe_kernels
 from .quantization_flags import quantization_config
 from .recipe import RecipeArguments
+from .refused import readable_data, refusals_located
 from .resume_from import goes_on
 from .run_content import describe_content
 from .run_files import clear_output_dir
@@ -149,6 +150,11 @@ def build_trainer(
     trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
     if not is_adapter(name, model.model_revision):  # first of all, so that it is the model that a wrong path is about
         load_config(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
+    tokenizer, revision = recipe.tokenizer_name_or_path, None
+    if not tokenizer:
+        tokenizer, revision = tokenizer_source(name, model.model_revision)
+    reader = load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust_remote_code)
+    train, evaluation, replay = readable_data(recipe, (train, evaluation, replay or {}), reader, training.data_format)
     before = load_settings(name, model.model_revision)
     settings = RewardModelSettings(
         stage=stage,
@@ -164,20 +170,18 @@ def build_trainer(
         init["quantization_config"] = quantization
     training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
-    tokenizer, revision = recipe.tokenizer_name_or_path, None
-    if not tokenizer:
-        tokenizer, revision = tokenizer_source(name, model.model_revision)
-    trainer = RewardModelTrainer(
-        name,
-        training,
-        mix(train, training.seed),
-        evaluation or None,
-        processing_class=load_tokenizer(tokenizer, revision=revision, trust_remote_code=training.trust_remote_code),
-        peft_config=get_peft_config(model),
-        replay_dataset=mix(replay) if replay else None,
-        require_head=stage == "crft" and not recipe.allow_new_head,
-        settings=settings,
-    )
+    with refusals_located(recipe):
+        trainer = RewardModelTrainer(
+            name,
+            training,
+            mix(train, training.seed),
+            evaluation or None,
+            processing_class=reader,
+            peft_config=get_peft_config(model),
+            replay_dataset=mix(replay) if replay else None,
+            require_head=stage == "crft" and not recipe.allow_new_head,
+            settings=settings,
+        )
     trainer.data_content = describe_content(settings.lineage[-1])
     if are_streams(train):
         watch_overlap(trainer, train, evaluation, recipe.allow_overlap)

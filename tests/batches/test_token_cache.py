@@ -106,9 +106,9 @@ def test_small_sets_and_disabled_caching_keep_nothing(tokenize, rows, tmp_path, 
 
 def test_each_distinct_text_is_encoded_once_and_without_offsets(tokenize, rows, monkeypatch):
     seen = []
-    original = rm_toolkit.batches.encoding.render
+    original = rm_toolkit.batches.encoding.render_whole
     monkeypatch.setattr(
-        rm_toolkit.batches.encoding, "render", lambda batch, *rest: seen.extend(batch) or original(batch, *rest)
+        rm_toolkit.batches.encoding, "render_whole", lambda batch, *rest: seen.extend(batch) or original(batch, *rest)
     )
     pairs = rows.pairs(3)
     fast = tokenize(pairs * 2, find_completions=False)
