@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import InputError, did_you_mean, name_list
+from ..errors import did_you_mean, name_list
+from ..output.ending import ending_of, terminable
 from ..output.lock import WriterLock
-from ..output.redaction import redact
 
 
 # Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked
@@ -31,8 +31,23 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0, or 2 for a mistake in the input."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """
+    Runs one command. Returns the exit code: 0; 2 for a mistake in the input or a disk that cannot be written; 130 or 143
+    after Ctrl-C or SIGTERM; 1 for a fault of the toolkit. What is printed then is one line.
+    """
+    with terminable():
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:
+            raise
+        except BaseException as error:
+            ending = ending_of(error)
+    if ending.message is not None:
+        print(ending.message, file=sys.stderr)
+    return ending.code
+
+
+def _run(argv: list[str]) -> int:
     overview = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="rm-toolkit",
@@ -60,13 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     args.recipe_flags = unknown
-    try:
-        args.command_line = ["rm-toolkit", *argv]
-        with contextlib.ExitStack() as held:
-            for output in module.outputs(args) if hasattr(module, "outputs") else ():
-                held.enter_context(WriterLock(output))
-            module.run(args)
-    except InputError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
-        return 2
+    args.command_line = ["rm-toolkit", *argv]
+    with contextlib.ExitStack() as held:
+        for output in module.outputs(args) if hasattr(module, "outputs") else ():
+            held.enter_context(WriterLock(output))
+        module.run(args)
     return 0

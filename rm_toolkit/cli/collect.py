@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..output.ending import hint_if_stopped
 
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _collect(args: argparse.Namespace, selection: Selection, domains: list[Domai
         f"{len(selection.instructions):,} instructions of {selection.counts['read']:,} rows"
         f"{' (left out: ' + ', '.join(left_out) + ')' if left_out else ''} x {len(domains)} domains",
     )
-    try:
+    with hint_if_stopped("Every answer so far is in the journal; the same command goes on from there."):
         found = collect(
             selection,
             domains,
@@ -133,9 +134,6 @@ def _collect(args: argparse.Namespace, selection: Selection, domains: list[Domai
             concurrency=args.concurrency,
             overwrite=args.overwrite,
         )
-    except KeyboardInterrupt:
-        console.print("Stopped. Every answer so far is in the journal; the same command goes on from there.")
-        raise SystemExit(130) from None
     show(found, domains, own_answers=any(entry.answer for entry in selection.instructions))
     if found.num_answers < found.num_questions:
         raise SystemExit(1)

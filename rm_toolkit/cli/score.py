@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.ending import hint_if_stopped
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         chat_date=args.chat_date or date_of_earlier_run(args.output, identity, overwrite=args.overwrite),
         trust_remote_code=args.trust_remote_code,
     )
-    try:
+    with hint_if_stopped(f"The same command goes on from {args.output}.partial."):
         summary = score_file(
             scorer,
             identity,
@@ -114,9 +115,6 @@ def run(args: argparse.Namespace) -> None:
             options,
             overwrite=args.overwrite,
         )
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on from {args.output}.partial", file=sys.stderr)
-        sys.exit(130)
     report(args.output, summary)
 
 

@@ -6,7 +6,6 @@ import functools
 import gc
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from accelerate import PartialState
 
 from ..errors import InputError
 from ..models.files import SETTINGS_NAME
+from ..output.ending import ending_of, terminable
 from ..output.lock import release_all
-from ..output.redaction import redact
 from ..output.written import RUN_MANIFEST
 from .manifest import is_unfinished
 from .run_files import is_in_use, own_files
@@ -42,7 +41,8 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 def run_main(main: Callable[[], None]) -> Callable[[], None]:
     """
-    Wraps a recipe's `main`: a user's mistake is one message on the main process and exit code 2, without a traceback.
+    Wraps a recipe's `main`: a user's mistake is one message on the main process and exit code 2, without a traceback;
+    a full disk, a signal or a fault is one line too, see [`~rm_toolkit.output.ending.ending_of`].
 
     Args:
         main (`Callable`): The recipe.
@@ -51,20 +51,23 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def wrapped() -> None:
         end_with_launcher()
-        mistake = None
+        ending = None
         try:
-            main()
-        except InputError as error:
-            mistake, of_one_process = redact(str(error)), error.of_one_process
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+            with terminable():
+                main()
+        except SystemExit:
+            raise
+        except BaseException as error:
+            ending = ending_of(error)
+            # A mistake that all processes meet is said once.
+            said = int(os.environ.get("RANK", "0")) == 0 or not isinstance(error, InputError) or error.of_one_process
         finally:
             leave_process_group()
             release_all()
-        if mistake is not None:
-            if int(os.environ.get("RANK", "0")) == 0 or of_one_process:
-                print(f"error: {mistake}", file=sys.stderr, flush=True)
-            sys.exit(2)
+        if ending is not None:
+            if said and ending.message is not None:
+                print(ending.message, file=sys.stderr, flush=True)
+            sys.exit(ending.code)
 
     return wrapped
 

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import torch
 from tqdm.auto import tqdm
 
+from ..output.ending import stopped
+
 
 # A terminal and a launcher may both pass on the same Ctrl-C; a second one after this time means it.
 SECONDS_TO_INSIST = 3.0
@@ -63,7 +65,7 @@ class StopSignals:
 
     def stop(self, number: int) -> BaseException:
         """Returns the exception that ends the run after signal `number`."""
-        return KeyboardInterrupt() if number == signal.SIGINT else RunStopped()
+        return stopped(signal.SIGINT, None) if number == signal.SIGINT else RunStopped()
 
 
 class StopEvaluation(BaseException):

@@ -1,0 +1,190 @@
+"""How a command or a recipe ends early: a mistake, a full disk, a signal or a fault is one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from ..errors import InputError, class_and_line, one_line
+from .redaction import redact
+
+
+FAULT, MISTAKE = 1, 2
+INTERRUPTED, TERMINATED, BROKEN_PIPE = (
+    128 + int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+)
+_NO_ROOM = "Make room, or write to a folder on another disk; what was there before is unchanged."
+_NO_RIGHT = "Change its rights, or name another path."
+_STORAGE = {
+    errno.ENOSPC: ("the disk is full", _NO_ROOM),
+    errno.EDQUOT: ("your quota on this disk is used up", _NO_ROOM),
+    errno.EFBIG: ("the file would be larger than this system allows", _NO_ROOM),
+    errno.EROFS: ("its file system is read-only", "Name a path on another one."),
+    errno.EACCES: ("permission denied", _NO_RIGHT),
+    errno.EPERM: ("permission denied", _NO_RIGHT),
+    errno.ENAMETOOLONG: ("its name is too long", "Name a shorter path."),
+    errno.EIO: ("the disk reports an error", "Check the disk, then start again."),
+    errno.EMFILE: ("too many files are open", "Raise the limit (`ulimit -n`)."),
+}
+# What libraries that are not written in Python say of the same things.
+_IN_WORDS = {
+    errno.ENOSPC: "No space left on device",
+    errno.EDQUOT: "Disk quota exceeded",
+    errno.EFBIG: "File too large",
+    errno.EROFS: "Read-only file system",
+    errno.EACCES: "Permission denied",
+    errno.ENAMETOOLONG: "File name too long",
+}
+_QUOTED_PATH = re.compile(r"['\"`](/[^'\"`]+)['\"`]")
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: raised in the main thread, so that what is half-written is removed as after Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """
+    What an exception means to the one who started the command.
+
+    Args:
+        code (`int`): The exit code.
+        message (`str`, *optional*): What is printed; `None` where it has been said.
+    """
+
+    code: int
+    message: str | None
+
+
+def stopped(signal_number: int, hint: str | None) -> BaseException:
+    """
+    Returns the exception that ends a command which has been told to stop.
+
+    Args:
+        signal_number (`int`): SIGINT or SIGTERM.
+        hint (`str`, *optional*): What to do next; `None` where that has been said already.
+    """
+    error: BaseException = KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
+    error.hint = hint  # type: ignore[attr-defined]
+    return error
+
+
+@contextlib.contextmanager
+def hint_if_stopped(hint: str) -> Iterator[None]:
+    """
+    A context that says how to go on where it is left by Ctrl-C or SIGTERM.
+
+    Args:
+        hint (`str`): One sentence.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        error.hint = hint  # type: ignore[union-attr]
+        raise
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """
+    Within it SIGTERM raises [`Terminated`]. Not in one of several processes: a handler has to wait for the collective call
+    that the process is in, which may never return.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a process that this one has forked ends as it always would
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def ending_of(error: BaseException) -> Ending:
+    """
+    Returns how a command ends that an exception has reached the top of.
+
+    Args:
+        error (`BaseException`): Any but `SystemExit`. Where it is a fault of the toolkit, its traceback is written to a
+            file, or to stderr where no file can be written.
+    """
+    if isinstance(error, InputError):
+        return Ending(MISTAKE, f"error: {redact(str(error))}")
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        by, code = ("Ctrl-C", INTERRUPTED) if isinstance(error, KeyboardInterrupt) else ("SIGTERM", TERMINATED)
+        hint = getattr(error, "hint", "Nothing is left half-written.")
+        return Ending(code, None if hint is None else f"stopped by {by}. {hint}")
+    if isinstance(error, BrokenPipeError):
+        _forget_stdout()
+        return Ending(BROKEN_PIPE, None)
+    storage = storage_error(error)
+    if storage is not None:
+        return Ending(MISTAKE, f"error: {storage}")
+    where = _written(redact("".join(traceback.format_exception(error))))
+    said = one_line(redact(class_and_line(error, 300)))
+    return Ending(
+        FAULT, f"error: {said} (unexpected). The full traceback is in {where}; please report it with that file."
+    )
+
+
+def storage_error(error: BaseException) -> str | None:
+    """
+    Returns what is wrong with a disk or a path, and what to do, or `None` where the exception is of another kind.
+
+    Args:
+        error (`BaseException`): As raised by Python or by any library, or raised because of such an exception.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        number = cause.errno if isinstance(cause, OSError) and cause.errno in _STORAGE else None
+        text = str(cause)
+        number = number or next((known for known, words in _IN_WORDS.items() if words in text), None)
+        if number is not None:
+            what, remedy = _STORAGE[number]
+            named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+            quoted = _QUOTED_PATH.search(text)
+            path = (
+                named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else class_and_line(cause, 200)
+            )
+            return redact(f"{one_line(os.fspath(path))}: {what}. {remedy}")
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _written(text: str) -> str:
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="rm-toolkit-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        return path
+    except OSError:
+        print(text, file=sys.stderr)
+        return "the lines above"
+
+
+def _forget_stdout() -> None:
+    """Nobody reads it any more; Python would complain of that once more when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

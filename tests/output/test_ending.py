@@ -1,0 +1,134 @@
+"""However a command ends: one line, an exit code, nothing leaked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import pytest
+
+from rm_toolkit import cli
+from rm_toolkit.errors import InputError
+from rm_toolkit.output.ending import Terminated, ending_of, hint_if_stopped, stopped, terminable
+from rm_toolkit.training.runtime import run_main
+
+
+TOKEN = "hf_abcdefghijklmnop"
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except BaseException as found:
+        return found
+
+
+def disk(number, path="/data/out.arrow"):
+    return OSError(number, os.strerror(number), path)
+
+
+STORAGE = {
+    "full": (disk(errno.ENOSPC), "/data/out.arrow: the disk is full. Make room"),
+    "quota": (disk(errno.EDQUOT), "/data/out.arrow: your quota on this disk is used up"),
+    "read-only": (disk(errno.EROFS), "/data/out.arrow: its file system is read-only"),
+    "no right": (disk(errno.EACCES), "/data/out.arrow: permission denied. Change its rights"),
+    "long name": (disk(errno.ENAMETOOLONG), "/data/out.arrow: its name is too long"),
+    "behind another": (raised(RuntimeError("map failed"), disk(errno.ENOSPC)), "/data/out.arrow: the disk is full"),
+    "of a library": (RuntimeError("I/O error on '/data/a.st': No space left on device (os error 28)"), "/data/a.st: the disk"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STORAGE)
+def test_a_disk_that_cannot_be_used_is_the_mistake_of_no_program(kind):
+    error, said = STORAGE[kind]
+    found = ending_of(error)
+    assert found.code == 2 and found.message.startswith(f"error: {said}") and "\n" not in found.message
+
+
+def test_a_mistake_is_said_as_it_is():
+    found = ending_of(InputError(f"--token {TOKEN}: not known"))
+    assert (found.code, found.message) == (2, "error: --token hf_<hidden>: not known")
+
+
+def test_a_fault_is_one_line_and_its_traceback_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = ending_of(raised(KeyError(f"two\nlines {TOKEN}")))
+    (path,) = tmp_path.iterdir()
+    assert found.code == 1 and "\n" not in found.message and f"The full traceback is in {path}" in found.message
+    text = path.read_text()
+    assert "Traceback" in text and "in raised" in text and TOKEN not in text + found.message
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_where_no_file_can_be_written_the_traceback_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    found = ending_of(raised(KeyError("x")))
+    assert "The full traceback is in the lines above" in found.message and "Traceback" in capsys.readouterr().err
+
+
+def test_a_stopped_command_says_how_to_go_on():
+    for error, code, name in ((KeyboardInterrupt(), 130, "Ctrl-C"), (Terminated(), 143, "SIGTERM")):
+        assert (ending_of(error).code, ending_of(error).message) == (
+            code,
+            f"stopped by {name}. Nothing is left half-written.",
+        )
+        with pytest.raises(type(error)) as caught, hint_if_stopped("It goes on."):
+            raise error
+        assert ending_of(caught.value).message == f"stopped by {name}. It goes on."
+    assert ending_of(stopped(signal.SIGINT, None)).message is None
+
+
+def test_sigterm_is_raised_within_and_ends_the_process_outside(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_forked_process_ends_as_always():
+    with terminable():
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+ENDINGS = {
+    "mistake": (InputError("no such file"), 2, "error: no such file"),
+    "disk": (disk(errno.ENOSPC), 2, "the disk is full"),
+    "fault": (ZeroDivisionError("division"), 1, "error: ZeroDivisionError: division (unexpected)"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+    "SIGTERM": (Terminated(), 143, "stopped by SIGTERM"),
+}
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_commands_and_recipes_end_alike(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    error, code, said = ENDINGS[kind]
+    command = types.SimpleNamespace(add_arguments=lambda parser: None, run=lambda args: raise_(error))
+    monkeypatch.setitem(sys.modules, "rm_toolkit.cli.inspect", command)
+    assert cli.main(["inspect"]) == code
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and said in printed
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: raise_(error))()
+    printed = capsys.readouterr().err
+    assert ended.value.code == code and printed.count("\n") == 1 and said in printed
+    assert len(list(Path(tmp_path).iterdir())) == (2 if kind == "fault" else 0)
