@@ -184,21 +184,18 @@ def tokenize_preferences(
         fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
         eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
         return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
-    data = tokenize_rows(
-        rows_of(dataset, name),
-        tokenizer,
-        name=name,
-        progress=_progress(name, len(dataset)) if show_progress else None,
-        stored=read_again(dataset, name),
-        folder=cache.path.parent if cache else None,
-        **reading,
-    )
-    if cache is None:
-        return data
+    progress = _progress(name, len(dataset)) if show_progress else None
+    places = {"stored": read_again(dataset, name), "folder": cache.path.parent if cache else None}
+    data = tokenize_rows(rows_of(dataset, name), tokenizer, name=name, progress=progress, **places, **reading)
+    return data if cache is None else _kept(data, cache)
+
+
+def _kept(data: TokenizedPreferences, cache: TokenCache) -> TokenizedPreferences:
+    """The same data, mapped from its file: all processes of a machine share the pages."""
     names = [column.name for column in dataclasses.fields(data) if column.name != "name"]
     cache.save({column: getattr(data, column) for column in names})
-    stored = cache.load()  # mapped from the file: all processes of a machine share its pages
-    return data if stored is None else TokenizedPreferences(name=name, **stored)
+    stored = cache.load()
+    return data if stored is None else TokenizedPreferences(name=data.name, **stored)
 
 
 def _progress(name: str, num_rows: int) -> dict[str, Any]:

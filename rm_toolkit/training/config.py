@@ -17,9 +17,7 @@ from .engines import LaunchedConfig
 from .micro_batch_size import AUTO, number_or_auto
 
 
-PAIR_WEIGHTINGS = ("pair", "prompt")
-LM_LOSS_ON = ("text", "completion")
-BATCH_LAYOUTS = ("auto", "plain", "shared")
+PAIR_WEIGHTINGS, LM_LOSS_ON, BATCH_LAYOUTS = ("pair", "prompt"), ("text", "completion"), ("auto", "plain", "shared")
 
 
 @dataclass
@@ -145,9 +143,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     eval_curve_fraction: float = field(
         default=1.0,
         metadata={
-            "help": "Share of each test set (of its prompts, within each domain and source) that is evaluated between the "
-            "first and the last step, above 0 to 1, as 'eval_NAME_sample_accuracy' and so on; `metric_for_best_model` then "
-            "names one of these. The same rows each time; the whole sets at the start and the end. 1: always the whole."
+            "help": "Share of each test set (its prompts, by domain and source), above 0 to 1, that is evaluated between first "
+            "and last step, as 'eval_NAME_sample_accuracy' and so on: names for `metric_for_best_model`. 1: always the whole."
         },
     )
     bf16: bool | None = field(
@@ -218,23 +215,21 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"`{name}` is '{getattr(self, name)}'; it is one of {name_list(known)}.")
-        if self.lm_loss_coef < 0:
-            raise InputError(f"`lm_loss_coef` is {self.lm_loss_coef}; it is 0 or more.")
-        if not 0 <= self.general_replay_fraction < 1:
-            raise InputError(
-                f"`general_replay_fraction` is {self.general_replay_fraction}; it is 0 or more and below 1."
-            )
-        if self.anchor_coef < 0:
-            raise InputError(f"`anchor_coef` is {self.anchor_coef}; it is 0 or more.")
+        for name, fits, range_ in (
+            ("lm_loss_coef", self.lm_loss_coef >= 0, "is 0 or more"),
+            ("general_replay_fraction", 0 <= self.general_replay_fraction < 1, "is 0 or more and below 1"),
+            ("anchor_coef", self.anchor_coef >= 0, "is 0 or more"),
+            ("lm_score_threshold", 0 <= self.lm_score_threshold <= 1, "lies between 0 and 1"),
+            ("eval_curve_fraction", 0 < self.eval_curve_fraction <= 1, "is above 0 and at most 1"),
+            ("shuffle_buffer_size", self.shuffle_buffer_size >= 1, "is 1 row or more"),
+        ):
+            if not fits:
+                raise InputError(f"`{name}` is {getattr(self, name)}; it {range_}.")
         if self.anchor_coef > 0 and not self.general_replay_fraction:
             raise InputError(
                 f"`anchor_coef` is {self.anchor_coef} with `general_replay_fraction` 0: the anchor is computed on replayed "
                 "general pairs. Set a fraction, such as 0.25, and `replay_datasets`."
             )
-        if not 0 <= self.lm_score_threshold <= 1:
-            raise InputError(f"`lm_score_threshold` is {self.lm_score_threshold}; it lies between 0 and 1.")
-        if not 0 < self.eval_curve_fraction <= 1:
-            raise InputError(f"`eval_curve_fraction` is {self.eval_curve_fraction}; it is above 0 and at most 1.")
         if self.max_length is None or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":
@@ -245,8 +240,6 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
                 f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "
                 f"{self.max_length} needs {2 * self.max_length}. Raise it, or lower `max_length`."
             )
-        if self.shuffle_buffer_size < 1:
-            raise InputError(f"`shuffle_buffer_size` is {self.shuffle_buffer_size}; it is 1 row or more.")
         self._derive_accumulation()
 
     def for_one_batch_a_step(self, streaming: bool) -> RewardModelConfig:
