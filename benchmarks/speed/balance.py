@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from rm_toolkit.batches.collator import PreferenceCollator
-from rm_toolkit.batches.epoch_plan import PLAN_VERSION, EpochPlan
+from rm_toolkit.batches.epoch_plan import EpochPlan
 from rm_toolkit.batches.groups import PairGroups
 from rm_toolkit.batches.pieces import Pieces
+from rm_toolkit.batches.step_split import PLAN_VERSION
 from rm_toolkit.batches.tokenization import TokenizedPreferences, tokenize_preferences
 from rm_toolkit.output.markdown import table
 
@@ -88,7 +89,7 @@ def published(name: str, max_length: int = 512) -> TokenizedPreferences:
 
 
 def repeated(data: TokenizedPreferences, num_pairs: int) -> TokenizedPreferences:
-    """The same rows again and again, as rows of their own, until there are so many pairs; token ids are kept once each."""
+    """The same rows again and again until there are so many pairs; each time with other token ids, so that nothing is shared."""
     times = -(-num_pairs // len(data))
     copies = np.arange(times)[:, None]
 
@@ -98,7 +99,7 @@ def repeated(data: TokenizedPreferences, num_pairs: int) -> TokenizedPreferences
     counts = {"row": int(data.row.max()) + 1, "prompt": int(data.prompt.max()) + 1}
     return dataclasses.replace(
         data,
-        ids=np.tile(data.ids, times),
+        ids=numbered(data.ids, int(data.ids.max()) + 1),
         offsets=np.append(0, np.cumsum(np.tile(data.lengths, times))),
         completion_start=np.tile(data.completion_start, times),
         better=numbered(data.better, data.num_sequences),

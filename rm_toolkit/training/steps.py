@@ -19,6 +19,7 @@ from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import EpochPlan, StepDataset
 from ..batches.equal_texts import describe_equal_pairs
 from ..batches.replay_plan import ReplayPlan
+from ..batches.step_loading import PlannedSteps, StepNumbers
 from ..batches.step_split import PLAN_VERSION
 from ..batches.stream import PreferenceStream
 from ..batches.stream_plan import StreamPlan
@@ -96,11 +97,13 @@ class Steps:
             group_by_prompt=args.group_by_prompt,
             **planning,
         )
+        workers, pin = args.dataloader_num_workers, args.dataloader_pin_memory and accelerator.device.type == "cuda"
         return DataLoader(
-            StepDataset(self.joined, collator),
-            batch_sampler=self.plan,
+            PlannedSteps(self.plan, collator, ahead=not workers, pin=pin and not workers),
+            batch_sampler=StepNumbers(self.plan),
             collate_fn=take_step,
-            num_workers=args.dataloader_num_workers,
+            num_workers=workers,
+            pin_memory=pin and workers > 0,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=leave_signals_to_the_run,

@@ -1,0 +1,111 @@
+"""
+How long a training loop waits for its next step, on published rows: `cd benchmarks && python -m speed.loader`.
+
+A step of the loop is a sleep of 100 ms, as for a GPU that computes; the share of time spent in `next()` is what it waits.
+Beside it, how long steps take where nothing else is done. The side called 0.4.0 is its loader: planned in the main process,
+every tensor sent by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader
+
+from rm_toolkit.batches.collator import PreferenceCollator
+from rm_toolkit.batches.epoch_plan import EpochPlan, StepDataset, take_only
+from rm_toolkit.batches.step_loading import PlannedSteps, StepNumbers
+from rm_toolkit.batches.tokenization import TokenizedPreferences
+from rm_toolkit.output.markdown import table
+
+from .balance import Setting, published, repeated
+
+
+SETTINGS = (Setting(1, 64), Setting(1, 512), Setting(8, 512))
+STEP_SECONDS = 0.1
+
+
+@dataclass
+class Waiting:
+    """
+    What the loop waits for.
+
+    Args:
+        share (`float`): Part of its time spent in `next()`, with steps of 100 ms; without the first.
+        first (`float`): Seconds of the first `next()`, in which loader processes start.
+        milliseconds (`float`): Of a step where nothing is computed, without the first.
+    """
+
+    share: float
+    first: float
+    milliseconds: float
+
+
+def measure(
+    data: TokenizedPreferences, setting: Setting, workers: int, *, old: bool = False, steps: int = 30
+) -> Waiting:
+    """
+    Runs through some steps twice: once with a pause after each, once without.
+
+    Args:
+        data (`TokenizedPreferences`): At least `steps` steps of pairs.
+        setting (`Setting`): Size of a step; the loader is that of the first process.
+        workers (`int`): Loader processes.
+        old (`bool`): Whether it is the loader of version 0.4.0.
+        steps (`int`): How many are loaded.
+    """
+    blocked, total, first = _run(_loader(data, setting, workers, old), steps, STEP_SECONDS)
+    _, alone, _ = _run(_loader(data, setting, workers, old), steps, 0.0)
+    return Waiting(blocked / total, first, 1000 * alone / (steps - 1))
+
+
+def _loader(data: TokenizedPreferences, setting: Setting, workers: int, old: bool) -> DataLoader:
+    plan = EpochPlan(
+        data,
+        pairs_per_step=setting.pairs_per_step,
+        pairs_per_micro_batch=setting.pairs,
+        tokens_per_micro_batch=setting.tokens,
+        num_processes=setting.num_processes,
+        shared_layout=True,
+        version=1 if old else 2,
+    )
+    collator = PreferenceCollator(0, lm_loss_on="text", layout="shared")
+    if old:
+        return DataLoader(StepDataset(data, collator), batch_sampler=plan, collate_fn=take_only, num_workers=workers)
+    steps = PlannedSteps(plan, collator, ahead=not workers)
+    return DataLoader(steps, batch_sampler=StepNumbers(plan), collate_fn=take_only, num_workers=workers)
+
+
+def _run(loader: DataLoader, steps: int, pause: float) -> tuple[float, float, float]:
+    """Seconds in `next()` and in all after the first step, and of the first `next()`."""
+    iterator, waited = iter(loader), []
+    begin = time.perf_counter()
+    for number in range(steps):
+        before = time.perf_counter()
+        for batch in next(iterator):  # as the loop reads them
+            del batch
+        waited.append(time.perf_counter() - before)
+        if number == 0:
+            begin = time.perf_counter()
+        if pause:
+            time.sleep(pause)
+    return sum(waited[1:]), time.perf_counter() - begin, waited[0]
+
+
+def loader_table(name: str = "helpful", settings: tuple[Setting, ...] = SETTINGS, *, steps: int = 30) -> str:
+    """One line for each size of a step, side and number of loader processes."""
+    data, rows = published(name), []
+    for setting in settings:
+        enough = repeated(data, steps * setting.pairs_per_step)
+        for side, old in (("0.4.0", True), ("now", False)):
+            for workers in (0, 1, 2):
+                found = measure(enough, setting, workers, old=old, steps=steps)
+                cells = f"{found.share:.1%}", f"{found.milliseconds:.1f}", f"{found.first:.2f}"
+                rows.append([str(setting), side, str(workers), *cells])
+    columns = ["processes x micro-batch", "loader", "loader processes", "blocked of a 100 ms step", "step alone, ms"]
+    return f"### Waiting for the next step, {name}\n\n{table([*columns, 'first step, s'], rows)}\n"
+
+
+if __name__ == "__main__":
+    print(loader_table(), flush=True)
