@@ -12,6 +12,7 @@ from ..data.messages import Conversation, null_stripper
 from ..data.records import RowPlace
 from ..errors import InputError
 from .encoding import BATCH_SIZE, Encoder
+from .given_ids import row_reader
 from .preference_rows import PreferenceRow, as_row, check_columns, compact_key, text_key
 from .refused_rows import refused_rows
 
@@ -72,16 +73,16 @@ class DistinctTexts:
             self._waiting = []
 
 
-def rows_of(dataset: Dataset, name: str) -> Iterator[PreferenceRow]:
-    """Yields the rows of a data set."""
-    ranked = check_columns(dataset.column_names, name)
+def rows_of(dataset: Dataset, name: str, num_tokens: int) -> Iterator[PreferenceRow]:
+    """Yields the rows of a data set, texts or token ids; the tokenizer has `num_tokens` tokens."""
+    read = row_reader(dataset.column_names, name, num_tokens)
     strip = null_stripper(dataset.features)
     number = 0
     for batch in dataset.iter(batch_size=BATCH_SIZE):
         for values in zip(*batch.values()):
             number += 1
             row = dict(zip(batch, values))
-            yield as_row(strip(row) if strip else row, ranked, RowPlace(f"data set '{name}'", "row", number))
+            yield read(strip(row) if strip else row, RowPlace(f"data set '{name}'", "row", number))
 
 
 def read_again(dataset: Dataset, name: str) -> Callable[[int, int], Conversation]:

@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..data.pairing import label_scores, plain
-from ..data.records import Place, RowPlace
-from ..data.schema import describe
+from ..data.id_rows import id_columns, read_id_list
+from ..data.pairing import label_scores
+from ..data.records import Place
 from .encoding import encode_ids
-from .equal_texts import AFTER_CUT, AS_IDS, merge_pairs, warn_of_equal_pairs
-from .preference_rows import ID_COLUMNS, OLD_ID_COLUMNS, PreferenceRow
+from .equal_texts import AFTER_CUT, AS_IDS, merge_pairs
+from .preference_rows import PreferenceRow, as_row, check_columns
 from .row_pairs import PairColumns
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+def row_reader(
+    names: Iterable[str], name: str, num_tokens: int, kind: str = "data set"
+) -> Callable[[Mapping[str, Any], Place], PreferenceRow]:
+    """
+    Returns what reads one row of a data set with these columns: pairs, ranked rows or token ids.
 
+    Args:
+        names (`Iterable[str]`): The columns.
+        name, kind (`str`): Name of the data set and what it is called, for the error.
+        num_tokens (`int`): Tokens that the tokenizer has.
 
-def id_columns(names: Iterable[str]) -> tuple[str, str] | None:
-    """Returns the two columns of token ids of a data set, None where its rows are texts."""
-    names = set(names)
-    return next((columns for columns in (ID_COLUMNS, OLD_ID_COLUMNS) if names.issuperset(columns)), None)
+    Raises:
+        `InputError`: if they are the columns of none of these.
+    """
+    columns = id_columns(names)
+    if columns is not None:
+        return partial(id_row, columns=columns, num_tokens=num_tokens)
+    ranked = check_columns(names, name, kind)
+    return lambda row, place: as_row(row, ranked, place)
 
 
 def read_ids(
-    dataset: Dataset,
+    rows: Iterable[PreferenceRow],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     lm_score_threshold: float,
-    name: str,
     keep_equal: bool,
-    tied_rows: bool = False,
+    tied_rows: bool,
 ) -> dict[str, Any]:
     """
     Reads rows of token ids. What the two texts of a pair share at their beginning is their prompt; longer texts are cut on
     the left, BOS stays, as all texts are (TRL leaves such rows out).
 
     Args:
-        dataset (`datasets.Dataset`): With the columns of [`id_columns`].
-        tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows: As in
+        rows (`Iterable[PreferenceRow]`): From [`id_row`].
+        tokenizer, max_length, lm_score_threshold, keep_equal, tied_rows: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
 
     Returns:
         `dict[str, Any]`: Fields of [`~rm_toolkit.batches.tokenization.TokenizedPreferences`].
-
-    Raises:
-        `InputError`: naming the row whose ids or scores cannot be used.
     """
-    named = id_columns(dataset.column_names)
     columns = PairColumns(tied_rows)
     texts: list[tuple[int, ...]] = []
-    for number, values in enumerate(dataset):
-        row = id_row(values, named, len(tokenizer), RowPlace(f"data set '{name}'", "row", number + 1))
+    for number, row in enumerate(rows):
         members = range(len(texts), len(texts) + len(row.completions))
         texts += row.completions
         columns.add_row(number, members, row, lm_score_threshold)
@@ -68,19 +74,18 @@ def read_ids(
         lambda one, other: AS_IDS if texts[one] == texts[other] else AFTER_CUT,
         keep_equal,
     )
-    warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows)
     return encoded | pairs
 
 
-def id_row(row: Mapping[str, Any], columns: tuple[str, str], num_tokens: int, place: Place) -> PreferenceRow:
+def id_row(row: Mapping[str, Any], place: Place, columns: tuple[str, str], num_tokens: int) -> PreferenceRow:
     """
     Reads one row of token ids; its texts are tuples of ids.
 
     Args:
         row (`dict`): With the two columns, and `margin`, `score_chosen`, `score_rejected` or tags where it has them.
-        columns (`tuple[str, str]`): From [`id_columns`].
-        num_tokens (`int`): Tokens that the tokenizer has.
         place (`Place`): Where the row stands, for the error.
+        columns (`tuple[str, str]`): From [`~rm_toolkit.data.id_rows.id_columns`].
+        num_tokens (`int`): Tokens that the tokenizer has.
 
     Raises:
         `InputError`: for ids that are no tokens of the tokenizer, or scores that no preference can have.
@@ -91,9 +96,7 @@ def id_row(row: Mapping[str, Any], columns: tuple[str, str], num_tokens: int, pl
 
 
 def _ids(value: Any, name: str, num_tokens: int, place: Place) -> tuple[int, ...]:
-    ids = plain(value)
-    if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
-        raise place.error(f"`{name}` must be a list of token ids, got {describe(ids)}.")
+    ids = read_id_list(value, name, place)
     wrong = next((token for token in ids if not 0 <= token < num_tokens), None)
     if wrong is not None:
         raise place.error(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.id_rows import id_columns
 from ..data.messages import (
     TEMPLATE_COLUMNS,
     Conversation,
@@ -22,10 +23,6 @@ from ..data.records import Place
 from ..data.schema import Text
 from ..data.templates import arrange_messages
 from ..errors import InputError
-
-
-ID_COLUMNS = ("chosen_ids", "rejected_ids")  # of rows that are tokenized, as TRL has them
-OLD_ID_COLUMNS = ("chosen_input_ids", "rejected_input_ids")  # TRL before 1.0
 
 
 @dataclass
@@ -75,10 +72,10 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
     names = set(names)
     ranked = {"completions", "scores"} <= names
     if not ranked and not {"chosen", "rejected"} <= names:
-        if any(set(columns) <= names for columns in (ID_COLUMNS, OLD_ID_COLUMNS)):
+        if id_columns(names):
             raise InputError(
-                f"{kind} '{name}' holds token ids, which only the trainer reads, from a `datasets.Dataset` that is not a "
-                "stream. Give the texts: `chosen` and `rejected`."
+                f"{kind} '{name}' holds token ids, which training and its own test sets read and nothing else. Give the "
+                "texts: `chosen` and `rejected`."
             )
         raise InputError(
             f"{kind} '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "

@@ -10,13 +10,15 @@ import numpy as np
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 
+from ..data.id_rows import id_columns
 from ..data.messages import TEMPLATE_COLUMNS, null_stripper
 from ..data.records import Place
 from ..data.schema import text_or_messages
 from ..errors import InputError
 from .equal_texts import CAUSES
+from .given_ids import row_reader
 from .groups import PairGroups
-from .preference_rows import PreferenceRow, as_row, check_columns, stated_scores
+from .preference_rows import PreferenceRow, check_columns, stated_scores
 from .refused_rows import RefusedRow
 from .stream_errors import ReadErrors, StreamPlace
 from .tokenization import TokenizedPreferences
@@ -56,6 +58,7 @@ class PreferenceStream:
         group_by_prompt (`bool`): Whether pairs of one prompt that are in the buffer together stay together.
         tied_rows (`bool`): Whether rows whose scores are all tied count: a block then ends before a row with a pair only,
             and has one, so that each of them is in the block of the pair before it.
+        num_tokens (`int`, *optional*): Tokens that the tokenizer has, where the rows may be token ids.
         watch (`Callable`, *optional*): Called with each row that passes, in each pass.
     """
 
@@ -71,6 +74,7 @@ class PreferenceStream:
         seed: int = 42,
         group_by_prompt: bool = True,
         tied_rows: bool = False,
+        num_tokens: int | None = None,
         watch: Callable[[Mapping[str, Any]], None] | None = None,
     ):
         self.source = dataset
@@ -80,7 +84,7 @@ class PreferenceStream:
         self.num_processes, self.process_index = num_processes, process_index
         self.seed = seed
         self.group_by_prompt, self.tied_rows = group_by_prompt, tied_rows
-        self.watch = watch
+        self.num_tokens, self.watch = num_tokens, watch
         self.num_rows = self.num_pairs = self.num_texts = self.num_truncated = 0
         self.equal_pairs = np.zeros(len(CAUSES), dtype=np.int64)
         self._strip = null_stripper(dataset.features)
@@ -201,10 +205,10 @@ class PreferenceStream:
             "row": position["row"] + len(rows),
             "dataset": end,
         }
-        ranked = check_columns(rows[0], self.name)
+        read = row_reader(rows[0], self.name, self.num_tokens or 0)
         first = position["row"] + 1
         try:
-            data = self.tokenize(as_row(row, ranked, self._place(number)) for number, row in enumerate(rows, first))
+            data = self.tokenize(read(row, self._place(number)) for number, row in enumerate(rows, first))
         except RefusedRow as error:
             raise self._place(first + error.row).error(error.problem, "") from error
         self.num_rows += len(rows)
@@ -258,6 +262,9 @@ class PreferenceStream:
 
     def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         place = self._place(number)
+        if id_columns(row) is not None:
+            row_reader(row, self.name, self.num_tokens or 0)(row, place)
+            return row
         ranked = check_columns(row, self.name)
         stated_scores(row, ranked, place)
         if ranked:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..data.id_rows import id_columns
 from ..data.messages import Conversation
 from .distinct_texts import DistinctTexts, read_again, rows_of
 from .encoding import Encoder
 from .equal_texts import CAUSES, cause_of_texts, have_more_than_content, merge_pairs, warn_of_equal_pairs
-from .given_ids import id_columns, read_ids
+from .given_ids import read_ids
 from .preference_rows import PreferenceRow
 from .rendering import report_partial_prompts
 from .row_pairs import PairColumns
@@ -174,19 +176,20 @@ def tokenize_preferences(
         "keep_equal": keep_equal,
         "tied_rows": tied_rows,
     }
-    cache = TokenCache.of(dataset, tokenizer, tuple(reading.values()))
+    given = id_columns(dataset.column_names) is not None  # there is nothing to tokenize
+    cache = None if given else TokenCache.of(dataset, tokenizer, tuple(reading.values()))
     stored = cache.load() if cache else None
     if stored is not None:
         warn_of_equal_pairs(name, stored["equal_pairs"], len(stored["better"]), keep_equal, tied_rows)
         report_partial_prompts(name, stored["num_partial_prompts"])
         return TokenizedPreferences(name=name, **stored)
-    if id_columns(dataset.column_names):
-        fields = read_ids(dataset, tokenizer, max_length, lm_score_threshold, name, keep_equal, tied_rows)
-        eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
-        return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
     progress = _progress(name, len(dataset)) if show_progress else None
-    places = {"stored": read_again(dataset, name), "folder": cache.path.parent if cache else None}
-    data = tokenize_rows(rows_of(dataset, name), tokenizer, name=name, progress=progress, **places, **reading)
+    places = {
+        "stored": None if given else read_again(dataset, name),
+        "folder": cache.path.parent if cache else None,
+    }
+    rows = rows_of(dataset, name, len(tokenizer))
+    data = tokenize_rows(rows, tokenizer, name=name, progress=progress, **places, **reading)
     return data if cache is None else _kept(data, cache)
 
 
@@ -236,10 +239,18 @@ def tokenize_rows(
         `InputError`: if the format does not fit the rows.
         `RefusedRow`: if the chat template refuses one.
     """
+    eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
+    rows = iter(tqdm(rows, **(progress or {"disable": True})))
+    first = next(rows, None)
+    rows = [] if first is None else chain([first], rows)
+    if first is not None and isinstance(first.completions[0], tuple):  # token ids
+        fields = read_ids(rows, tokenizer, max_length, lm_score_threshold, keep_equal, tied_rows)
+        warn_of_equal_pairs(name, fields["equal_pairs"], len(fields["better"]), keep_equal, tied_rows, checked)
+        return TokenizedPreferences(name=name, lm_target_eos=eos, **fields)
     encoder = Encoder(tokenizer, max_length, data_format, find_completions=find_completions, folder=folder)
     texts = DistinctTexts(encoder, name, stored)
     columns = PairColumns(tied_rows)
-    for number, row in enumerate(tqdm(rows, **(progress or {"disable": True}))):
+    for number, row in enumerate(rows):
         members = [texts.number(row, number, k) for k in range(len(row.completions))]
         columns.add_row(number, members, row, lm_score_threshold)
     texts.encode()
@@ -253,7 +264,6 @@ def tokenize_rows(
     report_partial_prompts(name, num_partial, checked)
     pairs = merge_pairs(pairs, encoded, numbers, cause, keep_equal)
     warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows, checked)
-    eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
     return TokenizedPreferences(name=name, lm_target_eos=eos, num_partial_prompts=num_partial, **encoded, **pairs)
 
 

@@ -97,6 +97,8 @@ def authors_split(evaluation: Dataset, train: Dataset) -> bool:
 
 def shorten_prompt(row: Mapping[str, Any], width: int = 60) -> str:
     """Returns the beginning of a row's prompt (or else of its first text), for a message."""
+    if "chosen_ids" in row:
+        return beginning(f"token ids {row['chosen_ids']}", width)
     prompt = row["prompt"]
     text = prompt if isinstance(prompt, str) else " ".join(content_text(message) for message in prompt)
     return beginning(text or str(row.get("chosen") or row.get("completions")), width)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, name_list
 from .build import INFO_FILE, BuildOptions, clean, nothing_left
 from .fingerprints import derived
+from .id_rows import holds_ids, id_columns, load_id_rows
 from .inputs import resolve_inputs
 from .leakage import check_overlap, mark_origin
 from .messages import TEMPLATE_COLUMNS, null_stripper
@@ -90,7 +91,11 @@ def load_datasets(
 
 
 def _load(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None) -> Dataset:
+    if holds_ids(spec):
+        return load_id_rows(spec, seed, cache_dir)
     opened = _open(spec)
+    if not isinstance(opened, DatasetSpec) and id_columns(opened.column_names):  # of the Hub
+        return load_id_rows(spec, seed, cache_dir)
     if isinstance(opened, DatasetSpec):
         return _load_raw(opened, seed, cache_dir, num_proc)
     dataset = take_fraction(_convert(_usable(opened, spec), spec, num_proc), spec.fraction, seed)
@@ -145,7 +150,7 @@ def _open(spec: DatasetSpec) -> Dataset | DatasetSpec:
         if not Path(spec.path).exists() and not looks_like_hub_id(spec.path):
             raise missing_file(spec.path)
         dataset = open_dataset(spec.path, spec.split)
-        if find_shape(dataset.column_names) is not None:
+        if find_shape(dataset.column_names) is not None or id_columns(dataset.column_names):
             return dataset
         source = "preference"
     return replace(spec, source=source)

@@ -124,7 +124,7 @@ def _unknown(file: RecordFile, record: dict[str, Any]) -> InputError:
     if {"chosen_ids", "rejected_ids"} <= record.keys():
         return InputError(
             f"{file.path}: the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts. Give the "
-            "texts, or hand the data set to the trainer: RewardModelTrainer(train_dataset=…) takes it as it is."
+            "texts, or name the file in a recipe as it is: training and its test sets read token ids."
         )
     advice = label_advice(record) or (
         "Name its columns, for example: rm-toolkit build-data jsonl --columns prompt=question chosen=good rejected=bad "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, class_and_line, name_list
 from .cleaning import clean_row
+from .id_rows import check_spec, first_has_ids, id_features, stream_id_rows
 from .leakage import authors_split, mark_origin, shorten_prompt
 from .messages import null_stripper
 from .pairing import label_scores, ranked_scores
@@ -92,6 +93,11 @@ def open_stream(
             "`test_size` needs the whole data, which a stream never has. Split with `rm-toolkit build-data`."
         )
     shards, built = _shards(spec, source)
+    if not built and source in (None, "auto", "preference") and first_has_ids(shards):
+        check_spec(spec)
+        reading = {"shards": shards, "reading": (spec, seed)}
+        dataset = IterableDataset.from_generator(stream_id_rows, features=id_features(), gen_kwargs=reading)
+        return _with_origin(dataset, spec, shards)
     if Path(shards[0].path).is_file():
         source = recognize(spec, shards[0].path) if source in (None, "auto") else source
     elif not built:
@@ -107,15 +113,14 @@ def open_stream(
         features=ranked_features(spec.format, free=True),  # what is in later rows is not known
         gen_kwargs={"shards": shards, "reading": (spec, None if built else source, seed)},
     )
-    dataset = mark_origin(
-        dataset, spec.path, spec.split if len(shards[0].split or "") else None, _origin(spec, shards)
-    )
+    return _with_origin(dataset, spec, shards)
+
+
+def _with_origin(dataset: IterableDataset, spec: DatasetSpec, shards: list[Shard]) -> IterableDataset:
+    kind = "whole" if Path(shards[0].path).is_file() else "given"
+    dataset = mark_origin(dataset, spec.path, spec.split if len(shards[0].split or "") else None, kind)
     dataset.info.dataset_size = sum(Path(shard.path).stat().st_size for shard in shards if Path(shard.path).is_file())
     return dataset
-
-
-def _origin(spec: DatasetSpec, shards: list[Shard]) -> str:
-    return "whole" if Path(shards[0].path).is_file() else "given"
 
 
 def _shards(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]:

@@ -84,8 +84,7 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     pair_weighting: str = field(
         default="pair",
         metadata={
-            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows, also those whose "
-            "scores are all tied (the original)."
+            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows, tied ones too."
         },
     )
     group_by_prompt: bool = field(

@@ -9,8 +9,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 
 from ..batches.stream import PreferenceStream
+from ..data.id_rows import id_columns
 from ..data.messages import content_text, extras
 from ..data.streams import OverlapWatch
+from ..errors import InputError
 from ..output.console import console
 
 
@@ -64,6 +66,8 @@ def report_overlap(trainer: RewardModelTrainer) -> None:
 def sample_texts(datasets: dict[str, Dataset | IterableDataset]) -> Iterator[str]:
     """Texts to train a tokenizer on: all, or those of the first rows of a stream."""
     for dataset in datasets.values():
+        if id_columns(dataset.features) is not None:
+            raise InputError("`tiny_base` trains its tokenizer on texts, and the training data holds token ids.")
         for row in dataset.take(TOKENIZER_ROWS) if isinstance(dataset, IterableDataset) else dataset:
             responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
             for response in responses:

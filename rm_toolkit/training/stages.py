@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from trl import ModelConfig, get_peft_config
 
 from ..batches.replay_plan import replayed_per_step
+from ..data.id_rows import check_one_kind, id_columns
 from ..data.leakage import check_overlap
 from ..data.mixture import load_datasets
 from ..data.pairs import ranked_to_pairs, with_same_messages
@@ -82,9 +83,12 @@ def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDatase
         datasets (`dict[str, Dataset]`): From [`load_stage_data`].
         seed (`int`): Seed of the mixture of streams.
     """
+    check_one_kind(datasets)
     parts = list(datasets.values())
     if are_streams(datasets):
         return mix_streams(datasets, seed)
+    if id_columns(parts[0].column_names):
+        return concatenate_datasets(parts)
     ranked = ["completions" in part.column_names for part in parts]
     if any(ranked) and not all(ranked):
         parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 from accelerate import PartialState
@@ -14,12 +15,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..batches.equal_texts import are_many, describe_equal_pairs
-from ..batches.given_ids import id_columns
-from ..batches.preference_rows import as_row, check_columns
+from ..batches.given_ids import row_reader
 from ..batches.replay_plan import join
 from ..batches.stream import PreferenceStream, Tokenize
 from ..batches.token_cache import TokenCache
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences, tokenize_rows
+from ..data.id_rows import id_columns
 from ..data.records import RowPlace
 from ..data.templates import text_to_messages
 from ..errors import InputError, beginning
@@ -221,16 +222,14 @@ class Preparation:
             seed=data_seed(args),
             group_by_prompt=args.group_by_prompt,
             tied_rows=tokenize.keywords["tied_rows"],
+            num_tokens=len(self.tokenizer),
         )
         rows = stream.sample()
         self._keep_samples(rows[0])
         # What the batch layout is chosen by, before the first block is read.
-        self.stream_sample = tokenize(
-            [
-                as_row(row, check_columns(row, name), RowPlace(f"data set '{name}', a stream", "row", number))
-                for number, row in enumerate(rows, 1)
-            ]
-        )
+        read = row_reader(rows[0], name, len(self.tokenizer))
+        places = (RowPlace(f"data set '{name}', a stream", "row", number) for number in count(1))
+        self.stream_sample = tokenize([read(row, place) for row, place in zip(rows, places)])
         return stream
 
     def _keep_samples(self, row: Mapping[str, Any]) -> None:

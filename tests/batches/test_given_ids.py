@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from transformers import AutoConfig
 
-from rm_toolkit.batches.tokenization import tokenize_preferences
+from rm_toolkit.batches.stream import PreferenceStream
+from rm_toolkit.batches.stream_plan import gather_pairs
+from rm_toolkit.batches.tokenization import tokenize_preferences, tokenize_rows
 from rm_toolkit.data.build import BuildOptions, build
+from rm_toolkit.data.mixture import DatasetSpec, check_overlap, load_datasets
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.training.stage_streams import sample_texts
+from rm_toolkit.training.stages import mix
 
 
 CHAT = (
@@ -115,16 +122,94 @@ def test_what_is_no_token_is_refused_with_its_row(tokenizer_of, row, message):
         read([row], tokenizer_of())
 
 
-def test_where_texts_are_wanted_ids_are_refused_in_words(make_trainer, tmp_path):
+@pytest.mark.parametrize("shape", ["jsonl", "parquet", "folder", "old names"])
+def test_a_recipe_reads_token_ids_whole_and_as_a_stream(tokenizer_of, rows, tmp_path, shape):
+    tokenizer = tokenizer_of()
+    given = as_ids(rows.pairs(6, margin=lambda number: number / 4), tokenizer)
+    expected = read(given, tokenizer)
+    if shape == "old names":
+        given = [{name.replace("_ids", "_input_ids"): value for name, value in row.items()} for row in given]
+    path = tmp_path / ("rows" if shape == "folder" else "rows.parquet" if shape == "parquet" else "rows.jsonl")
+    dataset = Dataset.from_list(given)
+    write = {"folder": dataset.save_to_disk, "parquet": dataset.to_parquet}.get(shape, dataset.to_json)
+    write(str(path))
+    spec = {"a": str(path)} if shape == "jsonl" else {"a": {"path": str(path), "source": "preference"}}
+    options = {"cache_dir": str(tmp_path / "cache")}
+    loaded = load_datasets(spec, "train", **options)["a"]
+    found = tokenize_preferences(loaded, tokenizer, max_length=64, show_progress=False)
+    for side in ("better", "worse"):
+        assert sequences(found, getattr(found, side)) == sequences(expected, getattr(expected, side))
+    assert np.array_equal(found.margin, expected.margin)
+    assert (
+        len(loaded.unique("prompt_id")) == 6
+        and len(check_overlap({"a": loaded}, {"b": loaded}, allow_overlap=True)) == 1
+    )
+    half = load_datasets({"a": {**DatasetSpec.parse(spec["a"], "a").__dict__, "fraction": 0.5}}, "train", **options)[
+        "a"
+    ]
+    assert len(half) == 3
+
+    rows_of_stream = load_datasets(spec, "train", streaming=True)["a"]
+    tokenize = functools.partial(tokenize_rows, tokenizer=tokenizer, max_length=64)
+    stream = PreferenceStream(rows_of_stream, tokenize, num_tokens=len(tokenizer))
+    data = gather_pairs(stream.take(stream.available(6)), "train")
+    assert sorted(sequences(data, data.better)) == sorted(sequences(expected, expected.better))
+    assert sorted(sequences(data, data.worse)) == sorted(sequences(expected, expected.worse))
+
+
+def test_a_stream_of_token_ids_trains_and_resumes_as_rows_do(make_trainer, tokenizer_of, rows):
+    given = as_ids(rows.pairs(6), tokenizer_of())
+    options = {"max_steps": 2, "pairs_per_step": 4, "shuffle_buffer_size": 4}
+    trainer = make_trainer(Dataset.from_list(given).to_iterable_dataset(), **options)
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.train_dataset.num_rows >= 6
+
+
+FAULTS = {
+    "a text": ('{"chosen_ids": [5], "rejected_ids": "x"}', {}, r"line 2: `rejected_ids` must be a list of token ids"),
+    "labels": (
+        '{"chosen_ids": [5], "rejected_ids": [6], "score_chosen": 0, "score_rejected": 1}',
+        {},
+        "line 2: .* the labels contradict the scores",
+    ),
+    "other columns": ('{"chosen": "a", "rejected": "b"}', {}, "line 2: the row must hold the token ids `chosen_ids`"),
+    "a key of texts": ("", {"label": "best"}, "holds token ids, which 'label' cannot be read by; remove it"),
+    "ranked": ("", {"layout": "ranked"}, "holds pairs of token ids, which cannot be ranked rows; remove `layout`"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_token_ids_is_named_with_its_line(tmp_path, fault, streaming):
+    line, more, message = FAULTS[fault]
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}\n' + line + "\n")
+    spec = {"path": str(path), **more}
+    with pytest.raises(InputError, match=message):
+        list(load_datasets({"a": spec}, "train", streaming=streaming, cache_dir=str(tmp_path / "cache"))["a"])
+    if line:
+        kept = load_datasets({"a": {**spec, "skip_invalid": True}}, "train", streaming=streaming)["a"]
+        assert len(list(kept)) == 1
+
+
+def test_where_texts_are_wanted_ids_are_refused_in_words(tmp_path):
     row = {"chosen_ids": [5, 6], "rejected_ids": [5, 7]}
-    with pytest.raises(InputError, match="test set 'mine' holds token ids, which only the trainer reads"):
+    with pytest.raises(
+        InputError, match="test set 'mine' holds token ids, which training and its own test sets read and"
+    ):
         read_preferences(Dataset.from_list([row]), "mine")
-    with pytest.raises(InputError, match=r"holds token ids, which only the trainer reads, from a `datasets.Dataset`"):
-        make_trainer(IterableDataset.from_generator(lambda: iter([row])), max_steps=1)
+    for name, rows in (("ids", row), ("texts", {"prompt": "p", "chosen": "c", "rejected": "r"})):
+        Dataset.from_list([rows]).to_json(str(tmp_path / f"{name}.jsonl"))
+    ids = load_datasets({"a": str(tmp_path / "ids.jsonl")}, "train")
+    texts = load_datasets({"b": str(tmp_path / "texts.jsonl")}, "train")
+    with pytest.raises(InputError, match="dataset 'a' holds token ids and 'b' texts, which cannot be mixed"):
+        mix({**ids, **texts})
+    with pytest.raises(InputError, match="`tiny_base` trains its tokenizer on texts"):
+        next(sample_texts(ids))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}\n')
     for source in ("preference", "auto"):
-        with pytest.raises(InputError, match=r"the rows are token ids .*hand the data set to the trainer"):
+        with pytest.raises(InputError, match=r"the rows are token ids .*name the file in a recipe as it is"):
             build(source, [str(path)], BuildOptions(cache_dir=str(tmp_path / "cache")))
 
 

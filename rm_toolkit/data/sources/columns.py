@@ -262,7 +262,7 @@ def _no_preference(record: Record, given: dict[str, Any], place: Place, options:
     if {"chosen_ids", "rejected_ids"} <= record.keys():
         return place.error(
             "the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts.",
-            "Give the texts, or hand the data set to the trainer: RewardModelTrainer(train_dataset=…) takes it as it is.",
+            "Give the texts, or name the file in a recipe as it is: training and its test sets read token ids.",
         )
     half = [name for name in ("chosen", "rejected") if given[name] is not None]
     lacking = next((name for name in ("chosen", "rejected") if given[name] is None), "chosen")
