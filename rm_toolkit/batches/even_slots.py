@@ -26,7 +26,7 @@ class EvenSlots:
 
     def __init__(self, pieces: Pieces):
         self.pieces, self.tokens, self.limit = pieces, pieces.tokens, pieces.limit
-        self.sizes = pieces.tokens if pieces.by_tokens else pieces.pairs
+        self.sizes = pieces.sizes
 
     def find(self, count: int, num_processes: int) -> list[list[list[int]]] | None:
         """
@@ -73,11 +73,11 @@ class EvenSlots:
         batches: list[list[int]] = [[] for _ in range(count)]
         heap = [(0, batch) for batch in range(count)]
         for piece in numbers:
-            tokens, batch = heap[0]
-            if batches[batch] and tokens + self.tokens[piece] > self.limit:
+            size, batch = heap[0]
+            if batches[batch] and size + self.sizes[piece] > self.limit:
                 return None  # the one with the fewest has the most room
             batches[batch].append(piece)
-            heapq.heapreplace(heap, (tokens + self.tokens[piece], batch))
+            heapq.heapreplace(heap, (size + self.sizes[piece], batch))
         return batches
 
     def _by_pairs(self, numbers: list[int], count: int) -> list[list[int]] | None:

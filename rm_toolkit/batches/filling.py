@@ -84,11 +84,13 @@ class Filler:
         return self._costs(pairs, self._pieces(pairs, starts))
 
     def _costs(self, pairs: np.ndarray, found: list[_Piece]) -> Pieces:
+        sizes = [self._cost(piece) for piece in found]
         if self.tokens is None:
             begins = [piece.begin for piece in found]
             found = self._counted(pairs, np.array([*begins, len(pairs)]))
-        columns = zip(*((piece.num_pairs, piece.num_sequences, piece.longest, piece.num_tokens) for piece in found))
-        return Pieces(*map(list, columns), self._limit, by_tokens=self.tokens is not None, padded=not self.shared)
+        columns = zip(*((piece.num_pairs, piece.num_sequences, piece.longest, piece.num_computed) for piece in found))
+        limit = {"limit": self._limit, "by_tokens": self.tokens is not None, "padded": not self.shared}
+        return Pieces(*map(list, columns), sizes=sizes, **limit)
 
     def _first_fit(self, pieces: list[_Piece]) -> list[list[int]]:
         """Numbers of the pieces of each micro-batch."""
@@ -154,10 +156,11 @@ class Filler:
         lengths = data.lengths[sequences]
         numbers = np.diff(np.append(first, len(owner)))
         longest, total = np.maximum.reduceat(lengths, first), np.add.reduceat(lengths, first)
+        saved = np.zeros_like(total)
         if self.shared:
             common = np.array(self.shared_tokens(data.prompt[pairs[starts[:-1]]]))
-            total = total - np.maximum(0, (numbers - 1) * common - SHARING_OVERHEAD)
-        columns = (starts[:-1], starts[1:], sizes, numbers, longest, total)
+            saved = np.maximum(0, (numbers - 1) * common - SHARING_OVERHEAD)
+        columns = (starts[:-1], starts[1:], sizes, numbers, longest, total - saved, saved)
         return [_Piece(*values) for values in zip(*(column.tolist() for column in columns))]
 
     def _split(self, pairs: np.ndarray, group: _Piece) -> list[_Piece]:
@@ -174,7 +177,7 @@ class Filler:
 
         def piece(end: int) -> _Piece:
             saved = max(0, (len(seen) - 1) * common - SHARING_OVERHEAD)
-            return _Piece(begin, end, end - begin, len(seen), longest, total - saved)
+            return _Piece(begin, end, end - begin, len(seen), longest, total - saved, saved)
 
         for end in range(group.begin, group.end):
             before = piece(end)
@@ -208,7 +211,10 @@ class Filler:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Pairs of one prompt, and what a micro-batch of them holds; or all that one holds so far."""
+    """
+    Pairs of one prompt, and what a micro-batch of them holds; or all that one holds so far. The tokens are those that the
+    limit counts: of what a shared beginning saves, what it costs in attention calls is taken off.
+    """
 
     begin: int
     end: int
@@ -216,6 +222,12 @@ class _Piece:
     num_sequences: int = 0
     longest: int = 0
     num_tokens: int = 0
+    num_saved: int = 0
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens that are really computed of the pairs of one prompt."""
+        return self.num_tokens - (SHARING_OVERHEAD if self.num_saved else 0)
 
     def with_piece(self, other: _Piece) -> _Piece:
         return _Piece(

@@ -15,6 +15,7 @@ class Pieces:
         pairs, sequences (`list[int]`): Pairs and distinct texts of each.
         longest (`list[int]`): Tokens of the longest text of each.
         tokens (`list[int]`): Tokens of each without padding, those of a shared beginning once.
+        sizes (`list[int]`): What the limit counts of each.
         limit (`int`): Pairs, or tokens where `by_tokens`, of a micro-batch at most; a piece alone may have more.
         by_tokens (`bool`): What the limit counts.
         padded (`bool`): Whether each text of a micro-batch takes as many tokens as the longest.
@@ -24,6 +25,7 @@ class Pieces:
     sequences: list[int]
     longest: list[int]
     tokens: list[int]
+    sizes: list[int]
     limit: int
     by_tokens: bool
     padded: bool
@@ -39,7 +41,7 @@ class Pieces:
 
     def size(self, batch: Sequence[int]) -> int:
         """Returns what the limit counts of it."""
-        return self.cost(batch) if self.by_tokens else sum(self.pairs[k] for k in batch)
+        return self.cost(batch) if self.by_tokens and self.padded else sum(self.sizes[k] for k in batch)
 
     def spread(self, batches: list[list[int]], count: int) -> None:
         """

@@ -14,13 +14,16 @@ from plan_of_0_3 import Filling, by_length
 from rm_toolkit.batches.collator import PreferenceCollator
 from rm_toolkit.batches.dealing import deal
 from rm_toolkit.batches.epoch_plan import EpochPlan
+from rm_toolkit.batches.filling import Filler
 from rm_toolkit.batches.pieces import Pieces
 
 
 def single_pairs(tokens, limit, by_tokens=False, padded=False):
     """Prompts of one pair: two texts, together of so many tokens."""
     longest = [number // 2 for number in tokens]
-    return Pieces([1] * len(tokens), [2] * len(tokens), longest, tokens, limit, by_tokens, padded)
+    ones = [1] * len(tokens)
+    sizes = tokens if by_tokens else ones
+    return Pieces(ones, [2] * len(tokens), longest, tokens, sizes, limit, by_tokens, padded)
 
 
 def dealt(pieces, num_processes, first_fit=None):
@@ -59,7 +62,9 @@ def test_padded_texts_are_cut_into_equally_many_tokens():
 
 def test_first_fit_is_taken_where_nothing_even_is_found_and_no_place_stays_empty():
     """Three pieces of 3 pairs and one of 1 pair, 4 in a micro-batch: only 3 + 1 fit together."""
-    pieces = Pieces([3, 3, 3, 1], [4, 4, 4, 2], [5] * 4, [20, 20, 20, 90], 4, by_tokens=False, padded=False)
+    pieces = Pieces(
+        [3, 3, 3, 1], [4, 4, 4, 2], [5] * 4, [20, 20, 20, 90], [3, 3, 3, 1], 4, by_tokens=False, padded=False
+    )
     assert dealt(pieces, 3, lambda: [[0, 3], [1], [2]]) == [[[90, 20], [20], [20]]]
 
 
@@ -132,6 +137,17 @@ def waits(slots, data, shared):
     computed = np.array([[tokens(batch) for batch in slot] for slot in slots])
     mean = computed.sum() / computed.shape[1]
     return computed.sum(axis=0).max() / mean, computed.max(axis=1).sum() / mean
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("tokens", [None, 500])
+def test_pieces_cost_the_tokens_that_are_computed(tokens, shared):
+    data = preferences(2, num_prompts=20, most_responses=2)
+    filler = Filler(data, 1, tokens, shared)
+    pieces = filler.pieces(np.arange(len(data)), np.arange(len(data) + 1))
+    collator = PreferenceCollator(0, layout="shared" if shared else "plain")
+    computed = [collator.sequences(data, np.array([data.better[k], data.worse[k]])) for k in range(len(data))]
+    assert [pieces.cost([k]) for k in range(len(data))] == [batch.input_ids.numel() for batch in computed]
 
 
 @pytest.mark.parametrize("limit", [{"pairs_per_micro_batch": 8}, {"tokens_per_micro_batch": 2000}])
