@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+from itertools import chain
 
 import pytest
-from datasets import load_dataset, load_from_disk
+from datasets import IterableDataset, load_dataset, load_from_disk
+from datasets.distributed import split_dataset_by_node
 from hub.conftest import MARKER_TOKEN
 from huggingface_hub import DatasetCard
 
 from rm_toolkit.cli import main
+from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import datasets as pushed
 from rm_toolkit.hub import push_dataset
@@ -161,3 +164,33 @@ def test_a_preview_sends_nothing(built, tmp_path):
     output = tmp_path / "preview"
     assert main(["push-data", "--data", str(built()), "--repo-id", "t/prefs", "--preview", str(output)]) == 0
     assert load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["test"].num_rows == 15
+
+
+def test_a_stream_from_the_hub_gives_the_rows_of_the_folder_and_goes_on_where_it_was(built, hub, monkeypatch):
+    folder = built("ranked", "text")
+    monkeypatch.setattr(pushed, "SHARD_BYTES", 1500)
+    push_dataset(str(folder), "tester/prefs")
+    parts = sum(name.startswith("data/train") for name in hub.datasets["tester/prefs"].files)
+
+    def stream(path):
+        spec = {"path": path, "streaming": True}
+        return load_datasets({"mine": spec}, "train", seed=1)["mine"]
+
+    remote = stream("tester/prefs")
+    assert isinstance(remote, IterableDataset) and remote.num_shards == parts > 1
+    rows = list(remote)
+    assert sorted(map(str, rows)) == sorted(map(str, stream(str(folder)))) and len(rows) == 9
+    shares = [list(split_dataset_by_node(stream("tester/prefs"), rank, 2)) for rank in (0, 1)]
+    assert sorted(map(str, chain(*shares))) == sorted(map(str, rows)) and all(shares)
+    iterator = iter(remote)
+    for row in rows[:4]:
+        assert next(iterator) == row
+    again = stream("tester/prefs")
+    again.load_state_dict(remote.state_dict())
+    assert list(again) == rows[4:]
+
+
+def test_a_missing_split_of_a_stream_from_the_hub_is_named(built, hub):
+    push_dataset(str(built()), "tester/prefs")
+    with pytest.raises(InputError, match=r"the Hub gave no split 'dev' of that name to stream.*Check the spelling"):
+        load_datasets({"mine": {"path": "tester/prefs", "streaming": True, "split": "dev"}}, "train", seed=1)
