@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -122,6 +123,12 @@ class DatasetSpec:
                 raise InputError(f"dataset '{name}': `{key}` must be a number, got {describe(value)}.")
         if not 0 < self.fraction <= 1:
             raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
+        if not 0 <= self.test_size < math.inf or (self.test_size > 1 and self.test_size != int(self.test_size)):
+            raise InputError(
+                f"dataset '{name}': `test_size` is {self.test_size}, but must be a fraction below 1, a number of prompts, or 0."
+            )
+        if self.min_score_ratio is not None and not self.min_score_ratio >= 1:
+            raise InputError(f"dataset '{name}': `min_score_ratio` is {self.min_score_ratio}, but must be at least 1.")
         for key, known in (("layout", SHAPES), ("format", FORMATS)):
             if getattr(self, key) is not None:
                 check_choice(f"{name}.{key}", getattr(self, key), known)
