@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..batches.refused_rows import RefusedRow, locate, refusal, without_refused
+from ..data.id_rows import id_columns
 from ..data.records import RowPlace
 from ..data.specs import DatasetSpec
 from ..models.tokenizer import DEFAULT_CHAT_TEMPLATE
@@ -74,8 +75,8 @@ def leave_out_refused(
     datasets = dict(datasets)
     for name, dataset in datasets.items() if data_format == "chat" else ():
         spec = (specs or {}).get(name)
-        if spec is None or not DatasetSpec.parse(spec, name).skip_invalid:
-            continue
+        if spec is None or not DatasetSpec.parse(spec, name).skip_invalid or id_columns(dataset.features):
+            continue  # token ids are rendered already
         if not tokenizer.chat_template:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE

@@ -18,6 +18,7 @@ from rm_toolkit.data.mixture import DatasetSpec, check_overlap, load_datasets
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.training.refused import leave_out_refused
 from rm_toolkit.training.stage_streams import sample_texts
 from rm_toolkit.training.stages import mix
 
@@ -188,7 +189,8 @@ def test_a_fault_of_token_ids_is_named_with_its_line(tmp_path, fault, streaming)
     with pytest.raises(InputError, match=message):
         list(load_datasets({"a": spec}, "train", streaming=streaming, cache_dir=str(tmp_path / "cache"))["a"])
     if line:
-        kept = load_datasets({"a": {**spec, "skip_invalid": True}}, "train", streaming=streaming)["a"]
+        skipping = {"a": {**spec, "skip_invalid": True}}
+        kept = leave_out_refused(load_datasets(skipping, "train", streaming=streaming), skipping, None, "chat")["a"]
         assert len(list(kept)) == 1
 
 

@@ -90,7 +90,10 @@ def test_layout_and_format_are_converted_to_what_the_run_wants(built):
         ({"path": "x", "fraction": "0.5"}, "`fraction` must be a number, got the string '0.5'"),
         ({"path": "x", "test_size": "0.1"}, "`test_size` must be a number, got the string '0.1'"),
         ({"path": "x", "test_size": None}, "`test_size` must be a number, got null"),
-        ({"path": "x", "test_size": -1}, "`test_size` is -1, but must be a fraction below 1, a number of prompts, or 0"),
+        (
+            {"path": "x", "test_size": -1},
+            "`test_size` is -1, but must be a fraction below 1, a number of prompts, or 0",
+        ),
         ({"path": "x", "test_size": 2.5}, "`test_size` is 2.5, but must be a fraction"),
         ({"path": "x", "min_score_ratio": float("nan")}, "`min_score_ratio` is nan, but must be at least 1"),
         ({"path": "x", "source": 3}, "`source` must be a string, got the number 3"),
