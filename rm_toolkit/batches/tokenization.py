@@ -260,14 +260,15 @@ def tokenize_rows(
     encoded = sequences.columns()
     cause = cause_of_texts(texts, tokenizer, data_format)
     pairs = columns.arrays()
-    num_partial = _rows_with(encoder.partial, pairs)
-    report_partial_prompts(name, num_partial, checked)
+    num_partial = _partial_prompts(encoder.partial, pairs, name, checked)
     pairs = merge_pairs(pairs, encoded, numbers, cause, keep_equal)
     warn_of_equal_pairs(name, pairs["equal_pairs"], len(pairs["better"]), keep_equal, tied_rows, checked)
     return TokenizedPreferences(name=name, lm_target_eos=eos, num_partial_prompts=num_partial, **encoded, **pairs)
 
 
-def _rows_with(texts: list[int], pairs: dict[str, Any]) -> int:
-    """How many rows have one of some texts in a pair."""
+def _partial_prompts(texts: list[int], pairs: dict[str, Any], name: str, checked: set[str] | None) -> int:
+    """How many rows have one of some texts in a pair; they are said."""
     found = np.isin(pairs["better"], texts) | np.isin(pairs["worse"], texts)
-    return len(np.unique(pairs["row"][found]))
+    num_rows = len(np.unique(pairs["row"][found]))
+    report_partial_prompts(name, num_rows, checked)
+    return num_rows
