@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import name_list
+from .exact_json import use_exact_json
 
 
 Message = dict[str, Any]
@@ -136,7 +137,7 @@ def read_message(message: Any, check_string: Callable[[Any, str], str]) -> Messa
     for name in extra:
         read[str(name)] = message[name]
         canonical(message[name])
-    return read
+    return {name: read[name] for name in map(str, message) if name in read}  # in the order in which it was written
 
 
 def check_parts(messages: Iterable[Mapping[str, Any]]) -> None:
@@ -228,6 +229,8 @@ def null_stripper(features: Mapping[str, Any] | None) -> Callable[[Mapping[str, 
     Returns:
         `Callable`, or None where the rows have no such column.
     """
+    if any(map(holds_json, (features or {}).values())):
+        use_exact_json()
     columns = {name: kind for name, kind in (features or {}).items() if _may_have_nulls(name, kind)}
     if not columns:
         return None

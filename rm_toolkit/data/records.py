@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, class_and_line, did_you_mean, name_list
+from .exact_json import use_exact_json
 from .files import GZIP_MAGIC, kind_of, open_binary
 from .json_files import read_json
 from .messages import null_stripper
@@ -102,6 +103,7 @@ def open_dataset(path: str, split: str | None = None) -> Any:
     """
     import datasets
 
+    use_exact_json()
     if is_saved_dataset(path):
         try:
             dataset = datasets.load_from_disk(path)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .fingerprints import fingerprint
-from .messages import Conversation, text_format_problem
+from .messages import Conversation, is_plain, text_format_problem
 from .records import Place, RecordFile
 from .schema import RawRow, extend_features, ranked_features
 from .sources import Source, SourceOptions, find_source
 from .sources.base import DEFAULT_DOMAIN, LeftOut
 from .sources.unread import ReadRecord, UnreadColumn, check_all_read
+from .storable import unstorable
 from .templates import arrange, prompt_digest
 
 
@@ -224,6 +225,17 @@ def check_row(row: RawRow, record: Any, place: Place, source: Source, format: st
         check_all_read(record, row, place, mappable="columns" in source.accepts)
     if format == "text":
         check_text_format(row, place)
+    else:
+        _check_storable(row, place)
+
+
+def _check_storable(row: RawRow, place: Place) -> None:
+    """Raises an `InputError` if a row says what a column of JSON would not give back as it is."""
+    texts = [text for text in (row.prompt, *row.completions) if isinstance(text, list)]
+    free = [message for messages in texts for message in messages if not is_plain([message])]
+    problem = unstorable([free, row.tools, row.chat_template_kwargs])
+    if problem:
+        raise place.error(f"a message, `tools` or `chat_template_kwargs` holds {problem}. Write it as text.")
 
 
 def watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:

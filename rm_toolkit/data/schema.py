@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean, name_list, one_line
+from .exact_json import use_exact_json
 from .messages import TEMPLATE_COLUMNS, Message, read_message
 from .places import Place
 from .tables import Cell
@@ -77,6 +78,8 @@ def text_type(format: str, free: bool = False) -> Any:
 
     if format == "text":
         return Value("string")
+    if free:
+        use_exact_json()
     return List(Json() if free else {"role": Value("string"), "content": Value("string")})
 
 

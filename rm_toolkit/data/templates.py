@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .messages import TEMPLATE_COLUMNS, canonical, content_text, extras, text_format_problem
+from .messages import TEMPLATE_COLUMNS, canonical, content_text, extras, is_plain, text_format_problem
 from .schema import Message, Text
 
 
@@ -242,12 +242,23 @@ def arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list
 
 
 def normalize(text: Text) -> str:
-    """Returns the text with every run of white space made one space; the messages of a chat joined, with their roles."""
+    """
+    Returns the text with every run of white space made one space; the messages of a chat joined, with their roles. One
+    that says more than a role and a content is the canonical JSON of all its fields.
+    """
     if isinstance(text, str):
         return " ".join(text.split())
     return "\n".join(
-        f"{message['role']}: {' '.join(content_text(message).split())}{extras(message)}" for message in text
+        f"{message['role']}: {' '.join(message['content'].split())}" if is_plain([message]) else _all_fields(message)
+        for message in text
     )
+
+
+def _all_fields(message: Message) -> str:
+    said = {name: value for name, value in message.items() if value is not None or name == "content"}
+    if isinstance(said.get("content"), str):
+        said["content"] = " ".join(said["content"].split())
+    return "\0" + canonical(said)  # which holds no such character itself
 
 
 def prompt_digest(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl.trainer.utils import remove_none_values
 
+from rm_toolkit.batches.preference_rows import text_key
 from rm_toolkit.batches.scored_texts import tokenize_texts
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.data.build import BuildOptions, build, save
@@ -21,7 +22,7 @@ from rm_toolkit.data.messages import null_stripper
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.data.pairs import pairs_to_ranked, ranked_to_pairs, with_same_messages
 from rm_toolkit.data.records import Place, RecordFile, read_records
-from rm_toolkit.data.templates import prompt_digest
+from rm_toolkit.data.templates import normalize, prompt_digest
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.evaluator import evaluate
 from rm_toolkit.evaluation.preferences import read_preferences
@@ -322,6 +323,91 @@ def test_images_and_sound_are_refused_by_row(kind, write, scorer):
 
 
 # ---- build-data ----
+
+# What JSON can hold, in an order that no sorting gives.
+FREE = {"z": 1, "a": [{"y": None, "b": 1.0}], "big": 2**63, "low": 1e-7, "e": {}, "l": [], "t": True, "n": None}
+FREE |= {
+    "u": "é\u2028 \U0001f600",
+    "deep": {"k": {"j": [[1], [], [None]]}},
+    "1": '{"q": 1}',
+    "b": 0.1 + 0.2,
+    "c": 0.3,
+    "d": 1 / 3,
+}
+
+
+def test_objects_of_free_shape_survive_unchanged(write, tmp_path):
+    message = {"tool_calls": [{"function": {"arguments": FREE, "name": "f"}, "id": "c"}], "role": "assistant"}
+    message |= {"content": None, "zero": 0, "none": "", "no": False, "list": [], "object": {}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": {"default": None}}}}]
+    first = {"prompt": ASKED, "chosen": [message], "rejected": answer("b"), "tools": tools}
+    first["chat_template_kwargs"] = {"z": None, "a": {"k": [1, None]}}
+    other = {
+        "prompt": ASKED,
+        "chosen": answer("x", tool_calls="text"),
+        "rejected": answer("y", tool_calls=[1, "a", None]),
+    }
+    rows = [first, other]
+    spec = {"path": write("rows.jsonl", rows), "source": "jsonl"}
+    save(built(write, rows, "again.jsonl"), tmp_path / "built")
+    folder = str(tmp_path / "built")
+    for place, streaming in ((spec, False), (spec, True), (folder, False), (folder, True)):
+        data = load_datasets({"d": place}, "train", format="chat", streaming=streaming)["d"]
+        for row, found in zip(rows, data, strict=True):
+            texts = found["completions"] if "completions" in found else [found["chosen"], found["rejected"]]
+            assert json.dumps(texts) == json.dumps([row["chosen"], row["rejected"]])  # with the order of the keys
+            assert json.dumps(found["tools"]) == json.dumps(row.get("tools"))
+            assert json.dumps(found["chat_template_kwargs"] or {}) == json.dumps(row.get("chat_template_kwargs", {}))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (2**64, "the number 18446744073709551616, which has more than 64 bits"),
+        (float("nan"), "nan, which JSON has no form for"),
+        ("\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_by_row(value, said, write):
+    rows = [pair_of("name"), {**pair_of("name"), "chosen": answer("a", tool_calls=call(q=[value]))}]
+    with pytest.raises(InputError, match=rf"rows.jsonl, line 2: .*{said}.*Write it as text"):
+        built(write, rows)
+    assert built(write, rows, skip_invalid=True).counts["train"].invalid == 1
+    rows[1] = {**pair_of("name"), "chat_template_kwargs": {"deep": {"x": value}}}
+    with pytest.raises(InputError, match=rf"rows.jsonl, line 2: .*{said}"):
+        built(write, rows)
+
+
+FIELD_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab{}:\"'\n ", max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+SPOKEN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant"]), "content": st.none() | st.text('ab{}:"', max_size=3)},
+    optional={"name": FIELD_VALUES, "tool_calls": FIELD_VALUES},
+)
+
+
+@given(one=st.lists(SPOKEN, min_size=1, max_size=2), other=st.lists(SPOKEN, min_size=1, max_size=2))
+def test_without_a_tokenizer_two_texts_are_one_if_all_their_fields_are(one, other):
+    one, other = (
+        [{k: v for k, v in m.items() if v is not None or k == "content"} for m in text] for text in (one, other)
+    )
+    equal = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (normalize(one) == normalize(other)) == (text_key([], one) == text_key([], other)) == equal
+
+
+def test_parts_and_a_null_are_other_texts_than_a_string(write):
+    parts = answer([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
+    calls = call(q=1)
+    rows = [
+        {"prompt": ASKED, "chosen": parts, "rejected": answer("ab")},
+        {"prompt": ASKED, "chosen": answer(None, tool_calls=calls), "rejected": answer("", tool_calls=calls)},
+        {"prompt": ASKED, "chosen": answer("a  b", name="c"), "rejected": answer("a b", name="c")},
+    ]
+    counts = built(write, rows).counts["train"]
+    assert (counts.kept, counts.identical) == (2, 1)
 
 
 def built(write, rows, name="rows.jsonl", **options):

@@ -2,9 +2,11 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
@@ -140,3 +142,55 @@ def test_trl_reads_tools_and_calls_of_what_we_build_as_we_do(write, tokenizer, t
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 3 and all(0 < loss < 5 for loss in losses)
+
+
+def said(role, text, **more):
+    return [{"role": role, "content": text, **more}]
+
+
+def calling(**arguments):
+    return [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+
+
+ASK, YES, NO = said("user", "a?"), said("assistant", "b"), said("assistant", "c")
+PAIR = {"prompt": ASK, "chosen": YES, "rejected": NO}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+# Chat rows in the forms that TRL 1.16 takes; the second of two rows has what the first has not.
+TRL_FORMS = {
+    "prompt": [PAIR],
+    "no prompt": [{"chosen": ASK + YES, "rejected": ASK + NO}],
+    "no prompt, nothing shared": [{"chosen": ASK + YES, "rejected": said("user", "z?") + NO}],
+    "no prompt, tools": [{"chosen": ASK + YES, "rejected": ASK + NO, "tools": json.dumps(TOOLS)}],
+    "tools": [{**PAIR, "tools": TOOLS}],
+    "some tools": [{**PAIR, "tools": TOOLS}, {**PAIR, "tools": None}],
+    "no tools": [{**PAIR, "tools": "[]"}],
+    "variables": [{**PAIR, "chat_template_kwargs": {"mood": "glad"}}],
+    "a generation prompt": [{**PAIR, "chat_template_kwargs": {"add_generation_prompt": True}}],
+    "null": [{**PAIR, "chosen": said("assistant", None, tool_calls=calling(q="1"))}],
+    "thoughts": [{**PAIR, "chosen": said("assistant", "b", reasoning_content="x")}],
+    "other thoughts": [{**PAIR, "chosen": said("assistant", "b", thinking="x")}],
+    "turns": [{**PAIR, "prompt": said("system", "s") + ASK + YES + ASK, "chosen": YES + ASK + NO}],
+    "an answered call": [
+        {
+            **PAIR,
+            "prompt": ASK + said("assistant", "", tool_calls=calling(q="1")) + said("tool", "5", tool_call_id="c"),
+        }
+    ],
+    "a begun answer": [{**PAIR, "prompt": ASK + said("assistant", "I say")}],
+}
+
+
+@pytest.mark.parametrize("form", TRL_FORMS)
+def test_the_ids_of_chats_are_those_of_trls_own_trainer(form, tokenizer):
+    reader = copy.deepcopy(tokenizer)
+    reader.chat_template = TOOL_TEMPLATE.replace(
+        "{{ m.content or '' }}", "{{ m.content or '' }}{{ m.thinking or '' }}"
+    ) + ("{% if add_generation_prompt %}<assistant>{% endif %}")
+    rows = Dataset.from_list(TRL_FORMS[form])
+    config = SimpleNamespace(dataset_num_proc=None, max_length=None)
+    theirs = RewardTrainer._prepare_dataset(None, rows, reader, config, "train")
+    ours = tokenize_preferences(rows, reader, max_length=256, data_format="chat", show_progress=False)
+    assert len(theirs) == len(ours) == len(rows)
+    for k, row in enumerate(theirs):
+        assert ours.sequence(ours.better[k]).tolist() == row["chosen_ids"]
+        assert ours.sequence(ours.worse[k]).tolist() == row["rejected_ids"]
