@@ -138,6 +138,13 @@ def _rows_of(path: str, value: Any) -> Iterator[tuple[Place, Any]]:
             of_viewer = item.keys() >= {"row_idx", "row"}  # as the Hub's viewer hands rows out
             yield Place(path, "item", number), item["row"] if of_viewer else item
         return
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in LISTS_OF_ROWS | SPLITS:
+        inner = next(iter(value.values()))  # {"data": {"prompt": […], …}}
+        value = inner if _is_by_number(inner) or _columns(inner) is not None else value
+    if _is_by_number(value):  # {"0": {…}, "1": {…}}, as pandas writes rows by their index
+        for number, row in enumerate(value.values(), 1):
+            yield Place(path, "item", number), row
+        return
     columns = _columns(value)
     if columns is None:
         yield Place(path, "line", 1), value
@@ -168,6 +175,12 @@ def _columns(value: Any) -> dict[str, list[Any]] | None:
         return None
     named = [value[name] for name in ONE_TEXT & value.keys()]
     return value if all(_is_list_of(column, str | list) for column in named) else None
+
+
+def _is_by_number(value: Any) -> bool:
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(key.isdigit() and isinstance(row, dict) for key, row in value.items())
 
 
 def _is_list_of(value: Any, kind: Any) -> bool:

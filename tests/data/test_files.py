@@ -49,6 +49,8 @@ FORMS = {
     "a list in an object": ("rows.json", json.dumps({"version": 1, "data": ROWS}), "item"),
     "a list in a pretty-printed object": ("rows.json", json.dumps({"version": "1", "rows": ROWS}, indent=2), "item"),
     "columns": ("rows.json", json.dumps(COLUMNS), "row"),
+    "columns within one key": ("rows.json", json.dumps({"data": COLUMNS}), "row"),
+    "rows by number": ("rows.json", json.dumps({str(n): row for n, row in enumerate(ROWS)}, indent=1), "item"),
     "columns of pandas": ("rows.json", json.dumps({k: dict(enumerate(v)) for k, v in COLUMNS.items()}), "row"),
     "columns of pandas, split": (
         "rows.json",
