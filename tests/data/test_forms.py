@@ -149,6 +149,7 @@ EXAMPLES = {
     "arena, plain": ("arena", {"prompt": ASKED, "response_a": GOOD, "response_b": BAD, "winner": "model_a"}),
     "Argilla ranking": ("argilla", {**FIELDS, "rank": [ranked(2, 1)], "rank-suggestion": [{"rank": 1, "value": "r1"}]}),
     "Argilla choice": ("argilla", {**FIELDS, "best": [{"user_id": "u", "value": "r2", "status": "submitted"}]}),
+    "Argilla titles": ("argilla", {**FIELDS, "best": [{"user_id": "u", "value": "R-2", "status": "submitted"}]}),
     "Argilla 2": ("argilla", {**FIELDS, "rank.responses": [["r2", "r1"]], "rank.responses.status": ["submitted"]}),
     "Argilla nested": (
         "argilla",

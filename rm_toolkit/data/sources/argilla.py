@@ -75,7 +75,24 @@ def questions(record: dict[str, Any]) -> dict[str, list[Answer]]:
             elif name.endswith(".responses") and isinstance(value, list) and value:
                 statuses = dict.get(record, f"{name}.status") or [None] * len(value)
                 found[name.removesuffix(".responses")] = list(zip(value, statuses))
-    return {name: answers for name, answers in found.items() if _compares(answers, fields)}
+    named = {name: [(_named(value, fields), status) for value, status in found[name]] for name in found}
+    return {name: answers for name, answers in named.items() if _compares(answers, fields)}
+
+
+def _named(value: Any, fields: dict[str, Any]) -> Any:
+    """An answer with the fields by their names, where it has them as titles: `Response 2` is response-2."""
+    if isinstance(value, list):
+        return [_named(entry, fields) for entry in value]
+    if isinstance(value, dict) and isinstance(value.get("value"), str):
+        return {**value, "value": _named(value["value"], fields)}
+    if not isinstance(value, str) or dict.__contains__(fields, value):
+        return value
+    meant = [name for name in dict.keys(fields) if _plain(name) == _plain(value)]
+    return meant[0] if len(meant) == 1 else value
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _nested(responses: Any) -> dict[str, list[Answer]]:
