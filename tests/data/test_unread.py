@@ -50,6 +50,7 @@ LABELS = {
     "response-rank": 2,
     "selected": "right",
     "choice": 1,
+    "comparison": "right",
     "human_label": 1,
     "annotations": [{"result": [{"value": {"selected": "right"}}]}],
     "chosen_index": 1,

@@ -14,7 +14,7 @@ def _words(text: str) -> frozenset[str]:
 RANKS = _words("rank ranks ranking rankings position positions placement")
 _SCORES = _words("score scores rating ratings reward rewards points votes upvotes likes grade")
 _BETTER = _words("winner winners better safer preferred")
-_JUDGED = _words("preference preferences rank ranks ranking rankings selected choice verdict")
+_JUDGED = _words("preference preferences rank ranks ranking rankings selected choice verdict comparison")
 _PLACES = _words("a b c d 0 1 2 3 4 j k left right")
 _INDEX = _words("id idx index position number side label")
 _RESPONSES = _words("response answer completion output candidate option")
