@@ -40,6 +40,15 @@ SETTINGS = {
 }
 
 
+# What the default run of the tests tries; `-m slow` adds the others.
+FAST_SETTINGS = ["plain, LM loss", "shared, accumulated", "bf16, LM loss", "LoRA, checkpointing", "tokens"]
+
+
+def fast_ones(names, fast):
+    """All names as parameters, those that are not fast marked slow."""
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
 @pytest.fixture(scope="module")
 def small_base(tmp_path_factory):
     """A Llama whose step takes megabytes."""
@@ -129,7 +138,7 @@ def tracked_peak(trainer, monkeypatch):
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", fast_ones(SETTINGS, FAST_SETTINGS))
 def test_the_plan_is_within_a_fifth_of_what_mem_tracker_counts(name, small_base, tmp_path, monkeypatch):
     base, words = small_base
     settings = SETTINGS[name]
@@ -248,19 +257,20 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "flags, precision", SPELLINGS.items(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
-)
-def test_every_spelling_of_a_precision_is_read_as_the_recipe_reads_it(flags, precision, small_base, tmp_path, capsys):
+FAST_SPELLINGS = [("--bf16", "yes"), ("--bf16=False",), ("--fp16=1", "--bf16=false")]
+
+
+@pytest.mark.parametrize("flags", fast_ones(SPELLINGS, FAST_SPELLINGS), ids=" ".join)
+def test_every_spelling_of_a_precision_is_read_as_the_recipe_reads_it(flags, small_base, tmp_path, capsys):
     """By `plan`, from flags and from the YAML; beside it, what the recipe's own parser makes of the same words."""
     for given in (True, False):
         path = write_recipe(tmp_path, small_base[0], {"bf16": given})
         _, training, _ = parse_recipe(path, ["--use_cpu", "true", *[word for word in flags if "fp16" not in word]])
         asked = "fp16" if "fp16" in flags[0] else "bf16" if training.bf16 else "no"
-        assert asked == precision
+        assert asked == SPELLINGS[flags]
         command = ["plan", "--config", str(path), "--accelerate-config", "accelerate_configs/single_gpu.yaml"]
         assert main([*command, "--gpu-memory", "1GiB", *flags]) == 0
-        assert f"Precision: {precision}" in capsys.readouterr().out
+        assert f"Precision: {SPELLINGS[flags]}" in capsys.readouterr().out
 
 
 def test_a_precision_that_is_not_set_says_what_is_assumed(small_base, tmp_path, capsys, monkeypatch):
@@ -287,7 +297,7 @@ def test_a_precision_that_is_not_set_says_what_is_assumed(small_base, tmp_path, 
         assert main([*command, "accelerate_configs/single_gpu.yaml", wrong]) == 2
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("kind", fast_ones(["ddp", "zero2", "zero3", "fsdp2"], ["zero3"]))
 def test_bf16_saves_no_byte_of_the_weights_and_costs_its_copies(kind, small_base, tmp_path):
     """What 0.2.1 planned too small: parameters of 2 bytes under DeepSpeed, and no copy for the computation."""
     settings = {"per_device_train_batch_size": 1, "gradient_checkpointing": True}
