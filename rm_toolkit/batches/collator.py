@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .many_responses import ResponsePart
 from .prefixes import flat_row
 from .shared_layout import SharedLayout
 from .tokenization import TokenizedPreferences
@@ -49,6 +50,12 @@ class MicroBatch:
         pairs (`list[int]`): Their numbers in the data set.
         data (`TokenizedPreferences`, *optional*): That data set, where the trainer does not hold it: of a stream.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
+        part, num_parts (`int`): Where one prompt's responses stand in several micro-batches that follow each other: which
+            of them this is, from 0, and how many there are. The last one has the pairs; `better` and `worse` then count
+            through the sequences of all of them.
+        reward_grad (`torch.FloatTensor` of shape `(num_sequences,)`, *optional*): Gradient of the prompt's loss by each
+            reward, where the first pass over its micro-batches has found it; `prompt_loss` is that loss.
+        first_passes (`int`): Of a step's first micro-batch: passes without gradients that every process makes before.
         layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
         adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter of each sequence, ascending.
         adapter_tokens (`list[tuple[int, int, int]]`): Each adapter with the first and last (exclusive) place of its tokens
@@ -75,6 +82,11 @@ class MicroBatch:
     pairs: list[int] = dataclasses.field(default_factory=list)
     data: TokenizedPreferences | None = None
     num_tokens: int = 0
+    part: int = 0
+    num_parts: int = 1
+    reward_grad: Tensor | None = None
+    prompt_loss: Tensor | None = None
+    first_passes: int = 0
     layout: SharedLayout | None = None
     adapters: np.ndarray | None = None
     adapter_tokens: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
@@ -82,7 +94,8 @@ class MicroBatch:
     @property
     def num_places(self) -> int:
         """Pairs that it holds; two texts without a pair take the place of one."""
-        return len(self.pairs) + (self.num_alone + 1) // 2
+        texts = self.num_alone if self.num_parts == 1 else len(self.reward_index)
+        return (len(self.pairs) if self.num_parts == 1 else 0) + (texts + 1) // 2
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the micro-batch with its tensors on `device`."""
@@ -92,6 +105,12 @@ class MicroBatch:
             for value in [getattr(self, item.name)]
         }
         return MicroBatch(**moved)
+
+    def without_pairs(self) -> MicroBatch:
+        """Its sequences alone: what is counted of its pairs is counted elsewhere."""
+        none = {"better": self.better[:0], "worse": self.worse[:0], "pair_weight": self.pair_weight[:0]}
+        none |= {"margin": None, "anchor_margin": None, "rows": [], "pairs": []}
+        return dataclasses.replace(self, **none)
 
     def model_inputs(self) -> dict[str, Any]:
         """Arguments of the backbone."""
@@ -131,6 +150,7 @@ class PreferenceCollator:
         lm_sequences: np.ndarray,
         lm_weight: float,
         anchor_weight: float = 0.0,
+        part: ResponsePart | None = None,
     ) -> MicroBatch:
         """
         The micro-batch of some pairs; an empty selection gives one token that weighs nothing.
@@ -142,12 +162,18 @@ class PreferenceCollator:
             lm_sequences (`np.ndarray`): Sequences whose LM loss is counted here: of these pairs, and others.
             lm_weight (`float`): Share of each of them in the step's mean.
             anchor_weight (`float`): Share of each pair with an anchor in the step's mean of anchor losses.
+            part (`ResponsePart`, *optional*): The sequences, where they are not those of the pairs and of the LM loss.
         """
         better, worse = data.better[pairs], data.worse[pairs]
-        sequences, inverse = np.unique(np.concatenate([better, worse]), return_inverse=True)
-        alone = np.setdiff1d(lm_sequences, sequences) if self.lm_loss_on is not None else sequences[:0]
-        batch = self.sequences(data, np.concatenate([sequences, alone]), lm_sequences)
-        batch.num_alone = len(alone)
+        if part is None:
+            sequences, inverse = np.unique(np.concatenate([better, worse]), return_inverse=True)
+            alone = np.setdiff1d(lm_sequences, sequences) if self.lm_loss_on is not None else sequences[:0]
+            batch = self.sequences(data, np.concatenate([sequences, alone]), lm_sequences)
+            batch.num_alone = len(alone)
+        else:
+            inverse = part.places(np.concatenate([better, worse]))
+            batch = self.sequences(data, part.sequences, lm_sequences)
+            batch.part, batch.num_parts = part.number, part.num_parts
         batch.better = torch.from_numpy(inverse[: len(better)]).long()
         batch.worse = torch.from_numpy(inverse[len(better) :]).long()
         batch.pair_weight = torch.from_numpy(pair_weight).float()

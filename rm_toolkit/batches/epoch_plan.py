@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
@@ -12,7 +12,8 @@ from torch.utils.data import Sampler
 from .collator import MicroBatch, PreferenceCollator
 from .filling import Filler
 from .groups import PairGroups
-from .step_split import PLAN_VERSION, split_pairs
+from .many_responses import ResponsePart
+from .step_split import PLAN_VERSION, StepSplit, split_pairs
 from .tokenization import TokenizedPreferences
 from .unpaired import joining
 
@@ -30,6 +31,8 @@ class StepPlan:
         pair_weight (`np.ndarray` of shape `(num_pairs_of_data,)`): View on the weights of the step, by pair number.
         lm_weight (`float`): 1 / number of texts of the step's LM loss.
         num_pairs (`int`): Pairs of the step, over all processes.
+        parts (`dict[int, ResponsePart]`): Sequences of the micro-batches that compute others than those of their pairs.
+        first_passes (`int`): The most micro-batches of that kind that a process has.
         anchor_weight (`float`): 1 / number of replayed general pairs of the step.
     """
 
@@ -39,6 +42,8 @@ class StepPlan:
     lm_weight: float
     num_pairs: int
     anchor_weight: float = 0.0
+    parts: dict[int, ResponsePart] = field(default_factory=dict)
+    first_passes: int = 0
 
 
 class EpochPlan(Sampler):
@@ -88,7 +93,9 @@ class EpochPlan(Sampler):
         self.version = version
         self.pairs_per_step = pairs_per_step
         filled_with = data.with_unpaired() if lm_loss else data
-        self.filler = Filler(filled_with, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout)
+        self.filler = Filler(
+            filled_with, pairs_per_micro_batch, tokens_per_micro_batch, shared_layout, once=version > 1
+        )
         self.num_processes = num_processes
         self.process_index = process_index
         self.seed = seed
@@ -140,22 +147,23 @@ class EpochPlan(Sampler):
         Pairs of one prompt stay together, prompts of like length are computed together: the sum over the step is the
         same in any order, and padding is not.
         """
-        chunks, lm_sequences = self.split(pairs)
+        split, number = self.split(pairs), self.num_processes
+        parts = [
+            {place // number: part for place, part in split.parts.items() if place % number == process}
+            for process in range(number)
+        ]
         return StepPlan(
-            micro_batches=chunks[self.process_index :: self.num_processes],
-            lm_sequences=lm_sequences[self.process_index :: self.num_processes],
+            micro_batches=split.micro_batches[self.process_index :: number],
+            lm_sequences=split.lm_sequences[self.process_index :: number],
             pair_weight=self._weights(pairs),
-            lm_weight=1.0 / max(sum(map(len, lm_sequences)), 1),
+            lm_weight=1.0 / max(sum(map(len, split.lm_sequences)), 1),
             num_pairs=len(pairs),
+            parts=parts[self.process_index],
+            first_passes=max(map(len, parts)),
         )
 
-    def split(self, pairs: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """
-        Splits the pairs of one step over all processes, see [`split_pairs`].
-
-        Returns:
-            `tuple`: Pairs and sequences of the first micro-batch of every process, then of the second, and so on.
-        """
+    def split(self, pairs: np.ndarray) -> StepSplit:
+        """Splits the pairs of one step over all processes, see [`split_pairs`]."""
         return split_pairs(self.data, self.filler, pairs, self.num_processes, self.version)
 
     def _weights(self, pairs: np.ndarray) -> dict[int, float]:
@@ -183,7 +191,7 @@ class StepDataset(TorchDataset):
         return len(self.data)
 
     def __getitem__(self, plan: StepPlan) -> list[MicroBatch]:
-        return [
+        batches = [
             self.collator.pairs(
                 self.data,
                 pairs,
@@ -191,9 +199,13 @@ class StepDataset(TorchDataset):
                 lm_sequences,
                 plan.lm_weight,
                 plan.anchor_weight,
+                plan.parts.get(number),
             )
-            for pairs, lm_sequences in zip(plan.micro_batches, plan.lm_sequences)
+            for number, (pairs, lm_sequences) in enumerate(zip(plan.micro_batches, plan.lm_sequences))
         ]
+        for batch in batches[:1]:
+            batch.first_passes = plan.first_passes
+        return batches
 
 
 def take_only(items: list) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from .dealing import deal
 from .first_fit import FirstFit
 from .groups import PairGroups
+from .many_responses import ManyResponses, responses_once
 from .pieces import Pieces
 from .prefixes import SHARING_OVERHEAD, common_beginnings
 from .tokenization import TokenizedPreferences
@@ -25,12 +26,14 @@ class Filler:
         pairs (`int`): Pairs of a micro-batch at most; not used where `tokens` is given.
         tokens (`int`, *optional*): Tokens of a micro-batch at most: those of the flat row, or with padding.
         shared (`bool`): Whether a shared beginning is counted once and padding not at all.
+        once (`bool`): Whether the responses of a prompt that is over the limit may be computed once each.
     """
 
     data: TokenizedPreferences
     pairs: int
     tokens: int | None = None
     shared: bool = False
+    once: bool = True
     _prompts: PairGroups | None = field(default=None, repr=False)
     _shared_tokens: dict[int, int] = field(default_factory=dict, repr=False)
 
@@ -45,33 +48,46 @@ class Filler:
         starts = np.concatenate([[0], np.cumsum([len(group) for group in groups], dtype=np.int64)])
         return self.fill_groups(np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64), starts)
 
-    def fill_groups(self, pairs: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+    def fill_groups(
+        self, pairs: np.ndarray, starts: np.ndarray, many: list[ManyResponses] | None = None
+    ) -> list[np.ndarray]:
         """
         As [`fill`], with the groups one after the other in one array.
 
         Args:
             pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs, prompt after prompt.
             starts (`np.ndarray` of shape `(num_groups + 1,)`): Where each prompt begins in `pairs`; none is empty.
+            many (`list`, *optional*): Takes the prompts whose responses are better computed once each than with every
+                piece of their pairs.
         """
-        pieces = self._pieces(pairs, starts)
+        pieces = self._pieces(pairs, starts, many)
         batches = self._first_fit(pieces)
         return [np.concatenate([pairs[pieces[k].begin : pieces[k].end] for k in batch]) for batch in batches]
 
     def deal_groups(
-        self, pairs: np.ndarray, starts: np.ndarray, num_processes: int, count: int | None = None
+        self,
+        pairs: np.ndarray,
+        starts: np.ndarray,
+        num_processes: int,
+        count: int | None = None,
+        many: list[ManyResponses] | None = None,
     ) -> list[list[np.ndarray]]:
         """
         Deals the micro-batches of several processes, see [`~rm_toolkit.batches.dealing.deal`].
 
         Args:
-            pairs, starts: As in [`fill_groups`]; at least one pair.
+            pairs, starts, many: As in [`fill_groups`]; at least one pair.
             num_processes (`int`): Number of processes.
-            count (`int`, *optional*): Micro-batches of each, where that is given.
+            count (`int`, *optional*): Micro-batches of each, where that is given, those of `many` included.
 
         Returns:
             `list[list[np.ndarray]]`: Numbers of the pairs of each process, for each micro-batch.
         """
-        found = self._pieces(pairs, starts)
+        found = self._pieces(pairs, starts, many)
+        if not found:
+            return []
+        if count is not None:
+            count -= sum(len(prompt.sequences) for prompt in many or [])
         dealt = deal(self._costs(pairs, found), num_processes, partial(self._first_fit, found), count)
         none = pairs[:0]
         return [
@@ -81,16 +97,16 @@ class Filler:
 
     def pieces(self, pairs: np.ndarray, starts: np.ndarray) -> Pieces:
         """Returns what the pieces of a step cost, see [`deal_groups`]."""
-        return self._costs(pairs, self._pieces(pairs, starts))
+        return self._costs(pairs, self._pieces(pairs, starts, None))
 
     def _costs(self, pairs: np.ndarray, found: list[_Piece]) -> Pieces:
-        sizes = [self._cost(piece) for piece in found]
-        if self.tokens is None:
-            begins = [piece.begin for piece in found]
-            found = self._counted(pairs, np.array([*begins, len(pairs)]))
-        columns = zip(*((piece.num_pairs, piece.num_sequences, piece.longest, piece.num_computed) for piece in found))
+        sizes, counted = [self._cost(piece) for piece in found], found
+        if self.tokens is None:  # pieces of groups that lie elsewhere are missing
+            starts = np.cumsum([0, *(piece.end - piece.begin for piece in found)])
+            counted = self._counted(np.concatenate([pairs[piece.begin : piece.end] for piece in found]), starts)
+        rows = ((piece.num_pairs, of.num_sequences, of.longest, of.num_computed) for piece, of in zip(found, counted))
         limit = {"limit": self._limit, "by_tokens": self.tokens is not None, "padded": not self.shared}
-        return Pieces(*map(list, columns), sizes=sizes, **limit)
+        return Pieces(*map(list, zip(*rows)), sizes=sizes, **limit)
 
     def _first_fit(self, pieces: list[_Piece]) -> list[list[int]]:
         """Numbers of the pieces of each micro-batch."""
@@ -132,11 +148,25 @@ class Filler:
             return batch.num_pairs
         return batch.num_tokens if self.shared else batch.num_sequences * batch.longest
 
-    def _pieces(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
+    def _pieces(self, pairs: np.ndarray, starts: np.ndarray, many: list[ManyResponses] | None) -> list[_Piece]:
         found: list[_Piece] = []
         for piece in self._contents(pairs, starts):
-            found += [piece] if self._cost(piece) <= self._limit else self._split(pairs, piece)
+            parts = [piece] if self._cost(piece) <= self._limit else self._split(pairs, piece)
+            once = None
+            if many is not None and self.once and len(parts) > 1:
+                once = self._responses_once([pairs[part.begin : part.end] for part in parts])
+            if once is None:
+                found += parts
+            elif len(once.sequences) == 1:  # its responses fit into a micro-batch, as those of half as many pairs
+                found.append(replace(piece, num_pairs=-(-len(once.sequences[0]) // 2)))
+            else:
+                many.append(once)
         return found
+
+    def _responses_once(self, pieces: list[np.ndarray]) -> ManyResponses | None:
+        common = self.shared_tokens(self.data.prompt[pieces[0][:1]])[0] if self.shared else 0
+        limit = {"pairs": self.pairs, "tokens": self.tokens}
+        return responses_once(self.data, pieces, shared=self.shared, common=common, **limit)
 
     def _contents(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
         """Each group whole."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .filling import Filler
 from .groups import PairGroups
+from .many_responses import ManyResponses, ResponsePart, append_prompts
 from .tokenization import TokenizedPreferences
 from .unpaired import AFTER, joining
 
@@ -15,6 +18,25 @@ from .unpaired import AFTER, joining
 PLAN_VERSION = 2
 
 
+@dataclass(frozen=True)
+class StepSplit:
+    """
+    One optimizer step on all processes.
+
+    Args:
+        micro_batches (`list[np.ndarray]`): Numbers of the pairs of the first micro-batch of every process, then of the
+            second, and so on; some may be empty.
+        lm_sequences (`list[np.ndarray]`): The sequences whose LM loss each of them counts; every text of the step stands
+            in one of them only. Texts that are in no pair are counted by micro-batches of their own prompts, which may
+            hold no pair.
+        parts (`dict[int, ResponsePart]`): What those micro-batches compute that have other sequences than these.
+    """
+
+    micro_batches: list[np.ndarray]
+    lm_sequences: list[np.ndarray]
+    parts: dict[int, ResponsePart]
+
+
 def split_pairs(
     data: TokenizedPreferences,
     filler: Filler,
@@ -22,7 +44,7 @@ def split_pairs(
     num_processes: int = 1,
     version: int = PLAN_VERSION,
     count: int | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> StepSplit:
     """
     Splits the pairs of one step into micro-batches: those of a prompt together, prompts of like length together.
 
@@ -33,33 +55,34 @@ def split_pairs(
         num_processes (`int`): Number of processes; the micro-batches are a multiple of it, some may be empty.
         version (`int`): By which rule they are dealt to several processes, see `PLAN_VERSION`.
         count (`int`, *optional*): Micro-batches of each process, dealt by version 2, where that is given.
-
-    Returns:
-        `tuple`: Numbers of the pairs of each micro-batch, and the sequences whose LM loss each of them counts; every
-            text of the step stands in one of them only. Texts that are in no pair are counted by micro-batches of
-            their own prompts, which may hold no pair.
     """
     if not len(pairs):
-        return [], []
+        return StepSplit([], [], {})
     num_pairs = len(data)
     if filler.data is not data:
         unpaired = joining(data.unpaired[:, AFTER], pairs)[0]
         data, pairs = filler.data, np.concatenate([pairs, num_pairs + unpaired])
     groups = _by_length(data, pairs)
+    many: list[ManyResponses] = []
     if count is None and (num_processes == 1 or version == 1):
-        chunks = filler.fill_groups(*groups)
+        chunks = filler.fill_groups(*groups, many)
         chunks += [pairs[:0]] * (-len(chunks) % num_processes)
     else:
-        chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count) for chunk in slot]
-    return [chunk[chunk < num_pairs] for chunk in chunks], _lm_sequences(data, chunks)
+        chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count, many) for chunk in slot]
+    parts = append_prompts(data, chunks, many, num_processes)
+    lm_sequences = _lm_sequences(data, chunks, parts, num_processes)
+    return StepSplit([chunk[chunk < num_pairs] for chunk in chunks], lm_sequences, parts)
 
 
-def _lm_sequences(data: TokenizedPreferences, chunks: list[np.ndarray]) -> list[np.ndarray]:
+def _lm_sequences(
+    data: TokenizedPreferences, chunks: list[np.ndarray], parts: dict[int, ResponsePart], num_processes: int
+) -> list[np.ndarray]:
     candidates, chunk_of = [], []
     for number, chunk in enumerate(chunks):
         found = np.concatenate([data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]])
         candidates.append(found)
-        chunk_of.append(np.full(len(found), number))
+        before = parts[number].parts_before(found) * num_processes if number in parts else np.zeros_like(found)
+        chunk_of.append(number - before)
     # In the same order on every process, so that all agree where a text is counted: in the first chunk that has it.
     texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
     counted_in = np.concatenate(chunk_of)[first]

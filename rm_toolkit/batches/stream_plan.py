@@ -97,25 +97,28 @@ class StreamPlan(TorchIterableDataset):
         """The plan of a step, of which `data` is this process's share."""
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
-        filler = Filler(data.with_unpaired() if self.lm_loss else data, **self.filling)
-        chunks, lm_sequences = split_pairs(data, filler, pairs)
+        filler = Filler(data.with_unpaired() if self.lm_loss else data, **self.filling, once=self.version > 1)
+        split = split_pairs(data, filler, pairs)
         rows, row_of_pair, row_size = np.unique(data.row, return_inverse=True, return_counts=True)
         num_rows = len(rows) + len(data.tied_rows)
-        counts = np.array(self.exchange((len(chunks), num_rows, sum(map(len, lm_sequences)))))
+        numbers = (len(split.micro_batches), num_rows, sum(map(len, split.lm_sequences)), len(split.parts))
+        counts = np.array(self.exchange(numbers))
         most = int(counts[:, 0].max())
         if self.version > 1 and self.stream.num_processes > 1:
-            chunks, lm_sequences = split_pairs(data, filler, pairs, count=most)
-        missing = most - len(chunks)
+            split = split_pairs(data, filler, pairs, count=most)
+        missing = most - len(split.micro_batches)
         if self.pair_weighting == "pair":
             weights = np.full(len(data), 1.0 / self.pairs_per_step)
         else:
             weights = 1.0 / (row_size[row_of_pair] * counts[:, 1].sum())
         return StepPlan(
-            micro_batches=[*chunks, *[empty] * missing],
-            lm_sequences=[*lm_sequences, *[empty] * missing],
+            micro_batches=[*split.micro_batches, *[empty] * missing],
+            lm_sequences=[*split.lm_sequences, *[empty] * missing],
             pair_weight=dict(zip(pairs.tolist(), weights.tolist())),
             lm_weight=1.0 / max(int(counts[:, 2].sum()), 1),
             num_pairs=self.pairs_per_step,
+            parts=split.parts,
+            first_passes=int(counts[:, 3].max()),
         )
 
     def _next_pairs(self) -> list[tuple[TokenizedPreferences, np.ndarray, int]]:

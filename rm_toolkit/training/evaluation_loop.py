@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.trainer_utils import speed_metrics
 
 from ..batches.tokenization import TokenizedPreferences
 from ..evaluation.metrics import preference_metrics
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Within it a model computes without gradients and without dropout.
+
+    Args:
+        model (`torch.nn.Module`): In whatever mode, which it has again afterwards.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def evaluate_sets(

@@ -25,15 +25,16 @@ from ..scoring.rewards import compute_rewards
 from .config import RewardModelConfig
 from .curve_sample import sample_sets, sets_of_a_call
 from .engines import EngineHooks, read_engine
-from .evaluation_loop import evaluate_sets, sets_by_name
+from .evaluation_loop import evaluate_sets, evaluating, sets_by_name
 from .finite import not_finite
 from .kernels import change_layers, check_kernels, compute_copies
 from .meter import Meter
 from .retry import StepRetry
-from .step_loss import micro_batch_loss
+from .step_loss import coefficients, micro_batch_loss
 from .steps import Steps, data_seed
 from .stopping import Stop, StopEvaluation
 from .training_data import Preparation
+from .two_passes import TwoPasses
 from .upstream import TrainerHooks, for_this_call
 
 
@@ -183,12 +184,13 @@ class StepTrainer(EngineHooks, TrainerHooks):
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
         with self.weights_cast_once():
-            for number, batch in enumerate(inputs):
+            passes = TwoPasses(inputs, model, self.accelerator, self.compute_loss_context_manager, self._counted_loss)
+            for number, batch in enumerate(passes.batches):
                 last = number == len(inputs) - 1
                 self.sync_gradients_after(last)
                 sync = contextlib.nullcontext() if last or deepspeed else self.accelerator.no_sync(model)
                 with sync, self.maybe_activation_offload_context:
-                    with self.compute_loss_context_manager():
+                    with self.compute_loss_context_manager(), passes.draws_again(number):
                         loss = self.compute_loss(model, batch.to(self.args.device))
                     if last and deepspeed:  # whose backward pass ends with the optimizer's step
                         self.check_step(total + loss.detach())
@@ -205,13 +207,16 @@ class StepTrainer(EngineHooks, TrainerHooks):
         Engines average gradients over processes; the factor `num_processes` makes that average the sum it should be.
         """
         rewards, lm_losses = model(inputs)
-        weights = {"lm_loss_coef": self.lm_loss_coef, "anchor_coef": self.args.anchor_coef}
-        centering = self.args.center_rewards_coefficient
-        loss, parts = micro_batch_loss(inputs, rewards, lm_losses, centering_coef=centering, **weights)
-        if model.training:
-            self.meter.add(inputs, rewards.detach(), *(part.detach() for part in parts))
-        loss = loss * self.accelerator.num_processes
+        loss = self._counted_loss(inputs, rewards, lm_losses, count=model.training) * self.accelerator.num_processes
         return (loss, {"rewards": rewards}) if return_outputs else loss
+
+    def _counted_loss(
+        self, inputs: MicroBatch, rewards: torch.Tensor, lm_losses: torch.Tensor, *, count: bool = True
+    ) -> torch.Tensor:
+        loss, parts = micro_batch_loss(inputs, rewards, lm_losses, **coefficients(self.args))
+        if count:
+            self.meter.add(inputs, rewards.detach(), *(part.detach() for part in parts))
+        return loss
 
     def check_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None = None) -> None:
         """Ends the run on all processes if a loss or gradient is no number; hears of signals. See [`Meter.check`]."""
@@ -289,12 +294,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
             "show_progress": not args.disable_tqdm and self.is_local_process_zero(),
             "before_each": before_each,
         }
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad(), self.weights_cast_once(), self.compute_loss_context_manager():
-                halves = {"on_out_of_memory": self.retry.said_of_scoring}
-                parts = {"device": args.device, "accelerator": self.accelerator, **halves}
-                return compute_rewards(model, data, self._collator(), **parts, **options)
-        finally:
-            model.train(was_training)
+        with evaluating(model), self.weights_cast_once(), self.compute_loss_context_manager():
+            halves = {"on_out_of_memory": self.retry.said_of_scoring}
+            parts = {"device": args.device, "accelerator": self.accelerator, **halves}
+            return compute_rewards(model, data, self._collator(), **parts, **options)

@@ -49,14 +49,18 @@ def epoch(data, num_processes=1, epoch=0, pairs_per_step=8, pairs_per_micro_batc
     return [list(step) for step in zip(*steps)]
 
 
-def pairs_of(batch):
-    """Each pair of a micro-batch by its two texts; rows are told apart by their prompts."""
-    texts = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask)]
-    return [(texts[i], texts[j]) for i, j in zip(batch.better.tolist(), batch.worse.tolist())]
+def pairs_of(batches):
+    """Each pair of a process's micro-batches by its two texts; rows are told apart by their prompts."""
+    found, texts = [], []
+    for batch in batches:
+        texts = texts if batch.part else []  # a prompt of many responses goes on in the next micro-batch
+        texts += [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask)]
+        found += [(texts[i], texts[j]) for i, j in zip(batch.better.tolist(), batch.worse.tolist())]
+    return found
 
 
 def pairs_of_step(step):
-    return [pair for process in step for batch in process for pair in pairs_of(batch)]
+    return [pair for process in step for pair in pairs_of(process)]
 
 
 @pytest.mark.parametrize("group_by_prompt", [True, False])

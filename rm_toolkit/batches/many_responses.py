@@ -1,0 +1,147 @@
+"""A prompt with more pairs than a micro-batch holds: each of its responses is computed in one micro-batch, not in many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .prefixes import SHARING_OVERHEAD
+from .tokenization import TokenizedPreferences
+
+
+# A response that is computed by itself costs two forward passes (rewards first, then once more with their gradient) and a
+# backward pass, which takes as long as two: 4. With the pairs dealt out, each micro-batch that has it costs 3.
+TWO_PASSES, ONE_PASS = 4, 3
+
+
+@dataclass(frozen=True)
+class ManyResponses:
+    """
+    A prompt whose responses are computed once each.
+
+    Args:
+        pairs (`np.ndarray`): Numbers of its pairs.
+        sequences (`list[np.ndarray]`): The sequences of each of its micro-batches.
+    """
+
+    pairs: np.ndarray
+    sequences: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class ResponsePart:
+    """
+    Responses of one prompt that a micro-batch computes; its pairs may have one of them in another micro-batch.
+
+    Args:
+        sequences (`np.ndarray`): Numbers of the sequences of this micro-batch.
+        number (`int`): Which of the prompt's micro-batches it is, from 0; the last one has its pairs.
+        everything (`list[np.ndarray]`): The sequences of all of them.
+    """
+
+    sequences: np.ndarray
+    number: int
+    everything: list[np.ndarray]
+
+    @property
+    def num_parts(self) -> int:
+        """Micro-batches of the prompt."""
+        return len(self.everything)
+
+    def places(self, sequences: np.ndarray) -> np.ndarray:
+        """Where sequences of the prompt stand among those of all its micro-batches."""
+        everything = np.concatenate(self.everything)
+        order = np.argsort(everything)
+        return order[np.searchsorted(everything, sequences, sorter=order)]
+
+    def parts_before(self, sequences: np.ndarray) -> np.ndarray:
+        """How many micro-batches of the prompt before this one each of some of its sequences stands."""
+        ends = np.cumsum([len(own) for own in self.everything])
+        return self.number - np.searchsorted(ends, self.places(sequences), side="right")
+
+
+def responses_once(
+    data: TokenizedPreferences, pieces: list[np.ndarray], *, pairs: int, tokens: int | None, shared: bool, common: int
+) -> ManyResponses | None:
+    """
+    Deals out the responses of one prompt, each to one micro-batch; `None` where the pieces of its pairs cost less.
+
+    Args:
+        data (`TokenizedPreferences`): Where they come from.
+        pieces (`list[np.ndarray]`): The prompt's pairs as they would lie in micro-batches.
+        pairs (`int`): Pairs of a micro-batch at most, two responses each; not used where `tokens` is given.
+        tokens (`int`, *optional*): Tokens of a micro-batch at most.
+        shared (`bool`): Whether the prompt is computed once in each micro-batch.
+        common (`int`): Tokens of the prompt that are then shared.
+    """
+    number = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    members = np.concatenate(pieces)
+    sequences = np.concatenate([data.better[members], data.worse[members]]).astype(np.int64)
+    computed = np.unique(np.concatenate([number, number]) * data.num_sequences + sequences) % data.num_sequences
+    distinct = np.unique(computed)
+    own, once = data.lengths - (common if shared else 0), common + SHARING_OVERHEAD if shared else 0
+    ordered = distinct[np.argsort(own[distinct], kind="stable")]
+    parts = _filled(ordered, own[ordered], once, tokens, 2 * pairs, padded=not shared)
+    cost_of_parts = own[distinct].sum() + once * len(parts)
+    if TWO_PASSES * cost_of_parts >= ONE_PASS * (own[computed].sum() + once * len(pieces)):
+        return None
+    return ManyResponses(members, [np.sort(part) for part in parts])
+
+
+def _filled(
+    sequences: np.ndarray, own: np.ndarray, once: int, tokens: int | None, count: int, *, padded: bool
+) -> list[np.ndarray]:
+    """The sequences, shortest first, as many in each part as fit."""
+    parts, begin, total = [], 0, once
+    for end, length in enumerate(own.tolist()):
+        total += length
+        size = end + 1 - begin
+        over = size > count if tokens is None else (size * length if padded else total) > tokens
+        if over and size > 1:
+            parts.append(sequences[begin:end])
+            begin, total = end, once + length
+    return [*parts, sequences[begin:]]
+
+
+def append_prompts(
+    data: TokenizedPreferences, chunks: list[np.ndarray], many: list[ManyResponses], num_processes: int
+) -> dict[int, ResponsePart]:
+    """
+    Appends prompts to the micro-batches of a step: all of one to the process that has the fewest tokens, the largest first.
+
+    Args:
+        data (`TokenizedPreferences`): Where they come from.
+        chunks (`list[np.ndarray]`): Numbers of the pairs of the first micro-batch of every process, then of the second, and
+            so on. The pairs of a prompt stand in its last one.
+        many (`list[ManyResponses]`): The prompts.
+        num_processes (`int`): Number of processes.
+
+    Returns:
+        `dict[int, ResponsePart]`: What the new micro-batches compute.
+    """
+    if not many:
+        return {}
+    texts = [np.unique(np.concatenate([data.better[chunk], data.worse[chunk]])) for chunk in chunks]
+    total = [
+        sum(int(data.lengths[found].sum()) for found in texts[process::num_processes])
+        for process in range(num_processes)
+    ]
+    size = [int(data.lengths[np.concatenate(prompt.sequences)].sum()) for prompt in many]
+    mine: list[list[tuple[np.ndarray, ResponsePart]]] = [[] for _ in range(num_processes)]
+    for number in sorted(range(len(many)), key=lambda k: -size[k]):
+        pairs, sequences = many[number].pairs, many[number].sequences
+        process = min(range(num_processes), key=lambda k: total[k])
+        total[process] += 2 * size[number]  # of which half without gradients
+        last = len(sequences) - 1
+        for place, own in enumerate(sequences):
+            mine[process].append((pairs if place == last else pairs[:0], ResponsePart(own, place, sequences)))
+    parts: dict[int, ResponsePart] = {}
+    none = many[0].pairs[:0]
+    for slot in range(max(map(len, mine))):
+        for process in range(num_processes):
+            pairs, part = mine[process][slot] if slot < len(mine[process]) else (none, None)
+            if part is not None:
+                parts[len(chunks)] = part
+            chunks.append(pairs)
+    return parts
