@@ -51,7 +51,13 @@ RUNS: dict[str, tuple[str, str, dict, dict, dict]] = {
         DSP_TESTS,
         {"batch_layout": "shared", "pair_weighting": "prompt", "learning_rate": 1e-4},
     ),
-    "tied": ("grft", "qwen3-tied", {"gpt4llm": RANKED}, TESTS, {"batch_layout": "plain", "learning_rate": 1e-3}),
+    "tied": (
+        "grft",
+        "qwen3-tied",
+        {"gpt4llm": RANKED},
+        TESTS,
+        {"batch_layout": "plain", "learning_rate": 1e-3, "per_device_train_batch_size": 1},
+    ),
     "lora": (
         "crft",
         "{output}/tied",

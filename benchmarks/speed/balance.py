@@ -146,24 +146,27 @@ def measure(
     for number in range(steps):
         pairs = plan.pairs_of_step(0, number)
         begin = time.process_time()
-        chunks, _ = plan.split(pairs)
+        split = plan.split(pairs)
         seconds = time.process_time() - begin
-        computed = np.array([_tokens(data, chunk, collator) for chunk in chunks]).reshape(-1, setting.num_processes)
+        sequences = [
+            split.parts[k].sequences
+            if k in split.parts
+            else np.unique(np.concatenate([data.better[own], data.worse[own]]))
+            for k, own in enumerate(split.micro_batches)
+        ]
+        computed = np.array([_tokens(data, own, collator) for own in sequences]).reshape(-1, setting.num_processes)
         groups = PairGroups.of(data.prompt[pairs])
         pieces = plan.filler.pieces(pairs[groups.pairs], groups.starts)
         mean = computed.sum() / setting.num_processes
         bounds = [max(1.0, bound / mean) for bound in least_of_busiest(pieces, setting.num_processes, len(computed))]
         process, slots = computed.sum(axis=0).max() / mean, computed.max(axis=1).sum() / mean
-        empty = sum(not len(chunk) for chunk in chunks)
+        empty = sum(not len(own) for own in sequences)
         found.append((process, slots, *bounds, len(computed), empty, seconds))
     return Balance(*np.mean(found, axis=0).tolist())
 
 
-def _tokens(data: TokenizedPreferences, pairs: np.ndarray, collator: PreferenceCollator) -> int:
-    if not len(pairs):
-        return 0
-    sequences = np.unique(np.concatenate([data.better[pairs], data.worse[pairs]]))
-    return collator.sequences(data, sequences).input_ids.numel()
+def _tokens(data: TokenizedPreferences, sequences: np.ndarray, collator: PreferenceCollator) -> int:
+    return collator.sequences(data, sequences).input_ids.numel() if len(sequences) else 0
 
 
 def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[float, float]:

@@ -27,7 +27,9 @@ COLLATORS = {
 
 
 def plan_of(data, **options):
-    return EpochPlan(data, pairs_per_step=12, pairs_per_micro_batch=4, shared_layout=True, **options)
+    plan = EpochPlan(data, pairs_per_step=12, pairs_per_micro_batch=4, shared_layout=True, **options)
+    plan.filler.once = False  # many micro-batches, whatever is in them
+    return plan
 
 
 def with_everything(seed=0):

@@ -69,7 +69,7 @@ def run_out_of_memory(trainer) -> None:
     last, calls = trainer.accelerator.process_index == trainer.accelerator.num_processes - 1, []
 
     def limit(model, inputs):
-        calls.append(len(inputs[0].pairs))
+        calls.append(len(inputs[0].reward_index) / 2)
         if last and model.training and len(calls) > 1 and calls[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 

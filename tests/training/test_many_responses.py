@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from rm_toolkit.batches.epoch_plan import EpochPlan
+from rm_toolkit.batches.collator import PreferenceCollator
+from rm_toolkit.batches.epoch_plan import EpochPlan, StepDataset
 from rm_toolkit.batches.filling import Filler
+from rm_toolkit.batches.step_batches import StepBatches
 from rm_toolkit.batches.tokenization import TokenizedPreferences
 from rm_toolkit.training.retry import RandomState
 
@@ -166,6 +170,15 @@ def test_all_parts_of_a_prompt_stand_on_one_process(num_processes):
     assert not any(map(len, [found for step in steps if not step.parts for found in step.lm_sequences]))
 
 
+def test_parts_travel_from_a_loader_process_as_they_are():
+    data = all_pairs(12)
+    plan = EpochPlan(data, pairs_per_step=66, pairs_per_micro_batch=4)
+    step = StepDataset(data, PreferenceCollator(0))[next(iter(plan))[0]]
+    sent = pickle.loads(pickle.dumps(StepBatches(step)))
+    assert [(batch.part, batch.num_parts, batch.first_passes) for batch in sent] == [(0, 2, 2), (1, 2, 0)]
+    assert [batch.better.tolist() for batch in sent] == [batch.better.tolist() for batch in step]
+
+
 def test_a_run_of_an_earlier_version_goes_on_as_it_began():
     plan = EpochPlan(all_pairs(12), pairs_per_step=66, pairs_per_micro_batch=4, version=1)
     ((step,),) = plan
@@ -186,8 +199,6 @@ def test_responses_that_fit_into_one_micro_batch_are_computed_in_a_single_pass()
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_parts_stay_within_the_limit_of_tokens(shared):
-    from rm_toolkit.batches.collator import PreferenceCollator
-
     data = all_pairs(60)
     _, (prompt,) = dealt(data, pairs=8, tokens=400, shared=shared)
     collator = PreferenceCollator(0, layout="shared" if shared else "plain")
