@@ -21,6 +21,11 @@ PAIR_COLUMNS = ("better", "worse", "row", "prompt", "margin", "lm_better", "lm_w
 
 # Why two texts are one to the model: the places of `TokenizedPreferences.equal_pairs`.
 CAUSES = ("equal as text", "equal as token ids", "equal after the cut to `max_length`")
+REMEDIES = (
+    "Check the data, and that a chat template renders what the answers differ in",
+    "Check that the tokenizer tells their words apart",
+    "Raise `max_length`",
+)
 AS_TEXT, AS_IDS, AFTER_CUT = range(len(CAUSES))
 MANY = 0.1  # share of equal pairs above which a data set is worth a warning
 
@@ -175,6 +180,7 @@ def warn_of_equal_pairs(
     if are_many(equal_pairs, num_pairs, keep_equal) and EQUAL_PAIRS not in checked:
         checked.add(EQUAL_PAIRS)
         logger.warning(
-            "%s. Check that the chat template renders what the answers differ in, and that `max_length` leaves it.",
+            "%s. %s.",
             describe_equal_pairs(name, equal_pairs, num_pairs, keep_equal, tied_rows),
+            ". ".join(remedy for remedy, number in zip(REMEDIES, equal_pairs.tolist()) if number),
         )

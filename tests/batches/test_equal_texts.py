@@ -46,8 +46,8 @@ def test_they_are_counted_by_cause_and_ties_of_evaluation(tokenizer, caplog):
     assert (data.better == data.worse).tolist() == [False, True, True, True, False], "one sequence: an exact tie"
     assert caplog.messages == [
         "data set 'train': 3 of 5 pairs have two texts that are one to the model (1 equal as text, 1 equal as token ids, "
-        "1 equal after the cut to `max_length`); they count as ties. Check that the chat template renders what the answers "
-        "differ in, and that `max_length` leaves it."
+        "1 equal after the cut to `max_length`); they count as ties. Check the data, and that a chat template renders what "
+        "the answers differ in. Check that the tokenizer tells their words apart. Raise `max_length`."
     ]
     longer = tokenize_preferences(Dataset.from_list(ROWS), tokenizer, max_length=5, show_progress=False)
     assert longer.equal_pairs.tolist() == [1, 1, 0]
