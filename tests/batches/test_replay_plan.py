@@ -21,7 +21,8 @@ def tokenized(base_model):
     def make(rows):
         tokenizer = load_tokenizer(base_model())
         prepare_tokenizer(tokenizer, AutoConfig.from_pretrained(base_model()), max_length=64)
-        return tokenize_preferences(Dataset.from_list(rows), tokenizer, max_length=64, show_progress=False)
+        data = Dataset.from_list(rows)
+        return tokenize_preferences(data, tokenizer, max_length=64, show_progress=False, tied_rows=True)
 
     return make
 
@@ -62,6 +63,14 @@ def test_a_join_keeps_every_text_and_pair(both):
                 assert joined.sequence(getattr(joined, side)[first + k]).tolist() == expected.tolist()
     assert not set(joined.row[:21]) & set(joined.row[21:]) and not set(joined.prompt[:21]) & set(joined.prompt[21:])
     assert joined.margin.tolist() == [0.0] * 21 + [0.5] * 10
+
+
+def test_rows_that_are_all_tied_follow_their_pairs_into_the_join(tokenized, rows):
+    tie = {"prompt": "river\n", "completions": ["stone", "garden"], "scores": [1.0, 1.0]}
+    customized, general = (tokenized([*rows.ranked(2, seed=seed), tie]) for seed in (0, 1))
+    joined = join(customized, general)
+    assert joined.tied_rows.tolist() == [len(customized) - 1, len(joined) - 1]
+    assert joined.unpaired.tolist() == customized.unpaired.tolist(), "replayed texts count for no LM loss"
 
 
 def test_replayed_texts_count_for_no_lm_loss(both):
