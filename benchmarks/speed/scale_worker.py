@@ -5,6 +5,8 @@ One measurement of `benchmarks/scale.py`, in a process of its own: with the pack
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -26,12 +28,17 @@ K = 5  # responses of a prompt, one of them preferred: four pairs
 STEP_SECONDS = 1.0  # as many steps of a size are planned as fit into so long, at least one
 
 
+def found_in(name: str, *places: str) -> Any:
+    """Returns what has this name in the first of the modules that is there; `None` where none is: versions differ."""
+    for place in places:
+        with contextlib.suppress(ImportError):
+            return getattr(importlib.import_module(f"rm_toolkit.{place}"), name)
+    return None
+
+
 def preferences(num_pairs: int) -> Any:
     """Token ids of so many pairs: prompts of 8 to 40 tokens, responses of 10 to 80, none of them equal."""
-    try:
-        from rm_toolkit.batches.tokenization import TokenizedPreferences
-    except ImportError:  # up to version 0.2.1
-        from rm_toolkit.data.tokenization import TokenizedPreferences
+    make = found_in("TokenizedPreferences", "batches.tokenization", "data.tokenization")
     rng = np.random.default_rng(0)
     prompts = -(-num_pairs // (K - 1))
     prompt_lengths = np.repeat(rng.integers(8, 41, prompts), K)
@@ -47,7 +54,7 @@ def preferences(num_pairs: int) -> Any:
     prompt = (pair // (K - 1)).astype(np.int32)
     best = prompt * K
     flags = np.zeros(num_pairs, dtype=bool)
-    return TokenizedPreferences(
+    return make(
         name="train", ids=ids, offsets=offsets, completion_start=np.zeros(prompts * K, dtype=np.int32),
         better=best, worse=(best + 1 + pair % (K - 1)).astype(np.int32), row=prompt, prompt=prompt, margin=None,
         lm_better=~flags, lm_worse=flags, first_two=np.zeros((0, 2), dtype=np.int32),
@@ -56,11 +63,7 @@ def preferences(num_pairs: int) -> Any:
 
 def make_plan(data: Any, pairs_per_step: int, tokens: int | None, num_processes: int = 1) -> Any:
     """The plan of an epoch, micro-batches of 8 pairs or of so many tokens."""
-    try:
-        from rm_toolkit.batches.epoch_plan import EpochPlan
-    except ImportError:
-        from rm_toolkit.data.planning import EpochPlan
-    return EpochPlan(
+    return found_in("EpochPlan", "batches.epoch_plan", "data.planning")(
         data, pairs_per_step=pairs_per_step, pairs_per_micro_batch=8, tokens_per_micro_batch=tokens,
         shared_layout=tokens is not None, num_processes=num_processes,
     )  # fmt: skip
@@ -175,10 +178,7 @@ def tokenization(num_pairs: int, side: str) -> dict[str, Any]:
         tokenizer = tokenizer_of(dataset, folder)
         if side == "trl":
             return trl_tokenization(dataset, tokenizer, folder)
-        try:
-            from rm_toolkit.batches.tokenization import tokenize_preferences
-        except ImportError:
-            from rm_toolkit.data.tokenization import tokenize_preferences
+        tokenize_preferences = found_in("tokenize_preferences", "batches.tokenization", "data.tokenization")
         options = {"max_length": 512, "show_progress": False, "find_completions": False}
         with watched() as first:
             data = tokenize_preferences(dataset, tokenizer, **options)
@@ -197,13 +197,12 @@ def memory(num_pairs: int, readers: list[int]) -> dict[str, Any]:
         columns = {
             name: value for name, value in vars(preferences(num_pairs)).items() if isinstance(value, np.ndarray)
         }
-        try:
-            from rm_toolkit.batches.mapped_arrays import write_arrays
-        except ImportError:
-            np.savez(path, **columns)
-        else:
-            with path.open("wb") as file:
+        write_arrays = found_in("write_arrays", "batches.mapped_arrays")
+        with path.open("wb") as file:
+            if write_arrays:
                 write_arrays(file, columns)
+            else:
+                np.savez(file, **columns)
         size = sum(value.nbytes for value in columns.values())
         del columns
         return {"data": size} | {str(count): sum(held_by(path, count)) for count in readers}
@@ -230,14 +229,7 @@ def held_by(path: Path, count: int) -> list[int]:
 
 def read(path: str) -> None:
     """One of these processes: says what it holds before it has the data, and when all have it."""
-    try:
-        from rm_toolkit.batches.mapped_arrays import read_arrays
-    except ImportError:
-
-        def read_arrays(file: Path) -> dict[str, np.ndarray]:
-            with np.load(file) as stored:
-                return {name: stored[name] for name in stored.files}
-
+    read_arrays = found_in("read_arrays", "batches.mapped_arrays") or _read_whole
     print(proportional(), flush=True)
     columns: dict[str, np.ndarray] = {}
     for line in sys.stdin:
@@ -247,6 +239,11 @@ def read(path: str) -> None:
             for begin in range(0, len(values), 1 << 18):
                 values[begin : begin + (1 << 18)].any()
         print(proportional(), flush=True)
+
+
+def _read_whole(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def proportional() -> int:
