@@ -40,9 +40,8 @@ class TokenCache:
 
     @classmethod
     def of(cls, dataset: Any, tokenizer: PreTrainedTokenizerBase, options: tuple) -> TokenCache | None:
-        """Returns the cache of a data set, or `None` where it is small, has no fingerprint, the clock
-        is in the chat template, or caching is off."""
-        if not cls.keeps(dataset, tokenizer):
+        """Returns the cache of a data set, or `None` where its ids are not kept, see [`keeps`]."""
+        if not cls.keeps(dataset, tokenizer, "chat" if "chat" in options else "text"):
             return None
         fingerprint = dataset._fingerprint
         made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
@@ -50,12 +49,12 @@ class TokenCache:
         return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-rule{RULE}-{name}.npz"))
 
     @staticmethod
-    def keeps(dataset: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether the token ids of a data set are kept."""
+    def keeps(dataset: Any, tokenizer: PreTrainedTokenizerBase, data_format: str) -> bool:
+        """Whether the token ids are kept: not of a small data set, without a fingerprint, or by a template with a clock."""
         if getattr(dataset, "_fingerprint", None) is None or len(dataset) < MIN_ROWS:
             return False
         # With a clock the same rows have other ids tomorrow; a fixed date is part of the template.
-        return datasets.is_caching_enabled() and not reads_clock(tokenizer)
+        return datasets.is_caching_enabled() and not (data_format == "chat" and reads_clock(tokenizer))
 
     def load(self) -> dict[str, Any] | None:
         """Returns the fields of `TokenizedPreferences`, mapped from the file, or `None` where nothing readable is stored."""

@@ -165,7 +165,7 @@ class Preparation:
         if len(dataset):
             self._keep_samples(dataset[0])
         show_progress = not args.disable_tqdm and args.should_log
-        with _once_a_machine(TokenCache.keeps(dataset, self.tokenizer)):
+        with _once_a_machine(TokenCache.keeps(dataset, self.tokenizer, args.data_format)):
             data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
         if data.num_truncated and args.should_log:
             tqdm.write(describe_truncation(data, args.max_length))

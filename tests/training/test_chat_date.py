@@ -289,6 +289,8 @@ def test_a_recipe_may_write_the_date_as_yaml_has_dates():
 def test_token_ids_are_kept_for_a_fixed_date_alone(reader, monkeypatch):
     monkeypatch.setattr("rm_toolkit.batches.token_cache.MIN_ROWS", 1)
     rows = Dataset.from_list(ROWS)
-    assert TokenCache.of(rows, reader, ()) is None
-    paths = [TokenCache.of(rows, chat_clock.with_date(reader, date), ()).path for date in (FIRST, SECOND, FIRST)]
+    assert TokenCache.of(rows, reader, (512, "chat")) is None
+    assert TokenCache.of(rows, reader, (512, "text")) is not None  # whose template is not read
+    dated = [chat_clock.with_date(reader, date) for date in (FIRST, SECOND, FIRST)]
+    paths = [TokenCache.of(rows, tokenizer, (512, "chat")).path for tokenizer in dated]
     assert paths[0] == paths[2] != paths[1]
