@@ -124,8 +124,12 @@ def missing_names(name: str, source: str | None = None, relative: bool = True) -
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     missing = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)):
-        if not isinstance(node, ast.ImportFrom) or (node.level and not relative):
+    tree = ast.parse(path.read_text(encoding="utf-8") if source is None else source)
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and source is not None]
+    handlers = [node for node in handlers if isinstance(node.type, ast.Name) and node.type.id == "ImportError"]
+    of_earlier_versions = {id(node) for handler in handlers for node in ast.walk(handler)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or (node.level and not relative) or id(node) in of_earlier_versions:
             continue
         above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
         target = ".".join([*above, *([node.module] if node.module else [])])
