@@ -56,6 +56,10 @@ def ranked(*ranks, status="submitted"):
     return {"user_id": "u", "value": [{"rank": r, "value": f"r{n}"} for n, r in enumerate(ranks, 1)], "status": status}
 
 
+def rating(value, status="submitted"):
+    return {"user_id": "u", "value": value, "status": status}
+
+
 def message(identity, parent, text, role, rank=None, **more):
     return {"message_id": identity, "parent_id": parent, "text": text, "role": role, "rank": rank, **more}
 
@@ -150,6 +154,7 @@ EXAMPLES = {
     "Argilla ranking": ("argilla", {**FIELDS, "rank": [ranked(2, 1)], "rank-suggestion": [{"rank": 1, "value": "r1"}]}),
     "Argilla choice": ("argilla", {**FIELDS, "best": [{"user_id": "u", "value": "r2", "status": "submitted"}]}),
     "Argilla titles": ("argilla", {**FIELDS, "best": [{"user_id": "u", "value": "R-2", "status": "submitted"}]}),
+    "Argilla ratings": ("argilla", {**FIELDS, "rating-r1": [rating(2)], "rating-r2": [rating(4), rating(0, status="draft")]}),
     "Argilla 2": ("argilla", {**FIELDS, "rank.responses": [["r2", "r1"]], "rank.responses.status": ["submitted"]}),
     "Argilla nested": (
         "argilla",
@@ -533,6 +538,7 @@ SENTINELS = {
         r"`answers\[0\].rank` is -1, but is from 1 to 2",
     ),
     "arena": (vote("nobody"), "`winner` must be one of 'model_a', 'model_b'"),
+    "Argilla ratings": ({**FIELDS, "fit-r1": [rating(-1)], "fit-r2": [rating(4)]}, "`fit` is -1, but is from 0 to 10"),
     "Argilla": ({**FIELDS, "rank": [ranked(0, 1)]}, "`rank.rank` is 0, but 1 is the best"),
     "OASST": ([TREE, REPLIES[0], {**REPLIES[1], "rank": -1}], "`rank` is -1, but 0 is the best"),
     "lists": ({"prompt": ASKED, "responses": [GOOD, BAD], "ranks": [1, 99]}, r"`ranks\[1\]` is 99, but is from 0 to 2"),

@@ -8,6 +8,8 @@ Records of Argilla with a ranking or a choice among their text fields.
   value may be the list of names, best first.
 - Nested, as `records.to_json` writes them: `fields` and `responses`.
 
+Several rating questions, named like the fields (`rating-response1`), are one question.
+
 Only submitted answers count; the mean rank (share of votes) of several annotators is taken. Equal ranks are a tie.
 """
 
@@ -19,13 +21,14 @@ from typing import Any
 from ..places import Place
 from ..schema import RawRow, describe, field, number_value, text_or_messages
 from .base import Record, Source, SourceOptions
-from .values import chosen_label
+from .values import chosen_label, in_range
 from .votes import for_one, mean_scores
 
 
 ASKED = ("prompt", "instruction", "question", "query", "input", "context", "text")
 TIES = ("tie", "equal", "both", "same", "neither")
 _STEM = re.compile(r"[\W_]*(\d+|[a-dA-D])$")  # response_a and response_b, reply-1 and reply-2
+RATED = (0, 10)  # what a rating question of Argilla may have
 ASIDE = "answers of annotators that were not submitted, not counted"
 Answer = tuple[Any, str | None]  # what was answered, and its status
 
@@ -76,7 +79,26 @@ def questions(record: dict[str, Any]) -> dict[str, list[Answer]]:
                 statuses = dict.get(record, f"{name}.status") or [None] * len(value)
                 found[name.removesuffix(".responses")] = list(zip(value, statuses))
     named = {name: [(_named(value, fields), status) for value, status in found[name]] for name in found}
-    return {name: answers for name, answers in named.items() if _compares(answers, fields)}
+    comparing = {name: answers for name, answers in named.items() if _compares(answers, fields)}
+    return comparing or _ratings(named, fields)
+
+
+def _ratings(found: dict[str, list[Answer]], fields: dict[str, Any]) -> dict[str, list[Answer]]:
+    """The questions that rate one field each (`rating-response1`), put together by what stands before its name."""
+    rated: dict[str, dict[str, list[Answer]]] = {}
+    for question, answers in found.items():
+        values = [value for value, _ in answers if value is not None]
+        if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            continue
+        names = [name for name in dict.keys(fields) if _plain(question).endswith(_plain(name)) and name != question]
+        if len(names) == 1:
+            prefix = _plain(question).removesuffix(_plain(names[0]))
+            rated.setdefault(prefix, {})[names[0]] = answers
+    return {
+        prefix: [(None if v is None else {name: v}, status) for name in of_fields for v, status in of_fields[name]]
+        for prefix, of_fields in rated.items()
+        if prefix and len(of_fields) > 1
+    }
 
 
 def _named(value: Any, fields: dict[str, Any]) -> Any:
@@ -135,6 +157,8 @@ def _compared(fields: dict[str, Any], values: list[Any]) -> list[str]:
 
 def _is_compared(name: str, values: list[Any]) -> bool:
     for value in values:
+        if isinstance(value, dict) and name in value:  # a rating
+            return True
         entries = value if isinstance(value, list) else [value]
         if any(name == (entry.get("value") if isinstance(entry, dict) else entry) for entry in entries):
             return True
@@ -149,6 +173,8 @@ def _scores(value: Any, names: list[str], label: str, place: Place) -> dict[str,
         if value not in names:
             raise place.error(f"the answer '{value}' to '{label}' is no field of the record.")
         return for_one(names, value)
+    if isinstance(value, dict) and len(value) == 1 and value.keys() <= set(names):
+        return {name: in_range(rating, label, *RATED, place) for name, rating in value.items()}
     if not isinstance(value, list) or not value:
         raise place.error(f"an answer to '{label}' must be a ranking or a choice, got {describe(value)}.")
     if all(isinstance(entry, str) for entry in value):  # best first
