@@ -21,7 +21,7 @@ DAY = "2026-03-05"
 OF_TRL = sorted(
     path
     for path in Path(trl.__file__).parent.glob("chat_templates/*.jinja")
-    if "strftime_now(" in path.read_text(encoding="utf-8")
+    if "strftime_now(" in path.read_text(encoding="utf-8") and not path.stem.endswith("_training")
 )
 
 

@@ -133,7 +133,9 @@ def trl_ids(tokenizer, row, name):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_answers_that_differ_in_one_rendered_field_have_the_stock_class_rewards(field, scorer, stock, tmp_path):
+def test_answers_that_differ_in_one_rendered_field_have_the_stock_class_rewards(
+    field, scorer, stock, folder, make_trainer, tmp_path
+):
     row = pair_of(field)
     expected = [stock(ASKED + row[name]) for name in ("chosen", "rejected")]
     assert abs(expected[0] - expected[1]) > 1e-3
@@ -152,6 +154,12 @@ def test_answers_that_differ_in_one_rendered_field_have_the_stock_class_rewards(
 
     found = evaluate({"m": scorer}, {"test": Dataset.from_list([row])}, resamples=10, show_progress=False)
     assert np.sort(found.rewards["m"]["test"]) == pytest.approx(np.sort(expected), abs=1e-5)
+
+    if field in ("tool_calls", "thinking"):
+        trainer = make_trainer([row], folder, data_format="chat", max_length=512)
+        rewards = trainer.compute_rewards(trainer.train_data)
+        pair = [int(trainer.train_data.better[0]), int(trainer.train_data.worse[0])]
+        assert rewards[pair] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("field", ["tool_calls", "reasoning_content"])
