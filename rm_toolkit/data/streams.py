@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, class_and_line, name_list
+from ..errors import InputError
 from .cleaning import clean_row
 from .id_rows import check_spec, first_has_ids, id_features, stream_id_rows
 from .leakage import authors_split, mark_origin, shorten_prompt
-from .messages import null_stripper
 from .pairing import label_scores, ranked_scores
-from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
 from .rows import generate_rows
-from .schema import find_shape, ranked_features
-from .sources import SourceOptions, find_source
+from .schema import ranked_features
+from .shards import Shard, shards_of
+from .sources import find_source
 from .specs import DatasetSpec
 from .splits import in_fraction
 from .templates import convert_row, refuse_template_columns
@@ -29,43 +26,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-FILE_ENDINGS = ("jsonl", "jsonl.gz", "json.gz", "parquet", "csv", "tsv")
-# Rows of a shard of a built folder: enough shards for any number of processes, and another order in every pass.
-ROWS_PER_SHARD = 1000
-
-
-@dataclass(frozen=True)
-class Shard(RecordFile):
-    """
-    A part of one input that is read by itself, in order.
-
-    Args:
-        index (`int`): Which part of the saved or Hub dataset.
-        of (`int`): Into how many parts it is split; a file is one shard.
-        remote (`bool`): Whether it is read from the Hub row by row.
-    """
-
-    index: int = 0
-    of: int = 1
-    remote: bool = False
-
-    def records(self) -> Iterator[tuple[Place, Any]]:
-        """Yields the records of the shard, each with its place."""
-        if Path(self.path).is_file():
-            yield from read_records(RecordFile(self.path))
-            return
-        if self.remote:
-            dataset = open_remote(self.path, self.split).shard(self.of, self.index)
-            name, first = f"{self.path}, shard {self.index + 1} of {self.of}", 1
-        else:
-            dataset = open_dataset(self.path, self.split)
-            first = 1 + (len(dataset) * self.index) // self.of
-            dataset = dataset.select(range(first - 1, (len(dataset) * (self.index + 1)) // self.of))
-            name = self.path
-        strip = null_stripper(dataset.features)
-        for number, row in enumerate(dataset, first):
-            yield Place(name, "row", number), strip(row) if strip else row
 
 
 def open_stream(
@@ -92,7 +52,7 @@ def open_stream(
         raise InputError(
             "`test_size` needs the whole data, which a stream never has. Split with `rm-toolkit build-data`."
         )
-    shards, built = _shards(spec, source)
+    shards, built = shards_of(spec, source)
     if not built and source in (None, "auto", "preference") and first_has_ids(shards):
         check_spec(spec)
         reading = {"shards": shards, "reading": (spec, seed)}
@@ -121,62 +81,6 @@ def _with_origin(dataset: IterableDataset, spec: DatasetSpec, shards: list[Shard
     dataset = mark_origin(dataset, spec.path, spec.split if len(shards[0].split or "") else None, kind)
     dataset.info.dataset_size = sum(Path(shard.path).stat().st_size for shard in shards if Path(shard.path).is_file())
     return dataset
-
-
-def _shards(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]:
-    """The shards of a spec, and whether they hold rows that `build-data` wrote."""
-    path = Path(spec.path)
-    if path.is_file():
-        return [Shard(spec.path)], False
-    if glob.has_magic(spec.path):
-        files = sorted(name for name in glob.glob(spec.path, recursive=True) if Path(name).is_file())
-        if not files:
-            raise InputError(f"{spec.path}: no file matches. Check the pattern.")
-        return [Shard(name) for name in files], False
-    if path.is_dir() and not is_saved_dataset(spec.path):
-        return [Shard(name) for name in _files_of_folder(spec, source)], False
-    if path.exists():
-        dataset = open_dataset(spec.path, spec.split)
-        of = -(-len(dataset) // ROWS_PER_SHARD) or 1
-        return [Shard(spec.path, spec.split, k, of) for k in range(of)], find_shape(dataset.column_names) is not None
-    if not looks_like_hub_id(spec.path):
-        raise missing_file(spec.path)
-    dataset = open_remote(spec.path, spec.split)
-    of = dataset.num_shards
-    built = find_shape(dataset.column_names or []) is not None
-    return [Shard(spec.path, spec.split, k, of, remote=True) for k in range(of)], built
-
-
-def _files_of_folder(spec: DatasetSpec, source: str | None) -> list[str]:
-    if source is not None and find_source(source).find_files is not None:
-        found = find_source(source).find_files(spec.path, SourceOptions(domain=spec.domain))
-        files = [file for split, file in found if split in ("", spec.split)]
-    else:
-        files = sorted(str(file) for ending in FILE_ENDINGS for file in Path(spec.path).glob(f"*.{ending}"))
-    if not files:
-        raise InputError(
-            f"{spec.path}: this folder holds no saved dataset and no {name_list(FILE_ENDINGS)} file for the split "
-            f"'{spec.split}'. Give a folder of shards, a pattern like DIR/*.jsonl, or a file."
-        )
-    return files
-
-
-def open_remote(name: str, split: str | None) -> IterableDataset:
-    """
-    Opens a dataset of the Hub without downloading it.
-
-    Raises:
-        `InputError`: if the Hub gives none of that name and split.
-    """
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, split=split or "train", streaming=True)
-    except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
-        raise InputError(
-            f"'{name}' is no file or folder here, and the Hub gave no split '{split or 'train'}' of that name to stream "
-            f"({class_and_line(error)}). Check the spelling, or the connection and the login (`hf auth login`)."
-        ) from error
 
 
 def stream_rows(shards: list[Shard], reading: tuple[DatasetSpec, str | None, int]) -> Iterator[dict[str, Any]]:

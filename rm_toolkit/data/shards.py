@@ -1,0 +1,123 @@
+"""The shards of a stream: files, parts of built folders and of Hub datasets, each read by itself."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, class_and_line, name_list
+from .messages import null_stripper
+from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
+from .schema import find_shape
+from .sources import SourceOptions, find_source
+from .specs import DatasetSpec
+
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+FILE_ENDINGS = ("jsonl", "jsonl.gz", "json.gz", "parquet", "csv", "tsv")
+# Rows of a shard of a built folder: enough shards for any number of processes, and another order in every pass.
+ROWS_PER_SHARD = 1000
+
+
+@dataclass(frozen=True)
+class Shard(RecordFile):
+    """
+    A part of one input that is read by itself, in order.
+
+    Args:
+        index (`int`): Which part of the saved or Hub dataset.
+        of (`int`): Into how many parts it is split; a file is one shard.
+        remote (`bool`): Whether it is read from the Hub row by row.
+    """
+
+    index: int = 0
+    of: int = 1
+    remote: bool = False
+
+    def records(self) -> Iterator[tuple[Place, Any]]:
+        """Yields the records of the shard, each with its place."""
+        if Path(self.path).is_file():
+            yield from read_records(RecordFile(self.path))
+            return
+        if self.remote:
+            dataset = open_remote(self.path, self.split).shard(self.of, self.index)
+            name, first = f"{self.path}, shard {self.index + 1} of {self.of}", 1
+        else:
+            dataset = open_dataset(self.path, self.split)
+            first = 1 + (len(dataset) * self.index) // self.of
+            dataset = dataset.select(range(first - 1, (len(dataset) * (self.index + 1)) // self.of))
+            name = self.path
+        strip = null_stripper(dataset.features)
+        for number, row in enumerate(dataset, first):
+            yield Place(name, "row", number), strip(row) if strip else row
+
+
+def shards_of(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]:
+    """
+    Returns the shards of a spec, and whether they hold rows that `build-data` wrote.
+
+    Args:
+        spec (`DatasetSpec`): With its `split`.
+        source (`str`, *optional*): Raw format, which may say what the files of a folder are.
+
+    Raises:
+        `InputError`: if there are none.
+    """
+    path = Path(spec.path)
+    if path.is_file():
+        return [Shard(spec.path)], False
+    if glob.has_magic(spec.path):
+        files = sorted(name for name in glob.glob(spec.path, recursive=True) if Path(name).is_file())
+        if not files:
+            raise InputError(f"{spec.path}: no file matches. Check the pattern.")
+        return [Shard(name) for name in files], False
+    if path.is_dir() and not is_saved_dataset(spec.path):
+        return [Shard(name) for name in _files_of_folder(spec, source)], False
+    if path.exists():
+        dataset = open_dataset(spec.path, spec.split)
+        of = -(-len(dataset) // ROWS_PER_SHARD) or 1
+        return [Shard(spec.path, spec.split, k, of) for k in range(of)], find_shape(dataset.column_names) is not None
+    if not looks_like_hub_id(spec.path):
+        raise missing_file(spec.path)
+    dataset = open_remote(spec.path, spec.split)
+    of = dataset.num_shards
+    built = find_shape(dataset.column_names or []) is not None
+    return [Shard(spec.path, spec.split, k, of, remote=True) for k in range(of)], built
+
+
+def _files_of_folder(spec: DatasetSpec, source: str | None) -> list[str]:
+    if source is not None and find_source(source).find_files is not None:
+        found = find_source(source).find_files(spec.path, SourceOptions(domain=spec.domain))
+        files = [file for split, file in found if split in ("", spec.split)]
+    else:
+        files = sorted(str(file) for ending in FILE_ENDINGS for file in Path(spec.path).glob(f"*.{ending}"))
+    if not files:
+        raise InputError(
+            f"{spec.path}: this folder holds no saved dataset and no {name_list(FILE_ENDINGS)} file for the split "
+            f"'{spec.split}'. Give a folder of shards, a pattern like DIR/*.jsonl, or a file."
+        )
+    return files
+
+
+def open_remote(name: str, split: str | None) -> IterableDataset:
+    """
+    Opens a dataset of the Hub without downloading it.
+
+    Raises:
+        `InputError`: if the Hub gives none of that name and split.
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
+        raise InputError(
+            f"'{name}' is no file or folder here, and the Hub gave no split '{split or 'train'}' of that name to stream "
+            f"({class_and_line(error)}). Check the spelling, or the connection and the login (`hf auth login`)."
+        ) from error
