@@ -20,7 +20,7 @@ from .given_ids import row_reader
 from .groups import PairGroups
 from .preference_rows import PreferenceRow, check_columns, stated_scores
 from .refused_rows import RefusedRow
-from .stream_errors import ReadErrors, StreamPlace
+from .stream_errors import ReadErrors, StreamPlace, check_shards
 from .tokenization import TokenizedPreferences
 
 
@@ -148,13 +148,19 @@ class PreferenceStream:
         """The position: where the oldest block that is not used up begins, and how many of its pairs were taken."""
         blocks = [block for block in self._blocks if block.taken < len(block.order)]
         if blocks:
-            return {**blocks[0].position, "taken": blocks[0].taken}
-        return {**self._position, "taken": 0}
+            return {**blocks[0].position, "taken": blocks[0].taken, "shards": self.source.num_shards}
+        return {**self._position, "taken": 0, "shards": self.source.num_shards}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to a position; the same pairs follow as followed there."""
+        """
+        Goes to a position; the same pairs follow as followed there.
+
+        Raises:
+            `InputError`: if it is one in other data, or in shards that are no longer read as they were.
+        """
         state = dict(state)
         taken = state.pop("taken")
+        check_shards(self.name, state.pop("shards", None), self.source)
         self._open(state)
         self.num_rows = self.num_pairs = self.num_texts = self.num_truncated = 0
         self.equal_pairs[:] = 0

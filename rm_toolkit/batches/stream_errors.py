@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow
+from datasets import IterableDataset
 from datasets.exceptions import DatasetsError
 
 from ..data.records import RowPlace
@@ -35,3 +36,27 @@ class ReadErrors:
                 f"data set '{self.name}': the stream cannot be read after row {self.number} "
                 f"({type(error).__name__}: {error}). Fix the file or the connection, and resume from the last checkpoint."
             ) from error
+
+
+def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None:
+    """
+    Refuses a position in a stream whose shards are not those that it was saved with: it would be another place.
+
+    Args:
+        name (`str`): Name of the data set.
+        saved (`int`, *optional*): Number of shards then; `None` up to version 0.4.0, which read a file in one piece.
+        dataset (`datasets.IterableDataset`): What is read now.
+
+    Raises:
+        `InputError`: if they differ.
+    """
+    if saved is None and getattr(dataset, "reads_ranges", False):
+        raise InputError(
+            f"data set '{name}': the checkpoint is of version 0.4.0 or before, which read a file of JSON Lines in one piece; "
+            "now a large one is read in parts, in another order. Resume with that version, or start afresh."
+        )
+    if saved is not None and saved != dataset.num_shards:
+        raise InputError(
+            f"data set '{name}' is not the one that the checkpoint was made with: it has {dataset.num_shards} shards, and "
+            f"had {saved}. Resume with the same files."
+        )

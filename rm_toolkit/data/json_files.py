@@ -54,6 +54,12 @@ def read_json(path: str) -> Iterator[tuple[Place, Any]]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
+def is_json_lines(path: str) -> bool:
+    """Whether a file of JSON is read line by line."""
+    with open_binary(path) as file:
+        return _first_character(file) not in (b"", b"[") and _is_lines(file)
+
+
 def _first_character(file: IO[bytes]) -> bytes:
     """Returns the first byte that is no white space (a byte-order mark counts as such); rewinds the file."""
     head = b""
@@ -189,18 +195,29 @@ def _is_list_of(value: Any, kind: Any) -> bool:
 
 def _read_lines(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
     for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        place = Place(path, "line", number)
-        try:
-            yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
-        except UnicodeDecodeError as error:
-            yield place, place.error(*not_utf8(error))
-        except json.JSONDecodeError as error:
-            problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
-            if number == 1 and error.pos == 0:
-                problem += f" {READ}."
-            yield place, InputError(f"{path}, line {number}, column {error.colno}: {problem}")
+        if line.strip():
+            place = Place(path, "line", number)
+            yield place, parse_line(place, line, first=number == 1)
+
+
+def parse_line(place: Place, line: bytes, *, first: bool) -> Any:
+    """
+    Returns what a line of JSON Lines holds, or the error that says why it cannot be read.
+
+    Args:
+        place (`Place`): Where it stands.
+        line (`bytes`): The line.
+        first (`bool`): Whether it is the first of its file, which may begin with a byte-order mark.
+    """
+    try:
+        return json.loads(line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n"))
+    except UnicodeDecodeError as error:
+        return place.error(*not_utf8(error))
+    except json.JSONDecodeError as error:
+        problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
+        if first and error.pos == 0:
+            problem += f" {READ}."
+        return InputError(f"{place.file}, line {place.number}, column {error.colno}: {problem}")
 
 
 def _decode(path: str, data: bytes) -> str:

@@ -84,11 +84,16 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
     empty = True
     for place, record in records:
         empty = False
-        if not isinstance(record, dict | InputError):
-            record = place.error(f"expected an object like {{…}}, got {_json_type(record)}.")
-        yield place, record
+        yield place, an_object(record, place)
     if empty:
         raise InputError(f"{source.path}: the file holds no rows. Give one that does.")
+
+
+def an_object(record: Any, place: Place) -> dict[str, Any] | InputError:
+    """Returns a record, or the error in its place if it is no object."""
+    if isinstance(record, dict | InputError):
+        return record
+    return place.error(f"expected an object like {{…}}, got {_json_type(record)}.")
 
 
 def open_dataset(path: str, split: str | None = None) -> Any:

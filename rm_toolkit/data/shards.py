@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, class_and_line, name_list
+from .line_ranges import line_ranges, read_range
 from .messages import null_stripper
-from .records import Place, RecordFile, is_saved_dataset, looks_like_hub_id, missing_file, open_dataset, read_records
+from .records import (
+    Place,
+    RecordFile,
+    an_object,
+    is_saved_dataset,
+    looks_like_hub_id,
+    missing_file,
+    open_dataset,
+    read_records,
+)
 from .schema import find_shape
 from .sources import SourceOptions, find_source
 from .specs import DatasetSpec
@@ -32,16 +42,21 @@ class Shard(RecordFile):
 
     Args:
         index (`int`): Which part of the saved or Hub dataset.
-        of (`int`): Into how many parts it is split; a file is one shard.
+        of (`int`): Into how many parts it is split; a file is one, or parts by bytes.
         remote (`bool`): Whether it is read from the Hub row by row.
+        lines (`tuple[int, int]`, *optional*): The bytes of a file of JSON Lines in which its lines begin.
     """
 
     index: int = 0
     of: int = 1
     remote: bool = False
+    lines: tuple[int, int] | None = None
 
     def records(self) -> Iterator[tuple[Place, Any]]:
         """Yields the records of the shard, each with its place."""
+        if self.lines is not None:
+            yield from ((place, an_object(record, place)) for place, record in read_range(self.path, *self.lines))
+            return
         if Path(self.path).is_file():
             yield from read_records(RecordFile(self.path))
             return
@@ -89,6 +104,33 @@ def shards_of(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]
     of = dataset.num_shards
     built = find_shape(dataset.column_names or []) is not None
     return [Shard(spec.path, spec.split, k, of, remote=True) for k in range(of)], built
+
+
+def in_ranges(shards: list[Shard], source: str | None, options: SourceOptions) -> list[Shard]:
+    """
+    Returns the shards with large files of JSON Lines in parts, so that processes share them and a resumed run begins near
+    its place; not those whose rows are joined, as their first says.
+
+    Args:
+        shards (`list[Shard]`): From [`shards_of`].
+        source (`str`, *optional*): Raw format; `None` for rows that are never joined.
+        options (`SourceOptions`): Of the source.
+    """
+    found = []
+    for shard in shards:
+        ranges = line_ranges(shard.path) if Path(shard.path).is_file() else []
+        if len(ranges) < 2 or (source is not None and _are_joined(shard, source, options)):
+            found.append(shard)
+        else:
+            found += [Shard(shard.path, lines=lines) for lines in ranges]
+    return found
+
+
+def _are_joined(shard: Shard, source: str, options: SourceOptions) -> bool:
+    kind, (_, first) = find_source(source), next(shard.records())
+    if kind.join is None:
+        return False
+    return kind.joins is None or isinstance(first, InputError) or kind.joins(first, options)
 
 
 def _files_of_folder(spec: DatasetSpec, source: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from .leakage import authors_split, mark_origin, shorten_prompt
 from .pairing import label_scores, ranked_scores
 from .rows import generate_rows
 from .schema import ranked_features
-from .shards import Shard, shards_of
+from .shards import Shard, in_ranges, shards_of
 from .sources import find_source
 from .specs import DatasetSpec
 from .splits import in_fraction
@@ -55,6 +55,7 @@ def open_stream(
     shards, built = shards_of(spec, source)
     if not built and source in (None, "auto", "preference") and first_has_ids(shards):
         check_spec(spec)
+        shards = in_ranges(shards, None, spec.source_options())
         reading = {"shards": shards, "reading": (spec, seed)}
         dataset = IterableDataset.from_generator(stream_id_rows, features=id_features(), gen_kwargs=reading)
         return _with_origin(dataset, spec, shards)
@@ -68,10 +69,11 @@ def open_stream(
         first = next(iter(shards[0].records()))[1]  # a file that cannot be read at all is better found now
         if isinstance(first, InputError) and not spec.skip_invalid:
             raise first
+    shards = in_ranges(shards, source, spec.source_options())
     dataset = IterableDataset.from_generator(
         stream_rows,
         features=ranked_features(spec.format, free=True),  # what is in later rows is not known
-        gen_kwargs={"shards": shards, "reading": (spec, None if built else source, seed)},
+        gen_kwargs={"shards": shards, "reading": (spec, None if built else source, seed, set())},
     )
     return _with_origin(dataset, spec, shards)
 
@@ -79,33 +81,37 @@ def open_stream(
 def _with_origin(dataset: IterableDataset, spec: DatasetSpec, shards: list[Shard]) -> IterableDataset:
     kind = "whole" if Path(shards[0].path).is_file() else "given"
     dataset = mark_origin(dataset, spec.path, spec.split if len(shards[0].split or "") else None, kind)
-    dataset.info.dataset_size = sum(Path(shard.path).stat().st_size for shard in shards if Path(shard.path).is_file())
+    files = {shard.path for shard in shards if Path(shard.path).is_file()}
+    dataset.info.dataset_size = sum(Path(file).stat().st_size for file in files)
+    dataset.reads_ranges = any(shard.lines for shard in shards)
     return dataset
 
 
-def stream_rows(shards: list[Shard], reading: tuple[DatasetSpec, str | None, int]) -> Iterator[dict[str, Any]]:
+def stream_rows(
+    shards: list[Shard], reading: tuple[DatasetSpec, str | None, int, set[tuple[str, str]]]
+) -> Iterator[dict[str, Any]]:
     """
     Yields clean ranked rows.
 
     Args:
         shards (`list[Shard]`): Read in this order; `datasets` gives each process its own.
-        reading (`tuple`): Spec, source (None for rows that `build-data` wrote) and seed of the fraction.
+        reading (`tuple`): Spec, source (None for rows that `build-data` wrote), seed of the fraction, and what was said
+            of each file.
     """
-    spec, source, seed = reading
+    spec, source, seed, told = reading
     for shard in shards:
-        for row in _built_rows(shard, spec) if source is None else _raw_rows(shard, spec, source):
+        for row in _built_rows(shard, spec) if source is None else _raw_rows(shard, spec, source, told):
             if spec.fraction == 1 or in_fraction(row["prompt_id"], spec.fraction, seed):
                 yield from clean_row(row, spec.layout or "ranked")
 
 
-def _raw_rows(shard: Shard, spec: DatasetSpec, source: str) -> Iterator[dict[str, Any]]:
+def _raw_rows(shard: Shard, spec: DatasetSpec, source: str, told: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     options = spec.source_options()
-    told: set[str] = set()
     for row in generate_rows(source, (shard,), options, spec.format, spec.skip_invalid, free=True):
         problem, notes = row.pop("_invalid"), row.pop("_notes")
-        for note in set(notes.split("\n") if notes else ()) - told:
-            told.add(note)
-            logger.warning("%s: %s", shard.path, note)
+        for said in {(shard.path, note) for note in (notes.split("\n") if notes else ())} - told:
+            told.add(said)
+            logger.warning("%s: %s", *said)
         if problem is not None:
             logger.warning("left out: %s", problem)
         elif row["prompt_id"] is not None:
@@ -150,9 +156,11 @@ def mix_streams(streams: Mapping[str, IterableDataset], seed: int) -> IterableDa
         return parts[0]
     sizes = [part.info.dataset_size or 0 for part in parts]
     shares = [size / sum(sizes) for size in sizes] if all(sizes) else None
-    return interleave_datasets(
+    mixed = interleave_datasets(
         parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted_without_replacement"
     )
+    mixed.reads_ranges = any(getattr(part, "reads_ranges", False) for part in parts)
+    return mixed
 
 
 class OverlapWatch:

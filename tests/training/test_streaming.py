@@ -4,11 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 import torch
 from datasets import Dataset, interleave_datasets
+from datasets.distributed import split_dataset_by_node
 
+from rm_toolkit.batches.stream_errors import check_shards
+from rm_toolkit.data import line_ranges
+from rm_toolkit.data.json_files import read_json
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.data.streams import OverlapWatch, mix_streams
 from rm_toolkit.errors import InputError
@@ -105,6 +110,77 @@ def open_streams(split="train", **specs):
 
 def texts(stream):
     return sorted(row["completions"][0] for row in stream)
+
+
+@pytest.fixture
+def lines(tmp_path, rows, monkeypatch):
+    """A file of 60 pairs that is read in parts of 700 bytes; some of its lines are longer, and some are blank."""
+    monkeypatch.setattr(line_ranges, "RANGE_BYTES", 700)
+    data = rows.pairs(60)
+    data[7]["chosen"] += " long" * 300
+    text = "".join(json.dumps(row) + "\n" * (1 + (number % 9 == 0)) for number, row in enumerate(data))
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + text.rstrip("\n").encode())
+    return path, data
+
+
+def test_a_large_file_of_json_lines_is_read_in_parts_each_line_once(lines):
+    path, data = lines
+    stream = open_streams(mine={"path": str(path), "source": "jsonl"})["mine"]
+    assert stream.num_shards == -(-path.stat().st_size // 700) > 10
+    assert texts(stream) == sorted(row["chosen"] for row in data)
+    shares = [[row["completions"][0] for row in split_dataset_by_node(stream, rank, 2)] for rank in (0, 1)]
+    assert min(map(len, shares)) > 10 and sorted(chain(*shares)) == texts(stream)
+
+
+def test_a_file_whose_rows_are_joined_is_read_in_one_piece(lines, tmp_path):
+    scored = [{"prompt": f"{n}? ", "response": f"{n}.{k}", "score": k} for n in range(20) for k in range(3)]
+    path = tmp_path / "scored.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    stream = open_streams(mine={"path": str(path), "source": "jsonl"})["mine"]
+    assert stream.num_shards == 1 and {len(row["completions"]) for row in stream} == {3}
+
+
+@pytest.mark.parametrize("begin", range(0, 60, 7))
+def test_wherever_a_part_begins_a_line_is_read_whole_and_its_number_is_known(tmp_path, begin):
+    path = tmp_path / "few.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n{"a": "\xc3\xa9"}\n[3]\r\n{"a": 4')
+    parts = [*line_ranges.read_range(str(path), 0, begin), *line_ranges.read_range(str(path), begin, 99)]
+    whole = list(read_json(str(path)))
+    assert [place.number for place, _ in parts] == [place.number for place, _ in whole] == [1, 3, 4, 5]
+    assert [str(value) for _, value in parts] == [str(value) for _, value in whole]
+    assert "few.jsonl, line 5, column 8: not valid JSON" in str(parts[-1][1])
+
+
+def test_a_resumed_run_goes_to_its_part_of_the_file(lines):
+    path, _ = lines
+    stream = open_streams(mine={"path": str(path), "source": "jsonl"})["mine"]
+    iterator = iter(stream)
+    before = [next(iterator)["completions"][0] for _ in range(41)]
+    again = open_streams(mine={"path": str(path), "source": "jsonl"})["mine"]
+    again.load_state_dict(stream.state_dict())
+    read = []
+    original = line_ranges.parse_line
+    line_ranges.parse_line = lambda place, line, first: read.append(line) or original(place, line, first=first)
+    try:
+        rest = texts(again)
+    finally:
+        line_ranges.parse_line = original
+    assert sorted([*before, *rest]) == texts(stream) and len(read) < len(rest) + 10, "not what is done"
+
+
+def test_a_position_of_0_4_0_in_a_file_that_is_now_read_in_parts_is_refused(lines):
+    stream = open_streams(mine={"path": str(lines[0]), "source": "jsonl"})["mine"]
+    mixed = mix_streams({"a": stream, "b": as_stream([dict(row) for row in stream.take(3)])}, seed=0)
+    for dataset in (stream, mixed):
+        with pytest.raises(
+            InputError, match=r"of version 0\.4\.0 or before, which read a file of JSON Lines in one piece"
+        ):
+            check_shards("train", None, dataset)
+    check_shards("train", None, as_stream([{"a": 1}]))
+    check_shards("train", stream.num_shards, stream)
+    with pytest.raises(InputError, match=f"it has {stream.num_shards} shards, and had 3"):
+        check_shards("train", 3, stream)
 
 
 def test_folders_patterns_and_files_stream_their_rows_once(shards):

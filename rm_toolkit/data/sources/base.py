@@ -64,6 +64,7 @@ class Source:
         row: Turns one record into a `RawRow`; raises the `InputError` of the `Place` for a record it cannot use.
         template (`str`, *optional*): Default template of a plain-text prompt; None where the texts bring their own markers.
         join: Merges neighbouring records where one row is spread over several; None where each stands for itself.
+        joins: Whether a record is of a form that `join` merges; None where it may be any.
         find_files: Lists `(split, file)` of a folder in which a release keeps its files; None where inputs are files.
         license (`str`, *optional*): Licence of the published data that the format is known by, as the Hub names it.
         accepts (`tuple[str, ...]`): Which of the `SourceOptions` mean something here, beside `domain` and `template`.
@@ -74,6 +75,7 @@ class Source:
     row: Callable[[Record, Place, SourceOptions], RawRow]
     template: str | None = None
     join: Callable[[Records, SourceOptions], Records] | None = None
+    joins: Callable[[Record, SourceOptions], bool] | None = None
     find_files: Callable[[str, SourceOptions], list[tuple[str, str]]] | None = None
     accepts: tuple[str, ...] = ()
     license: str | None = None

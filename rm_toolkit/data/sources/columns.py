@@ -126,7 +126,7 @@ def join_neighbors(records: Records, options: SourceOptions) -> Records:
     for place, record in records:
         single = None
         try:
-            if isinstance(record, dict) and _is_single(record, options):
+            if isinstance(record, dict) and is_single(record, options):
                 single = _single(record, place, options)
         except InputError as error:
             if isinstance(error, UnreadColumn):
@@ -146,7 +146,8 @@ def join_neighbors(records: Records, options: SourceOptions) -> Records:
         yield start, joined
 
 
-def _is_single(record: Record, options: SourceOptions) -> bool:
+def is_single(record: Record, options: SourceOptions) -> bool:
+    """Whether a row holds one response and its score, and is joined with its neighbours."""
     names = {ours: options.columns.get(ours, ours) for ours in ("response", "chosen", "completions")}
     return names["response"] in record and names["chosen"] not in record and names["completions"] not in record
 

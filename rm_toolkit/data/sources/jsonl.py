@@ -10,5 +10,6 @@ SOURCE = Source(
     columns.row,
     "none",
     join=columns.join_neighbors,
+    joins=columns.is_single,
     accepts=("columns", "drop_contradictions"),
 )
