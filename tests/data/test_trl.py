@@ -8,11 +8,19 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.data.build import BuildOptions, build
+from rm_toolkit.models.tokenizer import prepare_tokenizer
 
 
 CHAT_TEMPLATE = (
@@ -194,3 +202,24 @@ def test_the_ids_of_chats_are_those_of_trls_own_trainer(form, tokenizer):
     for k, row in enumerate(theirs):
         assert ours.sequence(ours.better[k]).tolist() == row["chosen_ids"]
         assert ours.sequence(ours.worse[k]).tolist() == row["rejected_ids"]
+
+
+@pytest.mark.parametrize("form", ["prompt", "no prompt", "ends in EOS"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_ids_of_plain_text_with_eos_are_those_of_trls_own_trainer(architecture, form, base_model):
+    base = base_model(architecture)
+    theirs, ours = (AutoTokenizer.from_pretrained(base) for _ in range(2))
+    prepare_tokenizer(ours, AutoConfig.from_pretrained(base), max_length=64, pooling_type="eos")
+    texts = {"prompt": "Do you like it?\n\n", "chosen": "Yes, é ✓", "rejected": " no"}
+    if form == "no prompt":
+        texts = {name: texts["prompt"] + texts[name] for name in ("chosen", "rejected")}
+    rows = Dataset.from_list(
+        [{**texts, "chosen": texts["chosen"] + (ours.eos_token if form == "ends in EOS" else "")}]
+    )
+    config = SimpleNamespace(dataset_num_proc=None, max_length=None)
+    (row,) = RewardTrainer._prepare_dataset(None, rows, theirs, config, "train")
+    if form == "ends in EOS":
+        rows = Dataset.from_list([texts])
+    data = tokenize_preferences(rows, ours, max_length=64, show_progress=False)
+    assert data.sequence(data.better[0]).tolist() == row["chosen_ids"]
+    assert data.sequence(data.worse[0]).tolist() == row["rejected_ids"]
