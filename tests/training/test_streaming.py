@@ -141,6 +141,33 @@ def test_a_file_whose_rows_are_joined_is_read_in_one_piece(lines, tmp_path):
     assert stream.num_shards == 1 and {len(row["completions"]) for row in stream} == {3}
 
 
+COUNT_SHARE = """
+import json, sys
+from datasets.distributed import split_dataset_by_node
+from rm_toolkit.data.mixture import load_datasets
+path, rank = sys.argv[1], int(sys.argv[2])
+stream = load_datasets({"mine": {"path": path, "source": "jsonl", "streaming": True}}, "train", seed=1)["mine"]
+numbers = [int(row["completions"][0].split()[0]) for row in split_dataset_by_node(stream, rank, 2, strategy="shards")]
+print(json.dumps([len(numbers), sum(numbers), len(set(numbers))]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1_000_000])
+def test_two_processes_stream_a_million_rows_of_one_file_each_once(tmp_path, count):
+    path = tmp_path / "rows.jsonl"
+    with path.open("w") as file:
+        for k in range(count):
+            file.write(json.dumps({"prompt": f"{k}? ", "chosen": f"{k} is it", "rejected": "no"}) + "\n")
+    command = [sys.executable, "-c", COUNT_SHARE, str(path)]
+    both = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    shares = [json.loads(process.communicate()[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(share[0] for share in shares) == sum(share[2] for share in shares) == count
+    assert sum(share[1] for share in shares) == count * (count - 1) // 2, "each row once"
+    assert min(share[0] for share in shares) > 0.4 * count
+
+
 @pytest.mark.parametrize("begin", range(0, 60, 7))
 def test_wherever_a_part_begins_a_line_is_read_whole_and_its_number_is_known(tmp_path, begin):
     path = tmp_path / "few.jsonl"
