@@ -158,7 +158,7 @@ def test_a_recipe_reads_token_ids_whole_and_as_a_stream(tokenizer_of, rows, tmp_
     assert sorted(sequences(data, data.worse)) == sorted(sequences(expected, expected.worse))
 
 
-def test_a_stream_of_token_ids_trains_and_resumes_as_rows_do(make_trainer, tokenizer_of, rows):
+def test_a_stream_of_token_ids_trains(make_trainer, tokenizer_of, rows):
     given = as_ids(rows.pairs(6), tokenizer_of())
     options = {"max_steps": 2, "pairs_per_step": 4, "shuffle_buffer_size": 4}
     trainer = make_trainer(Dataset.from_list(given).to_iterable_dataset(), **options)
