@@ -1,9 +1,8 @@
-"""The micro-batches of a step in a few arrays: how they travel between processes, and into pinned memory."""
+"""The micro-batches of a step in one array: how they travel between processes, and into pinned memory."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from .collator import MicroBatch
 from .shared_layout import SharedLayout
 
 
+ALIGNED = 8  # bytes: where an array of any type of number may begin
 FIELDS = tuple(item.name for item in dataclasses.fields(MicroBatch))
 
 
@@ -22,8 +22,8 @@ class StepBatches:
     """
     One process's micro-batches of a step, to be read as a list.
 
-    In pickles and in pinned memory they are one array for each type of number, however many micro-batches there are: every
-    tensor that goes between processes by itself costs a file, and every one that is pinned by itself a call.
+    In pickles and in pinned memory they are one array of bytes, however many micro-batches there are: every tensor that
+    goes between processes by itself costs a file, and every one that is pinned by itself a call.
 
     Args:
         batches (`list[MicroBatch]`): The micro-batches; none holds `data`.
@@ -56,44 +56,41 @@ class StepBatches:
         return StepBatches.of, (self.packed(),)
 
     def packed(self) -> _Packed:
-        """Returns them in a few arrays."""
+        """Returns them in one array."""
         return self._packed or _Packed.of(list(self))
 
     def pin_memory(self) -> StepBatches:
         """Returns them in memory that a GPU reads from by itself; torch's loader calls this."""
         packed = self.packed()
-        return StepBatches.of(
-            _Packed({kind: array.pin_memory() for kind, array in packed.arrays.items()}, packed.table)
-        )
+        return StepBatches.of(_Packed(packed.numbers.pin_memory(), packed.table))
 
 
 @dataclasses.dataclass
 class _Packed:
     """
     Args:
-        arrays (`dict[str, torch.Tensor]`): All numbers of one type, one behind the other.
+        numbers (`torch.ByteTensor` of shape `(num_bytes,)`): All numbers, one behind the other.
         table (`list[tuple]`): Of each micro-batch, what its fields are: values, or a `_Part`.
     """
 
-    arrays: dict[str, Tensor]
+    numbers: Tensor
     table: list[tuple[Any, ...]]
 
     @classmethod
     def of(cls, batches: list[MicroBatch]) -> _Packed:
-        parts: dict[str, list[Tensor]] = {}
-        ends: dict[str, int] = {}
+        parts: list[np.ndarray] = []
+        end = 0
 
-        def put(value: Any, form: str) -> tuple[Any, ...]:
-            tensor = torch.as_tensor(value)
-            kind = str(tensor.dtype)
-            begin = ends.get(kind, 0)
-            ends[kind] = begin + tensor.numel()
-            parts.setdefault(kind, []).append(tensor.reshape(-1))
-            return _Part((form, kind, begin, *tensor.shape))
+        def put(values: np.ndarray, form: str) -> _Part:
+            nonlocal end
+            begin, values = end, np.ascontiguousarray(values)
+            end += -(-values.nbytes // ALIGNED) * ALIGNED
+            parts.extend((values.reshape(-1).view(np.uint8), np.zeros(end - begin - values.nbytes, dtype=np.uint8)))
+            return _Part((form, str(values.dtype), begin, values.nbytes, values.shape))
 
         def packed(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return put(value, "tensor")
+                return put(value.numpy(), "tensor")
             if isinstance(value, np.ndarray):
                 return put(value, "array")
             if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
@@ -103,10 +100,10 @@ class _Packed:
             return value
 
         table = [tuple(packed(getattr(batch, name)) for name in FIELDS) for batch in batches]
-        return cls({kind: torch.cat(tensors) for kind, tensors in parts.items()}, table)
+        return cls(torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.uint8), *parts])), table)
 
     def read(self, number: int) -> MicroBatch:
-        """Returns one micro-batch, as a view of the arrays."""
+        """Returns one micro-batch, as a view of the numbers."""
         return MicroBatch(**{name: self._value(value) for name, value in zip(FIELDS, self.table[number])})
 
     def _value(self, value: Any) -> Any:
@@ -114,13 +111,13 @@ class _Packed:
             return SharedLayout(*map(self._value, value))
         if not isinstance(value, _Part):
             return value
-        form, kind, begin, *shape = value
-        tensor = self.arrays[kind][begin : begin + math.prod(shape)].view(shape)
+        form, dtype, begin, length, shape = value
+        tensor = self.numbers[begin : begin + length].view(getattr(torch, dtype)).view(shape)
         return tensor if form == "tensor" else tensor.numpy() if form == "array" else tensor.tolist()
 
 
 class _Part(tuple):
-    """`tensor`, `array` or `list`; the array; where it begins there; its shape."""
+    """`tensor`, `array` or `list`; type of the numbers; at which byte they begin, and how many bytes they are; shape."""
 
     __slots__ = ()
 
