@@ -115,3 +115,22 @@ def test_without_a_recipe_it_says_what_to_give(job):
 def test_what_slurm_is_asked_for():
     asked = [line.split(" ")[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
     assert {"--signal=TERM@300", "--requeue", "--open-mode=append", "--ntasks-per-node=1"} <= set(asked)
+
+
+@pytest.mark.slow
+def test_two_machines_of_one_process_each_train_together(job, tmp_path):
+    settings = {"output_dir": tmp_path / "run", "max_steps": 1, "use_cpu": "true", "eval_strategy": "no"}
+    settings |= {"eval_on_start": "false"}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    config = str(ROOT / "accelerate_configs" / "multi_gpu.yaml")
+    machines = {
+        "LAUNCH_CONFIG": config,
+        "PROCESSES_PER_MACHINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    process = job("recipes/grft.py", *flags, accelerate=None, **machines)
+    printed = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, printed[-3000:]
+    assert "2 process(es)" in printed
+    assert (tmp_path / "run" / "final_eval_results.json").exists()
