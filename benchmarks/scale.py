@@ -167,7 +167,7 @@ def start_table(sides: dict[str, Path], sizes: list[int], ranks: list[int]) -> s
     for side, checkout in sides.items():
         found = [run(checkout, "start", num_pairs=middle, num_processes=n, resume_step=RESUME_STEP) for n in ranks]
         rows.append([side, *(f"{one['start']:.3g}" for one in found)])
-    columns = [f"the first step, {middle:,} pairs; s", *(f"{n} processes" for n in ranks)]
+    columns = [f"the first step, {middle:,} pairs; s", *(f"processes: {n}" for n in ranks)]
     return f"{text}\n{table(columns, rows)}\n"
 
 
@@ -192,8 +192,9 @@ def memory_table(sides: dict[str, Path], sizes: list[int]) -> str:
         for side, checkout in sides.items():
             found = run(checkout, "memory", num_pairs=size, readers=[1, 2])
             more = found["2"] - found["1"]
-            for what, value in (("1", found["1"]), ("2", found["2"]), ("8, from these", found["1"] + 7 * more)):
-                lines.setdefault((f"{what} processes", side), []).append(max(value, 1) / MIB)
+            eight = ("8 processes, reckoned from these", found["1"] + 7 * more)
+            for what, value in (("1 process", found["1"]), ("2 processes", found["2"]), eight):
+                lines.setdefault((what, side), []).append(max(value, 1) / MIB)
             if side == "now":
                 lines.setdefault(("token ids and pairs, once", ""), []).append(found["data"] / MIB)
     return by_size("Memory of a machine", "MiB of token ids and pairs", sizes, lines)
