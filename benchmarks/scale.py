@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).resolve().parent / "speed" / "scale_worker.py"
 BASELINE = "Version 0.2.1"
 PARTS = ("planning", "start", "tokenization", "memory", "balance", "loader", "paper")
-# Pairs whose token ids are made; a million takes minutes a side.
-MOST_TOKENIZED = 100_000
+# Pairs whose token ids are made; more takes minutes a side.
+MOST_TOKENIZED = 10_000
 RESUME_STEP = 10_000
 MIB = 1 << 20
 
@@ -173,7 +173,9 @@ def start_table(sides: dict[str, Path], sizes: list[int], ranks: list[int]) -> s
 
 def tokenization_table(sides: dict[str, Path], sizes: list[int], full: bool) -> str:
     """Seconds and memory of making token ids, beside TRL."""
-    sizes = [size for size in sizes if full or size <= MOST_TOKENIZED] or [min(*sizes, MOST_TOKENIZED)]
+    if not full:
+        most = min(*sizes, MOST_TOKENIZED)
+        sizes = [max(1, most // 4), most]
     lines: dict[tuple[str, str], list[Any]] = {}
     for size in sizes:
         for side, checkout in {"TRL": ROOT, **sides}.items():
