@@ -131,7 +131,7 @@ class Counted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         batch = self.make(*args, **kwargs)
-        for part in batch if isinstance(batch, list) else [batch]:
+        for part in [batch] if hasattr(batch, "keys") else batch:
             if hasattr(part, "num_tokens"):
                 self.computed += part.input_ids.numel()
                 self.useful += part.num_tokens

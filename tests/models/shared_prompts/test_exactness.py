@@ -114,7 +114,7 @@ def test_700_growing_prefixes_of_one_answer_train_and_are_scored(make_trainer):
         }
         for k in range(350)
     ]
-    trainer = make_trainer(rows, batch_layout="shared", max_length=1024, per_device_train_batch_size=350, max_steps=1)
+    trainer = make_trainer(rows, batch_layout="shared", max_length=1536, per_device_train_batch_size=350, max_steps=1)
     assert trainer.train_dataset.num_sequences == 700
     trainer.train()
     assert np.isfinite(trainer.state.log_history[0]["loss"])
