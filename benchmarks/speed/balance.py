@@ -201,7 +201,9 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
     longest_first = sorted(numbers, key=lambda k: -pieces.longest[k])
     if not pieces.padded:
         process = filled_up(max(numbers, key=pieces.tokens.__getitem__))
-        return process, process
+        # Of `n` places for so many pieces each, those that do not fit into the first `m` times stand in later ones.
+        most_pieces = num_processes * (len(pieces) if pieces.by_tokens else pieces.limit // min(pieces.pairs))
+        return process, max(process, float(sum(sorted(pieces.tokens, reverse=True)[::most_pieces])))
     process = max(filled_up(k) * pieces.longest[k] for k in longest_first[:8])
     process = max(process, *(pieces.cost([k]) for k in numbers))
     # Of `n` places at a time, the texts that do not fit into the first `m` times stand in later ones.
