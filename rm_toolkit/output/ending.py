@@ -165,9 +165,9 @@ def storage_error(error: BaseException) -> str | None:
             what, remedy = _STORAGE[number]
             named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
             quoted = _QUOTED_PATH.search(text)
-            path = (
-                named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else class_and_line(cause, 200)
-            )
+            path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else None
+            if path is None:  # pyarrow, for one, does not say which file it was
+                return redact(f"{what} ({one_line(class_and_line(cause, 200))}). {remedy}")
             return redact(f"{one_line(os.fspath(path))}: {what}. {remedy}")
         cause = cause.__cause__ or cause.__context__
     return None

@@ -39,6 +39,7 @@ STORAGE = {
     "no right": (disk(errno.EACCES), "/data/out.arrow: permission denied. Change its rights"),
     "long name": (disk(errno.ENAMETOOLONG), "/data/out.arrow: its name is too long"),
     "behind another": (raised(RuntimeError("map failed"), disk(errno.ENOSPC)), "/data/out.arrow: the disk is full"),
+    "no path": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (OSError: [Errno 28] No space"),
     "of a library": (RuntimeError("I/O error on '/data/a.st': No space left on device (os error 28)"), "/data/a.st: the disk"),
 }  # fmt: skip
 
