@@ -58,13 +58,7 @@ RUNS: dict[str, tuple[str, str, dict, dict, dict]] = {
         TESTS,
         {"batch_layout": "plain", "learning_rate": 1e-3, "per_device_train_batch_size": 1},
     ),
-    "lora": (
-        "crft",
-        "{output}/tied",
-        DSP_TRAIN,
-        DSP_TESTS,
-        {"use_peft": "true", "lora_r": 8, "learning_rate": 1e-3},
-    ),
+    "lora": ("crft", "{output}/tied", DSP_TRAIN, DSP_TESTS, {"use_peft": "true", "lora_r": 8, "learning_rate": 1e-3}),
     "bf16": ("grft", "llama", GENERAL, {"helpful": TESTS["helpful"]}, {"bf16": "true", "learning_rate": 1e-3}),
 }
 COMMON = {"pairs_per_step": 16, "per_device_train_batch_size": 4, "lm_loss_coef": 0.1, "max_length": 128}

@@ -12,6 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -131,16 +132,7 @@ def measure(
         steps (`int`): How many are planned.
         version (`int`): 1 for the rule of version 0.4.0.
     """
-    plan = EpochPlan(
-        data,
-        pairs_per_step=setting.pairs_per_step,
-        pairs_per_micro_batch=setting.pairs,
-        tokens_per_micro_batch=setting.tokens,
-        num_processes=setting.num_processes,
-        shared_layout=shared,
-        version=version,
-        lm_loss=False,
-    )
+    plan = plan_of(data, setting, shared=shared, version=version)
     collator = PreferenceCollator(0, layout="shared" if shared else "plain")
     found = []
     for number in range(steps):
@@ -163,6 +155,28 @@ def measure(
         empty = sum(not len(own) for own in sequences)
         found.append((process, slots, *bounds, len(computed), empty, seconds))
     return Balance(*np.mean(found, axis=0).tolist())
+
+
+def plan_of(
+    data: TokenizedPreferences, setting: Setting, *, shared: bool = True, version: int = PLAN_VERSION, **options: Any
+) -> EpochPlan:
+    """
+    Returns the plan of an epoch, as the first process has it.
+
+    Args:
+        data, setting, shared, version: As in [`measure`].
+        **options: Of `EpochPlan`.
+    """
+    return EpochPlan(
+        data,
+        pairs_per_step=setting.pairs_per_step,
+        pairs_per_micro_batch=setting.pairs,
+        tokens_per_micro_batch=setting.tokens,
+        num_processes=setting.num_processes,
+        shared_layout=shared,
+        version=version,
+        **{"lm_loss": False, **options},
+    )
 
 
 def _tokens(data: TokenizedPreferences, sequences: np.ndarray, collator: PreferenceCollator) -> int:

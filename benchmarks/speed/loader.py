@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from rm_toolkit.batches.collator import PreferenceCollator
-from rm_toolkit.batches.epoch_plan import EpochPlan, StepDataset, take_only
+from rm_toolkit.batches.epoch_plan import StepDataset, take_only
 from rm_toolkit.batches.step_loading import PlannedSteps, StepNumbers
+from rm_toolkit.batches.step_split import PLAN_VERSION
 from rm_toolkit.batches.tokenization import TokenizedPreferences
 from rm_toolkit.output.markdown import table
 
-from .balance import Setting, published, repeated
+from .balance import Setting, plan_of, published, repeated
 
 
 SETTINGS = (Setting(1, 64), Setting(1, 512), Setting(8, 512))
@@ -61,15 +62,7 @@ def measure(
 
 
 def _loader(data: TokenizedPreferences, setting: Setting, workers: int, old: bool) -> DataLoader:
-    plan = EpochPlan(
-        data,
-        pairs_per_step=setting.pairs_per_step,
-        pairs_per_micro_batch=setting.pairs,
-        tokens_per_micro_batch=setting.tokens,
-        num_processes=setting.num_processes,
-        shared_layout=True,
-        version=1 if old else 2,
-    )
+    plan = plan_of(data, setting, version=1 if old else PLAN_VERSION, lm_loss=True)
     collator = PreferenceCollator(0, lm_loss_on="text", layout="shared")
     if old:
         return DataLoader(StepDataset(data, collator), batch_sampler=plan, collate_fn=take_only, num_workers=workers)

@@ -48,7 +48,7 @@ class StepPlan:
 
 class EpochPlan(Sampler):
     """
-    The batch sampler of a run: yields, for this process, one `[StepPlan]` an optimizer step.
+    Plans the steps of a run, any of them by itself; as a batch sampler, yields one `[StepPlan]` a step of an epoch.
 
     Every process plans the same epoch from the same seed, so nothing has to be communicated: each step has exactly
     `pairs_per_step` pairs (the last of an epoch may have fewer), every process the same number of micro-batches.
