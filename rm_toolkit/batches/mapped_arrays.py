@@ -32,7 +32,7 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
             padding = -begin % ALIGNED
             member.extra = struct.pack("<HH", PADDING, padding) + bytes(padding)
             with archive.open(member, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(values), allow_pickle=False)
+                np.lib.format.write_array(stream, np.asarray(values, order="C"), allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

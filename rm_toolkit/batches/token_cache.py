@@ -22,7 +22,7 @@ from .mapped_arrays import read_arrays, write_arrays
 # other fields of `TokenizedPreferences` than before: what an older rule has stored is then never read again. A new version
 # alone is no reason, so that an upgrade leaves the stored ids of large data sets as they are. Versions up to 0.2.1 had their
 # own version in the key instead, and no rule in the name of the file.
-RULE = 6
+RULE = 7
 # Fewer rows are tokenised in less time than it takes to look for a file.
 MIN_ROWS = 1000
 

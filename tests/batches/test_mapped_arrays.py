@@ -82,3 +82,12 @@ def test_ids_are_the_same_wherever_they_wait(tmp_path, monkeypatch, full_after):
 
 def test_no_ids_are_an_empty_array(tmp_path):
     assert TokenSpool(tmp_path).array().shape == (0,)
+
+
+def test_a_number_comes_back_as_a_number(tmp_path):
+    """`np.ascontiguousarray` would make an array of one number of it, which no message can print."""
+    path = tmp_path / "numbers.npz"
+    with path.open("wb") as file:
+        write_arrays(file, {"count": np.array(7), "ids": np.arange(3)})
+    found = read_arrays(path)
+    assert found["count"].shape == () and found["count"].item() == 7 and found["ids"].tolist() == [0, 1, 2]
