@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 
 # Names of theta and of the rotated share that version 4 used, where they are not `rope_theta` and
 # `partial_rotary_factor`.
@@ -60,16 +62,20 @@ def add_legacy_rope_keys(config: dict[str, Any]) -> None:
     config["rope_scaling"] = _scaling(rope)
 
 
-def write_legacy_tokenizer_keys(path: Path) -> None:
+def write_legacy_tokenizer_keys(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """
     Writes a saved `tokenizer_config.json` so that version 4 loads it; version 5 reads both forms.
 
-    Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, end in an error there.
+    Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, end in an error there. What
+    the tokenizer returns beside the ids is written out: version 4's general one adds `token_type_ids` where nothing says
+    otherwise, which no decoder takes.
 
     Args:
         path (`Path`): The file.
+        tokenizer (`PreTrainedTokenizerBase`): What was saved to it.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
+    config["model_input_names"] = list(tokenizer.model_input_names)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):

@@ -81,7 +81,7 @@ def save_reward_model(
             alone = part != target or not merge
             dataclasses.replace(settings, quantization=rounded if alone else None).save(part)
             tokenizer.save_pretrained(part)
-            write_legacy_tokenizer_keys(part / "tokenizer_config.json")
+            write_legacy_tokenizer_keys(part / "tokenizer_config.json", tokenizer)
     if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         notice = f"{folder}: {not_stock_notice(model.settings.pooling_type)}"
         tqdm.write(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))

@@ -324,6 +324,8 @@ def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
     config = json.loads((tmp_path / "rm" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
     assert "extra_special_tokens" not in config and "<|im_start|>" in config["additional_special_tokens"]
+    # Version 4's general tokenizer adds `token_type_ids` unless told, and the classifier refuses them.
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
     before, after = trainer.processing_class, AutoTokenizer.from_pretrained(tmp_path / "rm")
     assert after.special_tokens_map == before.special_tokens_map and len(after) == len(before)
     assert after.all_special_ids == before.all_special_ids and after.is_fast
