@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TARGETS
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed
 
-from ..errors import InputError, did_you_mean, last_line, name_list
+from ..errors import InputError, last_line
 from .adapter_files import find_base, read_adapter, tokenizer_source
-from .heads import gathered, head_name, modules_before_head
+from .adapter_targets import TargetCheck, check_adapter_kind
+from .heads import gathered, modules_before_head
 from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .parts import RewardModelParts
@@ -52,26 +53,34 @@ def attach_adapter(
     Raises:
         `InputError`: if the target modules are not in the model.
     """
+    check_adapter_kind(peft_config)
     peft_config = copy.deepcopy(peft_config)
-    peft_config.task_type = TaskType.SEQ_CLS
+    peft_config.task_type, peft_config.inference_mode = TaskType.SEQ_CLS, False
     peft_config.revision = revision or peft_config.revision
     if pooling_type == "cls":
         peft_config.modules_to_save = [*(peft_config.modules_to_save or []), *modules_before_head(classifier)]
     if hasattr(peft_config, "target_modules") and not peft_config.target_modules:
         model_type = classifier.config.get_text_config().model_type
-        if model_type not in KNOWN_TARGETS and not getattr(peft_config, "target_parameters", None):
-            peft_config.target_modules = "all-linear"
+        if not getattr(peft_config, "target_parameters", None):
+            # PEFT would choose by the same table, but for mixtures of experts it then finds nothing.
+            is_lora = peft_config.peft_type == PeftType.LORA
+            known = KNOWN_TARGETS.get(model_type) if is_lora else None
+            peft_config.target_modules = known or (None if model_type in KNOWN_TARGETS else "all-linear")
     targets = getattr(peft_config, "target_modules", None)
     if isinstance(targets, str) and targets != "all-linear" and re.fullmatch(r"[\w.]+", targets):
         peft_config.target_modules = {targets}  # one name; PEFT would take it as a pattern of whole paths
-    _check_targets(classifier, getattr(peft_config, "target_modules", None))
+    check = TargetCheck.of(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             with quiet_peft():
-                return get_peft_model(classifier, peft_config)
+                adapted = get_peft_model(classifier, peft_config)
         except (ValueError, TypeError) as error:
+            check.refuse_unknown(peft_config)
             raise InputError(f"the adapter cannot be put on {type(classifier).__name__}: {error}") from error
+    # Only now: PEFT puts the names that experts had in transformers 4 into those of today.
+    check.refuse_unknown(adapted.peft_config["default"])
+    return adapted
 
 
 def untie(head: LMHead, config: PreTrainedConfig) -> tuple[LMHead, LMHeadSource]:
@@ -167,6 +176,7 @@ def load_adapter(
     settings = settings or load_settings(folder, revision)
     in_4bit = _take_quantization(folder, revision, options)
     config, weights = read_adapter(folder, revision)
+    check_adapter_kind(config)
     base, base_revision = find_base(folder, config)
     has_head = any(part in ("score", "classifier") for key in weights for part in key.split("."))
     if keep and not has_head:
@@ -242,23 +252,3 @@ def quiet_peft() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
-
-
-def _check_targets(classifier: PreTrainedModel, targets: Any) -> None:
-    """PEFT passes over names that no module has, as long as one of the others is found."""
-    if targets is None or isinstance(targets, str):  # a pattern, or 'all-linear'
-        return
-    names = [name for name, _ in classifier.named_modules()]
-    for target in sorted(targets):
-        if any(f".{name}".endswith(f".{target}") for name in names):
-            continue
-        head = head_name(classifier)
-        linear = {
-            name.split(".")[-1]
-            for name, module in classifier.named_modules()
-            if isinstance(module, nn.Linear) and name != head and "pooler" not in name
-        }
-        raise InputError(
-            f"`lora_target_modules` has '{target}', but {type(classifier).__name__} has no such module."
-            f"{did_you_mean(target, linear)} It has {name_list(sorted(linear))}; 'all-linear' takes them all."
-        )

@@ -156,10 +156,24 @@ def initialize_head(head: nn.Linear, seed: int) -> None:
 
 
 def check_loaded(
-    name: str, classifier: PreTrainedModel, missing: Iterable[str], *, require_head: bool, pooling_type: str
+    name: str,
+    classifier: PreTrainedModel,
+    missing: Iterable[str],
+    *,
+    require_head: bool,
+    pooling_type: str,
+    hint: str = "",
 ) -> bool:
     """
     Judges a loaded checkpoint by the weights that it lacks.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        classifier (`PreTrainedModel`): As loaded from it.
+        missing (`Iterable[str]`): Names of the weights that its files lack.
+        require_head (`bool`): Whether it must have a reward head.
+        pooling_type (`str`): How it is read.
+        hint (`str`): What to do with a head under another name, see [`~rm_toolkit.models.foreign_heads.other_head`].
 
     Returns:
         `bool`: Whether the reward head is fresh.
@@ -181,7 +195,7 @@ def check_loaded(
         raise InputError(
             f"'{name}' has no reward head (`{head}.weight`). This step continues a trained reward model; a fresh head "
             "would be random. Give the output of `accelerate launch recipes/grft.py`, or another reward model; or start "
-            "from a random head on purpose with --allow_new_head true."
+            f"from a random head on purpose with --allow_new_head true.{hint}"
         )
     if not fresh and pooling_type == "cls" and optional:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..errors import InputError
 from ..losses import text_cross_entropy
-from .files import LM_HEAD_FOLDER, SAFE_INDEX, SAFE_WEIGHTS
-from .hub_files import find_file
+from .files import LM_HEAD_FOLDER, SAFE_WEIGHTS
+from .hub_files import file_of_tensor, find_file
 from .weight_names import shapes_in_files
 
 
@@ -105,7 +104,7 @@ def find_lm_head(
     for name, parameter in head.named_parameters():
         own_name = f"{prefix}.{name}"
         for key in [own_name, *shapes_in_files(skeleton, {own_name: parameter})]:
-            path = _file_of_tensor(model_name_or_path, key, revision)
+            path = file_of_tensor(model_name_or_path, key, revision)
             if path is not None:
                 files[name] = (path, key)
                 break
@@ -162,15 +161,3 @@ def is_causal_lm(config: PreTrainedConfig) -> bool:
     """Whether the architecture predicts next tokens; an encoder that transformers could turn into such a one does not."""
     encoder_only = getattr(config, "is_decoder", None) is False and hasattr(config, "type_vocab_size")
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
-
-
-def _file_of_tensor(name: str, key: str, revision: str | None) -> str | None:
-    path = find_file(name, SAFE_WEIGHTS, revision)
-    if path is not None:
-        with safe_open(path, framework="pt") as handle:
-            return path if key in handle.keys() else None  # noqa: SIM118
-    index = find_file(name, SAFE_INDEX, revision)
-    if index is None:
-        return None
-    shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
-    return find_file(name, shard, revision) if shard is not None else None

@@ -15,10 +15,12 @@ from ..errors import InputError
 from .adapter_files import is_adapter
 from .adapters import attach_adapter, load_adapter, untie
 from .engine_interface import EngineInterface
+from .foreign_heads import other_head, refuse_unread_bias
 from .heads import (
     check_loaded,
     check_max_length,
     check_pooling,
+    head_name,
     initialize_head,
     max_positions,
     reads_like_stock,
@@ -131,16 +133,11 @@ class RewardModel(EngineInterface, nn.Module):
         settings = settings or load_settings(model_name_or_path, revision)
         model_init_kwargs.setdefault("dtype", WEIGHT_DTYPE)
         options = {"revision": revision, "trust_remote_code": trust_remote_code, **model_init_kwargs}
-        classifier, missing = _load_classifier(model_name_or_path, config, seed, options)
+        classifier, missing, hint = _load_classifier(model_name_or_path, config, seed, options)
         if settings is None:
             settings = RewardModelSettings(max_length=min(512, max_positions(classifier) or 512))
-        fresh = check_loaded(
-            model_name_or_path,
-            classifier,
-            missing,
-            require_head=require_head,
-            pooling_type=settings.pooling_type,
-        )
+        checks = {"require_head": require_head, "pooling_type": settings.pooling_type, "hint": hint}
+        fresh = check_loaded(model_name_or_path, classifier, missing, **checks)
         if fresh:
             initialize_head(reward_head(classifier), seed)
             if settings.pooling_type == "cls" and hasattr(config, "classifier_pooling"):
@@ -268,8 +265,11 @@ class RewardModel(EngineInterface, nn.Module):
 
 def _load_classifier(
     name: str, config: PreTrainedConfig, seed: int, options: dict[str, Any]
-) -> tuple[PreTrainedModel, set[str]]:
-    """Loads the stock classifier; returns it with the names of the weights that the checkpoint lacks."""
+) -> tuple[PreTrainedModel, set[str], str]:
+    """
+    Loads the stock classifier; returns it with the names of the weights that the checkpoint lacks, and what to do with a
+    reward head that it has under another name.
+    """
     # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
     with quiet_loading(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -279,6 +279,14 @@ def _load_classifier(
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise InputError(weights_error(name, config, error)) from error
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            option = str(error).rpartition(" ")[2]
+            raise InputError(f"`model_init_kwargs` has {option}, which '{name}' cannot be loaded with.") from error
     if options.get("quantization_config") is not None:
         keep_unpacked(classifier)
-    return classifier, info["missing_keys"]
+    found = (name, classifier, info["unexpected_keys"], options["revision"])
+    refuse_unread_bias(*found)
+    missing = info["missing_keys"]
+    return classifier, missing, other_head(*found) if f"{head_name(classifier)}.weight" in missing else ""

@@ -20,6 +20,7 @@ def check_saved_model(
     tokenizer: PreTrainedTokenizerBase,
     args: RewardModelConfig,
     compute_rewards: Callable[[TokenizedPreferences], np.ndarray],
+    low_precision: bool = False,
 ) -> int:
     """
     Opens a saved folder in a fresh process and compares rewards of raw texts, one of them over-long.
@@ -30,12 +31,14 @@ def check_saved_model(
         tokenizer (`PreTrainedTokenizerBase`): That of the run.
         args (`RewardModelConfig`): Settings of the run.
         compute_rewards (`Callable`): Rewards of tokenised texts by the model in memory; called by all processes.
+        low_precision (`bool`): Whether its weights themselves are in bf16 or fp16.
 
     Returns:
         `int`: Number of texts compared.
 
     Raises:
-        `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 in fp32 elsewhere, 2e-2 under autocast).
+        `InputError`: if a reward differs by more than 1e-5 (fp32 on a CPU; 1e-3 in fp32 elsewhere, 2e-2 under autocast or
+            with weights in half precision).
     """
     texts = check_texts(samples, args.max_length)
     options = {"max_length": args.max_length, "data_format": args.data_format, "name": "reload check"}
@@ -45,6 +48,6 @@ def check_saved_model(
         raw = [p + t for p, t in texts]
         # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
         tolerance = TOLERANCE if args.device.type == "cpu" else 1e-3
-        tolerance = 2e-2 if args.autocast else tolerance
+        tolerance = 2e-2 if args.autocast or low_precision else tolerance
         check_reload(folder, raw, rewards, tolerance=tolerance)
     return len(texts)

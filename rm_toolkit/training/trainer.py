@@ -34,9 +34,10 @@ from .run_identity import RunIdentity
 from .run_progress import RunFinished, whole_run_speed
 from .sized_trainer import SizedTrainer
 from .stopping import RunStopped
+from .trl_arguments import settle_arguments
 from .upstream import for_this_call
 from .weights import load_weights, save_weights
-from .wrapping import open_model, refuse_unused
+from .wrapping import open_model
 
 
 class RewardModelTrainer(SizedTrainer):
@@ -48,7 +49,7 @@ class RewardModelTrainer(SizedTrainer):
 
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): Base model, reward model, or a stock sequence classifier.
-        args (`RewardModelConfig`): Configuration.
+        args (`RewardModelConfig`, *optional*): Configuration; without one the output folder is `<model>-Reward`.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Preference rows: pairs (`chosen`, `rejected`) or ranked
             (`completions`, `scores`), with or without `prompt`, strings or messages. A stream needs `max_steps`.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is counted by itself.
@@ -63,8 +64,8 @@ class RewardModelTrainer(SizedTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel | RewardModel,
-        args: RewardModelConfig,
-        train_dataset: Dataset | IterableDataset,
+        args: RewardModelConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | DatasetDict | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any | None = None,
@@ -75,7 +76,7 @@ class RewardModelTrainer(SizedTrainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
-        refuse_unused(kwargs)
+        args, kwargs = settle_arguments(model, args, train_dataset, kwargs)
         check_best_metric(args, eval_dataset, callbacks)
         if args.use_liger_kernel:
             check_liger(args.device)
@@ -235,9 +236,10 @@ class RewardModelTrainer(SizedTrainer):
     def reload_check(self, folder: str | None = None) -> int:
         """Opens the saved folder in a fresh process and compares rewards of raw texts: see [`check_saved_model`]."""
         folder = folder or self.args.output_dir
-        count = check_saved_model(
-            folder, self.sample_texts, self.processing_class, self.args, compute_rewards=self.compute_rewards
-        )
+        model = self.accelerator.unwrap_model(self.model)
+        low = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in model.parameters())
+        run = (self.sample_texts, self.processing_class, self.args, self.compute_rewards)
+        count = check_saved_model(folder, *run, low_precision=low)
         self.accelerator.wait_for_everyone()
         return count
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..models.adapter_files import tokenizer_source
+from ..models.adapter_targets import check_adapter_kind
+from ..models.foreign_heads import refuse_unsaved_bias
+from ..models.given_adapters import with_trained_head
 from ..models.heads import is_encoder
 from ..models.hub_files import recorded_revision
 from ..models.lm_head import build_lm_head, find_lm_head
+from ..models.quantization import quantization_of
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
@@ -100,6 +103,9 @@ def _wrapped(
     if getattr(classifier.config, "num_labels", None) != 1:
         raise InputError(f"the model has `num_labels` {classifier.config.num_labels}; a reward model has exactly 1.")
     classifier.config.problem_type = "regression"
+    refuse_unsaved_bias(classifier)
+    if isinstance(classifier, PeftModel):
+        classifier = with_trained_head(classifier, args.pooling_type, args.seed)
     name = classifier.config._name_or_path
     revision = (args.model_init_kwargs or {}).get("revision")  # a loaded model does not say it
     source = head = None
@@ -107,7 +113,7 @@ def _wrapped(
         source = find_lm_head(name, classifier.config, revision=revision)
     if args.lm_loss_coef > 0:
         head = build_lm_head(source, classifier.get_input_embeddings(), classifier.config, name)
-    return RewardModel(
+    model = RewardModel(
         classifier,
         _reading(settings or RewardModelSettings(), args),
         lm_head=head,
@@ -115,6 +121,9 @@ def _wrapped(
         name_or_path=name,
         revision=recorded_revision(name, revision),
     )
+    if model.is_peft:
+        model.untie_lm_head()
+    return model
 
 
 def open_model(
@@ -139,6 +148,13 @@ def open_model(
     Raises:
         `InputError`: as [`as_reward_model`]; and if the tokenizer does not fit the model.
     """
+    if peft_config is not None:
+        check_adapter_kind(peft_config)
+        if hasattr(model, "peft_config"):
+            raise InputError(
+                "`peft_config` is given with a model that has an adapter already. Leave it out to train that adapter, or "
+                "merge it first (`model.merge_and_unload()`)."
+            )
     name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
     before = _reading_before(model, args)
     model = as_reward_model(model, args, settings, require_head, new_adapter=peft_config is not None)
@@ -154,6 +170,10 @@ def open_model(
     model.resize_token_embeddings(len(tokenizer))
     if peft_config is not None:
         model.add_adapter(peft_config, seed=args.seed)
+    if not model.is_peft and quantization_of(model) is not None:
+        raise InputError(
+            f"'{name}' is loaded with quantized weights, which cannot be trained. Give a `peft_config`, too."
+        )
     return model, tokenizer
 
 
@@ -180,13 +200,3 @@ def _pools_eos(model: RewardModel, before: RewardModelSettings | None) -> bool:
     if before is not None and before.pooling_type == settings.pooling_type and before.pools_eos is not None:
         return before.pools_eos
     return True
-
-
-def refuse_unused(options: dict[str, Any]) -> None:
-    """What TRL's trainer takes and this one would silently leave aside."""
-    for name in ("compute_metrics", "preprocess_logits_for_metrics"):
-        if options.get(name) is not None:
-            raise InputError(
-                f"`{name}` is not used: test sets are scored by their distinct texts, and no predictions of batches "
-                "exist. Leave it out, and read `trainer.compute_rewards(data)` for metrics of your own."
-            )

@@ -1,0 +1,46 @@
+"""A PEFT model that a caller has made: checked, and its reward head trained with it."""
+
+from __future__ import annotations
+
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+from ..errors import InputError, name_list
+from .adapter_targets import check_adapter_kind
+from .adapters import attach_adapter, quiet_peft
+from .heads import head_name
+
+
+def with_trained_head(model: PeftModel, pooling_type: str, seed: int = 42) -> PeftModel:
+    """
+    Returns the PEFT model, with its reward head among what is trained and saved.
+
+    PEFT trains the head only where the task type is `SEQ_CLS` or `modules_to_save` names it, and nothing at all of an
+    adapter that was loaded to be used: such an adapter is taken off its base and put on again, its weights unchanged.
+
+    Args:
+        model (`PeftModel`): With one adapter on a stock classifier. Not to be used afterwards.
+        pooling_type (`str`): As in [`~rm_toolkit.models.adapters.attach_adapter`].
+        seed (`int`): Seed of what the adapter lacks.
+
+    Raises:
+        `InputError`: for several adapters, and for kinds that cannot be trained here.
+    """
+    names = list(model.peft_config)
+    if len(names) != 1:
+        raise InputError(
+            f"the model has {len(names)} adapters ({name_list(names)}); one is trained. Remove the others "
+            "(`model.delete_adapter(NAME)`), or merge them into the base (`model.merge_and_unload()`)."
+        )
+    config = model.peft_config[names[0]]
+    check_adapter_kind(config)
+    head = head_name(model.get_base_model()).split(".")[-1]
+    saved = {name.split(".")[-1] for name in [*(config.modules_to_save or []), *(model.modules_to_save or [])]}
+    if head in saved and not config.inference_mode and names == ["default"]:
+        return model
+    with quiet_peft():
+        weights = get_peft_model_state_dict(model, adapter_name=names[0], save_embedding_layers=False)
+        weights = {name: value.detach().clone() for name, value in weights.items()}
+        again = attach_adapter(model.unload(), config, pooling_type, seed)
+        fresh = get_peft_model_state_dict(again, save_embedding_layers=False)
+        set_peft_model_state_dict(again, fresh | weights)
+    return again

@@ -1,0 +1,97 @@
+"""What TRL's trainer takes: used as TRL uses it, or refused in words before anything is loaded."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from ..errors import InputError, name_list
+from .config import RewardModelConfig
+
+
+UNUSED = {
+    "compute_metrics": "test sets are scored by their distinct texts, and no predictions of batches exist. Leave it "
+    "out, and read `trainer.predict(data)` for metrics of your own",
+    "preprocess_logits_for_metrics": "test sets are scored by their distinct texts, and no logits of batches exist. "
+    "Leave it out, and read `trainer.predict(data)` for metrics of your own",
+    "data_collator": "a step is planned and put together as a whole. Leave it out; rows of your own form can be made "
+    "into pairs or ranked rows with `datasets.Dataset.map`",
+    "model_init": "a run trains one model. Give it as `model`, and make a trainer for each trial of a search",
+}  # fmt: skip
+OWN_OPTIONS = ("settings", "with_lm_head", "require_head", "seed", "keep_adapter")  # of `RewardModel.from_pretrained`
+
+
+def settle_arguments(
+    model: Any, args: Any, train_dataset: Any, options: dict[str, Any]
+) -> tuple[RewardModelConfig, dict[str, Any]]:
+    """
+    Checks what [`~rm_toolkit.training.trainer.RewardModelTrainer`] is given, and takes what TRL's trainer takes.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `RewardModel`): As given.
+        args (`RewardModelConfig`, *optional*): By default one whose output folder is named after the model, as TRL's.
+        train_dataset (`Dataset` or `IterableDataset`): As given.
+        options (`dict`): The other keywords.
+
+    Returns:
+        `tuple`: The configuration, and the keywords that are left.
+
+    Raises:
+        `InputError`: for what would have no effect, and for arguments in TRL's order.
+    """
+    options = dict(options)
+    for name, reason in UNUSED.items():
+        if options.pop(name, None) is not None:
+            raise InputError(f"`{name}` is not used: {reason}.")
+    if model is None:
+        raise InputError("`model` is None; give a folder, a Hub id, a stock classifier or a `RewardModel`.")
+    if args is None:
+        name = model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
+        args = RewardModelConfig(f"{str(name).rstrip('/').split('/')[-1]}-Reward")
+    if not isinstance(args, RewardModelConfig):
+        raise InputError(
+            f"`args` is a {type(args).__module__.split('.')[0]} {type(args).__name__}; it is a "
+            "`rm_toolkit.RewardModelConfig`, which takes the same fields and has those of this trainer."
+        )
+    if not isinstance(train_dataset, (Dataset, IterableDataset)):
+        raise InputError(
+            f"`train_dataset` is {'None' if train_dataset is None else 'a ' + type(train_dataset).__name__}; it is a "
+            "`datasets.Dataset` or `IterableDataset`, third after model and args. TRL has the data collator there: "
+            "give the arguments after `args` by name (`train_dataset=…`), as they are the same in both."
+        )
+    quantization = options.pop("quantization_config", None)
+    if not isinstance(model, str):
+        ignored = sorted(set(args.model_init_kwargs or ()) - {"revision"}) + ["quantization_config"] * bool(
+            quantization
+        )
+        if ignored:
+            raise InputError(
+                f"{name_list(ignored)} would have no effect: the model is loaded already. "
+                "Load it with these, or give its folder or Hub id."
+            )
+        return args, options
+    args = copy.copy(args)
+    args.model_init_kwargs = _loading_options(args, quantization)
+    args.trust_remote_code |= bool(args.model_init_kwargs.pop("trust_remote_code", False))
+    return args, options
+
+
+def _loading_options(args: RewardModelConfig, quantization: Any) -> dict[str, Any]:
+    """What a model is loaded with, as TRL loads it."""
+    init = dict(args.model_init_kwargs or {})
+    if init.pop("num_labels", 1) != 1:
+        raise InputError("`model_init_kwargs` has another `num_labels` than 1; a reward model has exactly 1.")
+    for name in ("config", "output_loading_info", "use_safetensors", *OWN_OPTIONS):
+        if name in init:
+            raise InputError(f"`model_init_kwargs` has '{name}', which the trainer chooses by itself. Leave it out.")
+    if quantization is not None:
+        if init.get("quantization_config") is not None:
+            raise InputError(
+                "`quantization_config` is given twice: by itself and in `model_init_kwargs`. Leave one out."
+            )
+        init["quantization_config"] = quantization
+    if args.world_size > 1:
+        init.pop("device_map", None)  # every process has the whole model, or the engine takes it apart
+    return init
