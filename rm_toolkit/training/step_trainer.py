@@ -1,12 +1,11 @@
-"""How steps are computed and test sets scored: the trainer without what outlasts a step."""
+"""How steps are computed: the trainer without what outlasts a step."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -15,32 +14,31 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import take_only
-from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..models.heads import is_encoder
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype
 from ..models.reward_model import RewardModel
 from ..models.shared_prompts.choice import choose_layout
-from ..scoring.rewards import compute_rewards
 from .config import RewardModelConfig
-from .curve_sample import sample_sets, sets_of_a_call
-from .engines import EngineHooks, read_engine
-from .evaluation_loop import evaluate_sets, evaluating, sets_by_name
+from .curve_sample import sample_sets
+from .engines import read_engine
+from .evaluation_loop import sets_by_name
 from .finite import not_finite
 from .kernels import change_layers, check_kernels, compute_copies
 from .meter import Meter
 from .retry import StepRetry
+from .scoring_trainer import ScoringTrainer
 from .step_loss import coefficients, micro_batch_loss
 from .steps import Steps, data_seed
-from .stopping import Stop, StopEvaluation
+from .stopping import Stop
 from .training_data import Preparation
 from .two_passes import TwoPasses
-from .upstream import TrainerHooks, for_this_call
+from .upstream import for_this_call
 
 
-class StepTrainer(EngineHooks, TrainerHooks):
+class StepTrainer(ScoringTrainer):
     """
-    Plans every optimizer step as a whole, and scores test sets by their distinct texts.
+    Plans every optimizer step as a whole, and scores test sets as [`~rm_toolkit.training.scoring_trainer.ScoringTrainer`].
 
     Args:
         model (`RewardModel`): The model.
@@ -112,18 +110,13 @@ class StepTrainer(EngineHooks, TrainerHooks):
         with for_this_call(self.args, torch_compile_backend="no", torch_compile_mode=None):
             super().create_accelerator_and_postprocess()
 
-    def test_sets(self) -> dict[str, Any]:
-        """Test sets by name; one that was given without a name is called `eval`."""
-        tests = self.eval_dataset
-        return tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
-
     def _choose_kernels(self) -> None:
         args, precision = self.args, read_engine(self.accelerator).precision
         self.batch_layout, self.attention = choose_layout(
             args.batch_layout,
             self.model,
             [self.data.sample if self.data.is_stream else self.data.joined, *self.test_sets().values()],
-            self._collator(),
+            self.collator(),
             pairs_per_batch=args.per_device_train_batch_size,
             device=args.device,
             autocast=compute_dtype(precision) if precision in AUTOCAST_DTYPES else None,
@@ -131,11 +124,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
         )
         change_layers(args, self.model.backbone)
 
-    def weights_cast_once(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the weights stay as they are, and autocast does not cast them anew in every forward pass."""
-        return self.copies.used(keep_frozen=self.is_in_train) if self.copies else contextlib.nullcontext()
-
-    def _collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
+    def collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
         pad, multiple = self.processing_class.pad_token_id, self.args.pad_to_multiple_of
         return PreferenceCollator(pad, self.padding_side, multiple, lm_loss_on=lm_loss_on, layout=self.batch_layout)
 
@@ -145,7 +134,7 @@ class StepTrainer(EngineHooks, TrainerHooks):
 
     def get_train_dataloader(self) -> DataLoader:
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
-        collator = self._collator(self.args.lm_loss_on if self.args.lm_loss_coef > 0 else None)
+        collator = self.collator(self.args.lm_loss_on if self.args.lm_loss_coef > 0 else None)
         return self.steps.loader(collator, self.data_collator)
 
     def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
@@ -242,59 +231,3 @@ class StepTrainer(EngineHooks, TrainerHooks):
         if "loss" in logs:
             logs.update(self.meter.take())
         super().log(logs, start_time)
-
-    # ---- evaluation ----
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """
-        Scores every test set by itself and logs all metrics at once, see [`evaluate_sets`].
-
-        Args:
-            eval_dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): Defaults to the trainer's test sets; a
-                name chooses one of them.
-            ignore_keys: Not used.
-            metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
-        """
-        step, sets = self.state.global_step, sets_by_name(eval_dataset, self.eval_dataset)
-        # Of the loop's own evaluations alone: one that a callback asks for is not put off.
-        of_the_loop = self.is_in_train and (self.control.should_evaluate or step == 0)
-        if eval_dataset is None:
-            sets = sets_of_a_call(sets, self.curve_sets, of_the_loop and 0 < step < self.state.max_steps)
-        rewards = partial(self.compute_rewards, before_each=self.stop.check_evaluation if of_the_loop else None)
-        try:
-            metrics = evaluate_sets(sets, metric_key_prefix, self.prepare_data, rewards)
-        except StopEvaluation:
-            self.leave_evaluation()
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def leave_evaluation(self) -> NoReturn:
-        """Called where a signal ends an evaluation of the loop."""
-        self.stop.leave(self.state.global_step, None)
-
-    def compute_rewards(self, data: TokenizedPreferences, before_each: Callable[[int], None] | None = None) -> Any:
-        """
-        Rewards of all sequences of a tokenised data set, on every process.
-
-        Args:
-            data (`TokenizedPreferences`): The set.
-            before_each (`Callable`, *optional*): Called with the number of each batch, on all processes; may raise.
-
-        Returns:
-            `np.ndarray` of shape `(num_sequences,)`, in logits.
-        """
-        args = self.args
-        # DeepSpeed and FSDP shard the weights, so their wrapper must be called; DDP would only add synchronisation.
-        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
-        options = {
-            "tokens_per_batch": 2 * args.per_device_eval_batch_size * args.max_length,
-            "show_progress": not args.disable_tqdm and self.is_local_process_zero(),
-            "before_each": before_each,
-        }
-        with evaluating(model), self.weights_cast_once(), self.compute_loss_context_manager():
-            halves = {"on_out_of_memory": self.retry.said_of_scoring}
-            parts = {"device": args.device, "accelerator": self.accelerator, **halves}
-            return compute_rewards(model, data, self._collator(), **parts, **options)

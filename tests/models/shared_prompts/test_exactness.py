@@ -313,7 +313,7 @@ def test_an_empty_micro_batch_has_a_zero_gradient_for_every_parameter(make_train
         preference_rows, base_model("llama"), batch_layout="shared", max_length=128, lm_loss_coef=0.1
     )
     none = np.zeros(0, dtype=np.int64)
-    batch = trainer._collator("text").pairs(trainer.train_dataset, none, np.zeros(0), none, 0.0)
+    batch = trainer.collator("text").pairs(trainer.train_dataset, none, np.zeros(0), none, 0.0)
     loss = trainer.compute_loss(trainer.model.train(), batch)
     loss.backward()
     grads = [p.grad for p in trainer.model.parameters() if p.requires_grad]
