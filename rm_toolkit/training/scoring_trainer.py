@@ -7,6 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+import numpy as np
+from transformers.trainer_utils import PredictionOutput
+
 from ..batches.collator import PreferenceCollator
 from ..batches.tokenization import TokenizedPreferences
 from ..scoring.rewards import compute_rewards
@@ -65,6 +68,33 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """
+        Scores the pairs of a data set.
+
+        Args:
+            test_dataset (`Dataset`): Preference rows.
+            ignore_keys: Not used.
+            metric_key_prefix (`str`): `test` gives `test_accuracy` and so on.
+
+        Returns:
+            `PredictionOutput`: `predictions`, `np.ndarray` of shape `(num_pairs, 2)`: the rewards, in logits, of the better
+            and of the worse response of each pair, in the order of the rows (of a ranked row all its pairs); `label_ids`,
+            `None`; and `metrics`, as [`evaluate`] counts them.
+
+        Raises:
+            `InputError`: if the rows are no preferences.
+        """
+        data = self.prepare_data(test_dataset, metric_key_prefix)
+        rewards = self.compute_rewards(data)
+        metrics = evaluate_sets(
+            {"": data}, metric_key_prefix, lambda prepared, name: prepared, lambda prepared: rewards
+        )
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(np.stack([rewards[data.better], rewards[data.worse]], axis=1), None, metrics)
 
     def leave_evaluation(self) -> NoReturn:
         """Called where a signal ends an evaluation of the loop."""

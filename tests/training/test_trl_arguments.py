@@ -145,6 +145,20 @@ def test_what_is_no_config_of_peft_is_refused(make_trainer, rows):
         make_trainer(rows.pairs(2), peft_config={"r": 4})
 
 
+def test_predictions_are_the_rewards_of_each_pair_and_the_metrics_of_an_evaluation(make_trainer, rows):
+    trainer = make_trainer(rows.pairs(4))
+    tests = Dataset.from_list(rows.pairs(3, seed=1) + rows.pairs(1, seed=2))
+    output = trainer.predict(tests)
+    data = trainer.prepare_data(tests, "test")
+    rewards = trainer.compute_rewards(data)
+    assert output.predictions.tolist() == [[rewards[b], rewards[w]] for b, w in zip(data.better, data.worse)]
+    assert output.label_ids is None
+    evaluated = trainer.evaluate(tests, metric_key_prefix="test")
+    for name in ("test_accuracy", "test_margin", "test_loss", "test_num_pairs"):
+        assert output.metrics[name] == evaluated[name]
+    assert output.metrics["test_accuracy"] == (output.predictions[:, 0] > output.predictions[:, 1]).mean()
+
+
 @pytest.fixture
 def experts(base_model, tmp_path):
     """Folder of a tiny mixture of experts."""
