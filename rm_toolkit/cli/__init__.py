@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
     "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report, figures"),
     "score": ("rm_toolkit.cli.score", "prompts and completions of any number -> their rewards"),
+    "serve-command": ("rm_toolkit.cli.serve_command", "a reward model -> the commands that serve it with its rewards"),
     "merge": ("rm_toolkit.cli.merge", "general + customized reward model -> one between them"),
     "push": ("rm_toolkit.cli.push", "a trained reward model -> the Hugging Face Hub"),
     "push-data": ("rm_toolkit.cli.push_data", "a built dataset -> the Hugging Face Hub"),
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    overview = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+    overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="rm-toolkit",
         usage="rm-toolkit [--version] COMMAND …",

@@ -16,6 +16,7 @@ from ..data.sources import SOURCES
 from ..errors import InputError
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.settings import RewardModelSettings, not_stock_notice
+from ..scoring.serving import SERVERS, read_config, serving_commands
 from .lineage import data_licenses, hub_datasets, nearest_on_hub, stage_facts
 from .staging import public_settings
 
@@ -113,6 +114,8 @@ def model_card(
         figures=[(_caption(path), path) for path in options.figures],
         report=options.report,
         example=example,
+        commands=serving_commands(repo_id, settings, read_config(folder), adapter=options.adapter_base is not None),
+        servers=SERVERS,
         vllm_request=_vllm_request(repo_id, settings, example),
         repr=repr,
     )

@@ -15,6 +15,7 @@ from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER, FIGURE_FOLDER
 from ..models.settings import RewardModelSettings, load_settings, not_stock_notice
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
+from ..scoring.example import ScoredExample, example_text, write_example
 from ..scoring.reload_check import check_reload, check_texts
 from ..scoring.scorer import RewardScorer
 from .model_card import CardOptions, Example, model_card
@@ -133,6 +134,7 @@ def prepared(
         staged = Path(temporary, "model")
         staged.mkdir()
         done = stage_model(source, staged, settings, push.base_model)
+        write_example(staged, ScoredExample(example.prompt, example.completion, example.reward))
         if done.staying:
             console.print(describe_staying(source, done.staying))
         if done.left_out:
@@ -164,18 +166,13 @@ def verify_folder(folder: str, settings: RewardModelSettings) -> tuple[list[Any]
     Raises:
         `InputError`: if one differs.
     """
-    samples: list[tuple[Any, Any]] = [
-        ("## Human:\nName a colour.\n\n## Assistant:\n", "Blue."),
-        (
-            "## Human:\nWhat is a reward model?\n\n## Assistant:\n",
-            "A model that says how much a text is preferred.\n\nÉ ✓",
-        ),
-    ]
+    second: tuple[Any, Any] = (
+        "## Human:\nWhat is a reward model?\n\n## Assistant:\n",
+        "A model that says how much a text is preferred.\n\nÉ ✓",
+    )
     if settings.data_format == "chat":
-        samples = [
-            ([{"role": "user", "content": "Name a colour."}], [{"role": "assistant", "content": "Blue."}]),
-            ([{"role": "user", "content": "What is 2 + 2?"}], [{"role": "assistant", "content": "4\n\nÉ ✓"}]),
-        ]
+        second = [{"role": "user", "content": "What is 2 + 2?"}], [{"role": "assistant", "content": "4\n\nÉ ✓"}]
+    samples = [example_text(settings.data_format), second]
     pairs = check_texts(samples, settings.max_length)
     rewards = RewardScorer(folder, device="cpu").score([p for p, _ in pairs], [c for _, c in pairs])
     texts = [prompt + completion for prompt, completion in pairs]

@@ -21,7 +21,9 @@ EXAMPLE = Example("p ", "c", "p c", [1, 5, 7], -0.123456)
 
 @pytest.fixture
 def card(tmp_path):
-    def make(results=RESULTS, lineage=LINEAGE, license=None, figures=(), report=None, **settings):
+    def make(results=RESULTS, lineage=LINEAGE, license=None, figures=(), report=None, config=None, **settings):
+        if config is not None:
+            (tmp_path / "config.json").write_text(json.dumps(config))
         if results is not None:
             (tmp_path / "final_eval_results.json").write_text(json.dumps(results))
         values = {"stage": "crft", "domain": "literature", "lineage": copy.deepcopy(lineage), **settings}
@@ -41,6 +43,18 @@ def test_lineage_results_and_example_are_in_the_card(card):
     assert "max_steps" not in text  # -1: not set
     assert "'p c'" in text and "[1, 5, 7]" in text and "-0.1235" in text
     assert "@article{cheng2023everyone" in text
+
+
+def test_the_commands_that_serve_it_stand_on_the_card(card):
+    config = {"architectures": ["LlamaForSequenceClassification"], "problem_type": "regression"}
+    text = str(card(config=config, data_format="chat", max_length=300))
+    assert "vllm serve me/my-rm --runner pooling --convert classify --max-model-len 300 --dtype float32\n" in text
+    assert "--context-length 301 --dtype float32\n" in text
+    assert "--max_length 300 --force_truncation --torch_dtype float32 --not_quantized\n" in text
+    assert '{"model": "me/my-rm", "input": "p c", "add_special_tokens": false}' in text
+    assert 'RewardScorer("me/my-rm", endpoint="http://localhost:8000")' in text
+    text = str(card(config=config))
+    assert "RewardBench cannot read it as it was trained." in text and "rewardbench --model" not in text
 
 
 def test_the_metadata_is_what_the_hub_reads(card):

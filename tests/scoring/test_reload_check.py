@@ -12,7 +12,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.scoring.example import read_example
 from rm_toolkit.scoring.reload_check import check_reload, check_texts, read_rewards
+from rm_toolkit.scoring.scorer import RewardScorer
 from rm_toolkit.training import reloading
 
 
@@ -28,6 +30,11 @@ def test_a_fresh_process_reads_the_same_rewards_and_notices_a_corrupt_head(make_
     trainer.train()
     trainer.save_model()
     assert trainer.reload_check() == 3  # chosen, rejected, and an over-long text
+    example = read_example(tmp_path / "run")  # which a server is checked with
+    scorer = RewardScorer(tmp_path / "run", device="cpu")
+    assert scorer.score([example.prompt], [example.completion]) == pytest.approx([example.reward], abs=1e-6)
+    trainer.save_model()
+    assert read_example(tmp_path / "run") is None  # a model that was saved anew may have other rewards
     corrupt_head(tmp_path / "run")
     with pytest.raises(InputError, match=r"reload check failed: text 0 has reward .* Do not publish this folder"):
         trainer.reload_check()
@@ -45,6 +52,7 @@ def in_this_process(monkeypatch):
         found = read_rewards(str(folder), texts)
         assert found == pytest.approx(rewards, rel=tolerance, abs=tolerance)
         checked.append((texts, found))
+        return found
 
     checked = []
     monkeypatch.setattr(reloading, "check_reload", check)

@@ -1,5 +1,6 @@
 """
-What vLLM and sglang read of a saved folder, checked without them: neither runs on the machines that run these tests.
+What vLLM and sglang read of a saved folder, and the commands that start them, checked without them: vLLM runs in
+`benchmarks/readers.py`.
 
 Read in vllm-project/vllm (`layers/pooler/activations.py`, `models/adapters.py`, `entrypoints/pooling/base/protocol.py`,
 `docs/models/pooling_models`) and sgl-project/sglang (`srt/models/llama_reward.py`, `qwen3_classification.py`).
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from rm_toolkit.batches.scored_texts import tokenize_texts
-from rm_toolkit.models.settings import load_settings
+from rm_toolkit.cli import main
+from rm_toolkit.models.settings import RewardModelSettings, load_settings
+from rm_toolkit.scoring.serving import serving_commands
 
 
 ROOT = Path(__file__).parents[2]
@@ -93,20 +96,66 @@ def section(title):
     return (ROOT / "rm_toolkit" / "scoring" / "README.md").read_text().split(f"## {title}")[1].split("\n## ")[0]
 
 
-def test_the_readme_launches_and_asks_as_vllm_wants_it():
-    """Flags and fields by name; vLLM forbids none, but passes over those it does not know."""
+def test_the_readme_asks_as_vllm_wants_it():
+    """Fields by name; vLLM forbids none, but passes over those it does not know. No page has a command of its own."""
     text = section("Serve")
-    launch = next(line for line in text.replace("\\\n", " ").splitlines() if line.startswith("vllm serve"))
-    words = shlex.split(launch)
-    assert words[3:7] == ["--runner", "pooling", "--convert", "classify"]
-    assert {word for word in words if word.startswith("--")} <= {"--runner", "--convert", "--max-model-len", "--dtype"}
     requests = [json.loads(found) for found in re.findall(r"-d '(\{.*?\})'\n", text, re.S)]
-    fields = {"model", "input", "messages", "truncate_prompt_tokens", "truncation_side", "use_activation"}
-    assert len(requests) >= 2
-    for request in requests:
-        assert (
-            set(request) <= fields | {"text"}
-            and ("input" in request) + ("messages" in request) + ("text" in request) == 1
-        )
-    assert requests[0]["truncation_side"] == "left" and requests[0]["truncate_prompt_tokens"] == -1
-    assert "Neither server has been run" in text
+    assert len(requests) == 2 and [set(request) for request in requests] == [{"model", "input"}, {"model", "messages"}]
+    assert "rm-toolkit serve-command outputs/grft" in text and "vllm serve" not in text
+    assert [word for word in ("--max-model-len", "--is-embedding", "--force_truncation") if word in text] == []
+
+
+# ---- the commands of this very model ----
+
+
+def commands_of(config=None, revision=None, adapter=False, **settings):
+    config = {"architectures": ["LlamaForSequenceClassification"], "problem_type": "regression"} | (config or {})
+    settings = RewardModelSettings(**{"max_length": 256, **settings})
+    return serving_commands("me/rm", settings, config, revision=revision, adapter=adapter)
+
+
+def test_each_command_holds_the_models_own_length():
+    commands = commands_of(data_format="chat")
+    assert commands["vllm"].line == (
+        "vllm serve me/rm --runner pooling --convert classify --max-model-len 256 --dtype float32"
+    )
+    # sglang refuses a text that is as long as its context.
+    assert commands["sglang"].line == (
+        "python -m sglang.launch_server --model-path me/rm --is-embedding --context-length 257 --dtype float32"
+    )
+    assert commands["rewardbench"].line == (
+        "rewardbench --model me/rm --max_length 256 --force_truncation --torch_dtype float32 --not_quantized"
+    )
+    assert all(
+        command.line.endswith("--revision v2") for command in commands_of(revision="v2", data_format="chat").values()
+    )
+
+
+def test_what_a_program_needs_more_or_cannot_is_said():
+    full = commands_of({"max_position_embeddings": 256})["sglang"].line
+    assert full.startswith("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 python")
+    assert "no chat template" in commands_of()["rewardbench"].reason
+    encoder = commands_of({"architectures": ["BertForSequenceClassification"]}, data_format="chat", pooling_type="cls")
+    assert encoder["rewardbench"].line.endswith("--batch_size 1")  # padded on the left, [CLS] would not come first
+    assert "not BertForSequenceClassification: use vLLM" in encoder["sglang"].reason
+    foreign = commands_of({"problem_type": None})["vllm"].words
+    assert foreign[-2:] == ["--pooler-config", '{"use_activation": false}']
+    for commands, reason in [
+        (commands_of(pooling_type="max", stock=False), "rm_toolkit only"),
+        (commands_of(adapter=True), "serve the run's folder"),
+    ]:
+        assert all(reason in command.reason and not command.words for command in commands.values())
+
+
+def test_the_command_prints_them_without_the_weights(reward_model, tmp_path, capsys):
+    folder = Path(shutil.copytree(reward_model("qwen3", data_format="chat"), tmp_path / "rm"))
+    (folder / "model.safetensors").unlink()
+    assert main(["serve-command", str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[::2] == ["# vLLM", "# sglang", "# RewardBench"] and "--max-model-len 128" in printed[1]
+    assert main(["serve-command", str(folder), "--server", "rewardbench"]) == 0
+    assert capsys.readouterr().out == printed[5] + "\n"
+    assert main(["serve-command", reward_model("llama"), "--server", "rewardbench"]) == 2
+    assert "RewardBench cannot serve" in capsys.readouterr().err
+    assert main(["serve-command", str(tmp_path)]) == 2
+    assert "is no model" in capsys.readouterr().err

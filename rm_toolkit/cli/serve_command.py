@@ -1,0 +1,49 @@
+"""`rm-toolkit serve-command MODEL`: the commands that serve or judge this very model elsewhere, and its example."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    add = parser.add_argument
+    add(
+        "model",
+        metavar="MODEL",
+        help="folder or Hub id (also ID@REVISION) of a reward model; its weights are not read",
+    )
+    add(
+        "--server", choices=("vllm", "sglang", "rewardbench"), help="print the command of this one alone, for a script"
+    )
+    add(
+        "--write-example",
+        action="store_true",
+        help="score an example here and keep it in the folder, for `--endpoint` to check a server with; needs the weights",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints one command a program; one that cannot read the model has the reason instead."""
+    from ..scoring.example import ScoredExample, example_text, write_example
+    from ..scoring.scorer import RewardScorer
+    from ..scoring.serving import SERVERS, find_commands
+
+    commands = find_commands(args.model)
+    if args.write_example:
+        scorer = RewardScorer(args.model, device="cpu")
+        prompt, completion = example_text(scorer.settings.data_format)
+        write_example(args.model, ScoredExample(prompt, completion, *scorer.score([prompt], [completion])))
+    if args.server is not None:
+        command = commands[args.server]
+        if command.reason:
+            raise InputError(f"{SERVERS[args.server]} cannot serve '{args.model}'. {command.reason}")
+        print(command.line)
+        return
+    for server, title in SERVERS.items():
+        command = commands[server]
+        print(f"# {title}" + (f" cannot: {command.reason}" if command.reason else ""))
+        if not command.reason:
+            print(command.line)
