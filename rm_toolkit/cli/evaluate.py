@@ -44,8 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
     )
     add("--resamples", type=int, default=2000, help="bootstrap resamples of the prompts (default 2000)")
+    add(
+        "--endpoint",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="a server of vLLM or sglang that holds the model, whose weights are then not read here; NAME=URL for each of "
+        "several models",
+    )
     add("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the weights, here or there",
+    )
     add("--tokens-per-batch", type=int, default=16384, help="padded tokens computed at once (default 16384)")
     add(
         "--chat-date",
@@ -73,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1.")
     specs = parse_named_specs(args.datasets, "--datasets")
     models = name_models(args.model)
+    endpoints = parse_endpoints(args.endpoint, list(models))
     check_report_folder(args.output, args.overwrite)
 
     import torch
@@ -89,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=getattr(torch, args.dtype),
         tokens_per_batch=args.tokens_per_batch,
+        endpoints=endpoints,
         chat_date=args.chat_date,
         trust_remote_code=args.trust_remote_code,
         cache_dir=args.cache_dir,
@@ -97,6 +112,32 @@ def run(args: argparse.Namespace) -> None:
     found.save(args.output, overwrite=args.overwrite)
     show(found)
     console.print(f"wrote {args.output}: report.md, metrics.json, figures/")
+
+
+def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:
+    """
+    Reads `--endpoint`: an address for the one model, or `NAME=URL` for each that a server holds.
+
+    Raises:
+        `InputError`: if it is not known which model one is for.
+    """
+    from ..errors import InputError, name_list
+
+    endpoints: dict[str, str] = {}
+    for text in given:
+        name, equals, address = text.partition("=")
+        if not equals or "/" in name:  # an address alone
+            if len(models) != 1:
+                raise InputError(
+                    f"--endpoint {text}: there are several models; write NAME=URL, NAME of {name_list(models)}."
+                )
+            name, address = models[0], text
+        if name not in models:
+            raise InputError(f"--endpoint {text}: no model is named '{name}'; there is {name_list(models)}.")
+        if name in endpoints:
+            raise InputError(f"--endpoint {text}: the model '{name}' is given twice.")
+        endpoints[name] = address
+    return endpoints
 
 
 def show(found: Evaluation) -> None:

@@ -45,13 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--domain-column", metavar="NAME", help="column that names the adapter of each row; null: the model itself")
     add("--domain", metavar="NAME", help="the adapter for all rows")
+    add(
+        "--endpoint",
+        metavar="URL",
+        help="a server of vLLM or sglang that holds the model (see `rm-toolkit serve-command`); no weights are read here",
+    )
     add("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
-    add("--dtype", choices=DTYPES, default="float32", help="precision of the weights (default: float32)")
+    add(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the weights, here or there (default: float32)"
+    )
     add(
         "--tokens-per-batch",
         type=int,
         metavar="N",
-        help="tokens computed at once (default: 16384 on a GPU, else 4096)",
+        help="tokens computed at once, or of one request (default: 16384 on a GPU and for a server, else 4096)",
     )
     add(
         "--window", type=int, default=2048, metavar="N", help="rows sorted together and written at once (default 2048)"
@@ -96,10 +103,11 @@ def run(args: argparse.Namespace) -> None:
         domain=args.domain,
     )
     logging.disable_progress_bar()
-    identity = model_identity(args.model, args.dtype, adapters)
+    identity = model_identity(args.model, args.dtype, adapters, served=args.endpoint is not None)
     scorer = RewardScorer(
         args.model,
         adapters=adapters,
+        endpoint=args.endpoint,
         device=args.device,
         dtype=getattr(torch, args.dtype),
         tokens_per_batch=args.tokens_per_batch,

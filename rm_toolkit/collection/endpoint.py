@@ -8,9 +8,9 @@ import json
 import os
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import InputError, did_you_mean
+from ..output.addresses import check_address
 from .journal import Answer
 
 
@@ -213,16 +213,7 @@ def check_base_url(base_url: str) -> str:
     Raises:
         `InputError`: if it is no http address, or holds a password, which would stand in the journal.
     """
-    try:
-        parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        parts, host = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(f"--base-url is '{base_url}', but must be like http://localhost:8000/v1.")
-    if parts.username or parts.password or parts.query:
-        raise InputError(f"--base-url holds a user, a password or a query; put the key into {KEY_VARIABLE} instead.")
-    return base_url.rstrip("/")
+    return check_address(base_url, "--base-url", "http://localhost:8000/v1", KEY_VARIABLE)
 
 
 def parse_extra_body(text: str) -> dict[str, Any]:

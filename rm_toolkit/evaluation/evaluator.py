@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..batches.rendering import RefusedText
 from ..batches.scored_texts import tokenize_texts
-from ..errors import InputError, name_list
+from ..errors import InputError
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
@@ -27,9 +27,11 @@ from ..output.folders import check_output, written_whole
 from ..scoring.chat_date import models_with_date
 from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
+from ..scoring.served_example import classifier_of
 from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves
+from .model_names import name_models
 from .preferences import PreferencePairs
 from .sets import Spec, TestSets
 from .summary import compare, summarize
@@ -93,6 +95,7 @@ def evaluate(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     tokens_per_batch: int = 16384,
+    endpoints: Mapping[str, str] | None = None,
     chat_date: str | None = None,
     trust_remote_code: bool = False,
     cache_dir: str | None = None,
@@ -111,6 +114,7 @@ def evaluate(
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
         tokens_per_batch (`int`): Padded tokens computed at once; the figures do not depend on it.
+        endpoints (`Mapping[str, str]`, *optional*): Address of a server for each model, by name, that is not read here.
         chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for the chat templates that ask for one. Default: today's.
         trust_remote_code (`bool`): Whether code that comes with a model may run.
         cache_dir (`str`, *optional*): Cache for raw files.
@@ -123,26 +127,28 @@ def evaluate(
     if not models or not datasets:
         raise InputError("nothing to evaluate: name at least one model and one test set.")
     named = name_models(models) if not isinstance(models, Mapping) else dict(models)
-    dated = models_with_date(named, chat_date, trust_remote_code=trust_remote_code)
+    trust = {"trust_remote_code": trust_remote_code}
+    dated = models_with_date(named, chat_date, **trust)
     bootstrap = Bootstrap(resamples=resamples, seed=seed)
-    tokenizers = partial(chat_tokenizers, named, trust_remote_code=trust_remote_code)
+    tokenizers = partial(chat_tokenizers, named, **trust)
     tests = TestSets(datasets, split, seed, cache_dir, tokenizers)
     found = Evaluation(_head(device, bootstrap))
+    options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch, **trust}
     with tqdm(total=len(named) * len(datasets), unit="set", disable=not show_progress, dynamic_ncols=True) as bar:
         for name, model in named.items():
-            scorer = model
-            if not isinstance(model, RewardScorer):
-                options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch}
-                date = chat_date if name in dated else None
-                scorer = RewardScorer(model, chat_date=date, trust_remote_code=trust_remote_code, **options)
+            date = chat_date if name in dated else None
+            scorer = _opened(model, endpoint=(endpoints or {}).get(name), chat_date=date, **options)
             check_held_out(name, scorer.settings, datasets, seed)
             found.metrics["models"][name] = _describe(scorer, model)
             _judge(name, scorer, tests, bootstrap, found, bar)
-            if not isinstance(model, RewardScorer) and Path(model).is_dir():
-                _read_run(Path(model), scorer.settings, name, found)
+            _read_run(model, scorer.settings, name, found)
             del scorer
     _compare(found, tests, bootstrap)
     return found
+
+
+def _opened(model: str | os.PathLike | RewardScorer, **options: Any) -> RewardScorer:
+    return model if isinstance(model, RewardScorer) else RewardScorer(model, **options)
 
 
 def _compare(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> None:
@@ -201,34 +207,6 @@ def _judge(
     found.metrics["results"][name] = results
 
 
-def name_models(models: Sequence[str]) -> dict[str, str]:
-    """
-    Names models after the last part of their path, or as much of it as tells them apart; `NAME=PATH` names one itself.
-
-    Raises:
-        `InputError`: if a model is given twice.
-    """
-    if len(set(map(str, models))) < len(models):
-        raise InputError(f"a model is named twice ({name_list(map(str, models))}); give each of them once.")
-    given = [_split_name(str(text)) for text in models]
-    names = []
-    for name, path in given:
-        parts = path.rstrip("/").split("/")
-        others = [other.rstrip("/").split("/") for own, other in given if other != path and own is None]
-        depth = 1
-        while depth < len(parts) and any(other[-depth:] == parts[-depth:] for other in others):
-            depth += 1
-        names.append(name or "/".join(parts[-depth:]))
-    if len(set(names)) < len(names):
-        raise InputError(f"two models have the same name ({name_list(names)}); name them yourself: NAME=DIR.")
-    return {name: path for name, (_, path) in zip(names, given)}
-
-
-def _split_name(text: str) -> tuple[str | None, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if equals and name and path and not Path(text).exists() else (None, text)
-
-
 def _num_truncated(scorer: RewardScorer, table: PreferencePairs) -> int:
     """Texts that lose their beginning. The scorer keeps no count; tokenising again takes little of what scoring does."""
     data, _ = tokenize_texts(
@@ -242,22 +220,27 @@ def _num_truncated(scorer: RewardScorer, table: PreferencePairs) -> int:
 
 def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:
     settings = scorer.settings
+    classifier = classifier_of(scorer)
     return {
         "path": None if isinstance(model, RewardScorer) else str(model),
-        "architecture": type(scorer.model.base_classifier).__name__,
-        "num_parameters": sum(parameter.numel() for parameter in scorer.model.base_classifier.parameters()),
+        "architecture": type(classifier).__name__,
+        "num_parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         "revision": None if isinstance(model, RewardScorer) else find_commit(*split_revision(model)),
         "pooling_type": settings.pooling_type,
         "data_format": settings.data_format,
         "max_length": settings.max_length,
+        **({} if scorer.served is None else {"endpoint": scorer.served.url}),
         "stage": settings.stage,
         "domain": settings.domain,
         **({"chat_date": date} if (date := settings.chat_date or scorer.chat_date) else {}),
     }
 
 
-def _read_run(folder: Path, settings: RewardModelSettings, name: str, found: Evaluation) -> None:
+def _read_run(model: Any, settings: RewardModelSettings, name: str, found: Evaluation) -> None:
     """What the run that trained the model left beside it: its log, and its results before and after."""
+    if isinstance(model, RewardScorer) or not Path(model).is_dir():
+        return
+    folder = Path(model)
     described = found.metrics["models"][name]
     curves = read_learning_curves(folder, settings)
     if curves is not None:

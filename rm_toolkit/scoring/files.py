@@ -225,7 +225,7 @@ def _count_rows(source: RecordFile) -> int | None:
         return count + (file.read(1) != b"\n")
 
 
-def model_identity(model: str, dtype: str, adapters: Mapping[str, str]) -> str:
+def model_identity(model: str, dtype: str, adapters: Mapping[str, str], *, served: bool = False) -> str:
     """
     A text that changes when what the rewards depend on does: the files of a folder by size and time, the commit of a
     Hub repository; of an adapter those of its base too.
@@ -234,8 +234,9 @@ def model_identity(model: str, dtype: str, adapters: Mapping[str, str]) -> str:
         model (`str`): Folder or Hub id (also `ID@REVISION`).
         dtype (`str`): Precision of the weights.
         adapters (`Mapping[str, str]`): Folder or Hub id of each adapter on the model.
+        served (`bool`): Whether a server computes, whose last digits are others; where it is does not matter.
     """
-    parts = [dtype, *_identity("", *split_revision(model))]
+    parts = [dtype, *(["served"] if served else []), *_identity("", *split_revision(model))]
     base = base_of_adapter(*split_revision(model))
     while base is not None:
         parts += _identity("base", *base)

@@ -17,17 +17,18 @@ from ..batches.tokenization import TokenizedPreferences
 from ..data.messages import TEMPLATE_COLUMNS, Conversation
 from ..data.schema import Text
 from ..errors import InputError
-from ..models.adapter_files import is_adapter, tokenizer_source
+from ..models.adapter_files import tokenizer_source
 from ..models.hub_files import split_revision
-from ..models.lm_head import is_causal_lm
-from ..models.loading import load_config
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.shared_prompts.choice import share_if_exact, sharing_pays
 from ..models.tokenizer import load_tokenizer
 from .adapter_routing import AdapterRouting
 from .chat_date import dated_for_scoring, dates_of_adapters
+from .endpoint import ServedModel
+from .reading import guess_settings, reading_of
 from .rewards import compute_rewards, shared_batches
+from .served_example import check_example, check_served_options
 
 
 # Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
@@ -45,10 +46,13 @@ class RewardScorer:
         tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
         adapters (`Mapping[str, str | os.PathLike]`, *optional*): Folder or Hub id of an adapter for each domain, all
             trained on this model. They stay apart from it, so that one batch may hold rows of all of them.
+        endpoint (`str`, *optional*): Address of a server of vLLM or sglang that holds the model, such as
+            `http://localhost:8000`; here its tokenizer and settings alone are read, and `model` is `None`. The model's
+            example is scored at once and must agree.
         device (`str`, *optional*): Defaults to a GPU where there is one.
-        dtype (`torch.dtype`): Precision of the weights.
-        tokens_per_batch (`int`, *optional*): Tokens computed at once, padding included, a shared prompt once. Default:
-            16,384 on a GPU, 4,096 elsewhere.
+        dtype (`torch.dtype`): Precision of the weights, here or at the server.
+        tokens_per_batch (`int`, *optional*): Tokens computed at once, or sent in one request; padding included, a shared
+            prompt once. Default: 16,384 on a GPU and for a server, 4,096 elsewhere.
         chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for a chat template that asks for one, of a model that has
             none of its own. Default: today's, with a warning.
         trust_remote_code (`bool`): Whether code that comes with the model may run.
@@ -56,7 +60,8 @@ class RewardScorer:
             adapter.
 
     Raises:
-        `InputError`: if the folder holds no reward model, or an adapter was not trained on it.
+        `InputError`: if the folder holds no reward model, an adapter was not trained on it, or the server gives the
+            example another reward.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class RewardScorer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         adapters: Mapping[str, str | os.PathLike] | None = None,
+        endpoint: str | None = None,
         device: str | None = None,
         dtype: torch.dtype = torch.float32,
         tokens_per_batch: int | None = None,
@@ -72,6 +78,20 @@ class RewardScorer:
         trust_remote_code: bool = False,
         revision: str | None = None,
     ):
+        self._shares: bool | None = None
+        self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
+        self.routing: AdapterRouting | None = None
+        self.served: ServedModel | None = None
+        if endpoint is not None:
+            check_served_options(model, adapters=adapters, device=device)
+            self.model, self.device, self.trust_remote_code = None, torch.device("cpu"), trust_remote_code
+            self.source = split_revision(model, revision)
+            found, self.settings = reading_of(*self.source, trust_remote_code=trust_remote_code)
+            self.tokenizer, self.chat_date = _dated(tokenizer or found, self.settings, None, chat_date)
+            self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH["cuda"]
+            self.served = ServedModel(endpoint, max_length=self.settings.max_length)
+            check_example(self, *self.source, dtype)
+            return
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(model, (str, os.PathLike)):
             name, revision = split_revision(model, revision)
@@ -79,7 +99,7 @@ class RewardScorer:
                 source, of_source = tokenizer_source(name, revision)
                 tokenizer = load_tokenizer(source, revision=of_source, trust_remote_code=trust_remote_code)
             options = {"revision": revision, "trust_remote_code": trust_remote_code}
-            settings = load_settings(name, revision) or _guess_settings(name, tokenizer, **options)
+            settings = load_settings(name, revision) or guess_settings(name, tokenizer, **options)
             dated = _dated(tokenizer, settings, adapters, chat_date)
             model = RewardModel.from_pretrained(name, settings, require_head=True, dtype=dtype, **options)
         else:
@@ -88,9 +108,8 @@ class RewardScorer:
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
-        self.routing = AdapterRouting(self.model, adapters) if adapters else None
-        self._shares: bool | None = None
-        self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
+        if adapters:
+            self.routing = AdapterRouting(self.model, adapters)
 
     def score(
         self,
@@ -176,6 +195,10 @@ class RewardScorer:
             done += count
             on_progress(done / data.num_sequences)
 
+        on_batch = report if on_progress else None
+        if self.served is not None:
+            options = {"show_progress": show_progress, "on_batch": on_batch}
+            return self.served.rewards(data, tokens_per_batch=self.tokens_per_batch, **options)[numbers].tolist()
         rewards = compute_rewards(
             self.routing or self.model,
             data,
@@ -184,14 +207,14 @@ class RewardScorer:
             device=self.device,
             show_progress=show_progress,
             mix_adapters=self.routing is None or self.routing.mixes,
-            on_batch=report if on_progress else None,
+            on_batch=on_batch,
         )
         return rewards[numbers].tolist()
 
     def try_sharing(self) -> bool:
         """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
         if self._shares is None:
-            self._shares = share_if_exact(self.model, self.device)
+            self._shares = self.served is None and share_if_exact(self.model, self.device)
         return self._shares
 
     def _layout(self, data: TokenizedPreferences) -> str:
@@ -252,19 +275,3 @@ def _dated(
     tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, adapters: Any, chat_date: str | None
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     return dated_for_scoring(tokenizer, settings, dates_of_adapters(settings, adapters), chat_date)
-
-
-def _guess_settings(model: str, tokenizer, *, revision: str | None, trust_remote_code: bool) -> RewardModelSettings:
-    """
-    For reward models of other toolkits: read as the stock class does (a decoder's last token, an encoder's own
-    pooling); a chat template means chat data.
-    """
-    length = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 4096
-    pooling_type = "last"
-    if not is_adapter(model, revision):
-        config = load_config(model, revision=revision, trust_remote_code=trust_remote_code)
-        length = min(length, getattr(config.get_text_config(), "max_position_embeddings", None) or length)
-        if not is_causal_lm(config) and type(config).__module__.startswith("transformers."):
-            pooling_type = "cls"
-    data_format = "chat" if tokenizer.chat_template else "text"
-    return RewardModelSettings(pooling_type=pooling_type, data_format=data_format, max_length=length)

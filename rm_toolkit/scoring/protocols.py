@@ -1,0 +1,115 @@
+"""What a server of reward models is asked and how it answers, in the words of vLLM and of sglang."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from typing import Protocol as TypedProtocol
+
+
+ABOUT = "/v1/models"  # where both say which model they serve
+
+
+class Protocol(TypedProtocol):
+    """How one kind of server is asked."""
+
+    path: str
+    max_length: int | None
+
+    def request(self, ids: list[list[int]]) -> dict[str, Any]:
+        """Returns the body of a request for the rewards of some token ids."""
+
+    def rewards(self, answer: Any) -> list[Any]:
+        """Returns the rewards of an answer, in the order of the request."""
+
+    def other_path(self) -> Protocol:
+        """Returns how it is asked where `path` is not there."""
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """
+    vLLM's `/classify`, or `/pooling` where a server has that alone.
+
+    Args:
+        model (`str`): Name under which it serves the model.
+        max_length (`int`, *optional*): Tokens of a text at most, if it says so.
+        path (`str`): Which of the two.
+    """
+
+    model: str
+    max_length: int | None
+    path: str = "/classify"
+
+    @classmethod
+    def of(cls, about: Any) -> VLLM | None:
+        """Returns the protocol if this is what vLLM says of its models, else `None`."""
+        first = _first_model(about)
+        if first is None or first.get("owned_by") == "sglang":
+            return None
+        return cls(str(first["id"]), first.get("max_model_len"))
+
+    def request(self, ids: list[list[int]]) -> dict[str, Any]:
+        """The raw score is asked for: a model of another toolkit may say otherwise in its config."""
+        body = {"model": self.model, "input": ids, "use_activation": False}
+        return body if self.path == "/classify" else {**body, "task": "classify", "encoding_format": "float"}
+
+    def rewards(self, answer: Any) -> list[Any]:
+        """One score a text; more are refused."""
+        entries = sorted(answer["data"], key=lambda entry: entry["index"])
+        return [_only(entry["probs" if self.path == "/classify" else "data"]) for entry in entries]
+
+    def other_path(self) -> VLLM:
+        """`/pooling`."""
+        return dataclasses.replace(self, path="/pooling")
+
+
+@dataclass(frozen=True)
+class SGLang:
+    """
+    sglang's own `/classify`; that of its OpenAI-like paths applies a softmax.
+
+    Args:
+        max_length (`int`, *optional*): Tokens of a text at most, if it says so.
+    """
+
+    path: ClassVar[str] = "/classify"
+    max_length: int | None
+
+    @classmethod
+    def of(cls, about: Any) -> SGLang | None:
+        """Returns the protocol if this is what sglang says of its models, else `None`."""
+        first = _first_model(about)
+        if first is None or first.get("owned_by") != "sglang":
+            return None
+        length = first.get("max_model_len")
+        return cls(None if length is None else length - 1)  # it refuses a text that is as long as its context
+
+    def request(self, ids: list[list[int]]) -> dict[str, Any]:
+        """Token ids under their name here."""
+        return {"input_ids": ids}
+
+    def rewards(self, answer: Any) -> list[Any]:
+        """One entry a text; a single text may come without a list around it."""
+        entries = answer if isinstance(answer, list) else [answer]
+        return [_only(entry["embedding"]) for entry in entries]
+
+    def other_path(self) -> SGLang:
+        """There is none."""
+        return self
+
+
+PROTOCOLS = (VLLM, SGLang)
+
+
+def _first_model(about: Any) -> dict[str, Any] | None:
+    models = about.get("data") if isinstance(about, dict) else None
+    first = models[0] if isinstance(models, list) and models else None
+    return first if isinstance(first, dict) and "id" in first else None
+
+
+def _only(values: Any) -> Any:
+    if not isinstance(values, list) or len(values) != 1:
+        raise ValueError(f"a text has {len(values) if isinstance(values, list) else values!r} scores, not one")
+    return values[0]
