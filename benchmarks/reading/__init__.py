@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/readers.py`: the models and texts, the environments, and the programs that read them."""
