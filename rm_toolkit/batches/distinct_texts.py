@@ -44,32 +44,38 @@ class DistinctTexts:
             return self._held[number]
         return self.stored(*self._places[2 * number : 2 * number + 2])
 
-    def number(self, row: PreferenceRow, row_number: int, response: int) -> int:
-        """Returns the number of a response with its prompt; equal ones share it."""
-        text = Conversation(row.prompt, row.completions[response], row.tools, row.chat_template_kwargs)
-        key, number = compact_key(text_key(*text)), len(self)
-        known = self._numbers.setdefault(key, number)
-        if known < number:
-            return known
-        if number == 0:
+    def members(self, row: PreferenceRow, row_number: int) -> list[int]:
+        """Returns the number of each response of a row with its prompt; equal texts share it."""
+        prompt, template, known = row.prompt, (row.tools, row.chat_template_kwargs), self._numbers
+        found = []
+        for response, completion in enumerate(row.completions):
+            number = len(known)
+            found.append(known.setdefault(compact_key(text_key(prompt, completion, *template)), number))
+            if found[-1] == number:
+                self._meet(Conversation(prompt, completion, *template), row_number, response)
+        return found
+
+    def _meet(self, text: Conversation, row_number: int, response: int) -> None:
+        """Takes a text that no row before had."""
+        if len(self._numbers) == 1:
             check_format(text, self.encoder.data_format, self.name)
         self._waiting.append(text)
         self._rows.append(row_number)
         if self.stored is None:
             self._held.append(text)
         else:
-            self._places.extend((row_number, response))
+            self._places.append(row_number)
+            self._places.append(response)
         if isinstance(text.completion, list) and not text.is_plain:
             self.with_more.append(text)
         if len(self._waiting) == BATCH_SIZE:
             self.encode()
-        return number
 
     def encode(self) -> None:
         """Encodes the texts that wait; names the first row that has one which the chat template refuses."""
         if self._waiting:
             with refused_rows(self.name, self._rows, self.encoder.tokenizer):
-                self.encoder.add(self._waiting, [None] * len(self._waiting))
+                self.encoder.add(self._waiting)
             self._waiting = []
 
 
@@ -77,12 +83,13 @@ def rows_of(dataset: Dataset, name: str, num_tokens: int) -> Iterator[Preference
     """Yields the rows of a data set, texts or token ids; the tokenizer has `num_tokens` tokens."""
     read = row_reader(dataset.column_names, name, num_tokens)
     strip = null_stripper(dataset.features)
-    number = 0
+    number, what = 0, f"data set '{name}'"
     for batch in dataset.iter(batch_size=BATCH_SIZE):
+        names = tuple(batch)
         for values in zip(*batch.values()):
             number += 1
-            row = dict(zip(batch, values))
-            yield read(strip(row) if strip else row, RowPlace(f"data set '{name}'", "row", number))
+            row = dict(zip(names, values))
+            yield read(strip(row) if strip else row, RowPlace(what, "row", number))
 
 
 def read_again(dataset: Dataset, name: str) -> Callable[[int, int], Conversation]:

@@ -55,7 +55,7 @@ def encode(
     numbers: list[int] = []
     for begin in range(0, len(texts), BATCH_SIZE):
         batch = texts[begin : begin + BATCH_SIZE]
-        keys = [None] * len(batch) if merge_within is None else merge_within[begin : begin + len(batch)]
+        keys = None if merge_within is None else merge_within[begin : begin + len(batch)]
         numbers += encoder.add(batch, keys)
         progress.update(len(batch))
     progress.close()
@@ -89,13 +89,14 @@ class Encoder:
         self.partial: list[int] = []  # numbers of the texts whose rendered prompt is no prefix of them
         self.num_texts = 0
 
-    def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int | None]) -> list[int]:
+    def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int] | None = None) -> list[int]:
         """
         Encodes some texts; returns the number of the sequence of each.
 
         Args:
             texts (`list[tuple]`): As in [`encode`].
-            keys (`list[int]`): Texts of one key with the same ids become one sequence; `None` for one of its own.
+            keys (`list[int]`, *optional*): Texts of one key with the same ids become one sequence. Default: each text is
+                a sequence of its own.
 
         Raises:
             `RefusedText`: if the chat template refuses a text.
@@ -107,10 +108,10 @@ class Encoder:
             raise RefusedText(str(error), begin + error.number) from error
         self.num_texts += len(texts)
         encodings = self.encode_batch(strings, add_special_tokens=self.data_format == "text")
-        return [
-            self.sequences.add(encoding.ids, _first_token_at(encoding, length) if self.find_completions else None, key)
-            for encoding, length, key in zip(encodings, prompt_lengths, keys)
-        ]
+        starts = None
+        if self.find_completions:
+            starts = [_first_token_at(encoding, length) for encoding, length in zip(encodings, prompt_lengths)]
+        return self.sequences.extend([encoding.ids for encoding in encodings], starts, keys)
 
     def _rendered(self, texts: Sequence[tuple[Any, ...]]) -> tuple[list[str], Sequence[int]]:
         if not self.find_completions:  # where prompts end is not asked for, and costs as much again
@@ -125,46 +126,61 @@ class Sequences:
     The distinct sequences so far, cut on the left, and counts of what was cut.
 
     Args:
-        num_prefix (`int`): Special tokens before a text, which a cut keeps.
+        num_prefix (`int`, or `np.ndarray` of shape `(num_texts,)`): Tokens at the beginning of a text that a cut keeps.
         max_length (`int`): Tokens that a sequence may have.
         folder (`Path`, *optional*): Where the ids of a large data set go until they are taken.
     """
 
-    def __init__(self, num_prefix: int, max_length: int, folder: Path | None = None):
+    def __init__(self, num_prefix: int | np.ndarray, max_length: int, folder: Path | None = None):
         self.num_prefix, self.max_length, self.folder = num_prefix, max_length, folder
         self.ids = TokenSpool(folder)
         self.lengths, self.starts, self.cuts = array("i"), array("i"), array("q")
         self.seen: dict[tuple[int, bytes], int] = {}
 
-    def add(self, ids: list[int], start: int | None, key: int | None) -> int:
+    def extend(
+        self, texts: list[list[int]], starts: Sequence[int] | None = None, keys: Iterable[int] | None = None
+    ) -> list[int]:
         """
-        Adds a text, unless one of the same key has the same ids already.
+        Adds some texts.
 
         Args:
-            ids (`list[int]`): Its token ids.
-            start (`int`, *optional*): Where its completion begins, where that is wanted.
-            key (`int`, *optional*): Texts of one key with the same ids are one sequence.
+            texts (`list[list[int]]`): Token ids of each; the list changes.
+            starts (`Sequence[int]`, *optional*): Where the completion of each begins, where that is wanted.
+            keys (`Iterable[int]`, *optional*): Texts of one key with the same ids are one sequence. Default: each text is a
+                sequence of its own.
 
         Returns:
-            `int`: Number of its sequence.
+            `list[int]`: Number of the sequence of each text.
         """
-        cut = max(0, len(ids) - self.max_length)
-        if cut:
-            ids = ids[: self.num_prefix] + ids[self.num_prefix + cut :]
-            start = None if start is None else max(self.num_prefix, start - cut)
-        number = len(self.lengths)
-        if key is not None:
-            known = self.seen.setdefault((key, array("i", ids).tobytes()), number)
-            if known < number:
-                return known
-        self._append(ids, 0 if start is None else min(start, len(ids)), cut)
-        return number
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        prefixes = np.broadcast_to(self.num_prefix, len(texts))
+        cuts = np.maximum(lengths - self.max_length, 0)
+        for k in np.flatnonzero(cuts).tolist():
+            texts[k] = texts[k][: prefixes[k]] + texts[k][prefixes[k] + cuts[k] :]
+        begin = np.zeros(len(texts), dtype=np.int64)
+        if starts is not None:
+            begin += starts
+            begin = np.minimum(np.where(cuts > 0, np.maximum(prefixes, begin - cuts), begin), lengths - cuts)
+        if keys is None:
+            numbers, new = list(range(len(self.lengths), len(self.lengths) + len(texts))), slice(None)
+        else:
+            numbers, new = self._known(texts, keys)
+            texts = [texts[k] for k in new]
+        for ids in texts:
+            self.ids.extend(ids)
+        for column, values in ((self.lengths, lengths - cuts), (self.starts, begin), (self.cuts, cuts)):
+            column.frombytes(values[new].astype(column.typecode).tobytes())
+        return numbers
 
-    def _append(self, ids: Sequence[int], start: int, cut: int) -> None:
-        self.ids.extend(ids)
-        self.lengths.append(len(ids))
-        self.starts.append(start)
-        self.cuts.append(cut)
+    def _known(self, texts: list[list[int]], keys: Iterable[int]) -> tuple[list[int], list[int]]:
+        """The number of the sequence of each text, and which of the texts are the first of theirs."""
+        numbers, new = [], []
+        for k, (ids, key) in enumerate(zip(texts, keys)):
+            number = len(self.lengths) + len(new)
+            numbers.append(self.seen.setdefault((key, array("i", ids).tobytes()), number))
+            if numbers[-1] == number:
+                new.append(k)
+        return numbers, new
 
     def merged(self) -> tuple[Sequences, np.ndarray]:
         """
@@ -177,7 +193,9 @@ class Sequences:
             piece, end = ids[end : end + length], end + length
             known = once.seen.setdefault((0, piece.tobytes()), len(once.lengths))
             if known == len(once.lengths):
-                once._append(piece.tolist(), start, cut)
+                once.ids.extend(piece.tolist())
+                for column, value in ((once.lengths, length), (once.starts, start), (once.cuts, cut)):
+                    column.append(value)
             numbers[number] = known
         return once, numbers
 
@@ -208,12 +226,9 @@ def encode_ids(
     Returns:
         `tuple`: As of [`encode`].
     """
-    sequences = Sequences(0, max_length)
-    numbers = np.zeros(len(texts), dtype=np.int64)
-    for number, (ids, start, keep) in enumerate(zip(texts, starts, kept)):
-        sequences.num_prefix = keep
-        numbers[number] = sequences.add(list(ids), int(start), 0)
-    return sequences.columns(), numbers
+    sequences = Sequences(np.array(kept, dtype=np.int64), max_length)
+    numbers = sequences.extend(list(map(list, texts)), starts, [0] * len(texts))
+    return sequences.columns(), np.array(numbers, dtype=np.int64)
 
 
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:

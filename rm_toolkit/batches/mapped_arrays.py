@@ -46,10 +46,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         `OSError`, `ValueError`, `KeyError` or `zipfile.BadZipFile`: if it is none.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive, np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         mapped = {name: _mapped(path, file, member) for name, member in members.items()}
-        return {name: stored[name] if values is None else values for name, values in mapped.items()}
+        return {name: _read(archive, members[name]) if values is None else values for name, values in mapped.items()}
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _mapped(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> np.ndarray | None:

@@ -25,6 +25,11 @@ from ..data.templates import arrange_messages
 from ..errors import InputError
 
 
+# Digests of nothing: a copy of one costs half of what making it does, and there is one for each text and prompt.
+OF_TEXT, OF_MESSAGES = (hashlib.blake2b(digest_size=16, person=kind) for kind in (b"text", b"messages"))
+NO_TEMPLATE_COLUMNS: dict[str, Any] = dict.fromkeys(TEMPLATE_COLUMNS)
+
+
 @dataclass
 class PreferenceRow:
     """
@@ -101,12 +106,13 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     prompt = row.get("prompt")
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
-    prompt, completions = _in_one_form(prompt, completions)
-    _check_parts(prompt, completions, ranked, place)
+    if type(prompt) is not str or set(map(type, completions)) != {str}:  # strings alone are as they should be
+        prompt, completions = _in_one_form(prompt, completions)
+        _check_parts(prompt, completions, ranked, place)
     template = template_columns(row, place)
     key = row.get("prompt_id") or (text_key(prompt, "", **template) if prompt else None)
     if ranked:
-        writers = row.get("completion_domains")
+        writers = plain(row.get("completion_domains"))
     else:
         writers = [row.get("domain"), row["rejected_domain"]] if row.get("rejected_domain") else None
     return PreferenceRow(prompt, completions, scores, key, row.get("margin"), writers, row.get("domain"), **template)
@@ -168,8 +174,10 @@ def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kw
 
 def compact_key(key: Any) -> bytes:
     """128 bits in the place of a key of [`text_key`] or a `prompt_id`: the same for equal keys, and as good as never else."""
-    kind, whole = ("text", key) if isinstance(key, str) else ("messages", canonical(key))
-    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16, person=kind.encode()).digest()
+    empty, whole = (OF_TEXT, key) if isinstance(key, str) else (OF_MESSAGES, canonical(key))
+    digest = empty.copy()
+    digest.update(whole.encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
@@ -179,9 +187,9 @@ def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
     Raises:
         `InputError`: if they are not what a chat template can take.
     """
-    tools, kwargs = (row.get(name) for name in TEMPLATE_COLUMNS)
+    tools, kwargs = map(row.get, TEMPLATE_COLUMNS)
     if tools is None and kwargs is None:
-        return {"tools": None, "chat_template_kwargs": None}
+        return NO_TEMPLATE_COLUMNS
     try:
         return {"tools": read_tools(tools), "chat_template_kwargs": read_template_kwargs(kwargs)}
     except ValueError as error:

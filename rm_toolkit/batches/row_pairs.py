@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.pairing import RowPairs
 from .preference_rows import PreferenceRow, as_margins, compact_key
 from .unpaired import side_by_side
 
@@ -30,6 +31,8 @@ class PairColumns:
         self.first_two = array("i")
         self.prompts: dict[Any, int] = {}
         self.num_label_ties = 0
+        self._given: tuple[Any, ...] | None = None
+        self._found: tuple[RowPairs, list[bool]]
 
     def add_row(self, number: int, members: Sequence[int], row: PreferenceRow, threshold: float) -> None:
         """
@@ -41,14 +44,12 @@ class PairColumns:
             row (`PreferenceRow`): The row.
             threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
         """
-        stated = row.pair_up()
-        best = max(row.scores)
-        qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
+        stated, qualifies = self._of_scores(row, threshold)
         # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
         key = number if row.prompt_key is None else compact_key(row.prompt_key)
         prompt_number = self.prompts.setdefault(key, len(self.prompts))
-        if stated.first_two is not None:
-            self.first_two.extend(members[k] for k in stated.first_two)
+        for k in stated.first_two or ():
+            self.first_two.append(members[k])
         for i, j in stated.best_first():
             self.better.append(members[i])
             self.worse.append(members[j])
@@ -63,6 +64,15 @@ class PairColumns:
             self.tied_rows.append(before)
             texts = [text for text, counts in zip(members, qualifies) if counts]
             self.unpaired += side_by_side(texts, prompt_number, before)
+
+    def _of_scores(self, row: PreferenceRow, threshold: float) -> tuple[RowPairs, list[bool]]:
+        """The pairs of a row and which of its texts qualify: often as of the row before, whose scores are the same."""
+        given = (row.scores, row.writers, row.writers and row.domain, threshold)
+        if given != self._given:
+            best = max(row.scores)
+            qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
+            self._given, self._found = given, (row.pair_up(), qualifies)
+        return self._found
 
     def arrays(self) -> dict[str, Any]:
         """Returns the pair columns of `TokenizedPreferences`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from array import array
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -33,9 +32,9 @@ class TokenSpool:
     def __len__(self) -> int:
         return self._written + len(self._held)
 
-    def extend(self, ids: Iterable[int]) -> None:
+    def extend(self, ids: list[int]) -> None:
         """Adds token ids."""
-        self._held.extend(ids)
+        self._held.fromlist(ids)
         if self._folder is not None and len(self._held) >= TOKENS_HELD:
             self._write()
 

@@ -240,7 +240,7 @@ def tokenize_rows(
         `RefusedRow`: if the chat template refuses one.
     """
     eos = tokenizer.eos_token_id if lm_target_eos and data_format == "text" else None
-    rows = iter(tqdm(rows, **(progress or {"disable": True})))
+    rows = iter(rows if progress is None else tqdm(rows, **progress))
     first = next(rows, None)
     rows = [] if first is None else chain([first], rows)
     if first is not None and isinstance(first.completions[0], tuple):  # token ids
@@ -251,8 +251,7 @@ def tokenize_rows(
     texts = DistinctTexts(encoder, name, stored)
     columns = PairColumns(tied_rows)
     for number, row in enumerate(rows):
-        members = [texts.number(row, number, k) for k in range(len(row.completions))]
-        columns.add_row(number, members, row, lm_score_threshold)
+        columns.add_row(number, texts.members(row, number), row, lm_score_threshold)
     texts.encode()
     sequences, numbers = encoder.sequences, np.arange(len(texts))
     if have_more_than_content(texts.with_more, tokenizer, f"data set '{name}'", checked):

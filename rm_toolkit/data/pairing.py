@@ -11,16 +11,14 @@ The one rule by which the responses of a row become pairs, and by which its ties
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from .records import Place
 from .schema import check_ranked, number_value
 
 
-@dataclass(frozen=True)
-class RowPairs:
+class RowPairs(NamedTuple):
     """
     What the scores of one row state, as positions in the list of its responses.
 
@@ -39,6 +37,8 @@ class RowPairs:
 
     def best_first(self) -> list[tuple[int, int]]:
         """Returns the pairs by the place of the better response in `order`, then by that of the worse one."""
+        if len(self.pairs) < 2:
+            return self.pairs
         place = {response: position for position, response in enumerate(self.order)}
         return sorted(self.pairs, key=lambda pair: (place[pair[0]], place[pair[1]]))
 
@@ -54,12 +54,13 @@ def pair_up(scores: Sequence[float], writers: Sequence[str] | None = None, domai
         domain (`str`, *optional*): That domain; the others are rivals.
     """
     pairs, ties = [], []
-    for i, j in combinations(range(len(scores)), 2):
-        if scores[i] != scores[j]:
-            pairs.append((i, j) if scores[i] > scores[j] else (j, i))
+    for (i, one), (j, other) in combinations(enumerate(scores), 2):
+        if one != other:
+            pairs.append((i, j) if one > other else (j, i))
         elif writers is None or domain in (writers[i], writers[j]):
             ties.append((i, j))
-    order = sorted(range(len(scores)), key=lambda k: scores[k])[::-1]
+    order = sorted(range(len(scores)), key=scores.__getitem__)
+    order.reverse()
     differ = len(order) > 1 and scores[order[0]] != scores[order[1]]
     return RowPairs(pairs, ties, order, (order[0], order[1]) if differ else None)
 

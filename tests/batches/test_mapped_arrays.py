@@ -74,7 +74,7 @@ def test_ids_are_the_same_wherever_they_wait(tmp_path, monkeypatch, full_after):
     spool, alone = TokenSpool(tmp_path), TokenSpool()
     for begin in range(0, 33, 3):
         for one in (spool, alone):
-            one.extend(range(begin, begin + 3))
+            one.extend([*range(begin, begin + 3)])
     assert len(spool) == 33
     assert spool.array().tolist() == alone.array().tolist() == list(range(33))
     assert list(tmp_path.iterdir()) == []
