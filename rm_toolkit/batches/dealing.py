@@ -30,7 +30,7 @@ def deal(
             unless there are fewer pieces than places for them.
     """
     slots = PaddedSlots(pieces) if pieces.padded else EvenSlots(pieces)
-    total = sum(min(pieces.size([k]), pieces.limit) for k in range(len(pieces)))
+    total = sum(size if size < pieces.limit else pieces.limit for size in pieces.own_sizes())
     count, most, batches = count or max(1, -(-total // (num_processes * pieces.limit))), count, []
     while most is None or count <= most:
         found = slots.find(count, num_processes)

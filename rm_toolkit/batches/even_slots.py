@@ -86,8 +86,10 @@ class EvenSlots:
             self.limit: [(0, batch) for batch in range(count)]
         }  # micro-batches that have room for so many pairs
         for piece in numbers:
-            size = self.sizes[piece]
-            fewest, room = min(((heap[0], room) for room, heap in by_room.items() if room >= size), default=(None, 0))
+            size, fewest, room = self.sizes[piece], None, 0
+            for other, heap in by_room.items():
+                if other >= size and (fewest is None or heap[0] < fewest):
+                    fewest, room = heap[0], other
             if fewest is None:
                 return None
             tokens, batch = heapq.heappop(by_room[room])

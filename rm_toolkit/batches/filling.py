@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,24 +90,35 @@ class Filler:
         if count is not None:
             count -= sum(len(prompt.sequences) for prompt in many or [])
         dealt = deal(self._costs(pairs, found), num_processes, partial(self._first_fit, found), count)
-        none = pairs[:0]
-        return [
-            [np.concatenate([none, *(pairs[found[k].begin : found[k].end] for k in batch)]) for batch in slot]
-            for slot in dealt
-        ]
+        order = [found[k] for slot in dealt for batch in slot for k in batch]
+        begin, end = (np.array(column, dtype=np.int64) for column in list(zip(*order))[:2])
+        ends = np.cumsum(end - begin)
+        own = pairs[np.repeat(end - ends, end - begin) + np.arange(ends[-1])]  # piece after piece
+        last = np.cumsum([len(batch) for slot in dealt for batch in slot])
+        chunks = np.split(own, np.append(0, ends)[last[:-1]])
+        return [chunks[k : k + num_processes] for k in range(0, len(chunks), num_processes)]
 
     def pieces(self, pairs: np.ndarray, starts: np.ndarray) -> Pieces:
         """Returns what the pieces of a step cost, see [`deal_groups`]."""
         return self._costs(pairs, self._pieces(pairs, starts, None))
 
     def _costs(self, pairs: np.ndarray, found: list[_Piece]) -> Pieces:
-        sizes, counted = [self._cost(piece) for piece in found], found
         if self.tokens is None:  # pieces of groups that lie elsewhere are missing
             starts = np.cumsum([0, *(piece.end - piece.begin for piece in found)])
-            counted = self._counted(np.concatenate([pairs[piece.begin : piece.end] for piece in found]), starts)
-        rows = ((piece.num_pairs, of.num_sequences, of.longest, of.num_computed) for piece, of in zip(found, counted))
-        limit = {"limit": self._limit, "by_tokens": self.tokens is not None, "padded": not self.shared}
-        return Pieces(*map(list, zip(*rows)), sizes=sizes, **limit)
+            own = np.concatenate([pairs[piece.begin : piece.end] for piece in found])
+            *_, sequences, longest, tokens, saved = self._counted(own, starts)
+        else:
+            *_, sequences, longest, tokens, saved = map(np.array, zip(*found))
+        return Pieces(
+            pairs=[piece.num_pairs for piece in found],
+            sequences=sequences.tolist(),
+            longest=longest.tolist(),
+            tokens=(tokens - np.where(saved > 0, SHARING_OVERHEAD, 0)).tolist(),  # that are really computed
+            sizes=list(map(self._cost, found)),
+            limit=self._limit,
+            by_tokens=self.tokens is not None,
+            padded=not self.shared,
+        )
 
     def _first_fit(self, pieces: list[_Piece]) -> list[list[int]]:
         """Numbers of the pieces of each micro-batch."""
@@ -150,15 +162,18 @@ class Filler:
 
     def _pieces(self, pairs: np.ndarray, starts: np.ndarray, many: list[ManyResponses] | None) -> list[_Piece]:
         found: list[_Piece] = []
+        limit, cost = self._limit, self._cost
         for piece in self._contents(pairs, starts):
-            parts = [piece] if self._cost(piece) <= self._limit else self._split(pairs, piece)
-            once = None
+            if cost(piece) <= limit:
+                found.append(piece)
+                continue
+            parts, once = self._split(pairs, piece), None
             if many is not None and self.once and len(parts) > 1:
                 once = self._responses_once([pairs[part.begin : part.end] for part in parts])
             if once is None:
                 found += parts
             elif len(once.sequences) == 1:  # its responses fit into a micro-batch, as those of half as many pairs
-                found.append(replace(piece, num_pairs=-(-len(once.sequences[0]) // 2)))
+                found.append(piece._replace(num_pairs=-(-len(once.sequences[0]) // 2)))
             else:
                 many.append(once)
         return found
@@ -172,11 +187,11 @@ class Filler:
         """Each group whole."""
         sizes = np.diff(starts)
         if self.tokens is None or not len(pairs):
-            return [_Piece(begin, begin + size, size) for begin, size in zip(starts.tolist(), sizes.tolist())]
-        return self._counted(pairs, starts)
+            return list(map(_Piece, starts[:-1].tolist(), starts[1:].tolist(), sizes.tolist()))
+        return list(map(_Piece._make, zip(*(column.tolist() for column in self._counted(pairs, starts)))))
 
-    def _counted(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
-        """Each group whole, with its texts and tokens."""
+    def _counted(self, pairs: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Each group whole, with its texts and tokens: the columns of `_Piece`."""
         data, sizes = self.data, np.diff(starts)
         group = np.repeat(np.arange(len(sizes)), sizes)
         sequences = np.concatenate([data.better[pairs], data.worse[pairs]]).astype(np.int64)
@@ -190,8 +205,7 @@ class Filler:
         if self.shared:
             common = np.array(self.shared_tokens(data.prompt[pairs[starts[:-1]]]))
             saved = np.maximum(0, (numbers - 1) * common - SHARING_OVERHEAD)
-        columns = (starts[:-1], starts[1:], sizes, numbers, longest, total - saved, saved)
-        return [_Piece(*values) for values in zip(*(column.tolist() for column in columns))]
+        return starts[:-1], starts[1:], sizes, numbers, longest, total - saved, saved
 
     def _split(self, pairs: np.ndarray, group: _Piece) -> list[_Piece]:
         """A group that is over the limit: as many pairs as fit, then the next."""
@@ -239,8 +253,7 @@ class Filler:
         return [self._shared_tokens[prompt] for prompt in prompts.tolist()]
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """
     Pairs of one prompt, and what a micro-batch of them holds; or all that one holds so far. The tokens are those that the
     limit counts: of what a shared beginning saves, what it costs in attention calls is taken off.
@@ -253,11 +266,6 @@ class _Piece:
     longest: int = 0
     num_tokens: int = 0
     num_saved: int = 0
-
-    @property
-    def num_computed(self) -> int:
-        """Tokens that are really computed of the pairs of one prompt."""
-        return self.num_tokens - (SHARING_OVERHEAD if self.num_saved else 0)
 
     def with_piece(self, other: _Piece) -> _Piece:
         return _Piece(

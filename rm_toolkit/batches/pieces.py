@@ -43,6 +43,16 @@ class Pieces:
         """Returns what the limit counts of it."""
         return self.cost(batch) if self.by_tokens and self.padded else sum(self.sizes[k] for k in batch)
 
+    def own_costs(self) -> list[int]:
+        """Returns the tokens of each piece alone, as [`cost`] counts them."""
+        if not self.padded:
+            return self.tokens
+        return [sequences * longest for sequences, longest in zip(self.sequences, self.longest)]
+
+    def own_sizes(self) -> list[int]:
+        """Returns what the limit counts of each piece alone."""
+        return self.own_costs() if self.by_tokens and self.padded else self.sizes
+
     def spread(self, batches: list[list[int]], count: int) -> None:
         """
         Splits the largest of some micro-batches in two until there are so many; where nothing can be split, empty ones

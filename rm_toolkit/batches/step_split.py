@@ -77,15 +77,20 @@ def split_pairs(
 def _lm_sequences(
     data: TokenizedPreferences, chunks: list[np.ndarray], parts: dict[int, ResponsePart], num_processes: int
 ) -> list[np.ndarray]:
-    candidates, chunk_of = [], []
-    for number, chunk in enumerate(chunks):
-        found = np.concatenate([data.better[chunk][data.lm_better[chunk]], data.worse[chunk][data.lm_worse[chunk]]])
-        candidates.append(found)
-        before = parts[number].parts_before(found) * num_processes if number in parts else np.zeros_like(found)
-        chunk_of.append(number - before)
+    pairs = np.concatenate(chunks)
+    chunk = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
+    columns = ((data.better, data.lm_better), (data.worse, data.lm_worse))
+    candidates = np.concatenate([sequence[pairs][counts[pairs]] for sequence, counts in columns]).astype(np.int64)
+    chunk_of = np.concatenate([chunk[counts[pairs]] for _, counts in columns])
+    order = np.argsort(chunk_of, kind="stable")
+    candidates, chunk_of = candidates[order], chunk_of[order]
+    first_of = np.searchsorted(chunk_of, np.arange(len(chunks) + 1)).tolist()
+    for number, part in parts.items():
+        own = slice(first_of[number], first_of[number + 1])
+        chunk_of[own] -= part.parts_before(candidates[own]) * num_processes
     # In the same order on every process, so that all agree where a text is counted: in the first chunk that has it.
-    texts, first = np.unique(np.concatenate(candidates).astype(np.int64), return_index=True)
-    counted_in = np.concatenate(chunk_of)[first]
+    texts, first = np.unique(candidates, return_index=True)
+    counted_in = chunk_of[first]
     order = np.argsort(counted_in, kind="stable")
     return np.split(texts[order], np.searchsorted(counted_in[order], np.arange(1, len(chunks))))
 
