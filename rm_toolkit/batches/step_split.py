@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,14 +67,30 @@ def split_pairs(
         data, pairs = filler.data, np.concatenate([pairs, num_pairs + unpaired])
     groups = _by_length(data, pairs)
     many: list[ManyResponses] = []
-    if count is None and (num_processes == 1 or version == 1):
-        chunks = filler.fill_groups(*groups, many)
-        chunks += [pairs[:0]] * (-len(chunks) % num_processes)
-    else:
-        chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count, many) for chunk in slot]
+    with _uncollected():
+        if count is None and (num_processes == 1 or version == 1):
+            chunks = filler.fill_groups(*groups, many)
+            chunks += [pairs[:0]] * (-len(chunks) % num_processes)
+        else:
+            chunks = [chunk for slot in filler.deal_groups(*groups, num_processes, count, many) for chunk in slot]
     parts = append_prompts(data, chunks, many, num_processes)
     lm_sequences = _lm_sequences(data, chunks, parts, num_processes)
     return StepSplit([chunk[chunk < num_pairs] for chunk in chunks], lm_sequences, parts)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """
+    Within it no garbage is looked for. A large step makes tens of thousands of tuples, which are gone by its end; they would
+    set off a search through all objects of the process, which takes longer than the planning.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _lm_sequences(
