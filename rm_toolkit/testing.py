@@ -20,8 +20,21 @@ from transformers import (
 )
 
 from .models.loading import quiet_loading
+from .output.nested_ranges import Keys
+from .output.ranges import Choice, Flag, Number
 
 
+# What `tiny_base` of a recipe takes.
+TINY_BASE = Keys(
+    {
+        "vocab_size": Number(260, 262_144, whole=True),
+        "hidden_size": Number(2, 8192, whole=True),
+        "num_layers": Number(1, 128, whole=True),
+        "num_heads": Number(1, 128, whole=True),
+        "architecture": Choice(("llama", "qwen3")),
+        "tie_word_embeddings": Flag(),
+    }
+)
 ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 

@@ -98,7 +98,7 @@ def test_a_recipe_reads_specs_as_every_command_does():
 
 MISTAKES = {
     "a misspelt key": ("learning_rat: 1.0", [], r"there is no setting `learning_rat`. Did you mean 'learning_rate'\?"),
-    "a key that stands twice": ("seed: 1\nseed: 2", [], "the key 'seed' stands twice"),
+    "a key that stands twice": ("seed: 1\nseed: 2", [], "the key 'seed' is given twice"),
     "a number where a mapping belongs": ("train_datasets: 3", [], r"`train_datasets` is 3 \(int\), but must be dict"),
     "a number where a list belongs": (
         "lora_target_modules: 3",
@@ -130,7 +130,7 @@ MISTAKES = {
         "`pairs_per_step` is 10, which 1 process",
     ),
     "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it is one of 'last', 'eos'"),
-    "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is 0 or more"),
+    "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is a number from 0 to 1,000"),
     "a domain that is missing": ("output_dir: out/{domain}", [], "needs a domain: pass --domain NAME"),
     "a dataset named twice": ("seed: 1", ["--train_datasets", "a=x", "a=y"], "the name 'a' is given twice"),
     "a dataset in broken braces": (
@@ -141,7 +141,7 @@ MISTAKES = {
     "a dataset whose key is given twice": (
         "seed: 1",
         ["--eval_datasets", "a={path: x, path: y}"],
-        "'path' stands twice",
+        "'path' is given twice",
     ),
     "a dataset without a space": (
         "seed: 1",

@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import did_you_mean, name_list
 from ..output.ending import ending_of, terminable
 from ..output.lock import WriterLock
+from .options import Parser
 
 
 # Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rm-toolkit",
         usage="rm-toolkit [--version] COMMAND …",
         description="Train, check and publish reward models for your own preferences.",
@@ -70,8 +71,11 @@ def _run(argv: list[str]) -> int:
     module_name, summary = COMMANDS[name]
     os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
     module = importlib.import_module(module_name)
-    command = argparse.ArgumentParser(prog=f"rm-toolkit {name}", description=summary)
+    command = Parser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
+    command.add_ranges()
+    if not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        command.refuse_unknown(rest)
     args, unknown = command.parse_known_args(rest)
     if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
         command.error(f"unrecognized arguments: {' '.join(unknown)}")

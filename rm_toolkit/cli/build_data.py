@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, one_line
+from .options import PLACE, PROCESSES, SEED
 
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from ..data.number_ranges import SCORE_RATIO, TEST_SIZE
     from ..data.schema import FORMATS, SHAPES
     from ..data.sources import SOURCES
     from ..data.templates import TEMPLATES
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", help="raw format of the input, see below; auto finds it by the columns")
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
-    add("--output", type=Path, metavar="DIR", help="folder for the built dataset")
+    add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
     add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row a prompt")
     add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
     add("--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag of the rows")
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="read the input as if it had no such columns")
     add("--label", metavar="NAME", help="where several columns say which response is better: the one to read")
-    add("--min-score-ratio", type=float, metavar="X", help="shp: leave out rows whose two scores are closer")
+    add("--min-score-ratio", type=SCORE_RATIO, metavar="X", help="shp: leave out rows whose two scores are closer")
     add(
         "--drop-contradictions",
         action="store_true",
@@ -51,16 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strip-citations", action="store_true", help="webgpt: remove marks like [1] from the answers")
     add(
         "--test-size",
-        type=float,
+        type=TEST_SIZE,
         default=0.1,
         help="fraction or number of the prompts held out; 0: none (default 0.1)",
     )
-    add("--seed", type=int, default=0, help="seed of that split (default 0)")
+    add("--seed", type=SEED, default=0, help="seed of that split (default 0)")
     add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
     add("--dry-run", action="store_true", help="say how the input is read, show its first row, and write nothing")
     add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original work's format, not cleaned")
     add("--license", help="licence of the data, kept beside it")
-    add("--num-proc", type=int, help="processes for cleaning (default 1)")
+    add("--num-proc", type=PROCESSES, help="processes for cleaning (default 1)")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace an output that an earlier build wrote")
 

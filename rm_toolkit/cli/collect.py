@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
 from ..output.ending import hint_if_stopped
+from .options import COUNT, PLACE, SEED, OrNone
 
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ KEEPABLE = ("refusal", "truncated", "length", "alike")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from ..collection import number_ranges as ranges
+
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit collect --input alpaca_data.json --no-input --num 13000 --domains data/domains.yaml \\\n"
@@ -35,34 +36,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-url", required=True, metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:8000/v1"
     )
     add("--model", required=True, help="name of the model at the endpoint")
-    add("--output", type=Path, required=True, metavar="FILE.json", help="DSP file; journal and report stand beside it")
+    add(
+        "--output", type=PLACE, required=True, metavar="FILE.json", help="DSP file; journal and report stand beside it"
+    )
     choice = parser.add_argument_group("which instructions")
-    choice.add_argument("--num", type=int, help="how many (default: all); more later keeps those asked before")
-    choice.add_argument("--seed", type=int, default=0, help="which of them (default 0)")
+    choice.add_argument("--num", type=COUNT, help="how many (default: all); more later keeps those asked before")
+    choice.add_argument("--seed", type=SEED, default=0, help="which of them (default 0)")
     choice.add_argument("--no-input", action="store_true", help="none that has an input field, as in the DSP data")
     choice.add_argument(
         "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="instruction=question output=answer …"
     )
     choice.add_argument("--skip-invalid", action="store_true", help="leave out rows that cannot be used")
     sampling = parser.add_argument_group("how they are answered ('none' leaves a setting to the endpoint)")
-    sampling.add_argument("--temperature", type=_optional(float), default=1.0, help="default 1")
-    sampling.add_argument("--top-p", type=_optional(float), help="default: the endpoint's")
-    sampling.add_argument("--max-tokens", type=_optional(int), default=1024, help="of an answer (default 1024)")
-    sampling.add_argument("--sampling-seed", type=_optional(int), default=0, help="default 0")
+    sampling.add_argument("--temperature", type=OrNone(ranges.TEMPERATURE), default=1.0, help="default 1")
+    sampling.add_argument("--top-p", type=OrNone(ranges.TOP_P), help="default: the endpoint's")
+    sampling.add_argument(
+        "--max-tokens", type=OrNone(ranges.MAX_TOKENS), default=1024, help="of an answer (default 1024)"
+    )
+    sampling.add_argument("--sampling-seed", type=OrNone(ranges.SAMPLING_SEED), default=0, help="default 0")
     sampling.add_argument("--extra-body", metavar="JSON", help='further fields of a request, such as {"top_k": 40}')
     asking = parser.add_argument_group("how they are asked")
-    asking.add_argument("--concurrency", type=int, default=8, help="questions under way at a time (default 8)")
-    asking.add_argument("--timeout", type=float, default=120.0, help="seconds for one answer (default 120)")
-    asking.add_argument("--max-retries", type=int, default=6, help="retries of a question (default 6)")
+    asking.add_argument(
+        "--concurrency", type=ranges.CONCURRENCY, default=8, help="questions under way at a time (default 8)"
+    )
+    asking.add_argument("--timeout", type=ranges.TIMEOUT, default=120.0, help="seconds for one answer (default 120)")
+    asking.add_argument("--max-retries", type=ranges.MAX_RETRIES, default=6, help="retries of a question (default 6)")
     asking.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds the key")
     filters = parser.add_argument_group(
         "which rows are kept (the journal keeps all; changing this asks nothing again)"
     )
     filters.add_argument("--keep", nargs="+", default=[], choices=KEEPABLE, help="do not leave these out")
     filters.add_argument("--refusal-patterns", metavar="FILE", help="more regular expressions of refusals, one a line")
-    filters.add_argument("--max-similarity", type=float, default=0.9, help="of two answers of a row (default 0.9)")
     filters.add_argument(
-        "--length-outliers", type=float, default=5.0, help="robust deviations of the log length (default 5)"
+        "--max-similarity", type=ranges.MAX_SIMILARITY, default=0.9, help="of two answers of a row (default 0.9)"
+    )
+    filters.add_argument(
+        "--length-outliers",
+        type=ranges.LENGTH_OUTLIERS,
+        default=5.0,
+        help="robust deviations of the log length (default 5)",
     )
     add("--overwrite", action="store_true", help="replace an output, and a journal of other settings")
 
@@ -80,8 +92,6 @@ def run(args: argparse.Namespace) -> None:
     from ..collection.instructions import select_instructions
     from .build_data import parse_columns
 
-    if args.timeout <= 0 or args.max_retries < 0:
-        raise InputError("--timeout must be above 0, and --max-retries at least 0.")
     domains = load_domains(args.domains)
     filters = FilterOptions(
         keep=tuple(args.keep),
@@ -168,13 +178,3 @@ def show(found: Collected, domains: list[Domain], own_answers: bool) -> None:
             f"{missing:,} questions have no answer{gave_up if found.outcome.not_asked else ''}. "
             "The same command asks them again, and only them.",
         )
-
-
-def _optional(kind: type) -> type:
-    """A type for argparse: a number, or 'none'."""
-
-    def read(text: str):
-        return None if re.fullmatch("none", text, re.IGNORECASE) else kind(text)
-
-    read.__name__ = kind.__name__
-    return read

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .options import COUNT, DEVICE, PLACE, RESAMPLES, SEED
+
 
 if TYPE_CHECKING:
     from ..evaluation.evaluator import Evaluation
@@ -35,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SPEC",
         help="test sets: a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for report.md, metrics.json and figures/")
+    add("--output", type=PLACE, required=True, metavar="DIR", help="folder for report.md, metrics.json and figures/")
     add("--split", default="test", help="split to take where a SPEC names none (default test)")
     add(
         "--seed",
-        type=int,
+        type=SEED,
         default=0,
         help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
     )
-    add("--resamples", type=int, default=2000, help="bootstrap resamples of the prompts (default 2000)")
+    add("--resamples", type=RESAMPLES, default=2000, help="bootstrap resamples of the prompts (default 2000)")
     add(
         "--endpoint",
         nargs="+",
@@ -52,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a server of vLLM or sglang that holds the model, whose weights are then not read here; NAME=URL for each of "
         "several models",
     )
-    add("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
+    add("--device", type=DEVICE, help="where to compute, such as cuda:1 (default: a GPU where there is one)")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
         help="precision of the weights, here or there",
     )
-    add("--tokens-per-batch", type=int, default=16384, help="padded tokens computed at once (default 16384)")
+    add("--tokens-per-batch", type=COUNT, default=16384, help="padded tokens computed at once (default 16384)")
     add(
         "--chat-date",
         metavar="DATE",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .options import COUNT, PLACE, SEED
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
@@ -20,14 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for report.md, inspection.json and figures/")
+    add(
+        "--output", type=PLACE, required=True, metavar="DIR", help="folder for report.md, inspection.json and figures/"
+    )
     add("--tokenizer", metavar="DIR_OR_ID", help="tokenizer or model, for lengths in tokens (default: words)")
-    add("--max-length", type=int, help="tokens that a model reads (default: as the model says, else 512)")
+    add("--max-length", type=COUNT, help="tokens that a model reads (default: as the model says, else 512)")
     add(
         "--against", nargs="+", default=[], metavar="NAME=SPEC", help="other sets, to find prompts and texts in common"
     )
     add("--split", default="train", help="split to take where a SPEC names none (default train)")
-    add("--seed", type=int, default=0, help="seed of splits made here (default 0)")
+    add("--seed", type=SEED, default=0, help="seed of splits made here (default 0)")
     add("--no-word-clouds", action="store_true", help="draw no word clouds (they need the package wordcloud)")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace an earlier report")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
+from .options import BELOW_ONE, COUNT, DEVICE, PLACE, SEED, SHARE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the customized reward model, or several",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for the merged model")
-    add("--weight", type=float, nargs="+", help="of each customized model, 0 to 1; the general one has the rest")
+    add("--output", type=PLACE, required=True, metavar="DIR", help="folder for the merged model")
+    add("--weight", type=SHARE, nargs="+", help="of each customized model, 0 to 1; the general one has the rest")
     add("--frontier", action="store_true", help="evaluate --weights and write the best one")
     series = parser.add_argument_group("with --frontier")
     spec = "a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe"
     for kind in ("general", "customized"):
         series.add_argument(f"--{kind}-datasets", nargs="+", metavar="NAME=SPEC", help=f"{kind} test sets: {spec}")
-    series.add_argument("--weights", type=float, nargs="+", help="default 0 0.1 … 1; 0 and 1 are always there")
+    series.add_argument("--weights", type=SHARE, nargs="+", help="default 0 0.1 … 1; 0 and 1 are always there")
     series.add_argument(
-        "--allowed-loss", type=float, help="general accuracy that may be given up (default 0.01: one point)"
+        "--allowed-loss", type=BELOW_ONE, help="general accuracy that may be given up (default 0.01: one point)"
     )
     series.add_argument("--split", default="test", help="split to take where a SPEC names none (default test)")
-    series.add_argument("--seed", type=int, default=0, help="seed of fractions and splits (default 0)")
-    series.add_argument("--device", help="where to compute, such as cuda:1 (default: a GPU where there is one)")
-    series.add_argument("--tokens-per-batch", type=int, default=16384, help="padded tokens computed at once")
+    series.add_argument("--seed", type=SEED, default=0, help="seed of fractions and splits (default 0)")
+    series.add_argument(
+        "--device", type=DEVICE, help="where to compute, such as cuda:1 (default: a GPU where there is one)"
+    )
+    series.add_argument("--tokens-per-batch", type=COUNT, default=16384, help="padded tokens computed at once")
     series.add_argument("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace a folder that an earlier merge wrote")
 
@@ -73,8 +76,6 @@ def _frontier(args: argparse.Namespace) -> None:
     if not args.general_datasets or not args.customized_datasets:
         raise InputError("--frontier needs --general-datasets NAME=SPEC … and --customized-datasets NAME=SPEC …")
     allowed_loss = 0.01 if args.allowed_loss is None else args.allowed_loss
-    if not 0 <= allowed_loss < 1:
-        raise InputError(f"--allowed-loss is {allowed_loss:g}, but is a share of the pairs: 0.01 is one point.")
     from ..data.specs import parse_named_specs
     from ..merging.frontier import check_weights, compute_frontier
     from ..merging.frontier_report import describe_choice, frontier_rows, save_frontier

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from ..output.ranges import MANY, Number
+from .options import COUNT
+
 
 # What the parser does not know is a setting of the recipe.
 TAKES_RECIPE_FLAGS = True
@@ -18,11 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accelerate-config", required=True, metavar="FILE", help="the launch config, of accelerate_configs/")
     add("--gpu-memory", metavar="SIZE", help="memory of each GPU, like 80GiB (default: of the GPU here)")
     add("--host-memory", metavar="SIZE", help="memory of each machine, like 512GiB (default: of this one)")
-    add("--text-length", type=int, help="tokens of each text (default: the largest, max_length)")
-    add("--pairs", type=int, help="training pairs of an epoch, for steps and hours")
-    add("--tokens-per-pair", type=float, help="tokens computed for a pair (default: two texts of the length above)")
-    add("--tflops", type=float, help="peak of one GPU in the run's precision, in 1e12 operations a second, for hours")
-    add("--utilisation", type=float, default=0.4, help="part of that peak that is reached (default 0.4)")
+    add("--text-length", type=COUNT, help="tokens of each text (default: the largest, max_length)")
+    add("--pairs", type=Number(1, 10**12, whole=True), help="training pairs of an epoch, for steps and hours")
+    add(
+        "--tokens-per-pair",
+        type=Number(1, MANY),
+        help="tokens computed for a pair (default: two texts of the length above)",
+    )
+    add(
+        "--tflops",
+        type=Number(0, 1e9, above=True),
+        help="peak of one GPU in the run's precision, in 1e12 operations a second, for hours",
+    )
+    add(
+        "--utilisation",
+        type=Number(0, 1, above=True),
+        default=0.4,
+        help="part of that peak that is reached (default 0.4)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..output.ending import hint_if_stopped
+from .options import COUNT, DEVICE, PLACE
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -16,6 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    from ..data.number_ranges import WINDOW
     from ..data.templates import TEMPLATES
 
     add = parser.add_argument
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id (also ID@REVISION) of a reward model or an adapter",
     )
     add("--input", required=True, metavar="FILE", help="JSON Lines (also .gz), Parquet, or a saved dataset")
-    add("--output", required=True, type=Path, metavar="FILE", help="JSON Lines: the rows in order, with `reward`")
+    add("--output", required=True, type=PLACE, metavar="FILE", help="JSON Lines: the rows in order, with `reward`")
     add("--prompt-column", default="prompt", metavar="NAME", help="string or list of messages (default: prompt)")
     add("--no-prompt", action="store_true", help="the completions are whole texts or dialogues")
     add(
@@ -50,18 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="a server of vLLM or sglang that holds the model (see `rm-toolkit serve-command`); no weights are read here",
     )
-    add("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
+    add("--device", type=DEVICE, help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     add(
         "--dtype", choices=DTYPES, default="float32", help="precision of the weights, here or there (default: float32)"
     )
     add(
         "--tokens-per-batch",
-        type=int,
+        type=COUNT,
         metavar="N",
         help="tokens computed at once, or of one request (default: 16384 on a GPU and for a server, else 4096)",
     )
     add(
-        "--window", type=int, default=2048, metavar="N", help="rows sorted together and written at once (default 2048)"
+        "--window",
+        type=WINDOW,
+        default=2048,
+        metavar="N",
+        help="rows sorted together and written at once (default 2048)",
     )
     add(
         "--chat-date",

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data.schema import describe
 from ..errors import InputError, did_you_mean, name_list
-from ..output.strict_yaml import StrictLoader
+from ..output.strict_yaml import read_yaml
 
 
 FIELDS = ("name", "system_prompt")
@@ -40,17 +38,8 @@ def load_domains(path: str | Path) -> list[Domain]:
     Raises:
         `InputError`: if the file cannot be read, has other fields, or names a domain twice.
     """
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=StrictLoader)
-    except OSError as error:
-        raise InputError(
-            f"the domains {path} cannot be read: {error.strerror}. Give a YAML file like data/domains.yaml."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8. Save the file in UTF-8.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("domains"), list) or not content["domains"]:
+    content = read_yaml(path, "the domains", "Give a YAML file like data/domains.yaml.")
+    if not isinstance(content.get("domains"), list) or not content["domains"]:
         raise InputError(f"{path} must hold a list under `domains:`, each with {name_list(FIELDS)}.")
     for key in content:
         if key != "domains":

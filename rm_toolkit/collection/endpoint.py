@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, did_you_mean, first_line, one_line
 from ..output.addresses import check_address
+from ..output.nested_ranges import Keys
+from ..output.ranges import Text
+from ..output.stated_ranges import check_ranges
+from ..output.strict_json import strict_json
 from .journal import Answer
+from .number_ranges import MAX_RETRIES, MAX_TOKENS, SAMPLING_SEED, TEMPERATURE, TIMEOUT, TOP_P
 
 
 try:
@@ -40,12 +44,15 @@ class Sampling:
         extra_body (`dict`, *optional*): Further fields of the request.
     """
 
-    model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    extra_body: dict[str, Any] | None = None
+    model: Annotated[str, Text(empty=False)]
+    temperature: Annotated[float | None, TEMPERATURE] = None
+    top_p: Annotated[float | None, TOP_P] = None
+    max_tokens: Annotated[int | None, MAX_TOKENS] = None
+    seed: Annotated[int | None, SAMPLING_SEED] = None
+    extra_body: Annotated[dict[str, Any] | None, Keys()] = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def request(self) -> dict[str, Any]:
         """The arguments of `chat.completions.create`."""
@@ -83,6 +90,8 @@ class Endpoint:
         timeout: float = 120.0,
         max_retries: int = 6,
     ):
+        TIMEOUT.check("timeout", timeout)
+        MAX_RETRIES.check("max_retries", max_retries)
         self.base_url = check_base_url(base_url)
         self.sampling = sampling
         self.max_retries = max_retries
@@ -219,9 +228,9 @@ def check_base_url(base_url: str) -> str:
 def parse_extra_body(text: str) -> dict[str, Any]:
     """Reads `--extra-body`; raises an `InputError` if it is no JSON object."""
     try:
-        value = json.loads(text)
+        value = strict_json(text)
     except ValueError as error:
-        raise InputError(f"--extra-body '{text}' is not valid JSON ({error}).") from error
+        raise InputError(f"--extra-body '{one_line(text, 200)}' is not valid JSON ({first_line(error)}).") from error
     if not isinstance(value, dict):
         raise InputError(f"--extra-body '{text}' must be a JSON object such as {{\"top_k\": 40}}.")
     return value

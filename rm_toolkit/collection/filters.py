@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 from ..errors import InputError
+from ..output.nested_ranges import ListOf
+from ..output.ranges import Choice, Text
+from ..output.stated_ranges import check_ranges
 from .journal import Answer
+from .number_ranges import LENGTH_OUTLIERS, MAX_SIMILARITY
 
 
 # What is looked for where an answer begins, without regard to case. An apology that is part of the task ("I am sorry to
@@ -47,16 +52,13 @@ class FilterOptions:
             median than this many median absolute deviations (scaled to standard deviations).
     """
 
-    keep: tuple[str, ...] = ()
-    refusal_patterns: tuple[str, ...] = ()
-    max_similarity: float = 0.9
-    length_outliers: float = 5.0
+    keep: Annotated[tuple[str, ...], ListOf(Choice(REASONS))] = ()
+    refusal_patterns: Annotated[tuple[str, ...], ListOf(Text(empty=False))] = ()
+    max_similarity: Annotated[float, MAX_SIMILARITY] = 0.9
+    length_outliers: Annotated[float, LENGTH_OUTLIERS] = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_similarity <= 1:
-            raise InputError(f"--max-similarity is {self.max_similarity}; it must be above 0 and at most 1.")
-        if not self.length_outliers > 0:
-            raise InputError(f"--length-outliers is {self.length_outliers}; it must be above 0.")
+        check_ranges(self)
 
 
 @dataclass

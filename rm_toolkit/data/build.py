@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InputError
 from ..output.folders import check_output, written_whole
+from ..output.ranges import Choice, Number
+from ..output.stated_ranges import check_ranges
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
 from .inputs import resolve_inputs
+from .number_ranges import TEST_SIZE
 from .pairs import with_same_messages
 from .recognition import source_named
 from .rows import count_invalid, count_notes, read_rows, valid_rows
-from .schema import FORMATS, SHAPES, check_choice, has_free_messages
+from .schema import FORMATS, SHAPES, has_free_messages
 from .sources import Source, SourceOptions
 from .sources.base import SPECIAL_OPTIONS
 from .sources.columns import check_columns
 from .splits import split_by_prompt
-from .templates import TEMPLATES
 
 
 if TYPE_CHECKING:
@@ -46,35 +47,22 @@ class BuildOptions(SourceOptions):
         cache_dir (`str`, *optional*): Where `datasets` keeps what it has read; default: its own cache.
     """
 
-    layout: str = "pairs"
-    format: str = "text"
-    test_size: float = 0.1
-    seed: int = 0
+    layout: Annotated[str, Choice(SHAPES)] = "pairs"
+    format: Annotated[str, Choice(FORMATS)] = "text"
+    test_size: Annotated[float, TEST_SIZE] = 0.1
+    seed: Annotated[int, Number(0, 2**32 - 1, whole=True)] = 0
     skip_invalid: bool = False
-    num_proc: int | None = None
+    num_proc: Annotated[int | None, Number(1, 1024, whole=True)] = None
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("layout", self.layout, SHAPES)
-        check_choice("format", self.format, FORMATS)
-        if self.template is not None:
-            check_choice("template", self.template, TEMPLATES)
-        is_number = isinstance(self.test_size, int | float) and not isinstance(self.test_size, bool)
-        if not is_number or not 0 <= self.test_size < math.inf:
-            raise InputError(
-                f"`test_size` is {self.test_size}, but must be a fraction below 1, a number of prompts, or 0."
-            )
-        if self.test_size > 1 and self.test_size != int(self.test_size):
-            raise InputError(f"`test_size` is {self.test_size}; above 1 it is a number of prompts and must be whole.")
+        check_ranges(self)
 
     def check_for(self, source: Source) -> None:
         """Raises an `InputError` for a setting that means nothing to this source."""
         for name in SPECIAL_OPTIONS:
             if getattr(self, name) not in (None, False, {}) and name not in source.accepts:
                 raise InputError(f"Source '{source.name}' does not use `{name}`; remove it.")
-        ratio = self.min_score_ratio
-        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio >= 1):
-            raise InputError(f"`min_score_ratio` is {ratio}, but must be at least 1.")
         check_columns(self.columns)
         for ours, theirs in self.columns.items():
             if theirs.partition(".")[0] in self.ignore_columns or theirs in self.ignore_columns:

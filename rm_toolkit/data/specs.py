@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from ..errors import InputError, did_you_mean, name_list
-from ..output.strict_yaml import StrictLoader
-from .schema import FORMATS, SHAPES, check_choice, describe
+from ..errors import InputError, did_you_mean, name_list, one_line
+from ..output.nested_ranges import Keys, ListOf
+from ..output.ranges import Choice, Text
+from ..output.stated_ranges import check_ranges, ranges_of
+from ..output.strict_yaml import said, strict_yaml
+from .number_ranges import FRACTION, SCORE_RATIO, TEST_SIZE
+from .schema import FORMATS, SHAPES, describe
 from .sources import SourceOptions
 
 
@@ -43,22 +46,22 @@ class DatasetSpec:
             may then be a folder of shards or a pattern like `DIR/*.jsonl`.
     """
 
-    path: str
+    path: Annotated[str, Text(empty=False)]
     source: str | None = None
     split: str | None = None
     domain: str | None = None
-    layout: str | None = None
-    format: str | None = None
-    fraction: float = 1.0
-    test_size: float = 0.0
-    columns: dict[str, str] | None = None
+    layout: Annotated[str | None, Choice(SHAPES)] = None
+    format: Annotated[str | None, Choice(FORMATS)] = None
+    fraction: Annotated[float, FRACTION] = 1.0
+    test_size: Annotated[float, TEST_SIZE] = 0.0
+    columns: Annotated[dict[str, str] | None, Keys()] = None
     template: str | None = None
     strip_citations: bool = False
     skip_invalid: bool = False
     streaming: bool = False
-    ignore_columns: Sequence[str] | None = None
+    ignore_columns: Annotated[Sequence[str] | None, ListOf(Text(empty=False))] = None
     label: str | None = None
-    min_score_ratio: float | None = None
+    min_score_ratio: Annotated[float | None, SCORE_RATIO] = None
     drop_contradictions: bool = False
 
     @classmethod
@@ -108,30 +111,7 @@ class DatasetSpec:
             raise InputError(
                 f"dataset '{name}': `path` must be a file, a built folder or a Hub id, got {describe(self.path)}."
             )
-        for key in ("source", "split", "domain", "layout", "format", "template", "label"):
-            value = getattr(self, key)
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"dataset '{name}': `{key}` must be a string, got {describe(value)}.")
-        for key in ("strip_citations", "skip_invalid", "streaming", "drop_contradictions"):
-            value = getattr(self, key)
-            if not isinstance(value, bool):
-                raise InputError(f"dataset '{name}': `{key}` is {describe(value)}, but must be true or false.")
-        for key in ("fraction", "test_size", "min_score_ratio"):
-            value = getattr(self, key)
-            may_be_none = key == "min_score_ratio" and value is None
-            if isinstance(value, bool) or not (may_be_none or isinstance(value, int | float)):
-                raise InputError(f"dataset '{name}': `{key}` must be a number, got {describe(value)}.")
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"dataset '{name}': `fraction` is {self.fraction}, but must be above 0 and at most 1.")
-        if not 0 <= self.test_size < math.inf or (self.test_size > 1 and self.test_size != int(self.test_size)):
-            raise InputError(
-                f"dataset '{name}': `test_size` is {self.test_size}, but must be a fraction below 1, a number of prompts, or 0."
-            )
-        if self.min_score_ratio is not None and not self.min_score_ratio >= 1:
-            raise InputError(f"dataset '{name}': `min_score_ratio` is {self.min_score_ratio}, but must be at least 1.")
-        for key, known in (("layout", SHAPES), ("format", FORMATS)):
-            if getattr(self, key) is not None:
-                check_choice(f"{name}.{key}", getattr(self, key), known)
+        check_ranges(self, f"dataset '{name}': ", _RANGES)
         columns = self.columns
         if columns is not None and not (isinstance(columns, Mapping) and _are_strings(columns.values())):
             shown = describe(columns)
@@ -143,6 +123,9 @@ class DatasetSpec:
             raise InputError(
                 f"dataset '{name}': `ignore_columns` must be a list of names like [input], got {describe(names)}."
             )
+
+
+_RANGES = ranges_of(DatasetSpec)
 
 
 def _are_strings(values: Iterable[Any]) -> bool:
@@ -185,9 +168,9 @@ def parse_spec(text: str, where: str) -> str | dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        value = yaml.load(text, Loader=StrictLoader)
+        value = strict_yaml(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: '{text}' is not a mapping ({' '.join(str(error).split())}).") from error
+        raise InputError(f"{where}: '{one_line(text, 200)}' is not a mapping ({said(error)}).") from error
     if None in value.values():
         key = next(key for key, content in value.items() if content is None)
         raise InputError(f"{where}: '{text}': '{key}' has no value; write 'KEY: VALUE' with a space after the colon.")

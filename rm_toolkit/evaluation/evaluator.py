@@ -20,6 +20,7 @@ from .. import __version__
 from ..batches.rendering import RefusedText
 from ..batches.scored_texts import tokenize_texts
 from ..errors import InputError
+from ..models.device import compute_device
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
@@ -132,7 +133,7 @@ def evaluate(
     bootstrap = Bootstrap(resamples=resamples, seed=seed)
     tokenizers = partial(chat_tokenizers, named, **trust)
     tests = TestSets(datasets, split, seed, cache_dir, tokenizers)
-    found = Evaluation(_head(device, bootstrap))
+    found = Evaluation(_head(compute_device(device), bootstrap))
     options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch, **trust}
     with tqdm(total=len(named) * len(datasets), unit="set", disable=not show_progress, dynamic_ncols=True) as bar:
         for name, model in named.items():
@@ -159,13 +160,13 @@ def _compare(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> None:
     metrics["accuracy_matrix"] = _accuracy_matrix(metrics["results"])
 
 
-def _head(device: str | None, bootstrap: Bootstrap) -> dict[str, Any]:
+def _head(device: torch.device, bootstrap: Bootstrap) -> dict[str, Any]:
     """How the figures were made; what was found comes into the empty parts."""
     return {
         "rm_toolkit": __version__,
         "command": None,
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
-        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "device": str(device),
         "seed": bootstrap.seed,
         "bootstrap": {
             "resamples": bootstrap.resamples,

@@ -15,6 +15,7 @@ from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..data.mixture import load_datasets
 from ..errors import InputError
 from ..evaluation.metrics import PreferenceMetrics, preference_metrics
+from ..models.device import compute_device
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from ..models.shared_prompts.choice import share_if_exact
@@ -114,7 +115,7 @@ def compute_frontier(
     Raises:
         `InputError`: if the models do not fit each other, or a test set cannot be read or holds no preference.
     """
-    weights = check_weights(weights)
+    weights, target = check_weights(weights), compute_device(device)
     shared = sorted(set(general_datasets) & set(customized_datasets))
     if shared:
         raise InputError(f"the test set '{shared[0]}' is named as general and as customized; give each its own name.")
@@ -123,7 +124,6 @@ def compute_frontier(
     specs = {**general_datasets, **customized_datasets}
     data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=saved.settings.data_format)
     sets = _tokenize(data, tokenizer, saved.settings, show_progress)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = _Between(str(general), str(customized), target)
     collator = PreferenceCollator(tokenizer.pad_token_id or 0, layout=model.layout)
     points = []

@@ -1,18 +1,149 @@
-"""YAML in which a key stands once."""
+"""YAML in which a key is a name and is given once, and whatever cannot be read is a `YAMLError`."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
 import yaml
+
+from ..errors import InputError, first_line, one_line
+from .ranges import is_unicode, shown
+
+
+MOST_BYTES = 16 * 2**20  # of a file of settings
+MOST_VALUES = 1_000_000  # with those behind aliases, each time they are named
+MOST_DEPTH = 100
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key stands once; the plain loader keeps the last one silently."""
+    """YAML in which a key is given once; the plain loader keeps the last one silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """As the plain loader, after a look at the keys."""
         seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"the key {shown(key)} is no name; put it in quotes (line {line}).")
             if key in seen:
-                raise yaml.YAMLError(f"the key '{key}' stands twice (line {key_node.start_mark.line + 1}).")
+                raise yaml.YAMLError(f"the key '{one_line(key, 60)}' is given twice (line {line}).")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """As the plain loader; refuses what no file in UTF-8 can hold."""
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and not is_unicode(value):
+            raise yaml.YAMLError(f"a lone surrogate such as \\ud800, which is no character (line {_line(node)}).")
+        return value
+
+    def get_single_data(self) -> Any:
+        """As the plain loader, of values of bounded number and depth."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, [])
+        return self.construct_document(node)
+
+
+def strict_yaml(text: str) -> Any:
+    """
+    Returns what a text of YAML holds.
+
+    Raises:
+        `yaml.YAMLError`: for every text that is not YAML of this kind.
+    """
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("nested too deep.") from None
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        # What the loader's own reading of numbers and dates raises: 2026-13-45, a whole number of 10,000 digits.
+        raise yaml.YAMLError(f"a value cannot be read ({first_line(error)}).") from error
+
+
+def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
+    """
+    Returns the text of a small file of settings, without a byte-order mark.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        what (`str`): What it is to be, for the messages: "the recipe".
+        remedy (`str`): What to do where it cannot be read: a sentence.
+
+    Raises:
+        `InputError`: if it is not there, no regular file (a pipe or a device may never end), too long or not UTF-8.
+    """
+    where = one_line(os.fspath(path))
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{what} {where} cannot be read: it is a folder. {remedy}")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{what} {where} cannot be read: it is no regular file. {remedy}")
+        if status.st_size > MOST_BYTES:
+            raise InputError(f"{what} {where} has {status.st_size:,} bytes, but at most {MOST_BYTES:,}. {remedy}")
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{where}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}). Save the file in UTF-8."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{what} {where} cannot be read: {error.strerror or error}. {remedy}") from error
+    except ValueError as error:  # a name with NUL in it
+        raise InputError(f"{what} {where} cannot be read: {first_line(error)}. {remedy}") from error
+
+
+def read_yaml(path: str | os.PathLike, what: str, remedy: str) -> dict[str, Any]:
+    """
+    Returns the mapping that a file of YAML holds.
+
+    Args:
+        path, what, remedy: As of [`read_text`].
+
+    Raises:
+        `InputError`: if it cannot be read, is not YAML or holds something else than a mapping.
+    """
+    text = read_text(path, what, remedy)
+    try:
+        values = strict_yaml(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {said(error)}") from error
+    if values is None:
+        raise InputError(f"{path} is empty. {remedy}")
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {type(values).__name__} instead of `name: value` lines. {remedy}")
+    return values
+
+
+def said(error: yaml.YAMLError) -> str:
+    """Returns the message of an error of YAML on one line."""
+    return one_line(" ".join(str(error).split()), 400)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def _count(node: yaml.Node, counted: dict[int, int], above: list[int]) -> int:
+    """How many values a node stands for; refuses one that holds itself."""
+    key = id(node)
+    if key in above:
+        raise yaml.YAMLError(f"a value that holds itself (an alias of what it stands in, line {_line(node)}).")
+    if len(above) > MOST_DEPTH:
+        raise yaml.YAMLError(f"nested deeper than {MOST_DEPTH} levels (line {_line(node)}).")
+    if key not in counted:
+        inner: Any = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            inner = itertools.chain.from_iterable(inner)
+        counted[key] = 1 + sum(_count(entry, counted, [*above, key]) for entry in inner)
+        if counted[key] > MOST_VALUES:
+            raise yaml.YAMLError(f"aliases that stand for more than {MOST_VALUES:,} values (line {_line(node)}).")
+    return counted[key]

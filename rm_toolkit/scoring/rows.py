@@ -10,20 +10,24 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from ..batches.given_texts import as_format, is_several
 from ..batches.rendering import render_whole
 from ..data.messages import TEMPLATE_COLUMNS, content_text, extras
+from ..data.number_ranges import WINDOW
 from ..data.records import Place
 from ..data.schema import field, text_or_messages
-from ..data.templates import wrap
+from ..data.templates import TEMPLATES, wrap
 from ..errors import InputError
+from ..output.ranges import Choice, Text
+from ..output.stated_ranges import check_ranges
 from .scorer import RewardScorer
 
 
+NAME = Text(empty=False)
 COMPLETION_COLUMNS = ("completion", "completions", "response", "responses")
 
 
@@ -44,14 +48,17 @@ class ScoreOptions:
         domain (`str`, *optional*): The adapter of all rows, instead of a column.
     """
 
-    prompt_column: str | None = "prompt"
-    completion_column: str | None = None
-    domain_column: str | None = None
-    reward_column: str = "reward"
-    template: str = "none"
-    window: int = 2048
+    prompt_column: Annotated[str | None, NAME] = "prompt"
+    completion_column: Annotated[str | None, NAME] = None
+    domain_column: Annotated[str | None, NAME] = None
+    reward_column: Annotated[str, NAME] = "reward"
+    template: Annotated[str, Choice(TEMPLATES)] = "none"
+    window: Annotated[int, WINDOW] = 2048
     skip_invalid: bool = False
-    domain: str | None = None
+    domain: Annotated[str | None, NAME] = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ..data.messages import TEMPLATE_COLUMNS, Conversation
 from ..data.schema import Text
 from ..errors import InputError
 from ..models.adapter_files import tokenizer_source
+from ..models.device import compute_device
 from ..models.hub_files import split_revision
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
@@ -92,7 +93,7 @@ class RewardScorer:
             self.served = ServedModel(endpoint, max_length=self.settings.max_length)
             check_example(self, *self.source, dtype)
             return
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = compute_device(device)
         if isinstance(model, (str, os.PathLike)):
             name, revision = split_revision(model, revision)
             if tokenizer is None:

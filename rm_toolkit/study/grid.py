@@ -7,10 +7,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import InputError, did_you_mean, name_list
-from ..training.recipe import load_yaml
+from ..output.nested_ranges import Keys, ListOf
+from ..output.ranges import Number, Text
+from ..output.stated_ranges import check_ranges
+from ..training.recipe_file import load_yaml
+from ..training.setting_ranges import COEFFICIENT, UPSTREAM
 
 
 NO_GRFT = "none"
@@ -31,11 +35,11 @@ class StageGrid:
         domains (`list[str]`): CRFT only.
     """
 
-    config: str
-    flags: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    lm_loss_coef: list[float] = field(default_factory=lambda: [0.0])
-    strategies: dict[str, Any] = field(default_factory=dict)
+    config: Annotated[str, Text(empty=False)]
+    flags: Annotated[dict[str, Any], Keys()] = field(default_factory=dict)
+    data: Annotated[dict[str, Any], Keys()] = field(default_factory=dict)
+    lm_loss_coef: Annotated[list[float], ListOf(COEFFICIENT, least=1)] = field(default_factory=lambda: [0.0])
+    strategies: Annotated[dict[str, Any], Keys()] = field(default_factory=dict)
     domains: list[str] = field(default_factory=list)
 
 
@@ -58,16 +62,18 @@ class StudyConfig:
         keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
     """
 
-    base_models: dict[str, dict[str, Any]]
+    base_models: Annotated[dict[str, dict[str, Any]], Keys()]
     grft: StageGrid
     crft: StageGrid
-    general_sets: list[str]
-    customized_set: str
-    output_dir: str
-    seeds: list[int] = field(default_factory=lambda: [0])
-    launch: list[str] = field(default_factory=lambda: ["accelerate", "launch"])
-    allowed_loss: float = 0.01
-    merge_weights: list[float] = field(default_factory=list)
+    general_sets: Annotated[list[str], ListOf(Text(empty=False), least=1)]
+    customized_set: Annotated[str, Text(empty=False)]
+    output_dir: Annotated[str, Text(empty=False)]
+    seeds: Annotated[list[int], ListOf(UPSTREAM["seed"], least=1)] = field(default_factory=lambda: [0])
+    launch: Annotated[list[str], ListOf(Text(empty=False), least=1)] = field(
+        default_factory=lambda: ["accelerate", "launch"]
+    )
+    allowed_loss: Annotated[float, Number(0, 1, below=True)] = 0.01
+    merge_weights: Annotated[list[float], ListOf(Number(0, 1))] = field(default_factory=list)
     keep_models: bool = False
 
 
@@ -123,7 +129,9 @@ def load_study(path: str | Path) -> StudyConfig:
             raise InputError(f"{path}: `{stage}` is {values[stage]!r}; it is a mapping with `config` and more.")
         _check_names(values[stage], StageGrid, f"{path}, `{stage}`")
         values[stage] = StageGrid(**values[stage])
+        check_ranges(values[stage], f"{path}, `{stage}`: ")
     study = StudyConfig(**values)
+    check_ranges(study, f"{path}: ")
     _check_values(study, path)
     return study
 
@@ -195,28 +203,15 @@ def _check_names(values: dict[str, Any], kind: type, where: str) -> None:
 
 
 def _check_values(study: StudyConfig, path: str | Path) -> None:
-    kinds = {
-        "base_models": (study.base_models, dict),
-        "grft.data": (study.grft.data, dict),
-        "grft.flags": (study.grft.flags, dict),
-        "grft.lm_loss_coef": (study.grft.lm_loss_coef, list),
-        "crft.flags": (study.crft.flags, dict),
-        "crft.strategies": (study.crft.strategies, dict),
-        "crft.domains": (study.crft.domains, list),
-        "general_sets": (study.general_sets, list),
-        "seeds": (study.seeds, list),
-        "launch": (study.launch, list),
+    needed = {
+        "base_models": study.base_models,
+        "grft.data": study.grft.data,
+        "crft.strategies": study.crft.strategies,
+        "crft.domains": study.crft.domains,
     }
-    for name, (value, kind) in kinds.items():
-        if not isinstance(value, kind):
-            wanted = "a mapping" if kind is dict else "a list"
-            raise InputError(f"{path}: `{name}` is {value!r}; it is {wanted}.")
-        if not value and not name.endswith("flags"):
+    for name, value in needed.items():
+        if not value:
             raise InputError(f"{path}: `{name}` is empty; name one at least.")
-    if not isinstance(study.merge_weights, list) or not all(_is_share(weight) for weight in study.merge_weights):
-        raise InputError(
-            f"{path}: `merge_weights` is {study.merge_weights!r}; it is a list of numbers between 0 and 1."
-        )
     if study.merge_weights and PLAIN not in study.crft.strategies:
         raise InputError(f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}'; there is none.")
     for name, settings in study.base_models.items():
@@ -233,7 +228,3 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
         raise InputError(
             f"{path}: two cells have the same name: {name_list(doubled)}. Rename one of what they are made of."
         )
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

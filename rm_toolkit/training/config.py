@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from trl import RewardConfig
 
-from ..errors import InputError, name_list
+from ..errors import InputError
 from ..models.precision import same_tf32
 from ..models.settings import DATA_FORMATS, POOLING_TYPES
+from ..output.ranges import MANY, Choice, Number
 from .chat_date import DatedConfig
 from .engines import LaunchedConfig
 from .micro_batch_size import AUTO, number_or_auto
+from .setting_ranges import COEFFICIENT, TEXT_LENGTH, check_settings
 
 
 PAIR_WEIGHTINGS, LM_LOSS_ON, BATCH_LAYOUTS = ("pair", "prompt"), ("text", "completion"), ("auto", "plain", "shared")
@@ -29,59 +31,55 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     device has it, `ddp_find_unused_parameters` False (every trainable parameter takes part in every step).
     """
 
-    max_length: int = field(
+    max_length: Annotated[int, TEXT_LENGTH] = field(
         default=512,
         metadata={
             "help": "Tokens a text may have, special tokens included. Longer texts lose their beginning; none is dropped."
         },
     )
-    pooling_type: str = field(
+    pooling_type: Annotated[str, Choice(POOLING_TYPES)] = field(
         default="last",
         metadata={
             "help": "Where the reward is read: 'last' token of the text, 'eos' appended to it, 'average' or 'max' over "
             "its tokens, 'cls' (encoders: the stock class). Only 'last', 'eos' and 'cls' open in stock classes."
         },
     )
-    data_format: str = field(
+    data_format: Annotated[str, Choice(DATA_FORMATS)] = field(
         default="text",
         metadata={
             "help": "'text' (strings, the original's templates) or 'chat' (message lists, the tokenizer's template)."
         },
     )
-    padding_side: str = field(
+    padding_side: Annotated[str, Choice(("right", "left"))] = field(
         default="right", metadata={"help": "Side of the padding, 'right' or 'left'. Rewards are the same."}
     )
-    lm_loss_coef: float = field(
+    lm_loss_coef: Annotated[float, COEFFICIENT] = field(
         default=0.0,
-        metadata={
-            "help": "Weight of the language-modelling loss, 0 or more (the paper: 0.1). 0 computes no logits at all."
-        },
+        metadata={"help": "Weight of the language-modelling loss (the paper: 0.1). 0 computes no logits at all."},
     )
-    lm_score_threshold: float = field(
+    lm_score_threshold: Annotated[float, Number(0, 1)] = field(
         default=0.85,
-        metadata={
-            "help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this, 0 to 1."
-        },
+        metadata={"help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this."},
     )
-    lm_loss_on: str = field(
+    lm_loss_on: Annotated[str, Choice(LM_LOSS_ON)] = field(
         default="text",
         metadata={"help": "'text' (the whole text, as the paper) or 'completion' (the response alone)."},
     )
-    general_replay_fraction: float = field(
+    general_replay_fraction: Annotated[float, Number(0, 1, below=True)] = field(
         default=0.0,
         metadata={
-            "help": "Share of each step's pairs that is general preferences (`replay_datasets`), 0 to below 1: keeps "
+            "help": "Share of each step's pairs that is general preferences (`replay_datasets`): keeps "
             "general ability in customized fine-tuning. The customized pairs of an epoch stay as many. 0 loads none."
         },
     )
-    anchor_coef: float = field(
+    anchor_coef: Annotated[float, COEFFICIENT] = field(
         default=0.0,
         metadata={
             "help": "Weight of the cross-entropy of sigmoid(margin) against the starting model's on the replayed "
-            "general pairs, 0 or more. Its rewards are computed once, before the first step. 0 computes none."
+            "general pairs. Its rewards are computed once, before the first step. 0 computes none."
         },
     )
-    pair_weighting: str = field(
+    pair_weighting: Annotated[str, Choice(PAIR_WEIGHTINGS)] = field(
         default="pair",
         metadata={
             "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows, tied ones too."
@@ -93,21 +91,21 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
             "help": "Keep the pairs of a prompt in one step, so that its texts are computed once. Off: rows shuffled one by one."
         },
     )
-    pairs_per_step: int | None = field(
+    pairs_per_step: Annotated[int | None, Number(1, MANY, whole=True)] = field(
         default=None,
         metadata={
             "help": "Pairs of one optimizer step over all processes. gradient_accumulation_steps follows from it, "
             "per_device_train_batch_size and the number of processes."
         },
     )
-    batch_layout: str = field(
+    batch_layout: Annotated[str, Choice(BATCH_LAYOUTS)] = field(
         default="auto",
         metadata={
             "help": "'plain': one padded row a text. 'shared': one row without padding, a shared prompt computed once, "
             "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and pays."
         },
     )
-    max_tokens_per_batch: int | str | None = field(
+    max_tokens_per_batch: Annotated[int | str | None, Number(1, MANY, whole=True, also=(AUTO,))] = field(
         default=None,
         metadata={
             "help": "Fill micro-batches up to this many tokens (padding included, a shared prompt once) instead of "
@@ -122,10 +120,10 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
             "have too; gradients stay the same. Not under DeepSpeed or FSDP. On with max_tokens_per_batch 'auto'."
         },
     )
-    shuffle_buffer_size: int = field(
+    shuffle_buffer_size: Annotated[int, Number(1, MANY, whole=True, unit="rows")] = field(
         default=1000,
         metadata={
-            "help": "Streamed training data: rows that each process holds at a time, 1 or more. They are shuffled, and "
+            "help": "Streamed training data: rows that each process holds at a time. They are shuffled, and "
             "pairs of one prompt found, within these; all of them are in memory."
         },
     )
@@ -139,10 +137,10 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     eval_at_start: bool | None = field(
         default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
     )
-    eval_curve_fraction: float = field(
+    eval_curve_fraction: Annotated[float, Number(0, 1, above=True)] = field(
         default=1.0,
         metadata={
-            "help": "Share of each test set (its prompts, by domain and source), above 0 to 1, that is evaluated between first "
+            "help": "Share of each test set (its prompts, by domain and source) that is evaluated between first "
             "and last step, as 'eval_NAME_sample_accuracy' and so on: names for `metric_for_best_model`. 1: always the whole."
         },
     )
@@ -191,6 +189,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     )
 
     def __post_init__(self):
+        self.max_tokens_per_batch = number_or_auto(self.max_tokens_per_batch)
+        check_settings(self)
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
         # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
@@ -203,37 +203,13 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         # With `torch_compile` transformers would turn on TF32 for the whole process: RoPE multiplies positions in fp32.
         with same_tf32() if self.tf32 is None else contextlib.nullcontext():
             super().__post_init__()
-        choices = {
-            "pooling_type": POOLING_TYPES,
-            "data_format": DATA_FORMATS,
-            "padding_side": ("right", "left"),
-            "lm_loss_on": LM_LOSS_ON,
-            "pair_weighting": PAIR_WEIGHTINGS,
-            "batch_layout": BATCH_LAYOUTS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"`{name}` is '{getattr(self, name)}'; it is one of {name_list(known)}.")
-        for name, fits, range_ in (
-            ("lm_loss_coef", self.lm_loss_coef >= 0, "is 0 or more"),
-            ("general_replay_fraction", 0 <= self.general_replay_fraction < 1, "is 0 or more and below 1"),
-            ("anchor_coef", self.anchor_coef >= 0, "is 0 or more"),
-            ("lm_score_threshold", 0 <= self.lm_score_threshold <= 1, "lies between 0 and 1"),
-            ("eval_curve_fraction", 0 < self.eval_curve_fraction <= 1, "is above 0 and at most 1"),
-            ("shuffle_buffer_size", self.shuffle_buffer_size >= 1, "is 1 row or more"),
-        ):
-            if not fits:
-                raise InputError(f"`{name}` is {getattr(self, name)}; it {range_}.")
         if self.anchor_coef > 0 and not self.general_replay_fraction:
             raise InputError(
                 f"`anchor_coef` is {self.anchor_coef} with `general_replay_fraction` 0: the anchor is computed on replayed "
                 "general pairs. Set a fraction, such as 0.25, and `replay_datasets`."
             )
-        if self.max_length is None or self.max_length < 4:
-            raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
         if self.lm_loss_coef > 0 and self.pooling_type == "cls":
             raise InputError("`lm_loss_coef` is above 0 with `pooling_type` 'cls': encoders have no next-token loss.")
-        self.max_tokens_per_batch = number_or_auto(self.max_tokens_per_batch)
         if isinstance(self.max_tokens_per_batch, int) and self.max_tokens_per_batch < 2 * self.max_length:
             raise InputError(
                 f"`max_tokens_per_batch` is {self.max_tokens_per_batch}; a pair of two texts of `max_length` "

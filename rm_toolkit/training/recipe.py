@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import sys
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from trl import ModelConfig
 
 from ..data.specs import parse_named_specs, parse_spec
-from ..errors import InputError, did_you_mean
-from ..output.strict_yaml import StrictLoader
+from ..errors import InputError, class_and_line, did_you_mean
+from ..output.ranges import Number
+from ..output.stated_ranges import say_range
+from ..output.strict_json import strict_json
+from ..output.strict_yaml import said, strict_yaml
+from ..testing import TINY_BASE
 from .config import RewardModelConfig
+from .recipe_file import check_values, load_yaml
+from .setting_ranges import check_settings, setting_ranges
 
 
 @dataclass
@@ -53,7 +55,7 @@ class RecipeArguments:
         default=None,
         metadata={"help": "The domain to customize for; stands for '{domain}' in names, specs and output_dir."},
     )
-    tiny_base: dict | str | None = field(
+    tiny_base: Annotated[dict | str | None, TINY_BASE] = field(
         default=None,
         metadata={
             "help": "Build a tiny Llama and a sentencepiece tokenizer at model_name_or_path from the training texts: "
@@ -79,7 +81,7 @@ class RecipeArguments:
     )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier run in output_dir."})
     dataset_cache_dir: str | None = field(default=None, metadata={"help": "Cache folder of the datasets library."})
-    cpu_threads: int | None = field(
+    cpu_threads: Annotated[int | None, Number(1, 4096, whole=True)] = field(
         default=None,
         metadata={"help": "Threads of each process on a CPU. Default: the cores, shared by the processes."},
     )
@@ -115,10 +117,10 @@ def parse_recipe(
     parser, rest, path = _make_parser(default_config, argv, description, groups)
     try:
         *parsed, leftover = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
-    except (ValueError, TypeError, argparse.ArgumentError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: {error}") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, OSError, LookupError, ArithmeticError, argparse.ArgumentError) as error:
+        raise InputError(f"{path}: {class_and_line(error, 300)}") from error
     parsed = parsed[: len(groups)]
     _refuse_unknown(leftover, parser)
     recipe, training = parsed[:2]
@@ -129,6 +131,9 @@ def parse_recipe(
         )
     for name in DICT_FIELDS:
         setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
+    for group in parsed:
+        if not isinstance(group, TrainingArguments):  # which checks itself, before upstream changes its values
+            check_settings(group)
     _fill_domain(recipe.domain, parsed)
     return tuple(parsed)
 
@@ -170,7 +175,9 @@ def _make_parser(
     )
     parser.error = _refuse_flag
     check_values(values, _known(parser), chosen.config, groups)
+    ranges = {name: rule for group in groups for name, rule in setting_ranges(group).items()}
     for action in parser._actions:
+        say_range(action, ranges.get(action.dest))
         if action.dest in values:
             action.default, action.required = values[action.dest], False
     return parser, rest, chosen.config
@@ -192,72 +199,6 @@ def _refuse_flag(message: str) -> None:
     raise InputError(f"{message}. `--help` lists every flag with its meaning, unit and range.")
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """
-    Reads a recipe.
-
-    Raises:
-        `InputError`: if the file is not there, is no YAML mapping, or names a key twice.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"the recipe {path} cannot be read: {error.strerror}. Give a YAML file with --config."
-        ) from error
-    try:
-        values = yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__} instead of `name: value` lines.")
-    return values
-
-
-def check_values(values: dict[str, Any], known: set[str], path: str | Path, groups: Sequence[type] = GROUPS) -> None:
-    """
-    Checks the names and the types of a recipe's values; numbers that YAML reads as text (1e-6) are mended in place.
-
-    Raises:
-        `InputError`: naming file, key and value.
-    """
-    hints = {}
-    for group in groups:
-        hints.update(typing.get_type_hints(group))
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(
-                f"{path}: there is no setting `{key}`.{did_you_mean(key, known)} `--help` lists them all."
-            )
-        values[key] = _converted(key, value, hints.get(key, Any), path)
-
-
-def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    allowed = tuple(option for option in (typing.get_origin(o) or o for o in options) if isinstance(option, type))
-    if value is None or not allowed or hint is Any:
-        return value
-    if isinstance(value, datetime.date) and str in allowed:  # as YAML reads 2026-11-27
-        return value.isoformat()
-    if float in allowed and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    wrong_bool = isinstance(value, bool) and bool not in allowed
-    # str in a hint is often an enum's or a JSON form's other way in; a number or a list is never meant by it.
-    if wrong_bool or not isinstance(value, allowed):
-        if isinstance(value, str) and not set(allowed) & {int, float, bool, list, dict}:
-            return value
-        wanted = " or ".join(sorted(option.__name__ for option in allowed if option is not type(None)))
-        raise InputError(
-            f"{path}: `{key}` is {json.dumps(value, default=str)} ({type(value).__name__}), but must be {wanted}."
-        )
-    return value
-
-
 def _as_mapping(name: str, value: Any) -> dict[str, Any]:
     """A dict from YAML, one in braces (JSON or YAML), or a list of NAME=SPEC as all commands read them."""
     if value is None or isinstance(value, dict):
@@ -265,7 +206,7 @@ def _as_mapping(name: str, value: Any) -> dict[str, Any]:
     items = [value] if isinstance(value, str) else list(value)
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         try:
-            return dict(json.loads(items[0]))
+            return dict(strict_json(items[0]))
         except ValueError:
             return dict(parse_spec(items[0], f"--{name}"))
     if name != "tiny_base":
@@ -274,7 +215,10 @@ def _as_mapping(name: str, value: Any) -> dict[str, Any]:
     for key, equals, rest in pairs:
         if not key or not equals or not rest:
             raise InputError(f"`{name}`: '{key}{equals}{rest}' is not NAME=VALUE. Example: --{name} hidden_size=64")
-    return {key: yaml.safe_load(rest) for key, _, rest in pairs}
+    try:
+        return {key: strict_yaml(rest) for key, _, rest in pairs}
+    except yaml.YAMLError as error:
+        raise InputError(f"`{name}` cannot be read: {said(error)}") from error
 
 
 def _fill_domain(domain: str | None, groups: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import PartialState
@@ -17,12 +18,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
-from ..errors import InputError, first_line, name_list
+from ..errors import InputError, first_line
 from ..models.hub_files import recorded_revision
 from ..models.loading import quiet_loading
 from ..models.precision import WEIGHT_DTYPE
 from ..models.saving import moved_into
+from ..models.settings import DATA_FORMATS
 from ..output.console import console, print_table
+from ..output.ranges import Choice
 from ..output.written import record_written
 from .best_model import check_best_metric
 from .chat_date import DatedConfig
@@ -31,6 +34,7 @@ from .display import RunProgressCallback, describe_truncation
 from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
 from .recipe import RecipeArguments
 from .run_files import RecordReports, begin_run
+from .setting_ranges import TEXT_LENGTH, check_settings, setting_ranges
 from .upstream import BaseLmHooks, for_this_call
 
 
@@ -42,7 +46,7 @@ SFT_TEXTS = ("best", "all")
 class BaseLmArguments(RecipeArguments):
     """What `recipes/sft.py` needs beside the trainer's and the model's arguments."""
 
-    sft_texts: str = field(
+    sft_texts: Annotated[str, Choice(SFT_TEXTS)] = field(
         default="best",
         metadata={
             "help": "'best': the texts that the LM loss of a reward model counts (score / best score above 0.85). "
@@ -51,24 +55,28 @@ class BaseLmArguments(RecipeArguments):
     )
 
     def __post_init__(self):
-        if self.sft_texts not in SFT_TEXTS:
-            raise InputError(f"`sft_texts` is '{self.sft_texts}'; it is one of {name_list(SFT_TEXTS)}.")
+        setting_ranges(type(self))["sft_texts"].check("sft_texts", self.sft_texts)
 
 
 @dataclass
 class BaseLmConfig(DatedConfig, LaunchedConfig, SFTConfig):
     """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
 
-    max_length: int = field(default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."})
+    max_length: Annotated[int, TEXT_LENGTH] = field(
+        default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."}
+    )
     completion_only_loss: bool = field(
         default=False, metadata={"help": "Count the response alone instead of the whole text."}
     )
-    data_format: str = field(default="text", metadata={"help": "'text' or 'chat', as in the other recipes."})
+    data_format: Annotated[str, Choice(DATA_FORMATS)] = field(
+        default="text", metadata={"help": "'text' or 'chat', as in the other recipes."}
+    )
     bf16: bool | None = field(
         default=None, metadata={"help": "bf16 autocast. If not set: True where a GPU supports it, False on a CPU."}
     )
 
     def __post_init__(self):
+        check_settings(self)
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"
 

@@ -178,9 +178,9 @@ def test_an_address_without_v1_is_a_clear_error(arguments, capsys):
         (["--base-url", "http://me:word@127.0.0.1:9/v1"], "holds a user, a password or a query"),
         (["--api-key-env", "NO_SUCH_KEY"], "there is no such environment variable"),
         (["--output", "dsp.jsonl"], "give a name that ends in .json"),
-        (["--concurrency", "0"], "--concurrency is 0"),
+        (["--concurrency", "0"], "argument --concurrency: it is '0'"),
         (["--extra-body", "[1]"], "must be a JSON object"),
-        (["--timeout", "0"], "--timeout must be above 0"),
+        (["--timeout", "0"], "argument --timeout: it is '0'"),
     ],
 )
 def test_a_mistake_is_named(arguments, capsys, more, message):

@@ -21,7 +21,7 @@ def test_the_domains_of_the_paper_are_there():
     ("text", "message"),
     [
         ("domains: [{name: law, system_prompt: [", "is not valid YAML"),
-        ("- name: law", "must hold a list under `domains:`"),
+        ("- name: law", "holds list instead of `name: value` lines"),
         ("domains: []", "must hold a list under `domains:`"),
         ("domain: x\ndomains: [{name: law, system_prompt: You.}]", "no field 'domain', only 'domains'. Did you mean"),
         ("domains: [law]", "domain 1: expected `name: …`"),
@@ -29,7 +29,7 @@ def test_the_domains_of_the_paper_are_there():
         ("domains: [{name: law, system_promt: You.}]", "Did you mean 'system_prompt'"),
         ("domains: [{name: law}]", "`system_prompt` must be a text, got null"),
         ("domains: [{name: 3, system_prompt: You.}]", "`name` must be a text, got the number 3"),
-        ("domains: [{name: law, name: art, system_prompt: You.}]", "the key 'name' stands twice"),
+        ("domains: [{name: law, name: art, system_prompt: You.}]", "the key 'name' is given twice"),
         ("domains: [{name: law, system_prompt: A.}, {name: law, system_prompt: B.}]", "'law' stands twice"),
         ("domains: [{name: law, system_prompt: A.}, {name: art, system_prompt: A.}]", "have the same system prompt"),
         ("domains: [{name: normal, system_prompt: A.}]", "kept for the instruction's own answer"),

@@ -218,8 +218,13 @@ CASES = {
         "none of the 1 records can be used. The first:",
     ),
     "unknown source": ("text_score", "[]", (), "there is no source 'text_score'"),
-    "test size below 0": ("text-score", json.dumps([GOOD]), ("--test-size", "-1"), "`test_size` is -1.0, but must be"),
-    "test size of 1.5": ("text-score", json.dumps([GOOD]), ("--test-size", "1.5"), "must be whole"),
+    "test size below 0": (
+        "text-score",
+        json.dumps([GOOD]),
+        ("--test-size", "-1"),
+        "argument --test-size: it is '-1'; it must be a number from 0",
+    ),
+    "test size of 1.5": ("text-score", json.dumps([GOOD]), ("--test-size", "1.5"), "whole where it is above 1"),
     "test size takes all": (
         "text-score",
         json.dumps([GOOD]),
@@ -294,7 +299,10 @@ PATHS = {
         ["hh", "--input", "train={rows}", "test={rows}", "--export", "text-score", "{tmp}/x"],
         "the input has two splits",
     ),
-    "empty path": (["hh", "--input", "", "--output", "{tmp}/out"], "an input is an empty path"),
+    "empty path": (
+        ["hh", "--input", "", "--output", "{tmp}/out"],
+        "argument --input: it is ''; it must be a string that is not empty",
+    ),
     "output below a file": (
         ["hh", "--input", "{rows}", "--output", "{rows}/out"],
         "is not a folder that can be written to",
@@ -305,7 +313,7 @@ PATHS = {
     ),
     "test size is not a number": (
         ["hh", "--input", "{rows}", "--test-size", "nan", "--output", "{tmp}/o"],
-        "`test_size` is nan",
+        "argument --test-size: it is 'nan'",
     ),
     "test set empty after cleaning": (
         ["text-score", "--input", "train={ok}", "test={ties}", "--output", "{tmp}/out"],

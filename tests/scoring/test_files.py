@@ -366,7 +366,7 @@ ARGUMENTS = {
     "an adapter without rows": (["--adapter", "law=x"], "say which rows each is for"),
     "a domain without adapters": (["--domain-column", "d"], "no adapter; add --adapter NAME=DIR"),
     "a broken pair": (["--adapter", "law", "--domain", "law"], "--adapter law: write NAME=DIR"),
-    "no window": (["--window", "0"], "--window is 0; it is 1 or more"),
+    "no window": (["--window", "0"], "argument --window: it is '0'"),
     "parquet out": (["--output", "x.parquet"], "JSON Lines is written"),
     "no input": (["--input", "absent.jsonl"], "absent.jsonl: no such file"),
 }

@@ -22,7 +22,7 @@ from rm_toolkit.errors import InputError
 from rm_toolkit.training.config import RewardModelConfig
 from rm_toolkit.training.engines import check_engine, full_precision_weights, launched_for_cpu, read_engine
 from rm_toolkit.training.plan import launch as plan_launch
-from rm_toolkit.training.recipe import load_yaml
+from rm_toolkit.training.recipe_file import load_yaml
 from rm_toolkit.training.weight_bytes import weight_bytes
 
 

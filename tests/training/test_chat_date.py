@@ -23,7 +23,8 @@ from rm_toolkit.merging.merge import merge_models
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.scoring.scorer import RewardScorer
 from rm_toolkit.training.chat_date import dated_tokenizer
-from rm_toolkit.training.recipe import check_values
+from rm_toolkit.training.recipe import GROUPS
+from rm_toolkit.training.recipe_file import check_values
 from rm_toolkit.training.sft import BaseLmConfig
 
 
@@ -282,7 +283,7 @@ def test_a_reward_model_keeps_the_date_of_its_base_lm_stage(on, trained, reader,
 
 def test_a_recipe_may_write_the_date_as_yaml_has_dates():
     values = {"chat_date": datetime.date(2026, 3, 5)}
-    check_values(values, {"chat_date"}, "recipe.yaml")
+    check_values(values, {"chat_date"}, "recipe.yaml", GROUPS)
     assert values == {"chat_date": FIRST}
 
 

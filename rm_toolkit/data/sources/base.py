@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from ...errors import InputError
+from ...output.nested_ranges import Keys, ListOf
+from ...output.ranges import Choice, Text
+from ..number_ranges import SCORE_RATIO
 from ..records import Place
 from ..schema import RawRow
+from ..templates import TEMPLATES
 
 
 DEFAULT_DOMAIN = "general"
@@ -36,12 +40,12 @@ class SourceOptions:
     """
 
     domain: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: Annotated[dict[str, str], Keys()] = field(default_factory=dict)
     strip_citations: bool = False
-    template: str | None = None
-    ignore_columns: tuple[str, ...] = field(default=(), kw_only=True)
+    template: Annotated[str | None, Choice(TEMPLATES)] = None
+    ignore_columns: Annotated[tuple[str, ...], ListOf(Text(empty=False))] = field(default=(), kw_only=True)
     label: str | None = field(default=None, kw_only=True)
-    min_score_ratio: float | None = field(default=None, kw_only=True)
+    min_score_ratio: Annotated[float | None, SCORE_RATIO] = field(default=None, kw_only=True)
     drop_contradictions: bool = field(default=False, kw_only=True)
 
 

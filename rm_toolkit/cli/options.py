@@ -1,0 +1,97 @@
+"""What the options of the commands may be, and a parser that says a mistake in one line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import InputError, did_you_mean, one_line
+from ..output.nested_ranges import Optional
+from ..output.ranges import MANY, Number, Range, Text
+from ..output.stated_ranges import say_range
+
+
+TEXT = Text(empty=False)
+SEED = Number(0, 2**32 - 1, whole=True)
+COUNT = Number(1, MANY, whole=True)
+PROCESSES = Number(1, 1024, whole=True)
+SHARE = Number(0, 1)
+BELOW_ONE = Number(0, 1, below=True)
+RESAMPLES = Number(1, 10_000_000, whole=True)
+
+
+@dataclass(frozen=True)
+class Place(Text):
+    """The path of a file or a folder."""
+
+    empty: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return "a path in UTF-8, not empty"
+
+    def __call__(self, text: str) -> Path:
+        """Returns the path."""
+        return Path(super().__call__(text))
+
+
+@dataclass(frozen=True)
+class Device(Text):
+    """Where torch computes."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return "cpu, cuda, or cuda:N with N the number of a GPU (also mps, xpu, npu, hpu and mlu)"
+
+    def holds(self, value: Any) -> bool:
+        """Whether it names a device; whether that is here is seen when torch is loaded."""
+        return isinstance(value, str) and re.fullmatch(r"(cpu|cuda|mps|xpu|npu|hpu|mlu)(:\d{1,3})?", value) is not None
+
+
+@dataclass(frozen=True)
+class OrNone(Optional):
+    """A number, or the word 'none', which stands for nothing."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"{super().text}, or 'none'"
+
+    def read(self, text: str) -> Any:
+        """The number, or None."""
+        return None if text.lower() == "none" else self.of.read(text)
+
+
+PLACE, DEVICE = Place(), Device()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says the ranges of its options in their help, and a mistake in one line."""
+
+    def add_ranges(self) -> None:
+        """Lets the help of each option say its range; what has no type and no choices is a text that is not empty."""
+        for action in self._actions:
+            if action.type is None and action.choices is None and action.nargs != 0:
+                action.type = TEXT
+            say_range(action, action.type if isinstance(action.type, Range) else None)
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuses a misspelt option, before what is then missing is asked for."""
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(known.startswith(name) for known in self._option_string_actions):
+                self.error(f"unrecognized arguments: {name}")
+
+    def error(self, message: str) -> NoReturn:
+        """In place of argparse's own, which prints all of the options first."""
+        unknown = re.match(r"unrecognized arguments: (--?[^\s=]+)", message)
+        hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        raise InputError(f"{one_line(message, 1000).rstrip('.')}.{hint} See `{self.prog} --help`.")

@@ -1,0 +1,232 @@
+"""What the value of a setting may be, stated once: checks, help texts, command lines and tests derive from it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ..errors import InputError, did_you_mean, name_list, one_line
+
+
+MANY = 2**31 - 1  # of anything that is counted
+MOST_LISTED = 20  # choices in a message
+SHOWN = 80  # characters of a value in a message
+
+
+class Range:
+    """
+    What a value may be. A dataclass states it in the type of a field, `Annotated[float, Number(0, 1)]`; an option of argparse
+    has it as its `type`.
+    """
+
+    @property
+    def text(self) -> str:
+        """In words that follow "it is"."""
+        raise NotImplementedError
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is within the range."""
+        raise NotImplementedError
+
+    def hint(self, value: Any) -> str:
+        """What else a message says of a value that is not within the range; with a blank in front."""
+        return ""
+
+    def check(self, name: str, value: Any, where: str = "") -> None:
+        """
+        Refuses a value that is not within the range.
+
+        Args:
+            name (`str`): Name of the setting.
+            value: What it is set to.
+            where (`str`): Stands in front of the message: a file, or what the setting belongs to.
+
+        Raises:
+            `InputError`: naming the setting, the value and the range.
+        """
+        if not self.holds(value):
+            raise InputError(f"{where}`{name}` is {shown(value)}; it is {self.text}.{self.hint(value)}")
+
+    def read(self, text: str) -> Any:
+        """The value that a text on a command line stands for, which may still be out of range."""
+        return text
+
+    def __call__(self, text: str) -> Any:
+        """Returns the value of an option of a command line, within the range: for `type=` of argparse."""
+        value = self.read(text)
+        if not self.holds(value):
+            raise argparse.ArgumentTypeError(
+                f"it is '{one_line(text, SHOWN)}'; it must be {self.text}.{self.hint(text)}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Number(Range):
+    """
+    A finite number.
+
+    Args:
+        low, high (`float`): The least and the most.
+        above, below (`bool`): Whether `low` and `high` themselves are out of the range.
+        whole (`bool`): Whether it must be a whole number.
+        share (`bool`): Whether it must be whole from 1 on: below 1 it is a share of something.
+        also (`tuple`): Other values that are taken, such as `"auto"`.
+        unit (`str`): What is counted, for the text.
+    """
+
+    low: float = 0
+    high: float = MANY
+    _: dataclasses.KW_ONLY
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    share: bool = False
+    also: tuple[Any, ...] = ()
+    unit: str = ""
+
+    @property
+    def text(self) -> str:
+        """In words, such as "a number above 0 and at most 1"."""
+        kind = "a whole number" if self.whole else "a number"
+        kind += f" of {self.unit}" if self.unit else ""
+        if self.above or self.below:
+            kind += f" {'above' if self.above else 'from'} {_figure(self.low)}"
+            kind += f" and {'below' if self.below else 'at most'} {_figure(self.high)}"
+        else:
+            kind += f" from {_figure(self.low)} to {_figure(self.high)}"
+        kind += ", whole where it is above 1" if self.share else ""
+        return kind + "".join(f", or {shown(value)}" for value in self.also)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is a number (no truth value) within the range."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return isinstance(value, str | None) and value in self.also
+        if value in self.also:
+            return True
+        if self.whole and not isinstance(value, numbers.Integral):
+            return False
+        if not (self.low < value if self.above else self.low <= value):  # NaN is neither
+            return False
+        if not (value < self.high if self.below else value <= self.high):
+            return False
+        return not self.share or value < 1 or value == int(value)
+
+    def read(self, text: str) -> Any:
+        """A whole number where the text is one, else a number; the text itself where it is neither."""
+        if text in self.also:
+            return text
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):  # also for a whole number of too many digits
+                return kind(text)
+        return text
+
+
+@dataclass(frozen=True)
+class Choice(Range):
+    """
+    One of some values.
+
+    Args:
+        values (`tuple`): They.
+    """
+
+    values: tuple[Any, ...]
+
+    @property
+    def text(self) -> str:
+        """The values, where they are not too many."""
+        if len(self.values) > MOST_LISTED:
+            return f"one of {len(self.values)} names that `--help` lists"
+        return f"one of {name_list(str(plain(value)) for value in self.values)}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of them, or stands for one: an enum by its value."""
+        return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
+
+    def hint(self, value: Any) -> str:
+        """The nearest of the values."""
+        return did_you_mean(value, [plain(known) for known in self.values]) if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True)
+class Text(Range):
+    """
+    A string.
+
+    Args:
+        empty (`bool`): Whether it may be empty.
+    """
+
+    empty: bool = True
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return "a string" if self.empty else "a string that is not empty"
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a string without NUL that a file in UTF-8 can hold."""
+        return (
+            isinstance(value, str) and "\0" not in value and is_unicode(value) and (self.empty or bool(value.strip()))
+        )
+
+    def hint(self, value: Any) -> str:
+        """What a string has that no text may have."""
+        if not isinstance(value, str):
+            return ""
+        if "\0" in value:
+            return " It holds a NUL character."
+        return "" if is_unicode(value) else " It holds a lone surrogate such as \\ud800, which is no character."
+
+
+@dataclass(frozen=True)
+class Flag(Range):
+    """True or false."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return "true or false"
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a truth value."""
+        return isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message names it: as YAML writes it, on one line, cut where it is long."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1} digits"
+    try:
+        text = f"'{value}'" if isinstance(value, str) else repr(plain(value))
+    except (ValueError, RecursionError):  # digits that Python does not write, or a list within itself
+        text = f"a {type(value).__name__}"
+    return one_line(text, SHOWN)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates (as of JSON's "\\ud800"), which no file in UTF-8 can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def plain(value: Any) -> Any:
+    """Returns a value, and of an enum what it stands for."""
+    return value.value if isinstance(value, Enum) else value
+
+
+def _figure(value: float) -> str:
+    """A bound as a reader likes it: 1,048,576 and 0.1 and 1e-08."""
+    return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:g}"

@@ -1,0 +1,48 @@
+"""JSON in which a key is given once, and whatever cannot be read is a `JSONDecodeError`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import one_line
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """
+    The object of some pairs of key and value, for `object_pairs_hook`.
+
+    Raises:
+        `json.JSONDecodeError`: if a key is given twice; the plain decoder keeps the last one silently.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise json.JSONDecodeError(f"the key '{one_line(twice, 60)}' is given twice", "", 0)
+    return made
+
+
+def strict_json(text: str | bytes, parse: Callable[..., Any] = json.loads) -> Any:
+    """
+    Returns what a text of JSON holds.
+
+    Args:
+        text (`str` or `bytes`): The text.
+        parse: What reads it; takes `object_pairs_hook`.
+
+    Raises:
+        `json.JSONDecodeError`: also for a key that is given twice, for what is nested too deep, and for a whole number of
+            more digits than Python reads.
+        `UnicodeDecodeError`: for bytes that are not UTF-8.
+    """
+    try:
+        return parse(text, object_pairs_hook=once)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deep", "", 0) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError as error:
+        problem = "a whole number of too many digits" if "digits" in str(error) else str(error)
+        raise json.JSONDecodeError(problem, "", 0) from None
