@@ -62,13 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens computed at once, or of one request (default: 16384 on a GPU and for a server, else 4096)",
     )
-    add(
-        "--window",
-        type=WINDOW,
-        default=2048,
-        metavar="N",
-        help="rows sorted together and written at once (default 2048)",
-    )
+    add("--window", type=WINDOW, default=2048, metavar="N", help="rows sorted and written at once (default 2048)")
     add(
         "--chat-date",
         metavar="DATE",

@@ -210,7 +210,7 @@ def test_names_of_models():
         (["--datasets", "a=x", "a=y"], "the name 'a' is given twice"),
         (["--datasets", "a={path:x}"], "'path:x' has no value; write 'KEY: VALUE'"),
         (["--datasets", "a={path"], "is not a mapping"),
-        (["--datasets", "a=x", "--resamples", "0"], "--resamples is 0; it must be at least 1"),
+        (["--datasets", "a=x", "--resamples", "0"], "argument --resamples: it is '0'"),
     ],
 )
 def test_mistakes_on_the_command_line(flags, message, tmp_path, capsys):
