@@ -95,3 +95,24 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert compare(first, first, prompt, Bootstrap()) == {"value": 0.0, "low": 0.0, "high": 0.0}
     swapped = compare(second, first, prompt, Bootstrap())
     assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]))
+
+
+def test_many_prompts_are_drawn_by_blocks_each_as_likely():
+    num_prompts = intervals.MANY_PROMPTS + 100  # the last block is smaller
+    draws = list(Bootstrap(resamples=100)._draws(num_prompts))
+    assert {drawn.shape for drawn in draws} == {(1, num_prompts)}
+    times = np.bincount(np.concatenate(draws, axis=None), minlength=num_prompts)
+    assert len(times) == num_prompts and times.min() > 40 and times.max() < 170  # 100 each, with a deviation of 10
+    assert times[-100:].mean() == pytest.approx(100, abs=5)
+    assert times.var() == pytest.approx(100, rel=0.1)  # as of independent draws
+    blocks = np.array([np.bincount(drawn[0] // intervals.BLOCK)[:8] for drawn in draws])
+    assert blocks.var() == pytest.approx(256, rel=0.2)  # of a block as a whole too
+
+
+def test_intervals_of_many_prompts_are_as_wide_as_is_known():
+    wins = (np.random.default_rng(0).random(20_000) < 0.7).astype(float)
+    low, high = Bootstrap().accuracy_interval(wins, np.arange(20_000))
+    half = 1.96 * math.sqrt(0.21 / 20_000)
+    assert (low, high) == (pytest.approx(wins.mean() - half, rel=1e-3), pytest.approx(wins.mean() + half, rel=1e-3))
+    assert Bootstrap().accuracy_interval(wins, np.arange(20_000)) == [low, high]
+    assert Bootstrap(seed=1).accuracy_interval(wins, np.arange(20_000)) != [low, high]
