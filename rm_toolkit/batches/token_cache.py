@@ -14,6 +14,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from ..output.folders import replaced_file
+from ..output.temporary import remove_left_in
 from .chat_clock import reads_clock
 from .mapped_arrays import read_arrays, write_arrays
 
@@ -67,6 +68,7 @@ class TokenCache:
         """Stores the fields; a folder that cannot be written is left alone."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_in(self.path.parent, "tokens-")
             with replaced_file(self.path, "wb") as file:
                 write_arrays(file, {name: np.zeros(0) if value is None else value for name, value in fields.items()})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InputError
 from ..output.folders import check_output, written_whole
+from ..output.places import about
 from ..output.ranges import Choice, Number
 from ..output.stated_ranges import check_ranges
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
@@ -128,7 +129,8 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     datasets, counts = {}, {}
     for name, rows in read.items():
         valid = valid_rows(rows)
-        datasets[name], counts[name] = clean(valid, options)
+        with about(options.cache_dir):
+            datasets[name], counts[name] = clean(valid, options)
         counts[name].invalid = invalid.get(name, 0)
         counts[name].read = len(valid) + left_out.get(name, 0)
         if not counts[name].kept:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, name_list
+from ..output.places import about
+from .cache import remove_left_beside
 from .leakage import mark_origin
 from .pairing import label_scores, plain
 from .records import Place, RecordFile, is_saved_dataset, open_dataset
@@ -93,7 +95,11 @@ def load_id_rows(spec: DatasetSpec, seed: int, cache_dir: str | None = None) -> 
     file = RecordFile(spec.path, spec.split)
     reading = {"file": file, "fingerprint": file.fingerprint(), "spec": spec}
     try:
-        dataset = Dataset.from_generator(_all_rows, features=id_features(), cache_dir=cache_dir, gen_kwargs=reading)
+        with about(cache_dir):
+            dataset = Dataset.from_generator(
+                _all_rows, features=id_features(), cache_dir=cache_dir, gen_kwargs=reading
+            )
+        remove_left_beside(dataset)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, name_list
+from ..output.places import about
 from .build import INFO_FILE, BuildOptions, clean, nothing_left
 from .fingerprints import derived
 from .id_rows import holds_ids, id_columns, load_id_rows
@@ -84,7 +85,8 @@ def load_datasets(
             if streaming:
                 loaded[name] = open_stream(spec, spec.source, _recognize, seed)
             else:
-                loaded[name] = _load(spec, seed, cache_dir, num_proc)
+                with about(cache_dir):
+                    loaded[name] = _load(spec, seed, cache_dir, num_proc)
         except InputError as error:
             raise InputError(f"dataset '{name}': {error}") from error
     return loaded
@@ -125,7 +127,8 @@ def read_uncleaned(
     opened = _open(spec)
     if not isinstance(opened, DatasetSpec):
         return _usable(opened, spec)
-    return _read_raw(replace(opened, format=opened.format or "text"), seed, cache_dir, num_proc)[0]
+    with about(cache_dir):
+        return _read_raw(replace(opened, format=opened.format or "text"), seed, cache_dir, num_proc)[0]
 
 
 def _usable(dataset: Dataset, spec: DatasetSpec) -> Dataset:

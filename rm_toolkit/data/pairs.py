@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .cache import remove_left_beside
 from .cleaning import clean_pairs
 from .fingerprints import derived
 from .messages import TEMPLATE_COLUMNS
@@ -63,6 +64,7 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
         gen_kwargs={"pairs": dataset},
         fingerprint=derived(dataset, "pairs_to_ranked"),
     )
+    remove_left_beside(ranked)
     return drop_empty_columns(ranked)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..output.places import about
+from .cache import remove_left_beside
 from .fingerprints import fingerprint
 from .messages import Conversation, is_plain, text_format_problem
 from .records import Place, RecordFile
@@ -61,14 +63,17 @@ def read_rows(
     }
     content = [file.fingerprint() for file in files]
     try:
-        return Dataset.from_generator(
-            generate_rows,
-            features=extend_features(ranked_features(format, free), _invalid="string", _notes="string"),
-            gen_kwargs=reading,
-            cache_dir=cache_dir,
-            fingerprint=fingerprint(reading, content),
-            writer_batch_size=200,
-        )
+        with about(cache_dir):
+            rows = Dataset.from_generator(
+                generate_rows,
+                features=extend_features(ranked_features(format, free), _invalid="string", _notes="string"),
+                gen_kwargs=reading,
+                cache_dir=cache_dir,
+                fingerprint=fingerprint(reading, content),
+                writer_batch_size=200,
+            )
+        remove_left_beside(rows)
+        return rows
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.build import INFO_FILE
 from ..errors import InputError
 from ..output.console import console
+from ..output.temporary import scratch_folder
 from .dataset_card import dataset_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository
@@ -93,7 +93,7 @@ def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
 @contextmanager
 def prepared(push: Push, data: DatasetDict, info: dict[str, Any], repo_id: str) -> Iterator[Path]:
     """Lays out what is published, Parquet files and card, in a temporary folder and yields it."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         staged = Path(temporary, "dataset")
         (staged / "data").mkdir(parents=True)
         files = {split: write_parquet(rows, staged, split) for split, rows in data.items()}
@@ -130,9 +130,9 @@ def verify_rows(repository: Repository, commit: str, data: DatasetDict, token: s
     Raises:
         `InputError`: naming the split that differs.
     """
-    with tempfile.TemporaryDirectory() as cache:
+    with scratch_folder() as cache:
         with repository.errors():
-            found = load_dataset(repository.repo_id, revision=commit, cache_dir=cache, token=token)
+            found = load_dataset(repository.repo_id, revision=commit, cache_dir=str(cache), token=token)
         for split, rows in data.items():
             same = split in found and found[split].features == rows.features and len(found[split]) == len(rows)
             pieces = zip(*(part.iter(ROWS_COMPARED_AT_ONCE) for part in (found[split], rows))) if same else ()

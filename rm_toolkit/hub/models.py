@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER, FIGURE_FOLDER
 from ..models.settings import RewardModelSettings, load_settings, not_stock_notice
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
+from ..output.temporary import scratch_folder
 from ..scoring.example import ScoredExample, example_text, write_example
 from ..scoring.reload_check import check_reload, check_texts
 from ..scoring.scorer import RewardScorer
@@ -130,7 +130,7 @@ def prepared(
     if not settings.stock:
         console.print(f"{source}: {not_stock_notice(settings.pooling_type)} Its card says so.")
     texts, rewards, example = verify_folder(source, settings)
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         staged = Path(temporary, "model")
         staged.mkdir()
         done = stage_model(source, staged, settings, push.base_model)
@@ -226,8 +226,8 @@ def verify_download(repository: Repository, commit: str, texts: list[Any], rewar
     Raises:
         `InputError`: if one differs.
     """
-    with tempfile.TemporaryDirectory() as cache:
-        downloaded = repository.download(commit, cache)
+    with scratch_folder() as cache:
+        downloaded = repository.download(commit, str(cache))
         try:
             check_reload(downloaded, texts, rewards, offline=not is_adapter(downloaded))
         except InputError as error:

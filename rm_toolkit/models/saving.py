@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..output.places import about
+from ..output.temporary import temporary_folder
 from ..output.written import put_aside, read_written, record_written
 from .adapters import merged_classifier, merged_in_full_precision, save_adapter
 from .compatibility import write_legacy_rope_keys, write_legacy_tokenizer_keys
@@ -150,9 +151,9 @@ def disown_architecture(path: Path) -> None:
 def moved_into(folder: Path) -> Iterator[Path]:
     """Gives an empty folder inside `folder` to save into; without an error its files move up, see [`move_into`]."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-        yield Path(temporary)
-        move_into(Path(temporary), folder)
+    with temporary_folder(folder / "files") as temporary, about(folder):
+        yield temporary
+        move_into(temporary, folder)
 
 
 def move_into(source: Path, target: Path) -> None:

@@ -10,12 +10,16 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from ..errors import InputError, class_and_line, one_line
+from .places import full_place, is_full
+from .process_files import remove_own_files
 from .redaction import redact
 
 
@@ -23,6 +27,7 @@ FAULT, MISTAKE = 1, 2
 INTERRUPTED, TERMINATED, BROKEN_PIPE = (
     128 + int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 )
+SECONDS_OF_ONE_SIGNAL = 1.0  # a terminal and a launcher may both pass on the same Ctrl-C
 _NO_ROOM = "Make room, or write to a folder on another disk; what was there before is unchanged."
 _NO_RIGHT = "Change its rights, or name another path."
 _STORAGE = {
@@ -48,7 +53,7 @@ _IN_WORDS = {
 _QUOTED_PATH = re.compile(r"['\"`](/[^'\"`]+)['\"`]")
 
 
-class Terminated(BaseException):
+class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: raised in the main thread, so that what is half-written is removed as after Ctrl-C."""
 
 
@@ -74,7 +79,7 @@ def stopped(signal_number: int, hint: str | None) -> BaseException:
         signal_number (`int`): SIGINT or SIGTERM.
         hint (`str`, *optional*): What to do next; `None` where that has been said already.
     """
-    error: BaseException = KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
+    error = _raised_by(signal_number)
     error.hint = hint  # type: ignore[attr-defined]
     return error
 
@@ -89,7 +94,7 @@ def hint_if_stopped(hint: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as error:
+    except KeyboardInterrupt as error:
         error.hint = hint  # type: ignore[union-attr]
         raise
 
@@ -97,27 +102,71 @@ def hint_if_stopped(hint: str) -> Iterator[None]:
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """
-    Within it SIGTERM raises [`Terminated`]. Not in one of several processes: a handler has to wait for the collective call
-    that the process is in, which may never return.
+    Within it SIGTERM raises [`Terminated`] as Ctrl-C raises `KeyboardInterrupt`; whatever error that leads to counts as it.
+
+    Not in one of several processes: a handler has to wait for the collective call that the process is in, which may
+    never return.
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if not alone or threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
+    with _Signals() as signals:
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if not signals.received:
+                raise
+            # A library that is interrupted while it is imported, say, may make an ImportError of it.
+            raise _raised_by(signals.received) from error
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a process that this one has forked ends as it always would
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+
+def _raised_by(signal_number: int) -> KeyboardInterrupt:
+    return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
+
+
+class _Signals:
+    """The handlers of [`terminable`]."""
+
+    def __init__(self) -> None:
+        self.received, self.when, self.swallowed = 0, 0.0, False
+        self.owner = os.getpid()
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup`, or a shell that keeps Ctrl-C from it
+                self.before[number] = signal.signal(number, self.handle)
+        self.hook_before, sys.unraisablehook = sys.unraisablehook, self.raise_again
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self.hook_before
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.owner:  # a process that this one has forked ends without a word
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
             return
-        raise Terminated
+        now = time.monotonic()
+        if self.received and not self.swallowed and now - self.when < SECONDS_OF_ONE_SIGNAL:
+            return
+        self.received, self.when, self.swallowed = number, now, False
+        raise _raised_by(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+    def raise_again(self, unraisable: Any) -> None:
+        """Where Python can raise nothing (when it removes an object, say) the signal comes once more, a moment later."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self.hook_before(unraisable)
+        elif os.getpid() == self.owner:
+            self.swallowed = True
+            again = threading.Timer(0.01, os.kill, (self.owner, self.received))
+            again.daemon = True
+            again.start()
 
 
 def ending_of(error: BaseException) -> Ending:
@@ -130,12 +179,13 @@ def ending_of(error: BaseException) -> Ending:
     """
     if isinstance(error, InputError):
         return Ending(MISTAKE, f"error: {redact(str(error))}")
-    if isinstance(error, KeyboardInterrupt | Terminated):
-        by, code = ("Ctrl-C", INTERRUPTED) if isinstance(error, KeyboardInterrupt) else ("SIGTERM", TERMINATED)
+    if isinstance(error, KeyboardInterrupt):
+        remove_own_files()
+        by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
         hint = getattr(error, "hint", "Nothing is left half-written.")
         return Ending(code, None if hint is None else f"stopped by {by}. {hint}")
     if isinstance(error, BrokenPipeError):
-        _forget_stdout()
+        forget_stdout()
         return Ending(BROKEN_PIPE, None)
     storage = storage_error(error)
     if storage is not None:
@@ -165,12 +215,25 @@ def storage_error(error: BaseException) -> str | None:
             what, remedy = _STORAGE[number]
             named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
             quoted = _QUOTED_PATH.search(text)
-            path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else None
+            path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else _place(error)
             if path is None:  # pyarrow, for one, does not say which file it was
                 return redact(f"{what} ({one_line(class_and_line(cause, 200))}). {remedy}")
             return redact(f"{one_line(os.fspath(path))}: {what}. {remedy}")
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _place(error: BaseException) -> str | None:
+    """What was being written when an exception was raised that does not say it itself."""
+    full = full_place()
+    cause: BaseException | None = error
+    while cause is not None:
+        place = getattr(cause, "place", None)
+        if place is not None:
+            # A cache, say, that is written to in passing.
+            return full if full is not None and not is_full(place) else place
+        cause = cause.__cause__ or cause.__context__
+    return full
 
 
 def _written(text: str) -> str:
@@ -184,7 +247,12 @@ def _written(text: str) -> str:
         return "the lines above"
 
 
-def _forget_stdout() -> None:
-    """Nobody reads it any more; Python would complain of that once more when it flushes at exit."""
+def forget_stdout() -> None:
+    """Lets go of a standard output that cannot be written; Python would complain once more when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+        return
+    except (OSError, ValueError):
+        pass
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

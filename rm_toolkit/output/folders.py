@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-import shutil
-import tempfile
-import uuid
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError
 from .lock import WriterLock
+from .places import about
+from .temporary import OLD, temporary_file, temporary_folder
 
 
 def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) -> None:
@@ -32,7 +33,9 @@ def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) ->
         raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"{folder}: cannot be made, since {above} is not a folder that can be written to.")
+        raise InputError(
+            f"{folder}: cannot be made, since {above} is not a folder that can be written to. Name another output."
+        )
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:
@@ -53,16 +56,12 @@ def replaced_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]
         mode (`str`): `w` for text (UTF-8), `wb` for bytes.
     """
     path = Path(path)
-    # Processes on several hosts may have one number and write one file.
-    temporary = path.with_name(f".saving-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with about(path), temporary_file(path, mode) as (file, temporary):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # a network file system may say only now that there was no room
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
@@ -80,21 +79,34 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         folder (`Path`): Where to; what stands there is replaced, and comes back if that fails.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".saving-{folder.name}-", dir=folder.parent))
-    new, old = unfinished / "new", unfinished / "old"
-    try:
+    with temporary_folder(folder) as unfinished, about(folder):
+        new = unfinished / "new"
         new.mkdir()
         yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _put_in_place(new, folder, unfinished / OLD)
+
+
+def _put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Renames, so that one of the two is under the name at every moment where the system can exchange two folders."""
+    if folder.exists():
+        if _exchange(new, folder):
+            return
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Gives two paths each other's names at once; returns whether this system and file system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 @contextlib.contextmanager

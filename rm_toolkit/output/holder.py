@@ -44,7 +44,7 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether that process is, or was, on this computer, so that a lock of the operating system tells all."""
-        return self.host == platform.node() or self.machine == _machine()
+        return self.host == platform.node() or self.machine == machine()
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -109,7 +109,8 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Returns what all containers on this computer share until it is started again; else the host's name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -120,4 +121,4 @@ def this_process() -> Holder:
     """Returns the holder that this process is."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return Holder(platform.node(), _machine(), os.getpid(), redact(command), since)
+    return Holder(platform.node(), machine(), os.getpid(), redact(command), since)

@@ -22,6 +22,7 @@ from pathlib import Path
 from ..errors import InputError
 from .console import console
 from .holder import KIND, STALE_SECONDS, Holder, describe_holder, heartbeat_age, is_alive, read_holder, this_process
+from .temporary import remove_left
 
 
 try:
@@ -139,6 +140,7 @@ def _take(output: Path, alone: bool) -> _LockFile:
                 raise OutputHeld(f"{output} is being written by this process already. Wait until that has ended.")
         else:
             held = _held[path] = _acquire(path, output)
+            remove_left(Path(os.path.realpath(output)))
             threading.Thread(target=held.beat, name=f"heartbeat of {path.name}", daemon=True).start()
         held.count += 1
         held.alone = held.alone or alone
@@ -149,6 +151,7 @@ def _acquire(path: Path, output: Path) -> _LockFile:
     made: list[Path] = []
     for _ in range(MAX_TRIES):
         descriptor = _open(path, output, made)
+        locked: bool | None = False
         try:
             locked = _try_lock(descriptor)
             if locked is not False and not _is_at(path, descriptor):
@@ -164,6 +167,9 @@ def _acquire(path: Path, output: Path) -> _LockFile:
                     raise OutputHeld(describe_holder(path, output))
             return _LockFile(path, output, descriptor, holder, made)
         except BaseException as error:
+            with contextlib.suppress(OSError):
+                if os.fstat(descriptor).st_size == 0 and _is_at(path, descriptor) and locked:
+                    path.unlink()  # there was no room for a name in it
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             _remove_empty(made)
@@ -190,7 +196,9 @@ def _open(path: Path, output: Path, made: list[Path]) -> int:
 def _unusable(path: Path, output: Path, error: OSError) -> InputError:
     above = next(folder for folder in path.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return InputError(f"{output}: cannot be made, since {above} is not a folder that can be written to.")
+        return InputError(
+            f"{output}: cannot be made, since {above} is not a folder that can be written to. Name another output."
+        )
     return InputError(
         f"{output}: its lock file {path} cannot be written ({error.strerror}). Make room or remove that file, or name "
         "another output."

@@ -7,12 +7,12 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..data.messages import content_text
 from ..errors import InputError
+from ..output.temporary import scratch_folder
 
 
 TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ def check_reload(
     Raises:
         `InputError`: if a reward differs or the folder cannot be opened.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         request, answer = Path(temporary, "texts.json"), Path(temporary, "rewards.json")
         request.write_text(json.dumps(texts), encoding="utf-8")
         environment = {key: value for key, value in os.environ.items() if not _is_launcher_variable(key)}

@@ -16,6 +16,7 @@ import pytest
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
+from rm_toolkit.output import folders
 from rm_toolkit.output import lock as lock_module
 from rm_toolkit.output.folders import written_whole
 from rm_toolkit.output.holder import read_holder
@@ -255,6 +256,7 @@ def test_a_folder_that_cannot_be_moved_in_place_leaves_the_earlier_one(tmp_path,
         return rename(self, target)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+        patch.setattr(folders, "_exchange", lambda one, other: False)  # as on a system that cannot
         patch.setattr(Path, "rename", fail)
         with written_whole(tmp_path / "report") as new:
             (new / "metrics.json").write_text("second")

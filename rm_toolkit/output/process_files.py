@@ -1,0 +1,79 @@
+"""
+Temporary files that libraries make: under names that tell the process, so that the next start removes a killed one's.
+
+The datasets library, say, writes what it maps into a temporary file in its cache, and leaves it there when it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from .holder import is_alive
+from .temporary import this_computer
+
+
+START = "tmp-rm_toolkit-"
+_places: set[str] = set()  # folders in which this process may have temporary files
+
+
+def name_temporary_files() -> None:
+    """From now on what Python's `tempfile` makes in this process is named after it; called by commands and recipes."""
+    tempfile.template = _own_start()
+    with contextlib.suppress(OSError):  # no place for temporary files is said where one is needed
+        remove_left_by_processes(tempfile.gettempdir())
+
+
+def remove_left_by_processes(folder: str | os.PathLike) -> None:
+    """
+    Removes temporary files of processes that have ended, and remembers the folder for [`remove_own_files`].
+
+    Args:
+        folder (`str` or `os.PathLike`): Where libraries make temporary files.
+    """
+    _places.add(os.fspath(folder))
+    for path, computer, pid in _temporary_files(folder):
+        if computer == _computer() and not is_alive(pid):
+            _remove(path)
+
+
+def remove_own_files() -> None:
+    """Removes what libraries of this process have made and, being interrupted, not removed."""
+    for place in _places:
+        for path, computer, pid in _temporary_files(place):
+            if computer == _computer() and pid == os.getpid():
+                _remove(path)
+
+
+def _own_start() -> str:
+    return f"{START}{_computer()}-{os.getpid()}-"
+
+
+def _computer() -> str:
+    """Names this computer, and the container: a process number says nothing outside it."""
+    try:
+        return f"{this_computer()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"{this_computer()}-0"
+
+
+def _temporary_files(folder: str | os.PathLike) -> list[tuple[Path, str, int]]:
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            told = re.match(rf"{START}([0-9a-f]{{8}}-\d+)-(\d+)-", entry.name)
+            if told is not None:
+                found.append((Path(entry.path), told[1], int(told[2])))
+    return found
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
