@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import importlib
-import os
 import sys
 from collections.abc import Sequence
-
-from .. import __version__
-from ..errors import did_you_mean, name_list
-from ..output.ending import ending_of, terminable
-from ..output.lock import WriterLock
-from .options import Parser
 
 
 # Each command is a module with `add_arguments(parser)`, `run(args)`, and `outputs(args)` if it writes. Only the one asked
@@ -37,19 +27,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     Runs one command. Returns the exit code: 0; 2 for a mistake in the input or a disk that cannot be written; 130 or 143
     after Ctrl-C or SIGTERM; 1 for a fault of the toolkit. What is printed then is one line.
     """
-    with terminable():
+    try:
+        # Imported here, so that Ctrl-C is one line from the beginning.
+        from ..output.ending import ending_of, forget_stdout, terminable
+        from ..output.places import about
+
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            with terminable():
+                try:
+                    return _run(list(sys.argv[1:] if argv is None else argv))
+                finally:
+                    with about("standard output"):
+                        sys.stdout.flush()
         except SystemExit:
             raise
         except BaseException as error:
             ending = ending_of(error)
+    except KeyboardInterrupt:  # before anything was there that says it, or a second time
+        print("stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     if ending.message is not None:
         print(ending.message, file=sys.stderr)
+    forget_stdout()
     return ending.code
 
 
 def _run(argv: list[str]) -> int:
+    import argparse
+    import contextlib
+    import importlib
+    import os
+
+    from .. import __version__
+    from ..errors import did_you_mean, name_list
+    from ..output.lock import WriterLock
+    from ..output.process_files import name_temporary_files
+    from .options import Parser
+
     overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
     parser = Parser(
         prog="rm-toolkit",
@@ -69,6 +83,7 @@ def _run(argv: list[str]) -> int:
         print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
+    name_temporary_files()
     os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
     module = importlib.import_module(module_name)
     command = Parser(prog=f"rm-toolkit {name}", description=summary)

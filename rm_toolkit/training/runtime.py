@@ -1,42 +1,17 @@
 """What a run needs of the machine before it begins: quiet imports, threads, an output folder that is free."""
 
+# Nothing heavy is imported here: a recipe imports this module before [`run_main`] can turn Ctrl-C into one line.
 from __future__ import annotations
 
 import functools
-import gc
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 
 # Work of less than a second needs no bar; read by tqdm when it is imported.
 os.environ.setdefault("TQDM_DELAY", "1")
-
-import torch
-
-
-# DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-from accelerate import PartialState
-
-from ..errors import InputError
-from ..models.files import SETTINGS_NAME
-from ..output.ending import ending_of, terminable
-from ..output.lock import release_all
-from ..output.written import RUN_MANIFEST
-from .manifest import is_unfinished
-from .run_files import is_in_use, own_files
-from .stopping import end_with_launcher
-
-
-# On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def run_main(main: Callable[[], None]) -> Callable[[], None]:
@@ -50,26 +25,62 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
-        end_with_launcher()
-        ending = None
+        ending, said = None, True
         try:
-            with terminable():
-                main()
-        except SystemExit:
-            raise
-        except BaseException as error:
-            ending = ending_of(error)
-            # A mistake that all processes meet is said once.
-            said = int(os.environ.get("RANK", "0")) == 0 or not isinstance(error, InputError) or error.of_one_process
-        finally:
-            leave_process_group()
-            release_all()
+            from ..output.ending import ending_of, terminable
+
+            try:
+                with terminable():
+                    prepare_libraries()
+                    main()
+            except SystemExit:
+                raise
+            except BaseException as error:
+                ending, said = ending_of(error), is_said_here(error)
+            finally:
+                leave()
+        except KeyboardInterrupt:  # before anything was there that says it, or a second time
+            print("stopped by Ctrl-C.", file=sys.stderr)
+            sys.exit(130)
         if ending is not None:
             if said and ending.message is not None:
                 print(ending.message, file=sys.stderr, flush=True)
             sys.exit(ending.code)
 
     return wrapped
+
+
+def is_said_here(error: BaseException) -> bool:
+    """Whether this process prints how it ended: what all processes meet is said once."""
+    from ..errors import InputError
+
+    return int(os.environ.get("RANK", "0")) == 0 or not isinstance(error, InputError) or error.of_one_process
+
+
+def prepare_libraries() -> None:
+    """Imports what everything else waits for, quietly, and ties this process to its launcher."""
+    import logging
+
+    import torch
+
+    from ..output.process_files import name_temporary_files
+    from .stopping import end_with_launcher
+
+    # DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    end_with_launcher()
+    name_temporary_files()
+
+
+def leave() -> None:
+    """Leaves the group of processes, and gives back what this one holds."""
+    from ..output.lock import release_all
+
+    leave_process_group()
+    release_all()
 
 
 def leave_process_group() -> None:
@@ -79,7 +90,12 @@ def leave_process_group() -> None:
     What still holds the group (the device mesh of a sharded model, say) would keep gloo's threads until the interpreter
     is torn down, where they abort the process ("terminate called without an active exception") in some runs of many.
     """
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "distributed"):
+        return
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        import gc
+
         gc.collect()
         # DeepSpeed holds groups of its own. After an error the other processes may never come to a collective call;
         # leaving needs none.
@@ -99,6 +115,8 @@ def use_all_cores(cpu_threads: int | None) -> None:
     Args:
         cpu_threads (`int`, *optional*): Threads of this process; overrides everything.
     """
+    import torch
+
     if cpu_threads is None:
         if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
             return
@@ -110,6 +128,8 @@ def use_all_cores(cpu_threads: int | None) -> None:
 
 def silence_launch_noise() -> None:
     """Hides messages of libraries about other libraries, which nobody who runs a recipe can act on."""
+    import warnings
+
     # DeepSpeed 0.19 calls names that torch 2.13 has renamed.
     warnings.filterwarnings("ignore", message=r".*`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 
@@ -121,6 +141,16 @@ def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
     Raises:
         `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`; or if no run of ours wrote it.
     """
+    from pathlib import Path
+
+    from accelerate import PartialState
+
+    from ..errors import InputError
+    from ..models.files import SETTINGS_NAME
+    from ..output.written import RUN_MANIFEST
+    from .manifest import is_unfinished
+    from .run_files import is_in_use, own_files
+
     folder = Path(output_dir)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     problem = None

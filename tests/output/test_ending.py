@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from rm_toolkit import cli
 from rm_toolkit.errors import InputError
 from rm_toolkit.output.ending import Terminated, ending_of, hint_if_stopped, stopped, terminable
+from rm_toolkit.output.places import about
 from rm_toolkit.training.runtime import run_main
 
 
@@ -92,6 +95,77 @@ def test_sigterm_is_raised_within_and_ends_the_process_outside(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with terminable():
         assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_error_that_a_signal_has_led_to_counts_as_the_signal():
+    with pytest.raises(Terminated), terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("numpy failed") from error
+    with pytest.raises(ImportError), terminable():
+        raise ImportError
+
+
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_python_cannot_raise_comes_again(capsys):
+    with pytest.raises(KeyboardInterrupt), terminable():
+        Interrupted()
+        time.sleep(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_same_signal_twice_does_not_disturb_what_is_cleaned_up():
+    cleaned = []
+    with pytest.raises(KeyboardInterrupt), terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)  # from the terminal, and from a launcher
+            cleaned.append(True)
+    assert cleaned
+
+
+def test_what_ctrl_c_is_kept_from_does_not_get_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_being_written_is_named():
+    nameless = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space") as caught, about("/data/outer"), about("/data/out.arrow"):
+        raise nameless
+    assert ending_of(caught.value).message.startswith("error: /data/out.arrow: the disk is full. Make room")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_standard_output_is_one_line():
+    command = (
+        "import sys, types\nfrom rm_toolkit import cli\n"
+        "work = types.SimpleNamespace(add_arguments=lambda parser: None, run=lambda args: print('a result'))\n"
+        "sys.modules['rm_toolkit.cli.inspect'] = work\nsys.exit(cli.main(['inspect']))"
+    )
+    with open("/dev/full", "wb") as full:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        ended = subprocess.run(
+            [sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert ended.returncode == 2 and ended.stderr.startswith("error: standard output: the disk is full.")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_recipe_is_one_line_from_its_first_import_on():
+    """Nothing that takes long is imported before Ctrl-C has its line."""
+    heavy = "import sys, rm_toolkit.training.runtime, rm_toolkit.cli\nsys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
 
 
 def test_a_forked_process_ends_as_always():
