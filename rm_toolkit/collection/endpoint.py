@@ -21,9 +21,10 @@ from .number_ranges import MAX_RETRIES, MAX_TOKENS, SAMPLING_SEED, TEMPERATURE, 
 try:
     import openai
     from openai.types.chat import ChatCompletion
+
+    from .bounded_client import BoundedClient
 except ImportError as error:
     raise InputError("collecting needs the `openai` client: pip install -c constraints.txt -e '.[collect]'") from error
-
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # Servers of one's own ask for no key, but the client wants a word.
@@ -100,7 +101,11 @@ class Endpoint:
         if not self._key and api_key_env != KEY_VARIABLE:
             raise InputError(f"--api-key-env is '{api_key_env}', but there is no such environment variable.")
         self._client = openai.AsyncOpenAI(
-            api_key=self._key or NO_KEY, base_url=self.base_url, timeout=timeout, max_retries=max_retries
+            api_key=self._key or NO_KEY,
+            base_url=self.base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client=BoundedClient(timeout, base_url=self.base_url, timeout=timeout),
         )
 
     async def check(self) -> None:

@@ -181,6 +181,7 @@ def test_an_address_without_v1_is_a_clear_error(arguments, capsys):
         (["--concurrency", "0"], "argument --concurrency: it is '0'"),
         (["--extra-body", "[1]"], "must be a JSON object"),
         (["--timeout", "0"], "argument --timeout: it is '0'"),
+        (["--timeout", "nan"], "argument --timeout: it is 'nan'"),
     ],
 )
 def test_a_mistake_is_named(arguments, capsys, more, message):
