@@ -1,0 +1,91 @@
+"""What an attacked command must have done: one line, the right exit code, nothing lost, no litter."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from pathlib import Path
+
+from attacks.runner import Ended
+from attacks.scenarios import Attacked, Scenario
+
+
+NEVER_SAID = ("Traceback (most recent call last)", "Exception ignored", "terminate called", "(unexpected)", "leaked")
+TEMPORARY = (".saving-", ".removing-", ".rm_toolkit.lock", "incomplete", "tmp")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every path below a folder with its content."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = b"-> " + os.readlink(path).encode()
+        else:
+            found[name] = path.read_bytes() if path.is_file() else b"/"  # a folder, or a socket
+    return found
+
+
+def faults(
+    attacked: Attacked, scenario: Scenario, ended: Ended, before: dict[str, bytes], codes: tuple[int, ...]
+) -> list[str]:
+    """
+    Lists what is wrong with how a command ended that was attacked.
+
+    Args:
+        attacked (`Attacked`): Whose area it wrote into.
+        scenario (`Scenario`): The command.
+        ended (`Ended`): How it ended.
+        before (`dict[str, bytes]`): [`tree`] of the area, from before it.
+        codes (`tuple[int, ...]`): Exit codes that are right.
+    """
+    found = []
+    if ended.code not in codes:
+        found.append(f"exit code {ended.code} instead of {' or '.join(map(str, codes))}")
+    text = ended.out + ended.err
+    found += [f"it says '{words}'" for words in NEVER_SAID if words in text]
+    said = last_words(ended)
+    if len(said) != 1 and ended.code in (2, 130, 143):
+        found.append(f"{len(said)} lines say how it ended instead of one: {said[:3]}")
+    if ended.left:
+        found.append(f"processes are left: {ended.left}")
+    return found + lost(before, tree(attacked.area)) + litter(attacked, scenario, before)
+
+
+def last_words(ended: Ended) -> list[str]:
+    """The lines by which a command says how it ended."""
+    lines = [line.strip() for line in (ended.out + "\n" + ended.err).replace("\r", "\n").splitlines()]
+    return [line for line in lines if line.startswith(("error: ", "stopped by ", "Stopped by "))]
+
+
+def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    """What is gone or changed of what was there."""
+    gone = sorted(name for name in before if name not in after)
+    changed = sorted(name for name in before if name in after and before[name] != after[name])
+    return [f"gone: {gone[:3]}"] * bool(gone) + [f"changed: {changed[:3]}"] * bool(changed)
+
+
+def litter(attacked: Attacked, scenario: Scenario, before: dict[str, bytes]) -> list[str]:
+    """What is left below the area that is of no use to anybody."""
+    left = []
+    for name in tree(attacked.area):
+        if name in before or name in ("cache", "tmp"):
+            continue
+        if name.startswith("cache/") and name.endswith(".lock"):  # the datasets library keeps its own
+            continue
+        own = any(fnmatch.fnmatch(name, pattern) for pattern in scenario.kept)
+        parts = name.split("/")
+        if (
+            any(
+                part.startswith(TEMPORARY[:2]) or "incomplete" in part or part.endswith(TEMPORARY[2]) for part in parts
+            )
+            or parts[0] == "tmp"
+            or (parts[0] == "cache" and parts[-1].startswith("tmp"))
+            or (
+                parts[0] != "cache"
+                and not own
+                and not any(pattern.startswith(f"{name}/") for pattern in scenario.kept)
+            )
+        ):
+            left.append(name)
+    return [f"litter: {left[:4]}"] if left else []
