@@ -4,9 +4,11 @@ Kills the tiny recipe at random moments, resumes it, and compares the end with t
     python benchmarks/kills.py --kills 20                  # one process
     python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
     python benchmarks/kills.py --kills 5 --processes 2 --deepspeed accelerate_configs/zero3_offload.yaml
+    python benchmarks/kills.py --kills 5 --processes 2 --how SIGTERM         # to one; SIGINT to all; SIGSTOP of one for a while
 
-Every kill is a SIGKILL at a moment drawn from all of training, saving and evaluation included; every resume is
-`--resume_from_checkpoint auto`. Equal means: every byte of the exported weights, every logged number and
+Every kill is a SIGKILL (or what `--how` names) at a moment drawn from all of training, saving and evaluation included; every
+resume is `--resume_from_checkpoint auto`. All processes must end by themselves within two minutes, without a traceback of
+theirs; one that was stopped and continued must go on as if nothing had happened. Equal means: every byte of the exported weights, every logged number and
 `final_eval_results.json`; under DeepSpeed, weights and numbers to 1e-6. Exits with 1 if one is not.
 """
 
@@ -21,6 +23,7 @@ import random
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +61,9 @@ FLAGS = {
     "per_device_train_batch_size": 4,
 }
 NOT_BEGUN = -1.0
+HOWS = {"SIGKILL": None, "SIGTERM": 143, "SIGINT": 130, "SIGSTOP": 0}  # signal -> exit code of the processes
+SECONDS_STOPPED = 3.0
+SAID = ("error: ", "stopped by ", "Stopped by ")
 
 
 class Clock(transformers.TrainerCallback):
@@ -105,10 +111,11 @@ class Launched:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
 
-    def kill_rank(self, rank: int) -> None:
-        children = psutil.Process(self.process.pid).children(recursive=True)
+    def ranks(self) -> list[int]:
+        """Numbers of the training processes, by rank."""
+        children = psutil.Process(self.process.pid).children(recursive=True) if self.is_alive() else []
         ranks = [child for child in children if "--train" in child.cmdline()]
-        next(child for child in ranks if child.environ().get("RANK") == str(rank)).kill()
+        return [child.pid for child in sorted(ranks, key=lambda child: int(child.environ().get("RANK", "0")))]
 
 
 def main() -> int:
@@ -117,6 +124,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
     parser.add_argument("--processes", type=int, default=1, help="processes of each run")
     parser.add_argument("--deepspeed", type=Path, default=None, help="an accelerate config that names DeepSpeed")
+    parser.add_argument("--how", choices=HOWS, default="SIGKILL", help="what is sent (default SIGKILL)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", nargs=2, default=None, help=argparse.SUPPRESS)  # one rank of a launched run
     options = parser.parse_args()
@@ -142,7 +150,8 @@ def main() -> int:
             victim = rng.randrange(options.processes)
             killed = run(work, "killed", options, (moment, seconds / steps), victim)
             resumed = find_checkpoint(work / "killed")[0]
-            run(work, "killed", options)
+            if options.how != "SIGSTOP":
+                run(work, "killed", options)
             found = ending(work / "killed")
             close = is_close if options.deepspeed else operator.eq
             equal = [close(one, other) for one, other in zip(found, expected)]
@@ -201,15 +210,43 @@ def run(
         time.sleep(0.005)
     processes[victim].join(fraction * kill_at[1])
     step = Clock.step.value
-    if options.deepspeed:
-        processes[0].kill_rank(rank)
-    else:
-        processes[victim].kill()
+    pids = processes[0].ranks() if options.deepspeed else [process.pid for process in processes]
+    if len(pids) == options.processes:  # else it has just ended
+        attack(pids, rank, options.how)
     for process in processes:
         process.join(120)
-    if not all(process.exitcode for process in processes):
-        sys.exit(f"a killed run ended with {[process.exitcode for process in processes]}")
+    codes = [process.exitcode for process in processes]
+    expected = HOWS[options.how]
+    if None in codes or (0 in codes) != (options.how == "SIGSTOP"):
+        sys.exit(
+            f"a run that {options.how} was sent to ended with {codes}\n{(work / f'{name}.log').read_text()[-5000:]}"
+        )
+    said = [line for line in (work / f"{name}.log").read_text().splitlines() if line.startswith(SAID)]
+    console.print(f"{options.how}: exit codes {codes}, it says {said[-3:]}")
+    if not options.deepspeed and expected is not None and 0 not in codes and not {*codes} <= {expected, 1, -9}:
+        sys.exit(f"a run that {options.how} was sent to ended with {codes} instead of {expected}")
+    if (
+        "Traceback" in (work / f"{name}.log").read_text() and not options.deepspeed
+    ):  # the launcher shows one of its own
+        sys.exit((work / f"{name}.log").read_text()[-5000:])
     return step
+
+
+def attack(pids: list[int], rank: int, how: str) -> None:
+    """
+    Sends a signal to one process of a run, or SIGINT to all of them as a terminal does; a stopped one goes on later.
+
+    Args:
+        pids (`list[int]`): Its processes, by rank.
+        rank (`int`): The one.
+        how (`str`): Name of the signal.
+    """
+    for pid in pids if how == "SIGINT" else [pids[rank]]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, getattr(signal, how))
+            if how == "SIGSTOP":
+                time.sleep(SECONDS_STOPPED)
+                os.kill(pid, signal.SIGCONT)
 
 
 def start(work: Path, name: str, options: argparse.Namespace) -> list[Any]:

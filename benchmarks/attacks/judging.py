@@ -49,7 +49,13 @@ def faults(
         found.append(f"{len(said)} lines say how it ended instead of one: {said[:3]}")
     if ended.left:
         found.append(f"processes are left: {ended.left}")
-    return found + lost(before, tree(attacked.area)) + litter(attacked, scenario, before)
+    kept = {name: content for name, content in before.items() if not fnmatch_any(name, scenario.kept)}
+    return found + lost(kept, tree(attacked.area)) + litter(attacked, scenario, before)
+
+
+def fnmatch_any(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name is one that an unfinished run may leave or change."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def last_words(ended: Ended) -> list[str]:
@@ -73,7 +79,7 @@ def litter(attacked: Attacked, scenario: Scenario, before: dict[str, bytes]) -> 
             continue
         if name.startswith("cache/") and name.endswith(".lock"):  # the datasets library keeps its own
             continue
-        own = any(fnmatch.fnmatch(name, pattern) for pattern in scenario.kept)
+        own = fnmatch_any(name, scenario.kept)
         parts = name.split("/")
         if (
             any(

@@ -206,7 +206,7 @@ class Attacked:
             "--general-datasets",
             tests,
             "--customized-datasets",
-            tests,
+            f"own={inputs}/test.jsonl",
             "--weights",
             "0.5",
             *cache,

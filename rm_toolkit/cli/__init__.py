@@ -96,6 +96,9 @@ def _run(argv: list[str]) -> int:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     args.recipe_flags = unknown
     args.command_line = ["rm-toolkit", *argv]
+    from ..models.hub_client import bound_hub_client  # not above: `--help` does not wait for it
+
+    bound_hub_client()
     with contextlib.ExitStack() as held:
         for output in module.outputs(args) if hasattr(module, "outputs") else ():
             held.enter_context(WriterLock(output))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.event_loop import run_async
 from ..output.folders import replace_text
 from ..output.lock import WriterLock
 from .asking import Outcome, Question, ask_all
@@ -135,7 +135,7 @@ def _collect(
         for domain in domains
     ]
     with Journal(files["journal"], dataclasses.asdict(endpoint.sampling), replace=overwrite) as journal:
-        outcome = asyncio.run(_ask(questions, endpoint, journal, concurrency, show_progress))
+        outcome = run_async(_ask(questions, endpoint, journal, concurrency, show_progress))
         answers = {question.key: journal.answers.get(question.key) for question in questions}
         torn = journal.torn
     rows = zip(selection.instructions, _rows(selection.instructions, domains, answers))

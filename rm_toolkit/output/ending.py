@@ -79,7 +79,7 @@ def stopped(signal_number: int, hint: str | None) -> BaseException:
         signal_number (`int`): SIGINT or SIGTERM.
         hint (`str`, *optional*): What to do next; `None` where that has been said already.
     """
-    error = _raised_by(signal_number)
+    error = raised_by(signal_number)
     error.hint = hint  # type: ignore[attr-defined]
     return error
 
@@ -120,10 +120,11 @@ def terminable() -> Iterator[None]:
             if not signals.received:
                 raise
             # A library that is interrupted while it is imported, say, may make an ImportError of it.
-            raise _raised_by(signals.received) from error
+            raise raised_by(signals.received) from error
 
 
-def _raised_by(signal_number: int) -> KeyboardInterrupt:
+def raised_by(signal_number: int) -> KeyboardInterrupt:
+    """Returns what SIGINT or SIGTERM raises."""
     return KeyboardInterrupt() if signal_number == signal.SIGINT else Terminated()
 
 
@@ -156,7 +157,7 @@ class _Signals:
         if self.received and not self.swallowed and now - self.when < SECONDS_OF_ONE_SIGNAL:
             return
         self.received, self.when, self.swallowed = number, now, False
-        raise _raised_by(number)
+        raise raised_by(number)
 
     def raise_again(self, unraisable: Any) -> None:
         """Where Python can raise nothing (when it removes an object, say) the signal comes once more, a moment later."""

@@ -63,6 +63,7 @@ def prepare_libraries() -> None:
 
     import torch
 
+    from ..models.hub_client import bound_hub_client
     from ..output.process_files import name_temporary_files
     from .stopping import end_with_launcher
 
@@ -73,6 +74,7 @@ def prepare_libraries() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     end_with_launcher()
     name_temporary_files()
+    bound_hub_client()
 
 
 def leave() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from rm_toolkit import cli
 from rm_toolkit.errors import InputError
 from rm_toolkit.output.ending import Terminated, ending_of, hint_if_stopped, stopped, terminable
+from rm_toolkit.output.event_loop import run_async
 from rm_toolkit.output.places import about
 from rm_toolkit.training.runtime import run_main
 
@@ -166,6 +168,27 @@ def test_a_recipe_is_one_line_from_its_first_import_on():
     """Nothing that takes long is imported before Ctrl-C has its line."""
     heavy = "import sys, rm_toolkit.training.runtime, rm_toolkit.cli\nsys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_event_loop_is_left_where_it_waits(number):
+    cleaned = []
+
+    async def work():
+        try:
+            os.kill(os.getpid(), number)
+            cleaned.append("not in the middle")
+            await asyncio.sleep(5)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("in the end")
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_async(work())
+    assert isinstance(caught.value, Terminated) == (number == signal.SIGTERM)
+    assert cleaned == ["not in the middle", "in the end"] and signal.getsignal(number) is before
+    assert run_async(asyncio.sleep(0, "done")) == "done"
 
 
 def test_a_forked_process_ends_as_always():

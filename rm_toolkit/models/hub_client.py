@@ -1,0 +1,87 @@
+"""A client of the Hub that does not wait for ever: its own has no bound where a call names none."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils import _http as hub
+
+
+SECONDS = 60.0  # of silence; and for a small question, from its first byte to the last of its answer
+MAX_BYTES = 256 << 20  # of an answer that is not a file: a list of a million files
+SMALL = 1 << 20  # bytes of a question that is not an upload
+PACKING = ("content-encoding", "content-length", "transfer-encoding")
+
+
+def bound_hub_client() -> None:
+    """From now on everything in this process that asks the Hub gives up when nothing comes; called by commands and recipes."""
+    set_client_factory(_factory)
+
+
+def _factory() -> Any:
+    client = hub.default_client_factory()
+    library = sys.modules[type(client).__module__.partition(".")[0]]
+    client.timeout = library.Timeout(SECONDS, connect=min(10.0, SECONDS))
+    client.send = functools.partial(_send, client, library, client.send)
+    return client
+
+
+def _send(
+    client: Any, library: Any, send: Callable[..., Any], request: Any, *, stream: bool = False, **how: Any
+) -> Any:
+    """Sends a request. A file that goes up or down takes the time it needs, as long as something comes."""
+    try:
+        small = int(request.headers.get("content-length", "0")) <= SMALL and "transfer-encoding" not in request.headers
+    except ValueError:
+        small = False
+    if not small:
+        return send(request, stream=stream, **how)
+    work = functools.partial(_answer, library, send, request, stream, how)
+    done, found = threading.Event(), {}
+
+    def ask() -> None:
+        try:
+            found["answer"] = work()
+        except BaseException as error:
+            found["error"] = error
+        done.set()
+
+    # In a thread, since a server that sends a byte now and then keeps every single wait short.
+    threading.Thread(target=ask, daemon=True).start()
+    if not done.wait(SECONDS):
+        raise library.ReadTimeout(f"no whole answer within {SECONDS:g} s", request=request)
+    if "error" in found:
+        raise found["error"]
+    return found["answer"]
+
+
+def _answer(library: Any, send: Callable[..., Any], request: Any, stream: bool, how: dict[str, Any]) -> Any:
+    response = send(request, stream=True, **how)
+    if stream:
+        return response
+    try:
+        content = bytearray()
+        for part in response.iter_bytes():
+            content += part
+            if len(content) > MAX_BYTES:
+                raise library.ReadError(f"its answer has more than {MAX_BYTES >> 20} MiB", request=request)
+    finally:
+        response.close()
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in PACKING]
+    whole = library.Response(
+        response.status_code,
+        headers=headers,
+        content=bytes(content),
+        request=response.request,
+        history=response.history,
+    )
+    # A HEAD says how large a file is that it does not send.
+    for name in PACKING if request.method == "HEAD" else ():
+        if name in response.headers:
+            whole.headers[name] = response.headers[name]
+    return whole
