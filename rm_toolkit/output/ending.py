@@ -50,6 +50,20 @@ _IN_WORDS = {
     errno.EACCES: "Permission denied",
     errno.ENAMETOOLONG: "File name too long",
 }
+# What the backends of `torch.distributed` say when a process that they talk to is gone.
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Timed out waiting",
+    "Socket Timeout",
+    "wait timeout",
+    "failed to recv",
+    "failed to send",
+    "remote process exited",
+    "collective operation timeout",
+)
 _QUOTED_PATH = re.compile(r"['\"`](/[^'\"`]+)['\"`]")
 
 
@@ -191,11 +205,30 @@ def ending_of(error: BaseException) -> Ending:
     storage = storage_error(error)
     if storage is not None:
         return Ending(MISTAKE, f"error: {storage}")
+    if is_lost_process(error):
+        said = one_line(redact(class_and_line(error, 200)))
+        return Ending(
+            FAULT,
+            f"error: another process of this run has ended or does not answer ({said}), so this one ends too. If it has said "
+            "why, that is the reason. Go on with --resume_from_checkpoint auto.",
+        )
     where = _written(redact("".join(traceback.format_exception(error))))
     said = one_line(redact(class_and_line(error, 300)))
     return Ending(
         FAULT, f"error: {said} (unexpected). The full traceback is in {where}; please report it with that file."
     )
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an exception means that another one of several processes is gone: its own message says more."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError | ConnectionError) and any(words in str(cause) for words in _LOST):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def storage_error(error: BaseException) -> str | None:

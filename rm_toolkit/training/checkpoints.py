@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from accelerate.utils import gather_object
+
+from ..output.shared_files import await_files
 from ..output.written import record_written
 from .manifest import clear_leftovers, newest_complete, remove_checkpoint, rotate, write_manifest
 from .run_files import begin_run
@@ -19,10 +23,20 @@ class Checkpoints:
         limit (`int`, *optional*): How many to keep; `None` or 0 keeps all.
         saves (`bool`): Whether this process saves.
         num_processes (`int`): Those of the run.
+        on_each_machine (`bool`): Whether each machine has such a folder of its own.
     """
 
-    def __init__(self, output_dir: str, limit: int | None = None, *, saves: bool = True, num_processes: int = 1):
+    def __init__(
+        self,
+        output_dir: str,
+        limit: int | None = None,
+        *,
+        saves: bool = True,
+        num_processes: int = 1,
+        on_each_machine: bool = False,
+    ):
         self.output_dir, self.limit, self.saves, self.num_processes = output_dir, limit, saves, num_processes
+        self.on_each_machine = on_each_machine
         self.saved_step: int | None = None  # of the checkpoint that was written or resumed from last
 
     def folder(self, step: int) -> Path:
@@ -49,9 +63,29 @@ class Checkpoints:
                 remove_checkpoint(folder)
         return folder
 
-    def seal(self, step: int) -> None:
-        """The checkpoint of a step is whole: all processes have written what is theirs."""
+    def seen_by_all(self, step: int) -> list[str]:
+        """
+        Returns the files of the checkpoint of a step that any process sees: a machine may see another's a little later.
+        All processes call it; nothing where each machine has a folder of its own (`save_on_each_node`).
+        """
+        if self.num_processes == 1 or self.on_each_machine:
+            return []
+        folder = self.folder(step)
+        return gather_object([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
+
+    def seal(self, step: int, names: Iterable[str] = ()) -> None:
+        """
+        The checkpoint of a step is whole: all processes have written what is theirs.
+
+        Args:
+            step (`int`): The step.
+            names (`Iterable[str]`): What the processes see of it; what another machine wrote is waited for.
+
+        Raises:
+            `InputError`: if that does not appear.
+        """
         if self.saves:
+            await_files(self.folder(step) / name for name in sorted({*names}))
             write_manifest(self.folder(step), self.num_processes)
 
     def rotate(self, step: int, best: str | None) -> None:

@@ -9,8 +9,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..errors import InputError
+from ..models.files import MANIFEST_NAME
 from ..output.console import console
-from .manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, refuse_damaged
+from ..output.shared_files import await_files
+from .manifest import checkpoints, find_checkpoint, find_damage, is_unfinished, read_manifest, refuse_damaged
 from .resume_checks import refuse_other_runs
 
 
@@ -72,6 +74,10 @@ def checked_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None
     broadcast_object_list(answer)
     if answer[1]:
         raise InputError(answer[1])
+    if answer[0]:
+        folder = Path(answer[0])
+        await_files([folder / MANIFEST_NAME])
+        await_files(folder / name for name in (read_manifest(folder) or {}).get("files", ()))
     return answer[0]
 
 

@@ -95,7 +95,7 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         """All processes have written what is theirs before one of them lists and hashes the files."""
         PartialState().wait_for_everyone()
-        self.checkpoints.seal(state.global_step)
+        self.checkpoints.seal(state.global_step, self.checkpoints.seen_by_all(state.global_step))
 
 
 class BaseLmTrainer(EngineHooks, BaseLmHooks):
@@ -109,7 +109,10 @@ class BaseLmTrainer(EngineHooks, BaseLmHooks):
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         self.checkpoints = Checkpoints(
-            self.args.output_dir, saves=self.args.should_save, num_processes=self.accelerator.num_processes
+            self.args.output_dir,
+            saves=self.args.should_save,
+            num_processes=self.accelerator.num_processes,
+            on_each_machine=self.args.save_on_each_node,
         )
         progress = RunProgressCallback(show_bar=not self.args.disable_tqdm)
         seal = SealCheckpoints(self.checkpoints)

@@ -22,6 +22,7 @@ from ..models.tokenizer import load_tokenizer
 from ..output.console import console, print_table
 from ..output.folders import written_whole
 from ..output.lock import WriterLock
+from ..output.shared_files import await_files
 from ..testing import build_tiny_model, train_tokenizer
 from .config import RewardModelConfig
 from .engines import read_engine
@@ -109,6 +110,8 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
         return
     folder = Path(model.model_name_or_path)
     with PartialState().main_process_first():
+        if not PartialState().is_main_process:
+            await_files([folder / "config.json"])
         if (folder / "config.json").exists():
             return
         with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE):

@@ -87,7 +87,11 @@ class RewardModelTrainer(SizedTrainer):
         args = args.for_one_batch_a_step(streaming=isinstance(train_dataset, IterableDataset))
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "replay_dataset": replay_dataset}
         super().__init__(model, args, processing_class, **data, callbacks=callbacks, **kwargs)
-        saving = {"saves": args.should_save, "num_processes": args.world_size}
+        saving = {
+            "saves": args.should_save,
+            "num_processes": args.world_size,
+            "on_each_machine": args.save_on_each_node,
+        }
         self.checkpoints = Checkpoints(args.output_dir, args.save_total_limit, **saving)
         self.run_identity: RunIdentity | None = None
         self.given_optimizers = (self.optimizer, self.lr_scheduler)
@@ -180,7 +184,7 @@ class RewardModelTrainer(SizedTrainer):
                     progress.save(folder)
                     self.run_identity.save(folder)
                 self.accelerator.wait_for_everyone()
-                self.checkpoints.seal(step)
+                self.checkpoints.seal(step, self.checkpoints.seen_by_all(step))
             self.checkpoints.rotate(step, self.state.best_model_checkpoint)
             # A launcher ends the others as soon as the first process has left.
             self.accelerator.wait_for_everyone()

@@ -170,6 +170,15 @@ def test_a_recipe_is_one_line_from_its_first_import_on():
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
 
 
+def test_a_process_that_has_lost_another_says_so(monkeypatch):
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:53214")
+    assert "(unexpected)" in ending_of(lost).message
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = ending_of(raised(ValueError("step 3"), lost))
+    assert found.code == 1 and found.message.startswith("error: another process of this run has ended")
+    assert "(unexpected)" in ending_of(RuntimeError("shapes differ")).message
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_event_loop_is_left_where_it_waits(number):
     cleaned = []
