@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from huggingface_hub import set_client_factory
@@ -41,33 +45,46 @@ def _send(
         small = False
     if not small:
         return send(request, stream=stream, **how)
-    work = functools.partial(_answer, library, send, request, stream, how)
-    done, found = threading.Event(), {}
+    with _alarm(library.ReadTimeout(f"no whole answer within {SECONDS:g} s", request=request)):
+        return _answer(library, send, request, stream, how)
 
-    def ask() -> None:
-        try:
-            found["answer"] = work()
-        except BaseException as error:
-            found["error"] = error
-        done.set()
 
-    # In a thread, since a server that sends a byte now and then keeps every single wait short.
-    threading.Thread(target=ask, daemon=True).start()
-    if not done.wait(SECONDS):
-        raise library.ReadTimeout(f"no whole answer within {SECONDS:g} s", request=request)
-    if "error" in found:
-        raise found["error"]
-    return found["answer"]
+@contextlib.contextmanager
+def _alarm(error: Exception) -> Iterator[None]:
+    """
+    Raises an error in the main thread when it takes too long: a server that sends a byte now and then keeps every single
+    wait short. No second thread: the caller may hold locks that the client's own hooks want.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # somebody else's
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise error
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _answer(library: Any, send: Callable[..., Any], request: Any, stream: bool, how: dict[str, Any]) -> Any:
     response = send(request, stream=True, **how)
     if stream:
         return response
+    end = time.monotonic() + SECONDS
     try:
         content = bytearray()
         for part in response.iter_bytes():
             content += part
+            if time.monotonic() > end:  # in another thread
+                raise library.ReadTimeout(f"no whole answer within {SECONDS:g} s", request=request)
             if len(content) > MAX_BYTES:
                 raise library.ReadError(f"its answer has more than {MAX_BYTES >> 20} MiB", request=request)
     finally:
