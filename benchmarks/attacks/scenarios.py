@@ -218,6 +218,7 @@ class Attacked:
             Scenario("score", [*score, "--window", "64", "--output", f"{area}/scored.jsonl", "--overwrite"], "scored.jsonl", kept=partial),
             Scenario("merge", [*merge, "--weight", "0.5", "--output", f"{area}/merged", "--overwrite"], "merged"),
             Scenario("merge --frontier", [*merge, *frontier, "--output", f"{area}/best", "--overwrite"], "best"),
+            Scenario("serve-command", ["rm-toolkit", "serve-command", f"{inputs}/general"], None),
             Scenario("push", push, None),
             Scenario("push --preview", [*push, "--preview", f"{area}/preview-model"], "preview-model", old=False),
         ]  # fmt: skip
