@@ -52,6 +52,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: _read(archive, members[name]) if values is None else values for name, values in mapped.items()}
 
 
+def mapped_from(values: np.ndarray) -> str | None:
+    """Returns the file that an array of [`read_arrays`] is mapped from, and where in it; `None` for one in memory."""
+    owner = values
+    while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+        owner = owner.base
+    if not isinstance(owner, np.memmap) or not values.flags.c_contiguous:
+        return None
+    return f"{owner.filename}:{owner.offset + values.ctypes.data - owner.ctypes.data}"
+
+
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)

@@ -46,8 +46,13 @@ class TokenCache:
             return None
         fingerprint = dataset._fingerprint
         made_by = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id)
-        name = Hasher.hash((RULE, fingerprint, made_by, options))
-        return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", f"tokens-rule{RULE}-{name}.npz"))
+        return cls.named("tokens", (RULE, fingerprint, made_by, options))
+
+    @classmethod
+    def named(cls, kind: str, contents: tuple) -> TokenCache:
+        """Returns the cache of what has these contents, `kind` in the name of its file."""
+        name = f"{kind}-rule{RULE}-{Hasher.hash(contents)}.npz"
+        return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", name))
 
     @staticmethod
     def keeps(dataset: Any, tokenizer: PreTrainedTokenizerBase, data_format: str) -> bool:

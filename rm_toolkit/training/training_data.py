@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches.equal_texts import are_many, describe_equal_pairs
 from ..batches.given_ids import row_reader
+from ..batches.joined_data import join_once
 from ..batches.replay_plan import join
 from ..batches.stream import PreferenceStream, Tokenize
 from ..batches.token_cache import TokenCache
@@ -201,7 +202,16 @@ class Preparation:
                     "Name general preferences: --replay_datasets NAME=SPEC (in Python, `replay_dataset`)."
                 )
             replay = self.prepare(replay_source, "replay")
-            joined = join(train, replay)
+            kept = any(
+                TokenCache.keeps(source, self.tokenizer, self.args.data_format)
+                for source in (train_source, replay_source)
+            )
+            # One process has no other to share with: it spares the disk the copy.
+            if kept and PartialState().num_processes > 1:
+                with _once_a_machine(kept):
+                    joined = join_once(train, replay)
+            else:
+                joined = join(train, replay)
         sources = (train_source, replay_source)
         return TrainingData(train, replay, joined, self.samples, self.stream_sample, sources)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Dataset
 from transformers import AutoConfig
 
+from rm_toolkit.batches import mapped_arrays
 from rm_toolkit.batches.epoch_plan import EpochPlan
+from rm_toolkit.batches.joined_data import join_once
+from rm_toolkit.batches.mapped_arrays import mapped_from
 from rm_toolkit.batches.replay_plan import ReplayPlan, join, replayed_per_step
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
@@ -124,3 +129,30 @@ def test_a_step_too_small_for_both_kinds_is_refused(pairs_per_step, fraction):
         InputError, match=rf"`general_replay_fraction` is {fraction} of `pairs_per_step` {pairs_per_step}"
     ):
         replayed_per_step(pairs_per_step, fraction)
+
+
+def test_data_joined_for_several_processes_is_mapped_from_one_file(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(mapped_arrays, "MAPPED_BYTES", 1)
+    customized, general, wanted = both
+    for _ in range(2):  # the first process stores it, the next one reads it
+        found = join_once(customized, general)
+        assert mapped_from(found.ids) and mapped_from(found.offsets)
+        for column in dataclasses.fields(wanted):
+            np.testing.assert_array_equal(getattr(found, column.name), getattr(wanted, column.name))
+    (stored,) = tmp_path.rglob("*.npz")
+    assert mapped_from(found.ids[1:]) != mapped_from(found.ids) and mapped_from(found.ids[::2]) is None
+    # What is mapped itself is told from its file, anything else from its contents.
+    again = join_once(found, general)
+    assert again.num_sequences == wanted.num_sequences + general.num_sequences
+    others = dataclasses.replace(customized, margin=np.ones(len(customized), dtype=np.float32))
+    assert join_once(others, general).margin[0] == 1.0
+    assert len(list(tmp_path.rglob("*.npz"))) == 3 and stored.exists()
+
+
+def test_data_that_cannot_be_stored_is_joined_in_memory(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    (tmp_path / "file").touch()  # no folder can be made there
+    found = join_once(*both[:2])
+    assert mapped_from(found.ids) is None
+    np.testing.assert_array_equal(found.ids, both[2].ids)
