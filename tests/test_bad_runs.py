@@ -107,7 +107,7 @@ CASES = {
     ),
     "a classifier of several labels": (
         lambda place: {"model_name_or_path": place.model("LlamaForSequenceClassification", "LlamaConfig", **LLAMA)},
-        r"'.*other' is a classifier with `num_labels` 3; a reward model has exactly 1\. Start from",
+        r"'.*other' is a classifier with `num_labels` 3 \(`id2label` of its config\.json\); a reward model has exactly 1\. Start from",
     ),
     "a folder that is not there": (
         lambda place: {"model_name_or_path": str(place.path / "nowhere")},
@@ -132,7 +132,7 @@ CASES = {
     ),
     "a config that is no JSON": (
         lambda place: {"model_name_or_path": place.base(config__json=b"{not")},
-        r"'.*base' is no model that transformers can load: .*config.json' is not a valid JSON file",
+        r"base/config\.json is not valid JSON \(.*\)\. Save the model again, or restore the file",
     ),
     "a folder without weights": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=None)},
@@ -144,7 +144,7 @@ CASES = {
     ),
     "a safetensors file cut short": (
         lambda place: {"model_name_or_path": place.base(model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00{}")},
-        r"'.*base': model.safetensors is damaged \(.*\)\. Download or save the model again",
+        r"base/model\.safetensors is damaged \(.*\)\. Save the model again, or restore the file",
     ),
     "weights of other shapes than the config": (
         lambda place: {"model_name_or_path": place.config(hidden_size=32)},

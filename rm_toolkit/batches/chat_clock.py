@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from jinja2 import Environment, TemplateSyntaxError, meta, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from .template_limits import BoundedEnvironment
 
 
 CLOCK = "strftime_now"
@@ -183,7 +184,7 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-_JINJA = Environment(extensions=[_Generation, loopcontrols])  # only parses: nothing is rendered
+_JINJA = BoundedEnvironment(extensions=[_Generation, loopcontrols])  # only parses: nothing is rendered
 
 
 @functools.lru_cache(maxsize=64)
@@ -193,11 +194,12 @@ def _asks(template: str) -> bool:
 
 def _clock_calls(template: str) -> list[str]:
     """What in a template tells the time, each with its line; nothing of a template that Jinja cannot read."""
+    _JINJA.begin({})
     try:
         tree = _JINJA.parse(template)
-    except TemplateSyntaxError:  # which rendering will say
+        given = meta.find_undeclared_variables(tree)
+    except TemplateError:  # which rendering will say
         return []
-    given = meta.find_undeclared_variables(tree)
     found = [
         f"`{CLOCK}` in line {name.lineno}"
         for name in tree.find_all(nodes.Name)

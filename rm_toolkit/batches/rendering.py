@@ -12,12 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.messages import Conversation, canonical, extra_fields
 from ..errors import InputError
+from .template_limits import TemplateLimitError
 
 
 logger = logging.getLogger(__name__)
 
 # What a template can raise: its own refusal, or an operation on a value of a type that it was not written for.
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}
 # Texts in which it is tried whether the template renders a field.
 TRIED_TEXTS = 8
@@ -129,7 +132,9 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, conversations: list[Any], options: dict[str, Any], numbers: Sequence[int]
 ) -> list[str]:
     try:
-        return tokenizer.apply_chat_template(conversations, tokenize=False, **options)
+        strings = tokenizer.apply_chat_template(conversations, tokenize=False, **options)
+    except TemplateLimitError:
+        raise
     except TEMPLATE_ERRORS as error:
         if len(conversations) > 1:  # which one is it?
             for conversation, number in zip(conversations, numbers):
@@ -140,6 +145,14 @@ def _apply(
             "another template, or build the data with --format text.",
             numbers[0],
         ) from error
+    nothing = next((k for k, string in enumerate(strings) if not string and conversations[k]), None)
+    if nothing is not None:
+        raise RefusedText(
+            "the tokenizer's chat template writes nothing of some of the messages: the model would have no token to read. "
+            "Restore `chat_template.jinja`, or give a tokenizer with another template.",
+            numbers[nothing],
+        )
+    return strings
 
 
 def _check_parts(text: Conversation, string: str, number: int) -> None:

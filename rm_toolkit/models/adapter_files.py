@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from peft import PeftConfig
-from safetensors import SafetensorError, safe_open
 
-from ..errors import InputError, first_line
+from ..errors import InputError, class_and_line
 from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_NAME
+from .folder_checks import check_floating, open_tensors, place_of, read_checked
 from .hub_files import find_file
+from .load_errors import named_key
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub repository holds an adapter and no model."""
-    has_config = find_file(name, ADAPTER_CONFIG, revision) is not None
-    return has_config and find_file(name, CONFIG_NAME, revision) is None
+    has_config = place_of(name, ADAPTER_CONFIG, revision) is not None
+    return has_config and place_of(name, CONFIG_NAME, revision) is None
 
 
 def read_adapter(folder: str, revision: str | None = None) -> tuple[PeftConfig, list[str]]:
@@ -26,18 +26,23 @@ def read_adapter(folder: str, revision: str | None = None) -> tuple[PeftConfig, 
     Raises:
         `InputError`: naming the file that is missing or damaged.
     """
+    values = read_checked(folder, ADAPTER_CONFIG, revision)
     try:
         config = PeftConfig.from_pretrained(folder, revision=revision)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {first_line(error)}") from error
-    path = Path(folder, ADAPTER_WEIGHTS) if os.path.isdir(folder) else find_file(folder, ADAPTER_WEIGHTS, revision)
-    try:
-        with safe_open(path, framework="pt") as handle:
-            return config, list(handle.keys())
-    except (OSError, TypeError, SafetensorError) as error:
+    except Exception as error:  # each kind of adapter has checks of its own
+        key = named_key(values or {}, str(error))
+        raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {key}{class_and_line(error)}") from error
+    path = place_of(folder, ADAPTER_WEIGHTS, revision)
+    if path is None:
         raise InputError(
-            f"'{folder}' has an `{ADAPTER_CONFIG}` but no readable `{ADAPTER_WEIGHTS}` ({error}). Restore the file."
-        ) from error
+            f"'{folder}' has an `{ADAPTER_CONFIG}` but no `{ADAPTER_WEIGHTS}`; weights in pickles (`adapter_model.bin`) "
+            "are not read. Restore the file."
+        )
+    headers = open_tensors(path)
+    if not headers:
+        raise InputError(f"{path} holds no weights. Restore the file.")
+    check_floating(headers, path)
+    return config, list(headers)
 
 
 def find_base(folder: str, config: PeftConfig) -> tuple[str, str | None]:

@@ -20,6 +20,7 @@ from transformers.integrations import deepspeed
 from ..errors import InputError, last_line
 from .adapter_files import find_base, read_adapter, tokenizer_source
 from .adapter_targets import TargetCheck, check_adapter_kind
+from .files import ADAPTER_CONFIG
 from .heads import gathered, modules_before_head
 from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
@@ -194,7 +195,8 @@ def load_adapter(
             **options,
         )
     except InputError as error:
-        raise InputError(f"the adapter in '{folder}' cannot be put on its base: {error}") from error
+        where = f"`base_model_name_or_path` of its {ADAPTER_CONFIG}"
+        raise InputError(f"the adapter in '{folder}' cannot be put on its base ({where}): {error}") from error
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
     tokenizer, tokenizer_revision = tokenizer_source(folder, revision)
     model.resize_token_embeddings(len(load_tokenizer(tokenizer, revision=tokenizer_revision)))
@@ -215,8 +217,10 @@ def _adapted(
     try:
         with quiet_peft():
             adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=keep, revision=revision)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"the adapter in '{folder}' does not fit its base '{base}': {last_line(error)}") from error
+    except Exception as error:  # each kind of adapter raises what it likes
+        raise InputError(
+            f"the adapter in '{folder}' does not fit its base '{base}', as its `{ADAPTER_CONFIG}` is: {last_line(error)}"
+        ) from error
     return adapted if keep else adapted.merge_and_unload()
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import InputError
+from .folder_checks import file_of_tensor
 from .heads import gathered, head_name, reward_head
-from .hub_files import file_of_tensor
 
 
 MOST_KEYS = 64  # unread weights that are looked at

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 
-from safetensors import safe_open
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from .files import ADAPTER_CONFIG, CONFIG_NAME, SAFE_INDEX, SAFE_WEIGHTS
+from .files import ADAPTER_CONFIG, CONFIG_NAME
 
 
 def split_revision(name: str | os.PathLike, revision: str | None = None) -> tuple[str, str | None]:
@@ -69,23 +66,3 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
     """Returns the commit that a model or adapter on the Hub is read at; `None` for a folder."""
     paths = [] if os.path.isdir(name) else [find_file(name, file, revision) for file in (CONFIG_NAME, ADAPTER_CONFIG)]
     return next((extract_commit_hash(path, None) for path in paths if path is not None), None)
-
-
-def file_of_tensor(name: str, key: str, revision: str | None = None) -> str | None:
-    """
-    Finds the safetensors file of a model that holds a weight.
-
-    Args:
-        name (`str`): Folder or Hub id.
-        key (`str`): Name of the weight in the file.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
-    """
-    path = find_file(name, SAFE_WEIGHTS, revision)
-    if path is not None:
-        with safe_open(path, framework="pt") as handle:
-            return path if key in handle.keys() else None  # noqa: SIM118
-    index = find_file(name, SAFE_INDEX, revision)
-    if index is None:
-        return None
-    shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(key)
-    return find_file(name, shard, revision) if shard is not None else None

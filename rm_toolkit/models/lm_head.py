@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ..errors import InputError
 from ..losses import text_cross_entropy
 from .files import LM_HEAD_FOLDER, SAFE_WEIGHTS
-from .hub_files import file_of_tensor, find_file
+from .folder_checks import file_of_tensor, open_tensors, place_of
+from .json_files import REMEDY
 from .weight_names import shapes_in_files
 
 
@@ -83,10 +84,9 @@ def find_lm_head(
         `LMHeadSource`, or `None` where there is none (an encoder, or a classifier saved without it).
     """
     text_config = config.get_text_config()
-    own = find_file(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
+    own = place_of(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
     if own is not None:
-        with safe_open(own, framework="pt") as handle:
-            return LMHeadSource(tied=False, files={key: (own, key) for key in handle.keys()})  # noqa: SIM118
+        return LMHeadSource(tied=False, files={key: (own, key) for key in _checked_head(own, text_config)})
     if getattr(text_config, "tie_word_embeddings", False) and is_causal_lm(config):
         return LMHeadSource(tied=True, files={})
     if not is_causal_lm(config):
@@ -161,3 +161,16 @@ def is_causal_lm(config: PreTrainedConfig) -> bool:
     """Whether the architecture predicts next tokens; an encoder that transformers could turn into such a one does not."""
     encoder_only = getattr(config, "is_decoder", None) is False and hasattr(config, "type_vocab_size")
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
+
+
+def _checked_head(path: str, config: PreTrainedConfig) -> list[str]:
+    """Names of the tensors of a saved head, which has a weight for each value of the hidden states."""
+    headers = open_tensors(path)
+    hidden_size = getattr(config, "hidden_size", None)
+    kind, shape = headers.get("weight", ("", []))
+    if len(shape) != 2 or hidden_size not in (None, shape[1]) or not kind.startswith(("F", "BF")):
+        found = f"a `weight` of shape {shape} and type {kind}" if shape else "no `weight`"
+        raise InputError(
+            f"{path} holds {found}; it is the language-modelling head of a model with `hidden_size` {hidden_size}. {REMEDY}"
+        )
+    return list(headers)

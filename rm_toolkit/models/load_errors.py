@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
-from ..errors import first_line
+from ..errors import class_and_line, first_line, last_line, one_line
+
+
+@contextlib.contextmanager
+def panics_raised() -> Iterator[None]:
+    """Within it a panic of a library in Rust is an ordinary exception; it would pass by every `except Exception`."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(first_line(error)) from error
 
 
 def config_error(name: str, error: Exception) -> str:
@@ -23,6 +39,8 @@ def config_error(name: str, error: Exception) -> str:
     if os.path.isfile(name):
         return f"'{name}' is a file; name the folder that holds `config.json` and the safetensors."
     if os.path.isdir(name):
+        if not Path(name, "config.json").exists() and Path(name, "adapter_model.safetensors").exists():
+            return f"'{name}' holds the weights of an adapter but no `adapter_config.json`. Restore the file."
         if not Path(name, "config.json").exists():
             inside = sorted(path.parent.name for path in Path(name).glob("*/config.json"))
             hint = f" Did you mean '{Path(name, inside[-1])}'?" if inside else ""
@@ -32,10 +50,29 @@ def config_error(name: str, error: Exception) -> str:
             )
     elif os.path.isabs(name) or name.startswith(".") or name.count("/") != 1:
         return f"'{name}' is no folder here and no Hub id (NAMESPACE/NAME). Check the path."
+    # transformers' checks of a config say in the last line which of its values is wrong.
+    line = last_line(error) if "Strict" in type(error).__name__ else class_and_line(error, 200)
+    reason = f"its `config.json` is refused ({one_line(line)})." if os.path.isdir(name) else first_line(error)
     return (
-        f"'{name}' is no model that transformers can load: {first_line(error)} Give a folder with a `config.json` and "
+        f"'{name}' is no model that transformers can load: {reason} Give a folder with a `config.json` and "
         "safetensors, or a Hub id."
     )
+
+
+def named_key(values: Mapping[str, Any], said: str) -> str:
+    """
+    Names the key whose value a library complains of without saying which it is; empty where that cannot be told.
+
+    Args:
+        values (`Mapping`): What a settings file holds.
+        said (`str`): What the library says.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping) and (inner := named_key(value, said)):
+            return inner
+        if isinstance(value, str) and len(value) > 2 and (f"'{value}'" in said or f'"{value}"' in said):
+            return f"`{key}` is '{one_line(value, 60)}': "
+    return ""
 
 
 def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
@@ -67,7 +104,9 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
             f"'{name}': the weights do not have the shapes that its `config.json` gives ('{config.model_type}'); the two "
             "belong to different models. Restore the right files."
         )
-    return f"'{name}' cannot be loaded as a reward model: {first_line(error)}"
+    key = named_key(config.to_dict(), text)
+    line = first_line(error) if isinstance(error, OSError | ValueError) else class_and_line(error, 200)
+    return f"'{name}' cannot be loaded as a reward model: {key}{one_line(line)} Check its `config.json`."
 
 
 def pickled_error(name: str, config: PreTrainedConfig) -> str:

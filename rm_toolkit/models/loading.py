@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from transformers import AutoConfig, PreTrainedConfig
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean, name_list
+from .files import CONFIG_NAME
+from .folder_checks import read_checked
 from .load_errors import config_error
 
 
@@ -19,11 +23,25 @@ def load_config(
     Loads a model's config, with the reason in words where there is none.
 
     Raises:
-        `InputError`: if the folder or repository does not hold a transformers model.
+        `InputError`: if the folder or repository does not hold a transformers model, or a config with impossible values.
     """
+    values = read_checked(model_name_or_path, CONFIG_NAME, revision)
+    quantization = ((values or {}).get("quantization_config") or {}).get("quant_method")
+    if quantization is not None and quantization not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise InputError(
+            f"'{model_name_or_path}': `quantization_config` of its config.json has the `quant_method` {quantization!r}, which "
+            f"transformers does not know; it knows {name_list(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}."
+        )
+    kind = (values or {}).get("model_type")
+    if kind is not None and kind not in CONFIG_MAPPING and not values.get("auto_map"):
+        raise InputError(
+            f"'{model_name_or_path}' is no model that transformers can load: `model_type` of its config.json is '{kind}', "
+            f"which transformers {transformers.__version__} does not know.{did_you_mean(kind, CONFIG_MAPPING)} Restore the "
+            "file, or install a version of transformers that knows this architecture."
+        )
     try:
         return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each architecture has checks of its own, which raise what they like
         raise InputError(config_error(model_name_or_path, error)) from error
 
 
@@ -40,7 +58,7 @@ def load_classifier_config(
     had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     if had_head and config.num_labels != 1:
         raise InputError(
-            f"'{model_name_or_path}' is a classifier with `num_labels` {config.num_labels}; a reward model has "
+            f"'{model_name_or_path}' is a classifier with `num_labels` {config.num_labels} (`id2label` of its config.json); a reward model has "
             "exactly 1. Start from a causal LM, an encoder without a head, or a reward model."
         )
     config.num_labels = 1

@@ -7,7 +7,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
@@ -36,6 +35,7 @@ from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
 from .shared_prompts.attention import enable_shared_attention
 from .shared_prompts.last_layer import trim_last_layer
+from .weight_checks import check_head, check_weights
 
 
 if TYPE_CHECKING:
@@ -270,6 +270,7 @@ def _load_classifier(
     Loads the stock classifier; returns it with the names of the weights that the checkpoint lacks, and what to do with a
     reward head that it has under another name.
     """
+    check_weights(name, config, options.get("revision"))
     # What the checkpoint lacks besides the head (a pooler, say) is drawn from the seed too.
     with quiet_loading(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -277,15 +278,14 @@ def _load_classifier(
             classifier, info = AutoModelForSequenceClassification.from_pretrained(
                 name, config=config, output_loading_info=True, use_safetensors=True, **options
             )
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        except Exception as error:  # each architecture raises what it likes
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+                option = str(error).rpartition(" ")[2]
+                raise InputError(f"`model_init_kwargs` has {option}, which '{name}' cannot be loaded with.") from error
             raise InputError(weights_error(name, config, error)) from error
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            option = str(error).rpartition(" ")[2]
-            raise InputError(f"`model_init_kwargs` has {option}, which '{name}' cannot be loaded with.") from error
     if options.get("quantization_config") is not None:
         keep_unpacked(classifier)
+    check_head(name, classifier)
     found = (name, classifier, info["unexpected_keys"], options["revision"])
     refuse_unread_bias(*found)
     missing = info["missing_keys"]

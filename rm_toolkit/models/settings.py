@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import InputError, name_list
 from ..output.redaction import redact
 from .files import SETTINGS_NAME
-from .hub_files import find_file
+from .folder_checks import read_checked
 
 
 POOLING_TYPES = ("last", "eos", "average", "max", "cls")
@@ -95,15 +95,11 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     Reads `rm_toolkit.json` of a local folder or a Hub repository; `None` where there is none.
 
     Raises:
-        `InputError`: if the file is there but is not readable JSON.
+        `InputError`: if the file is there but is not readable JSON, or has a value that it cannot have.
     """
-    path = find_file(model_name_or_path, SETTINGS_NAME, revision)
-    if path is None:
+    values = read_checked(model_name_or_path, SETTINGS_NAME, revision)
+    if values is None:
         return None
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Save the model again, or restore the file.") from error
     known = {item.name for item in dataclasses.fields(RewardModelSettings)}
     values["pools_eos"] = bool(values.get("pools_eos"))
     return RewardModelSettings(**{name: value for name, value in values.items() if name in known})

@@ -7,10 +7,16 @@ import contextlib
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError, first_line
+from ..batches.template_limits import limit_chat_templates
+from ..errors import InputError, last_line, one_line
+from .files import CONFIG_NAME
+from .folder_checks import check_tokenizer_files, place_of
 from .lm_head import is_causal_lm
+from .load_errors import panics_raised
+from .loading import load_config
 
 
+limit_chat_templates()
 PAD_TOKEN = "<|rm_pad|>"
 
 # Stated default for chat data with a tokenizer that has no chat template: ChatML, the most widely read one.
@@ -33,16 +39,21 @@ def load_tokenizer(
     Raises:
         `InputError`: if the folder or repository holds no tokenizer that transformers reads.
     """
+    check_tokenizer_files(model_name_or_path, revision)
     try:
-        return AutoTokenizer.from_pretrained(
-            model_name_or_path, revision=revision, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = first_line(error)
-        if "instantiate the backend tokenizer" in reason:  # the line ends in a colon
+        with panics_raised():
+            return AutoTokenizer.from_pretrained(
+                model_name_or_path, revision=revision, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # the library of tokenizers raises nothing more special
+        if place_of(model_name_or_path, CONFIG_NAME, revision) is not None:  # which transformers reads first
+            load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        reason, place = one_line(last_line(error), 300), place_of(model_name_or_path, "tokenizer.json", revision)
+        of_file = "" if place is None else "its `tokenizer.json`, or what is beside it, is refused: "
+        if "instantiate the backend tokenizer" in str(error):  # a list of reasons, none of which says what to do
             reason = "there is no `tokenizer.json` and no `tokenizer.model` that can be read."
         raise InputError(
-            f"no tokenizer could be loaded from '{model_name_or_path}': {reason} Save one into it "
+            f"no tokenizer could be loaded from '{model_name_or_path}': {of_file}{reason} Save one into it "
             "(`tokenizer.save_pretrained(DIR)`), or name a folder or Hub id that has one with --tokenizer_name_or_path."
         ) from error
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -210,7 +211,18 @@ class RewardScorer:
             mix_adapters=self.routing is None or self.routing.mixes,
             on_batch=on_batch,
         )
-        return rewards[numbers].tolist()
+        found = rewards[numbers]
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"the rewards of {int((~np.isfinite(found)).sum()):,} of {len(found):,} texts are not finite (NaN or inf): "
+                f"the weights of '{self.model.name_or_path}' hold such values, or overflow in {self._dtype}. Load the model "
+                "in float32, or restore its safetensors."
+            )
+        return found.tolist()
+
+    @property
+    def _dtype(self) -> str:
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     def try_sharing(self) -> bool:
         """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""

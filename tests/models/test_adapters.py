@@ -297,10 +297,10 @@ def test_a_base_of_another_shape_is_refused(adapter, base_encoder, tmp_path):
 
 def test_an_adapter_without_its_weights_is_refused(adapter):
     (adapter / "adapter_model.safetensors").write_bytes(b"1234")
-    with pytest.raises(InputError, match=r"no readable `adapter_model.safetensors`"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is damaged"):
         RewardScorer(adapter)
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no readable `adapter_model.safetensors`"):
+    with pytest.raises(InputError, match=r"no `adapter_model\.safetensors`"):
         RewardScorer(adapter)
 
 
@@ -309,7 +309,9 @@ def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
     """What `LoraConfig()` without a task type leaves behind, in other toolkits."""
     model = RewardModel.from_pretrained(base_model())
     get_peft_model(model.classifier, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"cannot be put on its base: .* has no reward head \(`score.weight`\)"):
+    with pytest.raises(
+        InputError, match=r"cannot be put on its base \(.*\): .* has no reward head \(`score.weight`\)"
+    ):
         RewardScorer(tmp_path)
     with pytest.raises(InputError, match=r"holds an adapter alone"):
         push_model(str(tmp_path), "me/rm")

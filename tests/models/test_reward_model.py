@@ -192,7 +192,10 @@ def test_a_reward_model_whose_head_was_lost_is_refused(make_trainer, rows, tmp_p
 def test_a_classifier_with_several_labels_is_refused(base_model, tmp_path, make_trainer, rows):
     config = AutoConfig.from_pretrained(base_model(), num_labels=3, pad_token_id=0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "three")
-    with pytest.raises(InputError, match="is a classifier with `num_labels` 3; a reward model has exactly 1"):
+    with pytest.raises(
+        InputError,
+        match=r"is a classifier with `num_labels` 3 \(`id2label` of its config\.json\); a reward model has exactly 1",
+    ):
         RewardModel.from_pretrained(str(tmp_path / "three"))
     with pytest.raises(InputError, match="the model has `num_labels` 3"):
         make_trainer(rows.pairs(2), AutoModelForSequenceClassification.from_pretrained(tmp_path / "three"))

@@ -1,0 +1,315 @@
+"""Model folders of the wrong shape: what is wrong, with which file and key, and what a reader must name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from folder_values import BINARY, NAN, UNCLOSED, WRONG_TEMPLATES, WRONG_VALUES
+
+
+DEEP = 100_000
+NESTED = b"[" * DEEP + b"]" * DEEP
+HUGE_INTEGER = b"1" + b"0" * 9_999
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """
+    One thing that is wrong with a model folder.
+
+    Args:
+        name (`str`): What is wrong, file first.
+        file (`str`): The file, relative to the model folder.
+        harm (`Callable`): Does it, to the path of that file.
+        key (`str`, *optional*): What the error names beside the file.
+        harmless (`bool`): Whether commands may work as if nothing were wrong.
+        also (`tuple[str, ...]`): What names the file as well as its name does.
+    """
+
+    name: str
+    file: str
+    harm: Callable[[Path], Any]
+    key: str | None = None
+    harmless: bool = False
+    also: tuple[str, ...] = ()
+
+    def apply(self, folder: Path) -> None:
+        """Does it to a copy of the model folder."""
+        self.harm(folder / self.file)
+
+    @property
+    def of_adapter(self) -> bool:
+        """Whether the folder that is attacked is `adapter/`, a model of its own."""
+        return self.file.startswith(f"{ADAPTER}/")
+
+
+def write(content: bytes) -> Callable[[Path], Any]:
+    """Replaces the file."""
+    return lambda path: path.write_bytes(content)
+
+
+def change(*keys: str | int, **values: Any) -> Callable[[Path], None]:
+    """Sets values in a JSON file, inside the mapping or list that `keys` lead to; `...` removes a key."""
+
+    def harm(path: Path) -> None:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        inner = content
+        for key in keys:
+            inner = inner[key] if isinstance(key, int) else inner.setdefault(key, {})
+        for name, value in values.items():
+            if value is ...:
+                inner.pop(name, None)
+            else:
+                inner[name] = value
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return harm
+
+
+def truncated(path: Path) -> None:
+    """Half of the file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def a_folder(path: Path) -> None:
+    """A folder where the file was."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def a_dangling_link(path: Path) -> None:
+    """A link that leads nowhere."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.parent / "nowhere")
+
+
+def a_pipe(path: Path) -> None:
+    """A named pipe: whoever opens it waits for ever."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    """A link to a file without an end."""
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def gigantic(path: Path) -> None:
+    """A sparse file of 64 GB."""
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.truncate(64 << 30)
+
+
+def remove(path: Path) -> None:
+    """No file."""
+    path.unlink()
+
+
+WRONG_FILES: dict[str, Callable[[Path], Any]] = {
+    "is missing": remove,
+    "is empty": write(b""),
+    "is cut off": truncated,
+    "is not JSON": write(b"model_type: llama\n"),
+    "is a list": write(b"[1, 2]"),
+    "is a string": write(b'"llama"'),
+    "is a number": write(b"7"),
+    "is null": write(b"null"),
+    "is nested 100,000 deep": write(NESTED),
+    "has a key nested 100,000 deep": write(b'{"x": ' + NESTED + b"}"),
+    "has an integer of 10,000 digits": write(b'{"x": ' + HUGE_INTEGER + b"}"),
+    "is not UTF-8": write(BINARY),
+    "is a folder": a_folder,
+    "is a dangling link": a_dangling_link,
+    "is a pipe": a_pipe,
+    "is an endless device": a_device,
+    "has 64 GB": gigantic,
+}
+JSON_FILES = (
+    "config.json",
+    "rm_toolkit.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    f"{ADAPTER}/adapter_config.json",
+)
+# Read by nobody who has the files above: a reader may take no notice of them, but must not fall over them.
+LEGACY_FILES = ("special_tokens_map.json", "added_tokens.json", "generation_config.json")
+# Files without which a folder is still a model.
+OPTIONAL = {"rm_toolkit.json", *LEGACY_FILES}
+# What an error names instead of the key, where that is clear enough; and what does no harm: no code of the folder runs, or
+# a library takes no notice.
+NAMED_BY = {
+    ("num_attention_heads", "3"): "attention heads",
+    ("rope_parameters", str({"rope_type": "no-such-type", "rope_theta": 1e4})): "rope_type",
+    ("_attn_implementation", "no-such-kernel"): "attn_implementation",
+}
+HARMLESS = ("auto_mapping", "unknown_setting")
+# Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
+UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
+# An error names the tensor, which is in one of several files.
+OF_TENSORS = ("score.weight", "reward head", "q_proj", "config.json", "not finite")
+# A template may also stand in tokenizer_config.json.
+OF_TEMPLATES = ("chat template",)
+
+
+def header(entries: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file with this header."""
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def rewritten(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Edits the tensors of a safetensors file: name -> tensor."""
+
+    def harm(path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(path)
+        edit(tensors)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+    return harm
+
+
+def _first(tensors: dict[str, Any], part: str) -> str:
+    return next(name for name in tensors if part in name)
+
+
+def _wrong_shape(part: str) -> Callable[[dict[str, Any]], None]:
+    def edit(tensors: dict[str, Any]) -> None:
+        name = _first(tensors, part)
+        tensors[name] = tensors[name].repeat(*[2] * tensors[name].dim())
+
+    return edit
+
+
+def _wrong_dtype(tensors: dict[str, Any]) -> None:
+    import torch
+
+    for name in tensors:
+        tensors[name] = torch.zeros_like(tensors[name], dtype=torch.int32)
+
+
+def _without(part: str) -> Callable[[dict[str, Any]], None]:
+    return lambda tensors: tensors.pop(_first(tensors, part))
+
+
+def _not_finite(part: str) -> Callable[[dict[str, Any]], None]:
+    return lambda tensors: tensors[_first(tensors, part)].fill_(NAN)
+
+
+def _with_more(tensors: dict[str, Any]) -> None:
+    import torch
+
+    tensors["not.of.this.model"] = torch.zeros(3)
+
+
+def _pickled(path: Path) -> None:
+    path.rename(path.with_name(path.name.replace("model.safetensors", "pytorch_model.bin")))
+
+
+def indexed(index: Any) -> Callable[[Path], None]:
+    """Puts an index in place of the file; what it lists is beside it, or outside."""
+
+    def harm(path: Path) -> None:
+        path.rename(path.with_name("model-00001-of-00001.safetensors"))
+        target = path.with_name("model.safetensors.index.json")
+        target.write_bytes(index if isinstance(index, bytes) else json.dumps(index).encode())
+
+    return harm
+
+
+def indexed_outside(path: Path) -> None:
+    """An index that leads out of the folder, to a file that is there."""
+    outside = path.parent.parent / "beside.safetensors"
+    shutil.copy(path, outside)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as handle:
+        names = list(handle.keys())
+    path.unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../beside.safetensors")}
+    path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+
+
+SCORE, NORM = "score", "norm"
+OVERLAP = {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("a", "b")}
+WRONG_WEIGHTS: dict[str, Callable[[Path], Any]] = {
+    "is missing": remove,
+    "is empty": write(b""),
+    "is cut off": truncated,
+    "has a header of 2**60 bytes": write(header(b"{}", length=1 << 60)),
+    "has a header that is not JSON": write(header(b"not json")),
+    "has a header that is a list": write(header(b"[]")),
+    "has a header nested 100,000 deep": write(header(NESTED)),
+    "has overlapping tensors": write(header(OVERLAP, b"\0" * 16)),
+    "has a tensor of negative size": write(header({"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}, b"\0" * 16)),
+    "has a tensor of 2**62 values": write(header({"a": {"dtype": "F32", "shape": [1 << 31, 1 << 31], "data_offsets": [0, 16]}}, b"\0" * 16)),
+    "has a tensor of an unknown type": write(header({"a": {"dtype": "F7", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16)),
+    "has no tensors": write(header({})),
+    "is a folder": a_folder,
+    "is a dangling link": a_dangling_link,
+    "is a pipe": a_pipe,
+    "is an endless device": a_device,
+    "has 64 GB": gigantic,
+    "is pickled": _pickled,
+    "is really a pickle": write(pickle.dumps({"score.weight": [1.0]})),
+    "has integers for weights": rewritten(_wrong_dtype),
+}  # fmt: skip
+WRONG_MODEL_WEIGHTS: dict[str, Callable[[Path], Any]] = {
+    "lacks the reward head": rewritten(_without(SCORE)),
+    "lacks a layer's weight": rewritten(_without("q_proj")),
+    "has a reward head of the wrong shape": rewritten(_wrong_shape(SCORE)),
+    "has an embedding of the wrong shape": rewritten(_wrong_shape("embed")),
+    "has a reward head that is not finite": rewritten(_not_finite(SCORE)),
+    "has a layer that is not finite": rewritten(_not_finite("q_proj")),
+    "is an index that leads outside": indexed_outside,
+    "is an index of what is not there": indexed({"metadata": {}, "weight_map": {"score.weight": "nowhere.safetensors"}}),
+    "is an index without a map": indexed({"metadata": {}}),
+    "is an index whose map is a list": indexed({"weight_map": [1]}),
+    "is an index whose map holds numbers": indexed({"weight_map": {"score.weight": 7}}),
+    "is an index that is not JSON": indexed(b"{"),
+    "is an index nested 100,000 deep": indexed(NESTED),
+}  # fmt: skip
+
+
+def attacks() -> list[Attack]:
+    """Every attack on a model folder, in the order of its files."""
+    found = []
+    for file in (*JSON_FILES, *LEGACY_FILES):
+        for what, harm in WRONG_FILES.items():
+            if what == "is missing" and file in LEGACY_FILES:
+                continue
+            found.append(Attack(f"{file} {what}", file, harm, harmless=file in OPTIONAL and what == "is missing"))
+        for keys, values in WRONG_VALUES.get(file, []):
+            (name, value), where = *values.items(), "".join(f"{key}." for key in keys)
+            said = "missing" if value is ... else json.dumps(value)
+            said = said if len(said) < 60 else f"{said[:57]}…"
+            harmless = (
+                name in HARMLESS or value == "NoSuchTokenizer" or (name == "auto_map" and isinstance(value, dict))
+            )
+            key = NAMED_BY.get((name, str(value)), name)
+            if file == "tokenizer.json" and (json.dumps(value) in UNNAMED if value is not ... else False):
+                key = None
+            found.append(Attack(f"{file}: {where}{name} is {said}", file, change(*keys, **values), key, harmless))
+    for file in ("model.safetensors", "lm_head/model.safetensors", f"{ADAPTER}/adapter_model.safetensors"):
+        wrong = WRONG_WEIGHTS | (WRONG_MODEL_WEIGHTS if file == "model.safetensors" else {})
+        optional = file == "lm_head/model.safetensors"
+        found += [Attack(f"{file} {what}", file, harm, None, optional, OF_TENSORS) for what, harm in wrong.items()]
+    file = "chat_template.jinja"
+    for what, content in WRONG_TEMPLATES.items():
+        found.append(Attack(f"{file} {what}", file, write(content), also=OF_TEMPLATES))
+    for what in ("is a folder", "is a dangling link", "is a pipe", "is an endless device", "has 64 GB"):
+        found.append(Attack(f"{file} {what}", file, WRONG_FILES[what]))
+    return found

@@ -1,0 +1,86 @@
+"""A model folder to attack, and the command lines that read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def build(place: Path) -> None:
+    """A reward model in chat format, trained as an adapter: `model/`, its base `base/`, and rows to work on."""
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+
+    from rm_toolkit.models.reward_model import RewardModel
+    from rm_toolkit.models.saving import save_reward_model
+    from rm_toolkit.models.settings import RewardModelSettings
+    from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.testing import build_tiny_model, train_tokenizer
+
+    texts = [f"Human: how are you, number {number}?\n\nAssistant: as well as {number * 7}." for number in range(300)]
+    base = place / "base"
+    train_tokenizer(texts, base, vocab_size=360)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    build_tiny_model(base, len(tokenizer), hidden_size=16, num_heads=2)
+    settings = RewardModelSettings(
+        max_length=64, data_format="chat", lineage=[{"stage": "grft", "base": "base", "datasets": {}}]
+    )
+    model = RewardModel.from_pretrained(str(base), settings, with_lm_head=True)
+    tokenizer = prepare_tokenizer(load_tokenizer(str(base)), model.config, max_length=64, data_format="chat")
+    tokenizer.save_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    save_reward_model(model, place / "model", tokenizer, merge=True)
+    for folder in (place / "model", base):
+        for name in ("special_tokens_map.json", "added_tokens.json"):
+            (folder / name).write_text("{}")
+        (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+    rows = [{"prompt": f"number {number}?", "chosen": f"as well as {number}", "rejected": "no"} for number in range(8)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "score.jsonl").write_text(json.dumps({"prompt": "how?", "completions": ["well", "no"]}) + "\n")
+
+
+def argv_of(command: str, place: Path, folder: Path) -> list[str]:
+    """The command line, with `folder` as its model."""
+    out, spec = str(place / "out"), f"{{path: {place / 'rows.jsonl'}, source: jsonl, format: chat}}"
+    recipe = [
+        "--model_name_or_path",
+        str(folder),
+        "--output_dir",
+        out,
+        "--train_datasets",
+        json.dumps({"a": spec_of(place)}),
+    ]
+    recipe += ["--eval_datasets", json.dumps({"a": spec_of(place)}), "--allow_overlap", "true", "--max_steps", "1"]
+    recipe += ["--use_cpu", "true", "--max_length", "64", "--disable_tqdm", "true", "--cpu_threads", "1"]
+    pairs = ["--pairs_per_step", "4", "--per_device_train_batch_size", "4", "--data_format", "chat"]
+    plan = [
+        "--config",
+        str(ROOT / "recipes/tiny/grft.yaml"),
+        "--accelerate-config",
+        str(ROOT / "accelerate_configs/multi_gpu.yaml"),
+    ]
+    datasets = ["--datasets", f"a={spec}"]
+    return {
+        "score": ["score", "--model", str(folder), "--input", str(place / "score.jsonl"), "--output", f"{out}.jsonl"],
+        "routed": ["score", "--model", str(place / "base-rm"), "--adapter", f"law={folder}", "--domain", "law"]
+        + ["--input", str(place / "score.jsonl"), "--output", f"{out}.jsonl"],
+        "evaluate": ["evaluate", "--model", str(folder), *datasets, "--output", out, "--resamples", "10"],
+        "merge": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--weight", "0.5", "--output", out],
+        "frontier": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--frontier", "--weights", "0.5"]
+        + ["--general-datasets", f"a={spec}", "--customized-datasets", f"b={spec}", "--output", out],
+        "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out],
+        "plan": ["plan", *plan, "--tiny_base", "null", "--model_name_or_path", str(folder)],
+        "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],
+        "grft": ["grft", *recipe, *pairs],
+        "crft": ["crft", *recipe, *pairs],
+        "sft": ["sft", *recipe],
+    }[command]  # fmt: skip
+
+
+def spec_of(place: Path) -> dict[str, str]:
+    """The rows of the recipes."""
+    return {"path": str(place / "rows.jsonl"), "source": "jsonl", "format": "chat"}

@@ -1,0 +1,243 @@
+"""
+Opens model folders of the wrong shape with every command that reads a model, and prints what was tried and what held.
+
+    python benchmarks/model_folders.py                                   # all of it: some 400 attacks, about an hour
+    python benchmarks/model_folders.py --commands score push --only tokenizer.json
+
+Held means: one line that begins with `error:`, names the file and the key, exit code 2, in at most 20 seconds and 1 GiB
+more memory, and no output file; or, where a command does not read that file, or can do without, the usual result. Exits
+with 1 if one did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from folder_attacks import ADAPTER, Attack, attacks
+from folder_commands import ROOT, argv_of, build
+
+
+SECONDS, GROWTH = 20, 1 << 30
+TOKENIZER = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+WEIGHTS = ("model.safetensors", "lm_head/model.safetensors")
+MODEL = ("config.json", "rm_toolkit.json", *TOKENIZER, WEIGHTS[0])
+# Command -> the files of a model folder that it cannot do without.
+READS = {
+    "python": MODEL,
+    "score": MODEL,
+    "evaluate": MODEL,
+    "merge": (*MODEL, WEIGHTS[1]),
+    "frontier": (*MODEL, WEIGHTS[1]),
+    "push": MODEL,
+    "plan": ("config.json",),
+    "inspect": TOKENIZER,
+    "grft": MODEL,
+    "crft": MODEL,
+    "sft": ("config.json", *TOKENIZER, WEIGHTS[0]),
+}
+OF_ADAPTER = ("python", "score", "routed", "evaluate", "push", "grft")
+
+
+@dataclass
+class Outcome:
+    """How a command ended: its exit code (None where it was killed), what it printed, and what it took."""
+
+    code: int | None
+    printed: str
+    seconds: float
+    growth: int
+
+    def judge(self, attack: Attack, command: str, left: list[str]) -> str:
+        """Returns `held`, or what is wrong."""
+        lines = [line for line in self.printed.splitlines() if line.strip()]
+        if self.code is None:
+            return f"killed after {self.seconds:.0f} s"
+        if self.growth > GROWTH:
+            return f"took {self.growth / (1 << 30):.1f} GiB"
+        if self.code == 0:
+            read = attack.of_adapter or attack.file in READS.get(command, ())
+            return "accepted" if read and not attack.harmless else "held"
+        if "Traceback" in self.printed:
+            return "traceback"
+        if self.code != 2:
+            return f"exit code {self.code}"
+        if len(lines) != 1 or not lines[0].startswith("error: "):
+            return f"{len(lines)} lines"
+        if left:
+            return f"left {left[0]}"
+        kind = "safetensors" if attack.file.endswith(".safetensors") else Path(attack.file).name
+        if not any(name in lines[0] for name in (kind, *attack.also)):
+            return "file not named"
+        return "held" if attack.key is None or attack.key in lines[0] else "key not named"
+
+
+def call(command: str, place: Path, folder: Path) -> int:
+    """Runs a command in this process; returns its exit code."""
+    if command == "python":
+        from rm_toolkit.errors import InputError
+        from rm_toolkit.scoring.scorer import RewardScorer
+
+        try:
+            RewardScorer(str(folder)).score(["how?"], ["well"])
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+    argv = argv_of(command, place, folder)
+    if command in ("grft", "crft", "sft"):
+        sys.argv = [f"{command}.py", *argv[1:]]
+        try:
+            runpy.run_path(str(ROOT / "recipes" / f"{command}.py"), run_name="__main__")
+        except SystemExit as ending:
+            return ending.code if isinstance(ending.code, int) else 1 if ending.code else 0
+        return 0
+    from rm_toolkit.cli import main
+
+    return main(argv)
+
+
+def forked(command: str, place: Path, folder: Path) -> Outcome:
+    """Runs a command in a child process, which is killed when it takes too long or too much memory."""
+    reading, writing = os.pipe()
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.monotonic()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.dup2(writing, 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (used + 6 * GROWTH, used + 6 * GROWTH))
+            code = call(command, place, folder)
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stderr.flush()
+            os._exit(code)
+    os.close(writing)
+    chunks: list[bytes] = []
+    os.set_blocking(reading, False)
+    status = None
+    while time.monotonic() - begun < SECONDS:
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(reading, 1 << 16):
+                chunks.append(chunk)
+        ended, status, usage = os.wait4(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        _, _, usage = os.wait4(child, 0)
+        status = None
+    with contextlib.suppress(BlockingIOError):
+        while chunk := os.read(reading, 1 << 16):
+            chunks.append(chunk)
+    os.close(reading)
+    code = os.waitstatus_to_exitcode(status) if status is not None else None
+    printed = b"".join(chunks).decode(errors="replace")
+    return Outcome(code, printed, time.monotonic() - begun, usage.ru_maxrss * 1024 - before)
+
+
+def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome]:
+    """Makes the folder, runs the command, judges and tidies up."""
+    source = "base" if command == "sft" else "model"
+    folder = place / "attacked"
+    shutil.copytree(place / source, folder, symlinks=True)
+    try:
+        attack.apply(folder)
+        outcome = forked(command, place, folder / ADAPTER if attack.of_adapter else folder)
+        left = [path.name for path in place.glob("out*")]
+        return outcome.judge(attack, command, left), outcome
+    finally:
+        shutil.rmtree(folder)
+        for path in place.glob("out*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def preload() -> None:
+    """Imports what the commands import, once for all children."""
+    for name in ("score", "evaluate", "merge", "push", "plan", "inspect"):
+        importlib.import_module(f"rm_toolkit.cli.{name}")
+    names = "scoring.scorer scoring.files evaluation.evaluator merging.merge merging.frontier hub.models training.stages training.sft"
+    for name in (
+        *names.split(),
+        "training.plan.plan",
+        "training.plan.report",
+        "inspection.inspector",
+        "inspection.report",
+    ):
+        importlib.import_module(f"rm_toolkit.{name}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", nargs="+", choices=[*READS, "routed"], help="default: all")
+    parser.add_argument("--only", default="", help="attacks whose name has this in it")
+    parser.add_argument("--every", type=int, default=1, help="take each n-th attack")
+    parser.add_argument("--show", action="store_true", help="print every line, not only of what did not hold")
+    args = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DELAY": "5"}
+    preload()
+    import torch
+
+    torch.set_num_threads(1)
+    tried: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        os.environ["HF_HOME"] = str(place / "home")
+        build(place)
+        base = forked("grft", place, place / "base")
+        shutil.copytree(place / "out", place / "base-rm") if base.code == 0 else print(base.printed)
+        for path in place.glob("out*"):
+            shutil.rmtree(path)
+        for attack in [attack for attack in attacks() if args.only in attack.name][:: args.every]:
+            for command in OF_ADAPTER if attack.of_adapter else READS:
+                if args.commands and command not in args.commands:
+                    continue
+                if command == "sft" and not os.path.lexists(place / "base" / attack.file):
+                    continue
+                verdict, outcome = attack_with(attack, command, place)
+                tried[attack.file] += 1
+                held[attack.file] += verdict == "held"
+                if verdict != "held" or args.show:
+                    line = " | ".join(line for line in outcome.printed.splitlines() if line.strip())
+                    print(
+                        f"{command}, {attack.name}: {verdict} [{outcome.code}, {outcome.seconds:.1f} s] {line[-400:]}",
+                        flush=True,
+                    )
+    print(f"\n| {'file':<35} | tried | held |\n|{'-' * 37}|-------|------|")
+    for name in tried:
+        print(f"| {name:<35} | {tried[name]:>5} | {held[name]:>4} |")
+    print(f"| {'all':<35} | {tried.total():>5} | {held.total():>4} |")
+    return int(tried != held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Files of settings as they come from anywhere: read in bounded time and memory, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, first_line, one_line
+
+
+# No file of settings is as large. Vocabularies of a million tokens take some 100 MB.
+MOST_BYTES = 1 << 30
+REMEDY = "Save the model again, or restore the file."
+
+
+def check_regular(path: str | os.PathLike, most_bytes: int | None = MOST_BYTES) -> None:
+    """
+    Refuses what is no file that can be read to its end: a folder, a pipe, a device, a link that leads nowhere.
+
+    Args:
+        path (`str` or `os.PathLike`): What is there under the name of a file.
+        most_bytes (`int`, *optional*): Largest size.
+
+    Raises:
+        `InputError`: naming it.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if os.path.islink(path):
+            raise InputError(f"{path} is a link that leads to no file. {REMEDY}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}). {REMEDY}") from error
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+        raise InputError(f"{path} is {what}, not a file. {REMEDY}")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise InputError(f"{path} has {found.st_size:,} bytes; {most_bytes:,} are read at most. {REMEDY}")
+
+
+def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
+    """
+    Reads a text file.
+
+    Raises:
+        `InputError`: if it is no regular file, is larger than `most_bytes`, cannot be read, or is not UTF-8.
+    """
+    check_regular(path, most_bytes)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start:,}). {REMEDY}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or first_line(error)}). {REMEDY}") from error
+
+
+def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: str = REMEDY) -> Any:
+    """
+    Reads a JSON file.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        most_bytes (`int`): Largest size.
+        remedy (`str`): What to do, one sentence.
+
+    Raises:
+        `InputError`: as [`read_text`]; if it is no valid JSON, is nested too deep or holds an integer without an end.
+    """
+    text = read_text(path, most_bytes)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deep to be read. {remedy}") from error
+    except ValueError as error:
+        why = "it is empty" if not text.strip() else one_line(first_line(error), 160)
+        raise InputError(f"{path} is not valid JSON ({why}). {remedy}") from error
+
+
+def read_mapping(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: str = REMEDY) -> dict[str, Any]:
+    """
+    Reads a JSON file that holds a mapping of names to values.
+
+    Raises:
+        `InputError`: as [`read_json`]; if it holds anything else.
+    """
+    value = read_json(path, most_bytes, remedy=remedy)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds {kind_of(value)}; it is a mapping of names to values. {remedy}")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def shown(value: Any) -> str:
+    """A JSON value for a message: short, and in one line."""
+    try:
+        text = json.dumps(value, ensure_ascii=False) if not isinstance(value, dict | list) else str(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists without an end
+        return kind_of(value)
+    return one_line(text, 60)
