@@ -30,6 +30,7 @@ from .settings import RewardModelSettings, load_settings
 from .tokenizer import load_tokenizer
 
 
+BASE_KEY = f"`base_model_name_or_path` of its {ADAPTER_CONFIG}"
 Model = TypeVar("Model", bound=RewardModelParts)
 
 
@@ -195,17 +196,16 @@ def load_adapter(
             **options,
         )
     except InputError as error:
-        where = f"`base_model_name_or_path` of its {ADAPTER_CONFIG}"
-        raise InputError(f"the adapter in '{folder}' cannot be put on its base ({where}): {error}") from error
+        raise InputError(f"the adapter in '{folder}' cannot be put on its base ({BASE_KEY}): {error}") from error
     # Tokens that the run added (the pad token) have rows in neither file; `resize_token_embeddings` draws them alike.
     tokenizer, tokenizer_revision = tokenizer_source(folder, revision)
-    model.resize_token_embeddings(len(load_tokenizer(tokenizer, revision=tokenizer_revision)))
+    reads = load_tokenizer(tokenizer, revision=tokenizer_revision, trust_remote_code=trust_remote_code)
+    model.resize_token_embeddings(len(reads))
     # Merged into 4-bit weights it would be rounded with them: it stays, and a further stage goes on training it.
     model.classifier = _adapted(model.classifier, folder, revision, base, keep=keep or in_4bit)
     # A further adapter on the merged weights names this folder as its base.
     model.name_or_path = model.classifier.name_or_path = model.config._name_or_path = folder
-    model.revision = recorded_revision(folder, revision)
-    model.settings = model.settings
+    model.revision, model.settings = recorded_revision(folder, revision), model.settings
     _take_lm_head(model, folder, revision)
     return model
 
