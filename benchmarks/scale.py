@@ -28,6 +28,7 @@ from typing import Any
 
 from speed.balance import Setting, measure, published, repeated
 from speed.loader import loader_table
+from speed.many_responses import responses_table
 from speed.paper_run import paper_table
 
 from rm_toolkit.output.markdown import table
@@ -36,7 +37,7 @@ from rm_toolkit.output.markdown import table
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).resolve().parent / "speed" / "scale_worker.py"
 BASELINE = "Version 0.2.1"
-PARTS = ("planning", "start", "tokenization", "memory", "balance", "loader", "paper")
+PARTS = ("planning", "start", "tokenization", "memory", "balance", "responses", "loader", "paper")
 # Pairs whose token ids are made; more takes minutes a side.
 MOST_TOKENIZED = 10_000
 RESUME_STEP = 10_000
@@ -69,6 +70,7 @@ def main() -> None:
             "tokenization": lambda: tokenization_table(sides, args.sizes, args.full),
             "memory": lambda: memory_table(sides, args.sizes),
             "balance": lambda: balance_table(args.ranks),
+            "responses": responses_table,
             "loader": lambda: loader_table(settings=(Setting(1, 64), Setting(8, 512)), steps=10),
             "paper": lambda: paper_table(max(args.sizes), per_process=PER_PAIR),
         }

@@ -57,3 +57,12 @@ def test_every_table_is_printed_beside_trl_and_0_2_1(scale, monkeypatch, capsys)
     titles = re.findall("### ([^,\n]+)", printed)
     assert titles[:4] == ["Planning a step", "Start and resume", "Tokenization", "Memory of a machine"]
     assert "| TRL |" in printed and "| now |" in printed
+
+
+def test_responses_of_a_prompt_are_counted_in_both_ways(scale):
+    printed = scale.responses_table((4, 20), 8)
+    assert re.search(r"\| 4 responses, 6 pairs \| 4 \+ 4 +\| 4 \+ 4 +\| 1\.0 ", printed)  # it fits into a micro-batch
+    found = re.search(r"\| 20 responses, 190 pairs \| (\d+) \+ (\d+) \| 40 \+ 20 \| ([\d.]+) ", printed)
+    forward, backward = int(found[1]), int(found[2])
+    assert forward == backward > 24 * 5  # 24 micro-batches, of at least 5 responses for 8 pairs
+    assert float(found[3]) == pytest.approx(3 * forward / 80, abs=0.05)
