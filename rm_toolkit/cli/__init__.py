@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported here, so that Ctrl-C is one line from the beginning.
         from ..output.ending import ending_of, forget_stdout, terminable
         from ..output.places import about
+        from ..output.process_files import named_temporary_files
 
         try:
-            with terminable():
+            with terminable(), named_temporary_files():
                 try:
                     return _run(list(sys.argv[1:] if argv is None else argv))
                 finally:
@@ -61,7 +62,7 @@ def _run(argv: list[str]) -> int:
     from .. import __version__
     from ..errors import did_you_mean, name_list
     from ..output.lock import WriterLock
-    from ..output.process_files import name_temporary_files
+    from ..output.places import about
     from .options import Parser
 
     overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
@@ -83,7 +84,6 @@ def _run(argv: list[str]) -> int:
         print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
-    name_temporary_files()
     os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
     module = importlib.import_module(module_name)
     command = Parser(prog=f"rm-toolkit {name}", description=summary)
@@ -102,5 +102,7 @@ def _run(argv: list[str]) -> int:
     with contextlib.ExitStack() as held:
         for output in module.outputs(args) if hasattr(module, "outputs") else ():
             held.enter_context(WriterLock(output))
+        if hasattr(args, "cache_dir"):
+            held.enter_context(about(args.cache_dir))
         module.run(args)
     return 0

@@ -43,12 +43,13 @@ _STORAGE = {
 }
 # What libraries that are not written in Python say of the same things.
 _IN_WORDS = {
-    errno.ENOSPC: "No space left on device",
-    errno.EDQUOT: "Disk quota exceeded",
-    errno.EFBIG: "File too large",
-    errno.EROFS: "Read-only file system",
-    errno.EACCES: "Permission denied",
-    errno.ENAMETOOLONG: "File name too long",
+    "No space left on device": errno.ENOSPC,
+    "Not enough disk space": errno.ENOSPC,  # datasets looks before it writes
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+    "Read-only file system": errno.EROFS,
+    "Permission denied": errno.EACCES,
+    "File name too long": errno.ENAMETOOLONG,
 }
 # What the backends of `torch.distributed` say when a process that they talk to is gone.
 _LOST = (
@@ -192,10 +193,10 @@ def ending_of(error: BaseException) -> Ending:
         error (`BaseException`): Any but `SystemExit`. Where it is a fault of the toolkit, its traceback is written to a
             file, or to stderr where no file can be written.
     """
+    remove_own_files()
     if isinstance(error, InputError):
         return Ending(MISTAKE, f"error: {redact(str(error))}")
     if isinstance(error, KeyboardInterrupt):
-        remove_own_files()
         by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
         hint = getattr(error, "hint", "Nothing is left half-written.")
         return Ending(code, None if hint is None else f"stopped by {by}. {hint}")
@@ -244,7 +245,7 @@ def storage_error(error: BaseException) -> str | None:
         seen.add(id(cause))
         number = cause.errno if isinstance(cause, OSError) and cause.errno in _STORAGE else None
         text = str(cause)
-        number = number or next((known for known, words in _IN_WORDS.items() if words in text), None)
+        number = number or next((known for words, known in _IN_WORDS.items() if words in text), None)
         if number is not None:
             what, remedy = _STORAGE[number]
             named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
@@ -259,15 +260,13 @@ def storage_error(error: BaseException) -> str | None:
 
 def _place(error: BaseException) -> str | None:
     """What was being written when an exception was raised that does not say it itself."""
-    full = full_place()
-    cause: BaseException | None = error
+    place, cause = None, error
     while cause is not None:
-        place = getattr(cause, "place", None)
-        if place is not None:
-            # A cache, say, that is written to in passing.
-            return full if full is not None and not is_full(place) else place
+        place = getattr(cause, "place", None) or place  # the innermost knows best
         cause = cause.__cause__ or cause.__context__
-    return full
+    if place is not None and is_full(place):
+        return place
+    return full_place() or place  # a cache, say, that is written to in passing
 
 
 def _written(text: str) -> str:

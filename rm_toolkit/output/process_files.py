@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .holder import is_alive
@@ -21,11 +22,16 @@ START = "tmp-rm_toolkit-"
 _places: set[str] = set()  # folders in which this process may have temporary files
 
 
-def name_temporary_files() -> None:
-    """From now on what Python's `tempfile` makes in this process is named after it; called by commands and recipes."""
-    tempfile.template = _own_start()
-    with contextlib.suppress(OSError):  # no place for temporary files is said where one is needed
-        remove_left_by_processes(tempfile.gettempdir())
+@contextlib.contextmanager
+def named_temporary_files() -> Iterator[None]:
+    """A context in which what Python's `tempfile` makes is named after this process; for commands and recipes."""
+    before, tempfile.template = tempfile.template, _own_start()
+    try:
+        with contextlib.suppress(OSError):  # no place for temporary files is said where one is needed
+            remove_left_by_processes(tempfile.gettempdir())
+        yield
+    finally:
+        tempfile.template = before
 
 
 def remove_left_by_processes(folder: str | os.PathLike) -> None:
@@ -42,7 +48,7 @@ def remove_left_by_processes(folder: str | os.PathLike) -> None:
 
 
 def remove_own_files() -> None:
-    """Removes what libraries of this process have made and, being interrupted, not removed."""
+    """Removes what libraries of this process have made within [`named_temporary_files`] and, when they failed, not removed."""
     for place in _places:
         for path, computer, pid in _temporary_files(place):
             if computer == _computer() and pid == os.getpid():

@@ -28,9 +28,10 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
         ending, said = None, True
         try:
             from ..output.ending import ending_of, terminable
+            from ..output.process_files import named_temporary_files
 
             try:
-                with terminable():
+                with terminable(), named_temporary_files():
                     prepare_libraries()
                     main()
             except SystemExit:
@@ -64,7 +65,6 @@ def prepare_libraries() -> None:
     import torch
 
     from ..models.hub_client import bound_hub_client
-    from ..output.process_files import name_temporary_files
     from .stopping import end_with_launcher
 
     # DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
@@ -73,7 +73,6 @@ def prepare_libraries() -> None:
     # On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     end_with_launcher()
-    name_temporary_files()
     bound_hub_client()
 
 
