@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.output.ranges import Number
+from rm_toolkit.output.strict_json import strict_json
+from rm_toolkit.output.strict_yaml import strict_yaml
 from rm_toolkit.training.config import RewardModelConfig
-from rm_toolkit.training.recipe_file import check_values
+from rm_toolkit.training.recipe_file import check_values, load_yaml
 
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-wrong = importlib.import_module("mistaken_values")
+wrong, files = importlib.import_module("mistaken_values"), importlib.import_module("mistaken_files")
 sys.path.pop(0)
 
 RECIPE_CLASSES = sorted(
@@ -91,6 +96,35 @@ def test_no_wrong_word_of_a_command_is_taken(command):
                 assert str(error).startswith("argument ") and "\n" not in str(error), str(error)
                 assert len(str(error)) < 500
     assert taken == []
+
+
+@pytest.mark.parametrize("shape", ["text", "chat"])
+def test_no_mistaken_file_is_built(tmp_path, capsys, shape):
+    held = {}
+    for name, path in files.mistaken_data(tmp_path, deep=100_000).items():
+        output = tmp_path / "out"
+        code = main(["build-data", "auto", "--input", str(path), "--output", str(output), "--format", shape])
+        said = capsys.readouterr().err.strip().split("\r")[-1].split("s]", 1)[-1].strip()  # behind a bar
+        held[name] = code == 2 and path.name[:20] in said and "\n" not in said and len(said) < 700
+        assert held[name] and not output.exists(), (name, code, said)
+    assert len(held) > 40
+
+
+def test_no_mistaken_yaml_is_read(tmp_path):
+    for name, path in files.mistaken_yaml(tmp_path, deep=2_000).items():
+        with pytest.raises(InputError) as raised:
+            values = load_yaml(path)
+            check_values(values, {"seed", "output_dir"}, path, RECIPE_CLASSES)
+        said = str(raised.value)
+        assert path.name[:20] in said and "\n" not in said and len(said) < 700, name
+
+
+def test_what_is_nested_less_is_read():
+    nested = functools.reduce(lambda inner, _: [inner], range(90), 1)
+    assert strict_json(json.dumps(nested)) == nested and strict_yaml(json.dumps(nested)) == nested
+    assert strict_yaml("a: &a [1, 2]\nb: *a\nc: {<<: {d: 3}}") == {"a": [1, 2], "b": [1, 2], "c": {"d": 3}}
+    with pytest.raises(json.JSONDecodeError, match="nested deeper than 100 levels"):
+        strict_json(json.dumps([nested] * 3).replace("1", "[[[[[[[[[[1]]]]]]]]]]"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from ..errors import InputError, name_list
+from ..output.strict_json import once, strict_json
 from .files import READ, damaged_gzip, not_utf8, open_binary
 from .places import Place
 
@@ -80,9 +81,11 @@ def _is_lines(file: IO[bytes]) -> bool:
     file.seek(0)
     try:
         value = json.loads(first)
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, RecursionError):
         return True
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # a whole number of more digits than Python reads
+            return True
         if error.msg == "Extra data":  # several objects in one line, or rubbish behind one
             return not error.doc[error.pos :].startswith("{")
         is_cut = error.pos >= len(error.doc.rstrip())
@@ -93,14 +96,14 @@ def _is_lines(file: IO[bytes]) -> bool:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _read_array(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
     text = _decode(path, file.read())
     try:
-        items = json.loads(text)
+        items = strict_json(text)
     except json.JSONDecodeError as error:
         raise _broken(path, error) from error
     del text
@@ -111,13 +114,13 @@ def _read_array(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
 def _read_whole(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
     """Objects one after the other, whatever stands between them; a single one may hold all the rows."""
     text = _decode(path, file.read())
-    values, position, decoder = [], 0, json.JSONDecoder()
+    values, position, decoder = [], 0, json.JSONDecoder(object_pairs_hook=once)
     while position < len(text):
         if text[position].isspace():
             position += 1
             continue
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = strict_json(text, lambda whole, **_: decoder.raw_decode(whole, position))  # noqa: B023
         except json.JSONDecodeError as error:
             raise _broken(path, error) from error
         values.append(value)
@@ -210,10 +213,12 @@ def parse_line(place: Place, line: bytes, *, first: bool) -> Any:
         first (`bool`): Whether it is the first of its file, which may begin with a byte-order mark.
     """
     try:
-        return json.loads(line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n"))
+        return strict_json(line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return place.error(*not_utf8(error))
     except json.JSONDecodeError as error:
+        if not error.doc:  # it can be read, but not be used
+            return place.error(f"not valid JSON: {error.msg}.", "Fix or remove the line.")
         problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
         if first and error.pos == 0:
             problem += f" {READ}."
@@ -229,5 +234,7 @@ def _decode(path: str, data: bytes) -> str:
 
 
 def _broken(path: str, error: json.JSONDecodeError) -> InputError:
+    if not error.doc:
+        return InputError(f"{path}: not valid JSON: {error.msg}. Correct the file.")
     where = f"{path}, line {error.lineno}, column {error.colno}"
     return InputError(f"{where}: not valid JSON ({error.msg}). Correct the file there.")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import name_list
+from ..output.strict_json import strict_json
 from .exact_json import use_exact_json
 
 
@@ -200,7 +201,7 @@ def _parsed(value: Any, name: str) -> Any:
     if not value.strip():
         return None
     try:
-        return json.loads(value)
+        return strict_json(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"`{name}` is a string that is not valid JSON ({error.msg})") from error
 

@@ -114,6 +114,10 @@ def open_dataset(path: str, split: str | None = None) -> Any:
             dataset = datasets.load_from_disk(path)
         except Exception as error:  # whatever a half-copied folder makes pyarrow raise
             raise InputError(f"{path}: the saved dataset cannot be read ({error}). Build or copy it again.") from error
+    elif Path(path).exists() and not Path(path).is_dir():
+        raise InputError(
+            f"{path}: this is a pipe or a device, which may never end. Write the rows into a file, and give that."
+        )
     elif Path(path).exists():
         raise InputError(
             f"{path}: this folder holds no saved dataset (no dataset_dict.json, no state.json). "

@@ -154,8 +154,10 @@ def read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
                 for row in batch.slice(begin, few).to_pylist():
                     number += 1
                     yield Place(path, "row", number), read(row)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}).") from error
+    except (pyarrow.ArrowException, OSError) as error:  # the second for damage within what is packed
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)}). Fetch it again.") from error
 
 
 def _rows_at_once(num_rows: int, num_bytes: int) -> int:

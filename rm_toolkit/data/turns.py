@@ -15,6 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..output.strict_json import strict_json
+
 
 SIDES = {
     "human": "user",
@@ -58,7 +60,7 @@ def as_message(turn: Any) -> Any:
 
 def _tool_calls(value: Any) -> list[dict[str, Any]]:
     try:
-        calls = json.loads(value) if isinstance(value, str) else value
+        calls = strict_json(value) if isinstance(value, str) else value
     except json.JSONDecodeError as error:
         raise ValueError(f"is a function_call whose value is not valid JSON ({error.msg})") from error
     calls = calls if isinstance(calls, list) else [calls]

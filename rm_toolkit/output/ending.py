@@ -253,7 +253,7 @@ def storage_error(error: BaseException) -> str | None:
             path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else _place(error)
             if path is None:  # pyarrow, for one, does not say which file it was
                 return redact(f"{what} ({one_line(class_and_line(cause, 200))}). {remedy}")
-            return redact(f"{one_line(os.fspath(path))}: {what}. {remedy}")
+            return redact(f"{one_line(os.fspath(path), 300)}: {what}. {remedy}")
         cause = cause.__cause__ or cause.__context__
     return None
 

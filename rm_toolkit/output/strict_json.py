@@ -9,6 +9,25 @@ from typing import Any
 from ..errors import one_line
 
 
+MOST_DEPTH = 100  # what reads the values calls itself once or twice a level
+
+
+def too_deep(value: Any) -> bool:
+    """Whether a value of lists and mappings is nested deeper than `MOST_DEPTH` levels."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     The object of some pairs of key and value, for `object_pairs_hook`.
@@ -38,7 +57,12 @@ def strict_json(text: str | bytes, parse: Callable[..., Any] = json.loads) -> An
         `UnicodeDecodeError`: for bytes that are not UTF-8.
     """
     try:
-        return parse(text, object_pairs_hook=once)
+        value = parse(text, object_pairs_hook=once)
+        if sum(map(text.count, ("[", "{") if isinstance(text, str) else (b"[", b"{"))) > MOST_DEPTH and too_deep(
+            value
+        ):
+            raise json.JSONDecodeError(f"nested deeper than {MOST_DEPTH} levels", "", 0)
+        return value
     except RecursionError:
         raise json.JSONDecodeError("nested too deep", "", 0) from None
     except (json.JSONDecodeError, UnicodeDecodeError):

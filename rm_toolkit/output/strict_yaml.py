@@ -22,17 +22,38 @@ MOST_DEPTH = 100
 class StrictLoader(yaml.SafeLoader):
     """YAML in which a key is given once; the plain loader keeps the last one silently."""
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As the plain loader, to a depth at which it is still fast."""
+        if self.depth > MOST_DEPTH:
+            line = self.peek_event().start_mark.line + 1
+            raise yaml.YAMLError(f"nested deeper than {MOST_DEPTH} levels (line {line}).")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """As the plain loader, after a look at the keys."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *name`
+                continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise yaml.YAMLError(f"the key {shown(key)} is no name; put it in quotes (line {line}).")
+                raise yaml.YAMLError(f"the key {shown(key)} is not a string; put it in quotes (line {line}).")
             if key in seen:
                 raise yaml.YAMLError(f"the key '{one_line(key, 60)}' is given twice (line {line}).")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As the plain loader; what its own reading of numbers and dates raises (2026-13-45) says the line."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise yaml.YAMLError(f"a value cannot be read (line {_line(node)}: {first_line(error)}).") from error
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
         """As the plain loader; refuses what no file in UTF-8 can hold."""
@@ -63,9 +84,6 @@ def strict_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.YAMLError("nested too deep.") from None
-    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        # What the loader's own reading of numbers and dates raises: 2026-13-45, a whole number of 10,000 digits.
-        raise yaml.YAMLError(f"a value cannot be read ({first_line(error)}).") from error
 
 
 def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
@@ -80,13 +98,13 @@ def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
     Raises:
         `InputError`: if it is not there, no regular file (a pipe or a device may never end), too long or not UTF-8.
     """
-    where = one_line(os.fspath(path))
+    where = one_line(os.fspath(path), 300)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{what} {where} cannot be read: it is a folder. {remedy}")
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{what} {where} cannot be read: it is no regular file. {remedy}")
+            raise InputError(f"{what} {where} cannot be read: it is a pipe or a device. {remedy}")
         if status.st_size > MOST_BYTES:
             raise InputError(f"{what} {where} has {status.st_size:,} bytes, but at most {MOST_BYTES:,}. {remedy}")
         return Path(path).read_bytes().decode("utf-8-sig")
@@ -95,6 +113,8 @@ def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
         raise InputError(
             f"{where}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}). Save the file in UTF-8."
         ) from error
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{what} {where} cannot be read: {error.strerror or error}. {remedy}") from error
     except ValueError as error:  # a name with NUL in it
@@ -137,8 +157,6 @@ def _count(node: yaml.Node, counted: dict[int, int], above: list[int]) -> int:
     key = id(node)
     if key in above:
         raise yaml.YAMLError(f"a value that holds itself (an alias of what it stands in, line {_line(node)}).")
-    if len(above) > MOST_DEPTH:
-        raise yaml.YAMLError(f"nested deeper than {MOST_DEPTH} levels (line {_line(node)}).")
     if key not in counted:
         inner: Any = node.value if isinstance(node, yaml.CollectionNode) else ()
         if isinstance(node, yaml.MappingNode):

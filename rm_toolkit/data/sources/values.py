@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import name_list
+from ...output.strict_json import strict_json
 from ..places import Place
 from ..schema import describe, number_value, text_value
 
@@ -64,7 +65,7 @@ def texts(values: Any, name: str, place: Place) -> list[str]:
     """Returns a list of strings; JSON text of one is read."""
     if isinstance(values, str):
         try:
-            values = json.loads(values)
+            values = strict_json(values)
         except json.JSONDecodeError as error:
             raise place.error(f"`{name}` must be a list of strings, got {describe(values)}.") from error
     if not isinstance(values, list) or not values:

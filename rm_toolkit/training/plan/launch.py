@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ...errors import InputError
+from ...output.strict_yaml import read_yaml
 from .. import engines
 from ..weight_bytes import WeightBytes, optimizer_bytes, weight_bytes
+from .launch_keys import launch_keys
 
 
 # What DeepSpeed and DDP reserve by default, in elements: https://www.deepspeed.ai/docs/config-json
@@ -90,17 +89,15 @@ def read_launch(path: str | Path) -> Launch:
     Raises:
         `InputError`: if the file cannot be read, or names an engine that is not known.
     """
-    try:
-        values: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        kind = str(values["distributed_type"]).upper()
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is no launch config of accelerate ({type(error).__name__}: {error}). Give one of "
-            "accelerate_configs/, or what `accelerate config` wrote."
-        ) from error
-    number = int(values.get("num_processes") or 1)
+    remedy = "Give one of accelerate_configs/, or what `accelerate config` wrote."
+    values = read_yaml(path, "the launch config", remedy)
+    if "distributed_type" not in values:
+        raise InputError(f"{path} is no launch config of accelerate (it has no `distributed_type`). {remedy}")
+    launch_keys().check("launch config", values, f"{path}: ")
+    kind = str(values["distributed_type"]).upper()
+    number = values.get("num_processes") or 1
     launch = Launch(
-        "none" if number == 1 else "ddp", number, int(values.get("num_machines") or 1), bool(values.get("use_cpu"))
+        "none" if number == 1 else "ddp", number, values.get("num_machines") or 1, bool(values.get("use_cpu"))
     )
     if kind == "DEEPSPEED":
         config = values.get("deepspeed_config") or {}
