@@ -111,7 +111,7 @@ class Journal:
                 else:
                     answer = Answer(**value)
                     self.answers.setdefault(answer.key, answer)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if isinstance(error, InputError):
                     raise
                 if number > 1 and number == len(lines) - 1 and not lines[-1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, name_list
+from ..output.json_files import load_json
 from ..output.places import about
 from .build import INFO_FILE, BuildOptions, clean, nothing_left
 from .fingerprints import derived
@@ -291,7 +291,7 @@ def _convert_batch(batch: dict[str, list], names: tuple[str, ...], data_format: 
 def _built_split(path: str) -> str:
     """Returns whether the split of a built folder was `made` here, `given` by its authors or `none`."""
     try:
-        return json.loads((Path(path) / INFO_FILE).read_text(encoding="utf-8"))["split"]
+        return load_json(Path(path) / INFO_FILE)["split"]
     except FileNotFoundError:
         return "given"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,6 +25,7 @@ from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
 from ..output.folders import check_output, written_whole
+from ..output.json_files import read_mapping
 from ..scoring.chat_date import models_with_date
 from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
@@ -249,10 +250,7 @@ def _read_run(model: Any, settings: RewardModelSettings, name: str, found: Evalu
         described["learning_curves"] = curves.as_dict()
     path = folder / FINAL_RESULTS_NAME
     if path.is_file():
-        try:
-            described["final_eval_results"] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON ({error}). Restore or remove the file.") from error
+        described["final_eval_results"] = read_mapping(path, remedy="Restore or remove the file.")
 
 
 def _differences(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.files import TRAINING_LOG_NAME
 from ..models.settings import RewardModelSettings
+from ..output.json_files import load_json
 
 
 @dataclass
@@ -52,7 +52,7 @@ def read_learning_curves(folder: str | Path, settings: RewardModelSettings | Non
     if path is None:
         return None
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = load_json(path)
         history, pairs_per_step = log["log_history"], log.get("pairs_per_step")
         points = accuracy_points(history, pairs_per_step or 1)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

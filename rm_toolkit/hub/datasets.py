@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.build import INFO_FILE
 from ..errors import InputError
 from ..output.console import console
+from ..output.json_files import load_json
 from ..output.temporary import scratch_folder
 from .dataset_card import dataset_card
 from .pushing import Push, check_preview, upload, write_preview
@@ -85,7 +86,7 @@ def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
             f"{folder} is no folder that `rm-toolkit build-data` wrote (it has no `{INFO_FILE}`). Build it first."
         )
     try:
-        return load_from_disk(folder), json.loads(file.read_text(encoding="utf-8"))
+        return load_from_disk(folder), load_json(file)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} cannot be read ({error}). Build the folder again.") from error
 

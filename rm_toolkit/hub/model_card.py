@@ -16,6 +16,7 @@ from ..data.sources import SOURCES
 from ..errors import InputError
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.settings import RewardModelSettings, not_stock_notice
+from ..output.json_files import load_json
 from ..scoring.serving import SERVERS, read_config, serving_commands
 from .lineage import data_licenses, hub_datasets, nearest_on_hub, stage_facts
 from .staging import public_settings
@@ -132,7 +133,7 @@ def read_results(folder: str) -> dict[str, dict[str, dict[str, float]]]:
     if not path.exists():
         return {"start": {}, "end": {}}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
         return {"start": dict(values.get("start") or {}), "end": dict(values["end"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -100,7 +100,7 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
         try:
             yield from _strings(json.loads(content), "")
             return
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # read as lines
     for number, line in enumerate(content.splitlines(), 1):
         yield f"line {number}", line

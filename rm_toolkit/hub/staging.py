@@ -27,6 +27,7 @@ from ..models.files import (
 )
 from ..models.hub_files import split_revision
 from ..models.settings import RewardModelSettings
+from ..output.json_files import load_json
 from .places import is_local, public_name, shorten_paths, without_places
 
 
@@ -129,13 +130,13 @@ def _stage_file(path: Path, destination: Path, settings: RewardModelSettings, ba
     if path.name == SETTINGS_NAME:
         public_settings(settings).save(destination.parent)
     elif path.name == ADAPTER_CONFIG:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
         if base_model is not None:  # another place than that of training: its revision there says nothing here
             values["revision"] = split_revision(base_model)[1]
         values["base_model_name_or_path"] = adapter_base(path.parent, base_model)
         _write_json(destination, values)
     elif path.name in (CONFIG_NAME, "tokenizer_config.json"):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
         if values == without_places(values):
             destination.symlink_to(path.resolve())
         else:
@@ -155,7 +156,7 @@ def code_files(folder: Path) -> set[str]:
     found: set[str] = set()
     for name in (CONFIG_NAME, "tokenizer_config.json"):
         path = folder / name
-        mapped = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}) if path.is_file() else {}
+        mapped = load_json(path).get("auto_map", {}) if path.is_file() else {}
         for entry in mapped.values() if isinstance(mapped, dict) else [mapped]:
             for place in entry if isinstance(entry, list) else [entry]:
                 if place and "--" not in place:  # with "--" it stands in another repository
@@ -174,7 +175,7 @@ def adapter_base(folder: Path, base_model: str | None) -> str | None:
     if base_model is not None:
         return split_revision(base_model)[0]
     config = folder / ADAPTER_CONFIG
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.exists() else None
+    base = load_json(config).get("base_model_name_or_path") if config.exists() else None
     return None if not base or os.path.exists(base) or not looks_like_hub_id(base) else base
 
 

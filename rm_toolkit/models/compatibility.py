@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..output.json_files import load_json
+
 
 # Names of theta and of the rotated share that version 4 used, where they are not `rope_theta` and
 # `partial_rotary_factor`.
@@ -23,7 +25,7 @@ LAYERED_THETA_NAMES = {
 
 def write_legacy_rope_keys(path: Path) -> None:
     """Adds them to a saved `config.json`, see [`add_legacy_rope_keys`]."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = load_json(path)
     add_legacy_rope_keys(config)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -74,7 +76,7 @@ def write_legacy_tokenizer_keys(path: Path, tokenizer: PreTrainedTokenizerBase) 
         path (`Path`): The file.
         tokenizer (`PreTrainedTokenizerBase`): What was saved to it.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = load_json(path)
     config["model_input_names"] = list(tokenizer.model_input_names)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
+from ..output.json_files import load_json
 from ..output.lock import LOCK_NAME
 from ..output.written import RUN_MANIFEST
 
@@ -244,7 +244,7 @@ def weight_files(folder: str | os.PathLike) -> list[Path]:
     if not index.is_file():
         return []
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(load_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index} cannot be read ({error!r}). Restore the file.") from error
     wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]

@@ -9,10 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, first_line
+from ..output.json_files import REMEDY, check_regular, read_mapping, read_text
 from .files import CONFIG_NAME, SAFE_INDEX, SAFE_WEIGHTS, SETTINGS_NAME, VOCABULARIES
 from .folder_rules import check_content
 from .hub_files import find_file
-from .json_files import REMEDY, check_regular, read_mapping, read_text
 
 
 # `config.json` says which kind of tokenizer it is, where nothing else does.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InputError
+from ..output.json_files import REMEDY
 from .files import ADAPTER_CONFIG, CONFIG_NAME, SAFE_INDEX, SETTINGS_NAME
-from .json_files import REMEDY
 from .value_rules import (
     Rule,
     check_values,

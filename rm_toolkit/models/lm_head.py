@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..errors import InputError
 from ..losses import text_cross_entropy
+from ..output.json_files import REMEDY
 from .files import LM_HEAD_FOLDER, SAFE_WEIGHTS
 from .folder_checks import file_of_tensor, open_tensors, place_of
-from .json_files import REMEDY
 from .weight_names import shapes_in_files
 
 

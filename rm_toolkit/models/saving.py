@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..output.json_files import load_json
 from ..output.places import about
 from ..output.temporary import temporary_folder
 from ..output.written import put_aside, read_written, record_written
@@ -142,7 +143,7 @@ def disown_architecture(path: Path) -> None:
 
     Servers go by `architectures`: they refuse the folder instead of giving other numbers.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = load_json(path)
     config["architectures"] = [NOT_STOCK_ARCHITECTURE]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

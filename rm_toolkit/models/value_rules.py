@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, name_list
-from .json_files import REMEDY, kind_of, shown
+from ..output.json_files import REMEDY, kind_of, shown
 
 
 # Returns what a value should be where it is not, such as "a whole number from 1 to 10".

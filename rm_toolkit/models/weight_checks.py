@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from ..errors import InputError
+from ..output.json_files import REMEDY
 from .files import CONFIG_NAME
 from .folder_checks import check_floating, place_of, weight_headers
-from .json_files import REMEDY
 
 
 # A reward head, a pooler and rows of added tokens are no more than this share of a model.

@@ -64,7 +64,7 @@ def read_holder(path: Path) -> Holder | None:
         values = json.loads(content)
         if values.pop("kind") == KIND:
             return Holder(**values)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise InputError(f"{path} is needed as a lock file, but was not written by rm_toolkit. Move it away.")
 

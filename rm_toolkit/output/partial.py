@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from ..errors import InputError
 from .folders import replace_text
+from .json_files import load_json
 from .lock import WriterLock
 
 
@@ -97,7 +98,7 @@ class PartialOutput:
     def read_journal(self) -> dict[str, Any] | None:
         """Returns what the journal says, None where there is none that can be read."""
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.journal.read_text(encoding="utf-8"))
+            found = load_json(self.journal)
             return found if isinstance(found, dict) else None
         return None
 

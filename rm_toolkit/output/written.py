@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from .. import __version__
 from .console import console
 from .folders import replace_text
+from .json_files import load_json
 
 
 RUN_MANIFEST = ".rm_toolkit_run.json"
@@ -29,7 +30,7 @@ def read_written(folder: str | os.PathLike) -> list[str] | None:
     """
     path = Path(folder, RUN_MANIFEST)
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["written"] if not path.is_symlink() else None
+        names = load_json(path)["written"] if not path.is_symlink() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return [name for name in names if is_inside(name)] if isinstance(names, list) else None

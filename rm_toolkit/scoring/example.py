@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.files import CARD_NAME, SETTINGS_NAME
 from ..models.hub_files import find_file, split_revision
+from ..output.json_files import load_json
 
 
 QUESTION, ANSWER = "Name a colour.", "Blue."
@@ -60,7 +61,7 @@ def write_example(folder: str | os.PathLike, example: ScoredExample) -> None:
             f"'{folder}' is no folder with `{SETTINGS_NAME}`, so that no example can be kept in it. Only a model that this "
             "toolkit saved has one."
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = load_json(path)
     values["example"] = asdict(example)
     temporary = path.with_name(f".saving-{SETTINGS_NAME}")
     temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -81,7 +82,7 @@ def read_example(model: str | os.PathLike, revision: str | None = None) -> Score
     place = split_revision(model, revision)
     path = find_file(place[0], SETTINGS_NAME, place[1])
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8")).get("example") if path is not None else None
+        found = load_json(Path(path)).get("example") if path is not None else None
         if found is not None:
             return ScoredExample(found["prompt"], found["completion"], float(found["reward"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.messages import content_text
 from ..errors import InputError
+from ..output.json_files import load_json
 from ..output.temporary import scratch_folder
 
 
@@ -59,7 +60,7 @@ def check_reload(
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise InputError(f"{folder} was saved but cannot be opened in a fresh process: {reason}")
-        found = json.loads(answer.read_text(encoding="utf-8"))
+        found = load_json(answer)
     for number, (expected, value) in enumerate(zip(rewards, found, strict=True)):
         if not math.isclose(expected, value, rel_tol=tolerance, abs_tol=tolerance):
             raise InputError(
@@ -125,5 +126,5 @@ def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[A
 
 if __name__ == "__main__":
     folder_argument, request_argument, answer_argument = sys.argv[1:]
-    values = read_rewards(folder_argument, json.loads(Path(request_argument).read_text(encoding="utf-8")))
+    values = read_rewards(folder_argument, load_json(Path(request_argument)))
     Path(answer_argument).write_text(json.dumps(values), encoding="utf-8")

@@ -6,12 +6,12 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, name_list
 from ..models.adapter_files import is_adapter
 from ..models.files import CONFIG_NAME
+from ..models.folder_checks import read_checked
 from ..models.hub_files import find_file, split_revision
 from ..models.settings import RewardModelSettings, not_stock_notice
 from .reading import reading_of
@@ -146,5 +146,4 @@ def find_commands(model: str) -> dict[str, ServingCommand]:
 
 def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
     """Returns the contents of a model's `config.json`, empty where there is none (an adapter alone)."""
-    path = find_file(model, CONFIG_NAME, revision)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+    return read_checked(model, CONFIG_NAME, revision) or {}

@@ -17,11 +17,13 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
+from ..output.json_files import load_json, read_mapping
 from ..output.lock import OutputHeld, WriterLock, is_held
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 
 RESULT_NAME = "result.json"
+REDO = "Restore it, or remove it: its cell is then run again."
 # Variables by which a launcher tells its processes who they are: a cell is a launch of its own.
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -56,7 +58,13 @@ class StudyRunner:
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """What a finished cell found, or `None`."""
         path = self.folder(cell) / RESULT_NAME
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.exists():
+            return None
+        result = read_mapping(path, remedy=REDO)
+        missing = next((key for key in ("cell", "results", "log_history") if key not in result), None)
+        if missing is not None:
+            raise InputError(f"{path} has no `{missing}`. {REDO}")
+        return result
 
     def run(self) -> bool:
         """
@@ -116,12 +124,12 @@ class StudyRunner:
             (folder / "failed").write_text(reason + "\n", encoding="utf-8")
             tqdm.write(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
             return
-        log = json.loads((model / TRAINING_LOG_NAME).read_text(encoding="utf-8"))
+        log = load_json(model / TRAINING_LOG_NAME)
         result = {
             "cell": {name: getattr(cell, name) for name in cell.__dataclass_fields__},
             "command": shlex.join(words),
             "seconds": time.perf_counter() - begin,
-            "results": json.loads((model / FINAL_RESULTS_NAME).read_text(encoding="utf-8")),
+            "results": load_json(model / FINAL_RESULTS_NAME),
             "pairs_per_step": log["pairs_per_step"],
             "log_history": log["log_history"],
         }

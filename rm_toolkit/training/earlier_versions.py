@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import TrainingArguments
 
 from ..errors import InputError
 from ..models.settings import SETTINGS_NAME
+from ..output.json_files import load_json
 from .manifest import read_manifest
 from .run_content import describe_content
 from .run_identity import describe_adapter, effective_settings
@@ -76,7 +76,7 @@ def _fields(entry: Mapping[str, Any], config: type[TrainingArguments]) -> dict[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

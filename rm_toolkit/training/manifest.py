@@ -8,6 +8,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from tqdm.auto import tqdm
@@ -16,7 +17,8 @@ from .. import __version__
 from ..errors import InputError
 from ..models.files import LEFTOVERS, MANIFEST_NAME, SETTINGS_NAME, find_row, list_folder
 from ..output.folders import replace_text
-from ..output.written import read_written
+from ..output.json_files import load_json
+from ..output.written import is_inside, read_written
 
 
 # Pickles and weights, whatever they are called.
@@ -47,12 +49,20 @@ def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
 def read_manifest(folder: str | os.PathLike) -> dict | None:
     """Returns the manifest of a checkpoint; `None` if it has none, which is so if writing it was interrupted."""
     try:
-        content = json.loads(Path(folder, MANIFEST_NAME).read_text(encoding="utf-8"))
+        content = load_json(Path(folder, MANIFEST_NAME))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("files"), dict) else {}
+    files = content.get("files") if isinstance(content, dict) else None
+    whole = isinstance(files, dict) and all(
+        is_inside(name) and _is_fingerprint(entry) for name, entry in files.items()
+    )
+    return content if whole else {}
+
+
+def _is_fingerprint(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("size"), int)
 
 
 def find_damage(folder: str | os.PathLike) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from ..data.specs import DatasetSpec
 from ..errors import InputError
 from ..models.files import ADAPTER_CONFIG
+from ..output.json_files import load_json
 from ..output.lock import WriterLock
 
 
@@ -55,7 +55,7 @@ def _inputs(recipe: RecipeArguments, model: ModelConfig) -> Iterator[tuple[str, 
             continue
         yield name, place
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            base = json.loads(Path(place, ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+            base = load_json(Path(place, ADAPTER_CONFIG)).get("base_model_name_or_path")
             yield from ((f"{name} (base of the adapter)", found) for found in (base, os.path.join(place, base)))
     for name in ("train_datasets", "eval_datasets", "replay_datasets"):
         for key, spec in (getattr(recipe, name) or {}).items():

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from ..batches.step_split import PLAN_VERSION
 from ..errors import InputError
 from ..output.console import console
+from ..output.json_files import load_json
 from .changed_settings import check_changes, describe_changes, find_changes
 from .earlier_versions import recorded_settings
 from .manifest import checkpoints, read_manifest
@@ -149,12 +150,12 @@ def _same_log(one: Path, other: Path) -> bool:
     logs = []
     for path in (one, other):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            logs.append((state["global_step"], state["log_history"]))
-        except (OSError, ValueError, KeyError):
+            state = load_json(path / "trainer_state.json")
+            logs.append((int(state["global_step"]), [_without_speeds(entry) for entry in state["log_history"]]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return True  # what is wrong with it is said elsewhere
     (_, shorter), (_, longer) = sorted(logs, key=lambda log: log[0])
-    return [_without_speeds(entry) for entry in shorter] == [_without_speeds(e) for e in longer[: len(shorter)]]
+    return shorter == longer[: len(shorter)]
 
 
 def _without_speeds(entry: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from ..batches.tokenization import TokenizedPreferences
 from ..data.specs import DatasetSpec
 from ..models.heads import HEAD_NAMES
+from ..output.json_files import load_json
 
 
 WHOLE = 1 << 26  # bytes up to which a file is read whole; of a larger one blocks are read, spread evenly
@@ -112,7 +113,7 @@ def files_digest(name: str, revision: str | None = None) -> str | None:
         for path in sorted(glob(os.path.join(glob_escape(folder), pattern))):
             digest.update(os.path.relpath(path, folder).encode())
             if path.endswith("config.json"):
-                content = json.loads(Path(path).read_text(encoding="utf-8"))
+                content = load_json(Path(path))
                 below = content.get("base_model_name_or_path")
                 content = {key: value for key, value in content.items() if key not in NOT_OF_THE_MODEL}
                 digest.update(json.dumps(content, sort_keys=True).encode())

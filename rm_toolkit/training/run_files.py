@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from ..models.files import (
     find_row,
     run_files,
 )
+from ..output.json_files import load_json
 from ..output.lock import LOCK_NAME
 from ..output.written import RUN_MANIFEST, begin_written, is_inside, read_written, record_written
 from .manifest import checkpoints, read_manifest, was_begun_by_us
@@ -203,7 +203,7 @@ def _is_our_log(path: Path) -> bool:
 
 def _read_json(path: Path) -> dict:
     with contextlib.suppress(OSError, ValueError):
-        values = json.loads(path.read_text(encoding="utf-8")) if not path.is_symlink() else None
+        values = load_json(path) if not path.is_symlink() else None
         return values if isinstance(values, dict) else {}
     return {}
 

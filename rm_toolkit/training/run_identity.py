@@ -20,6 +20,7 @@ from ..batches.replay_plan import replayed_per_step
 from ..errors import InputError
 from ..models.quantization import quantization_of
 from ..output.folders import replace_text
+from ..output.json_files import load_json
 from .engines import read_engine
 from .micro_batch_size import AUTO
 from .parts import RunParts
@@ -77,7 +78,7 @@ class RunIdentity:
         """
         path = Path(folder, IDENTITY_NAME)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = load_json(path)
             if content["format"] > FORMAT:
                 raise InputError(
                     f"{path} was written by a later version of rm_toolkit (format {content['format']}; this version "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..output.json_files import load_json
 
 
 PROGRESS_NAME = "run_progress.json"
@@ -59,7 +60,7 @@ class RunProgress:
             `InputError`: if the checkpoint has none.
         """
         try:
-            return cls(**json.loads(Path(folder, PROGRESS_NAME).read_text(encoding="utf-8")))
+            return cls(**load_json(Path(folder, PROGRESS_NAME)))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{folder} cannot be resumed from: its `{PROGRESS_NAME}` cannot be read ({error}). Take another one."

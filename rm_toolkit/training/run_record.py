@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ..data.build import INFO_FILE
 from ..data.fingerprints import content_fingerprint
 from ..data.specs import DatasetSpec
 from ..errors import InputError
+from ..output.json_files import load_json
 
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _content(dataset: Dataset | IterableDataset, spec: DatasetSpec | None) -> di
 def stated_license(path: str) -> str | None:
     """Returns the licence that `build-data --license` wrote into a folder, or `None`."""
     try:
-        return json.loads(Path(path, INFO_FILE).read_text(encoding="utf-8")).get("license")
+        return load_json(Path(path, INFO_FILE)).get("license")
     except OSError:
         return None
     except (ValueError, AttributeError) as error:

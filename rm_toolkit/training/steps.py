@@ -26,6 +26,7 @@ from ..batches.stream_plan import StreamPlan
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..output.folders import replace_text
+from ..output.json_files import load_json
 from .config import RewardModelConfig
 from .micro_batch_size import AUTO, MicroBatchSize
 from .stopping import leave_signals_to_the_run
@@ -202,7 +203,7 @@ def _read_position(checkpoint: str, process_index: int) -> dict[str, Any]:
     if not path.exists():  # with another number of processes, the file of the first says how many there were
         path = Path(checkpoint, stream_state_name(0))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{checkpoint} holds no readable position in the stream ({path.name}: {error}): it was not made by a run "

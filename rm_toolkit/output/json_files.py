@@ -28,16 +28,9 @@ def check_regular(path: str | os.PathLike, most_bytes: int | None = MOST_BYTES) 
         `InputError`: naming it.
     """
     try:
-        found = os.stat(path)
-    except OSError as error:
-        if os.path.islink(path):
-            raise InputError(f"{path} is a link that leads to no file. {REMEDY}") from error
-        raise InputError(f"{path} cannot be read ({error.strerror}). {REMEDY}") from error
-    if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
-        raise InputError(f"{path} is {what}, not a file. {REMEDY}")
-    if most_bytes is not None and found.st_size > most_bytes:
-        raise InputError(f"{path} has {found.st_size:,} bytes; {most_bytes:,} are read at most. {REMEDY}")
+        _check_regular(path, most_bytes)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error, REMEDY) from error
 
 
 def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
@@ -47,13 +40,10 @@ def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
     Raises:
         `InputError`: if it is no regular file, is larger than `most_bytes`, cannot be read, or is not UTF-8.
     """
-    check_regular(path, most_bytes)
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start:,}). {REMEDY}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or first_line(error)}). {REMEDY}") from error
+        return _read_text(path, most_bytes)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error, REMEDY) from error
 
 
 def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: str = REMEDY) -> Any:
@@ -68,14 +58,55 @@ def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: 
     Raises:
         `InputError`: as [`read_text`]; if it is no valid JSON, is nested too deep or holds an integer without an end.
     """
-    text = read_text(path, most_bytes)
+    try:
+        return load_json(path, most_bytes)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error, remedy) from error
+
+
+def load_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> Any:
+    """
+    Reads a JSON file for a caller that says by itself what cannot be read.
+
+    Raises:
+        `OSError`: as Python does; `FileNotFoundError` where there is none.
+        `ValueError`: with what is wrong, without the path.
+    """
+    text = _read_text(path, most_bytes)
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise InputError(f"{path} is nested too deep to be read. {remedy}") from error
+        raise ValueError("is nested too deep to be read") from error
     except ValueError as error:
         why = "it is empty" if not text.strip() else one_line(first_line(error), 160)
-        raise InputError(f"{path} is not valid JSON ({why}). {remedy}") from error
+        raise ValueError(f"is not valid JSON ({why})") from error
+
+
+def _read_text(path: str | os.PathLike, most_bytes: int) -> str:
+    _check_regular(path, most_bytes)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start:,})") from error
+
+
+def _check_regular(path: str | os.PathLike, most_bytes: int | None) -> None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise ValueError("is a link that leads to no file") from error
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+        raise ValueError(f"is {what}, not a file")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise ValueError(f"has {found.st_size:,} bytes; {most_bytes:,} are read at most")
+
+
+def _refusal(path: str | os.PathLike, error: Exception, remedy: str) -> InputError:
+    said = f"cannot be read ({error.strerror or first_line(error)})" if isinstance(error, OSError) else str(error)
+    return InputError(f"{path} {said}. {remedy}")
 
 
 def read_mapping(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: str = REMEDY) -> dict[str, Any]:
