@@ -4,7 +4,7 @@ Kills the tiny recipe at random moments, resumes it, and compares the end with t
     python benchmarks/kills.py --kills 20                  # one process
     python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
     python benchmarks/kills.py --kills 5 --processes 2 --deepspeed accelerate_configs/zero3_offload.yaml
-    python benchmarks/kills.py --kills 5 --processes 2 --how SIGTERM         # to one; SIGINT to all; SIGSTOP of one for a while
+    python benchmarks/kills.py --kills 5 --processes 2 --how SIGTERM SIGINT SIGSTOP   # one; all; one for a while
 
 Every kill is a SIGKILL (or what `--how` names) at a moment drawn from all of training, saving and evaluation included; every
 resume is `--resume_from_checkpoint auto`. All processes must end by themselves within two minutes, without a traceback of
@@ -23,7 +23,6 @@ import random
 import re
 import runpy
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +37,7 @@ import psutil
 import torch
 import transformers
 import yaml
+from attacks.ranks import HOWS, SAID, attack
 from run_endings import ending, is_close
 
 from rm_toolkit.output.console import console, print_table
@@ -61,9 +61,6 @@ FLAGS = {
     "per_device_train_batch_size": 4,
 }
 NOT_BEGUN = -1.0
-HOWS = {"SIGKILL": None, "SIGTERM": 143, "SIGINT": 130, "SIGSTOP": 0}  # signal -> exit code of the processes
-SECONDS_STOPPED = 3.0
-SAID = ("error: ", "stopped by ", "Stopped by ")
 
 
 class Clock(transformers.TrainerCallback):
@@ -124,7 +121,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
     parser.add_argument("--processes", type=int, default=1, help="processes of each run")
     parser.add_argument("--deepspeed", type=Path, default=None, help="an accelerate config that names DeepSpeed")
-    parser.add_argument("--how", choices=HOWS, default="SIGKILL", help="what is sent (default SIGKILL)")
+    parser.add_argument(
+        "--how", nargs="+", choices=HOWS, default=["SIGKILL"], help="what is sent, in turn (default SIGKILL)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", nargs=2, default=None, help=argparse.SUPPRESS)  # one rank of a launched run
     options = parser.parse_args()
@@ -148,9 +147,10 @@ def main() -> int:
         for number in range(options.kills):
             moment = rng.uniform(0, steps)
             victim = rng.randrange(options.processes)
+            options.sent = options.how[number % len(options.how)]
             killed = run(work, "killed", options, (moment, seconds / steps), victim)
             resumed = find_checkpoint(work / "killed")[0]
-            if options.how != "SIGSTOP":
+            if options.sent != "SIGSTOP":
                 run(work, "killed", options)
             found = ending(work / "killed")
             close = is_close if options.deepspeed else operator.eq
@@ -158,7 +158,13 @@ def main() -> int:
             good = good and all(equal)
             start = resumed.rpartition("-")[2] if resumed else "the start"
             rows.append(
-                [str(number + 1), f"{moment:.2f}", f"{killed:.0f}", start, *("yes" if e else "NO" for e in equal)]
+                [
+                    f"{number + 1} {options.sent}",
+                    f"{moment:.2f}",
+                    f"{killed:.0f}",
+                    start,
+                    *("yes" if e else "NO" for e in equal),
+                ]
             )
             console.print(" ".join(rows[-1]))
             shutil.rmtree(work / "killed")
@@ -212,41 +218,24 @@ def run(
     step = Clock.step.value
     pids = processes[0].ranks() if options.deepspeed else [process.pid for process in processes]
     if len(pids) == options.processes:  # else it has just ended
-        attack(pids, rank, options.how)
+        attack(pids, rank, options.sent)
     for process in processes:
         process.join(120)
     codes = [process.exitcode for process in processes]
-    expected = HOWS[options.how]
-    if None in codes or (0 in codes) != (options.how == "SIGSTOP"):
+    expected = HOWS[options.sent]
+    if None in codes or (0 in codes) != (options.sent == "SIGSTOP"):
         sys.exit(
-            f"a run that {options.how} was sent to ended with {codes}\n{(work / f'{name}.log').read_text()[-5000:]}"
+            f"a run that {options.sent} was sent to ended with {codes}\n{(work / f'{name}.log').read_text()[-5000:]}"
         )
     said = [line for line in (work / f"{name}.log").read_text().splitlines() if line.startswith(SAID)]
-    console.print(f"{options.how}: exit codes {codes}, it says {said[-3:]}")
+    console.print(f"{options.sent}: exit codes {codes}, it says {said[-3:]}")
     if not options.deepspeed and expected is not None and 0 not in codes and not {*codes} <= {expected, 1, -9}:
-        sys.exit(f"a run that {options.how} was sent to ended with {codes} instead of {expected}")
+        sys.exit(f"a run that {options.sent} was sent to ended with {codes} instead of {expected}")
     if (
         "Traceback" in (work / f"{name}.log").read_text() and not options.deepspeed
     ):  # the launcher shows one of its own
         sys.exit((work / f"{name}.log").read_text()[-5000:])
     return step
-
-
-def attack(pids: list[int], rank: int, how: str) -> None:
-    """
-    Sends a signal to one process of a run, or SIGINT to all of them as a terminal does; a stopped one goes on later.
-
-    Args:
-        pids (`list[int]`): Its processes, by rank.
-        rank (`int`): The one.
-        how (`str`): Name of the signal.
-    """
-    for pid in pids if how == "SIGINT" else [pids[rank]]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, getattr(signal, how))
-            if how == "SIGSTOP":
-                time.sleep(SECONDS_STOPPED)
-                os.kill(pid, signal.SIGCONT)
 
 
 def start(work: Path, name: str, options: argparse.Namespace) -> list[Any]:
