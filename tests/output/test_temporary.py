@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rm_toolkit.output import folders, temporary
+from rm_toolkit.output import folders, process_files, temporary
 from rm_toolkit.output.folders import replaced_file, replaced_folder, written_whole
 from rm_toolkit.output.lock import WriterLock
 from rm_toolkit.output.temporary import remove_left_in, scratch_folder, temporary_folder, temporary_name
@@ -127,6 +127,27 @@ def test_a_folder_is_exchanged_at_once(tmp_path, monkeypatch):
     with replaced_folder(tmp_path / "out") as new:
         (new / "mark").write_text("second")
     assert (tmp_path / "out" / "mark").read_text() == "second" and names(tmp_path) == ["out"]
+
+
+def test_temporary_files_of_libraries_go_with_their_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        with process_files.named_temporary_files():
+            os.close(tempfile.mkstemp()[0])
+            tempfile.mkdtemp()
+            os._exit(0)  # as if it was killed
+    os.waitpid(child, 0)
+    (tmp_path / "tmpabcdefgh").write_text("of another program")
+    assert len(names(tmp_path)) == 3
+    with process_files.named_temporary_files():
+        assert names(tmp_path) == ["tmpabcdefgh"]
+        own = tempfile.mkdtemp()
+        process_files.remove_left_by_processes(tmp_path)
+        assert len(names(tmp_path)) == 2  # its process lives
+        process_files.remove_own_files()
+        assert not os.path.exists(own)
+    assert Path(tempfile.mkdtemp()).name.startswith("tmp") and process_files.START not in tempfile.template
 
 
 def test_a_temporary_name_is_never_too_long(tmp_path):
