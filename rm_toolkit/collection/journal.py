@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.ending import storage_error
 from ..output.lock import WriterLock
 
 
@@ -153,16 +154,19 @@ class Journal:
         if self._broken:  # nothing may stand behind half a line
             raise InputError(f"{self.path} cannot be written any more.")
         line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        self._broken = True  # until it is whole
+        written = 0
         try:
-            self._broken = self._file.write(line) != len(line)
+            while written < len(line):  # a disk that is nearly full takes a part, and says of the rest that it is full
+                written += self._file.write(line[written:])
         except OSError as error:
-            self._broken = True
             raise self._unwritable(error) from error
-        if self._broken:
-            raise InputError(f"{self.path} cannot be written. Is the disk full? The same command goes on from there.")
+        self._broken = False
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self.path} cannot be written: {error.strerror}. The same command goes on from there.")
+        said = storage_error(OSError(error.errno, error.strerror, str(self.path)))
+        said = said or f"{self.path} cannot be written: {error.strerror}."
+        return InputError(f"{said} The same command goes on from there.")
 
     def close(self) -> None:
         """Closes the file and lets others have it."""
