@@ -89,7 +89,7 @@ def test_a_full_disk_is_an_error_and_nothing_stands_behind_half_a_line(path):
     with Journal(path, SETTINGS) as journal:
         journal._file.close()
         journal._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-        with pytest.raises(InputError, match="the disk is full. Make room, .* The same command goes on from there"):
+        with pytest.raises(InputError, match=r"the disk is full. Make room, .* The same command goes on from there"):
             journal.add(answers(1)[0])
         with pytest.raises(InputError, match="cannot be written any more"):
             journal.add(answers(1)[0])
