@@ -88,8 +88,9 @@ def run(args: argparse.Namespace) -> None:
     """Asks, shows what was found, and ends with exit code 1 if something stays unanswered."""
     from ..collection.domains import load_domains
     from ..collection.endpoint import Endpoint, Sampling, parse_extra_body
-    from ..collection.filters import FilterOptions, load_patterns
+    from ..collection.filters import FilterOptions
     from ..collection.instructions import select_instructions
+    from ..collection.refusal_patterns import load_patterns
     from .build_data import parse_columns
 
     domains = load_domains(args.domains)

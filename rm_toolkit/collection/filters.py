@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Annotated
 
-from ..errors import InputError
 from ..output.nested_ranges import ListOf
 from ..output.ranges import Choice, Text
 from ..output.stated_ranges import check_ranges
 from .journal import Answer
 from .number_ranges import LENGTH_OUTLIERS, MAX_SIMILARITY
+from .refusal_patterns import TimedPattern
 
 
 # What is looked for where an answer begins, without regard to case. An apology that is part of the task ("I am sorry to
@@ -93,7 +92,8 @@ def filter_rows(
     Returns:
         `tuple`: Whether each row is kept, and the counts.
     """
-    patterns = [re.compile(text, re.IGNORECASE | re.DOTALL) for text in (*REFUSAL_PATTERNS, *options.refusal_patterns)]
+    patterns = [re.compile(text, re.IGNORECASE | re.DOTALL) for text in REFUSAL_PATTERNS]
+    patterns += [TimedPattern(text) for text in options.refusal_patterns]
     counts = FilterCounts()
     found = [{domain: _own_reason(answer, patterns) for domain, answer in row.items()} for row in rows]
     found = [{d: None if reason in options.keep else reason for d, reason in reasons.items()} for reasons in found]
@@ -118,7 +118,7 @@ def filter_rows(
     return kept, counts
 
 
-def is_refusal(text: str, patterns: Sequence[re.Pattern[str]]) -> bool:
+def is_refusal(text: str, patterns: Sequence[re.Pattern[str] | TimedPattern]) -> bool:
     """Whether a text begins like a refusal. Curly apostrophes count as straight ones."""
     begin = text[:REFUSAL_WINDOW].replace("’", "'")
     return any(pattern.search(begin) for pattern in patterns)
@@ -137,30 +137,7 @@ def near_identical(texts: dict[str, str], max_similarity: float) -> set[str]:
     return alike
 
 
-def load_patterns(path: str | Path) -> tuple[str, ...]:
-    """
-    Reads regular expressions, one a line; empty lines and those that begin with # are passed over.
-
-    Raises:
-        `InputError`: naming the line that is no regular expression.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the refusal patterns {path} cannot be read: {error}") from error
-    patterns = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            re.compile(line)
-        except re.error as error:
-            raise InputError(f"{path}, line {number}: '{line}' is no regular expression ({error}).") from error
-        patterns.append(line)
-    return tuple(patterns)
-
-
-def _own_reason(answer: Answer, patterns: Sequence[re.Pattern[str]]) -> str | None:
+def _own_reason(answer: Answer, patterns: Sequence[re.Pattern[str] | TimedPattern]) -> str | None:
     if answer.refused or answer.finish_reason == "content_filter" or is_refusal(answer.text, patterns):
         return "refusal"
     if not answer.text:

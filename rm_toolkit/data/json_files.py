@@ -120,7 +120,7 @@ def _read_whole(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
             position += 1
             continue
         try:
-            value, position = strict_json(text, lambda whole, **_: decoder.raw_decode(whole, position))  # noqa: B023
+            value, position = strict_json(text, lambda whole: decoder.raw_decode(whole, position))  # noqa: B023
         except json.JSONDecodeError as error:
             raise _broken(path, error) from error
         values.append(value)

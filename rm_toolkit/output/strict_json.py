@@ -43,13 +43,25 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def strict_json(text: str | bytes, parse: Callable[..., Any] = json.loads) -> Any:
+_DECODER = json.JSONDecoder(object_pairs_hook=once)
+
+
+def _loads(text: str | bytes) -> Any:
+    """As `json.loads`, which would make a decoder of its own at every call."""
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
+    return _DECODER.decode(text)
+
+
+def strict_json(text: str | bytes, parse: Callable[[Any], Any] = _loads) -> Any:
     """
     Returns what a text of JSON holds.
 
     Args:
         text (`str` or `bytes`): The text.
-        parse: What reads it; takes `object_pairs_hook`.
+        parse: What reads it; with `object_pairs_hook=once`.
 
     Raises:
         `json.JSONDecodeError`: also for a key that is given twice, for what is nested too deep, and for a whole number of
@@ -57,7 +69,7 @@ def strict_json(text: str | bytes, parse: Callable[..., Any] = json.loads) -> An
         `UnicodeDecodeError`: for bytes that are not UTF-8.
     """
     try:
-        value = parse(text, object_pairs_hook=once)
+        value = parse(text)
         if sum(map(text.count, ("[", "{") if isinstance(text, str) else (b"[", b"{"))) > MOST_DEPTH and too_deep(
             value
         ):

@@ -10,10 +10,10 @@ from rm_toolkit.collection.filters import (
     FilterOptions,
     filter_rows,
     is_refusal,
-    load_patterns,
     near_identical,
 )
 from rm_toolkit.collection.journal import Answer
+from rm_toolkit.collection.refusal_patterns import TimedPattern, load_patterns
 from rm_toolkit.errors import InputError
 
 
@@ -116,3 +116,21 @@ def test_own_refusal_patterns_and_a_bad_one(tmp_path):
 def test_a_threshold_out_of_range_is_refused(options):
     with pytest.raises(InputError, match="it is a number above 0"):
         FilterOptions(**options)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", r"(\s*\w*)*!$", "(.*)*=(.*)*$"])
+def test_a_pattern_that_never_ends_is_refused_before_anything_is_asked(tmp_path, pattern):
+    path = tmp_path / "patterns.txt"
+    path.write_text(f"no way\n{pattern}")
+    try:
+        (_, accepted) = load_patterns(path)
+    except InputError as error:
+        assert f"{path}, line 2: the refusal pattern" in str(error) and "takes more than 1 second" in str(error)
+    else:  # the library sees that it cannot match; within the limit either way
+        assert TimedPattern(accepted).search("b" * 200) in (True, False)
+
+
+def test_a_pattern_that_is_slow_on_one_answer_is_named(monkeypatch):
+    monkeypatch.setattr("rm_toolkit.collection.refusal_patterns.SECONDS", 0.05)
+    with pytest.raises(InputError, match=r"the refusal pattern '\(x\+x\+\)\+y' takes more than .* on 'xxxx"):
+        TimedPattern("(x+x+)+y").search("x" * 200)
