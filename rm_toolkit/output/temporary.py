@@ -177,11 +177,22 @@ def _starting_with(folder: Path, start: str) -> list[Path]:
 def _is_left(path: Path) -> bool:
     """Whether nobody writes it any more. The lock tells of this computer, where there are locks; else its age does."""
     told = re.search(r"-([0-9a-f]{8})-[0-9a-f]{12}$", path.name)
+    if path.is_symlink() or (told is None and not _is_of_earlier_version(path)):
+        return False  # somebody else's
     if told is None or told[1] != this_computer() or fcntl is None:
-        return not path.is_symlink() and _age(path) > STALE_SECONDS
+        return _age(path) > STALE_SECONDS
     descriptor = hold(path)
     let_go(descriptor)
     return descriptor is not None
+
+
+def _is_of_earlier_version(path: Path) -> bool:
+    """Whether a version up to 0.5.0 has named it so: a file with its process, or a folder with what it was to become."""
+    if not path.is_dir():
+        return re.search(r"-\d+-[0-9a-f]{8}$", path.name) is not None
+    return {entry.name for entry in path.iterdir()} <= {"new", OLD} and re.search(
+        r"-[a-z0-9_]{8}$", path.name
+    ) is not None
 
 
 def _age(path: Path) -> float:

@@ -90,12 +90,14 @@ def test_another_computer_s_files_go_when_they_are_old(tmp_path, monkeypatch):
     left.write_text("half")
     earlier = tmp_path / ".saving-a.json-123-0123abcd"  # as versions up to 0.5.0 named them
     earlier.write_text("half")
+    foreign = tmp_path / ".saving-a.json-notes"
+    foreign.write_text("of somebody else")
     WriterLock(tmp_path / "a.json").release()
     assert left.exists() and earlier.exists()
-    for path in (left, earlier):
+    for path in (left, earlier, foreign):
         os.utime(path, (time.time() - 700,) * 2)
     WriterLock(tmp_path / "a.json").release()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == [foreign.name]
 
 
 def test_an_earlier_output_that_could_not_be_put_back_comes_back(tmp_path, monkeypatch):
