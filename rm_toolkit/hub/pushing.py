@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.folders import replaced_folder
 from ..output.lock import WriterLock
 from .places import check_no_places
 from .repository import CARD_NAME, Repository, earlier_push, foreign_card, write_manifest
@@ -94,4 +95,5 @@ def write_preview(push: Push, staged: Path, output: str) -> None:
     check_no_places(staged, source=push.folder)
     with WriterLock(output):
         check_preview(output)
-        shutil.copytree(staged, output, symlinks=True)
+        with replaced_folder(Path(output)) as new:
+            shutil.copytree(staged, new, symlinks=True, dirs_exist_ok=True)

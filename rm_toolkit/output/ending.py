@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -249,6 +250,8 @@ def storage_error(error: BaseException) -> str | None:
         if number is not None:
             what, remedy = _STORAGE[number]
             named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+            if isinstance(cause, shutil.Error):  # of a folder's files: from where, to where, why not
+                named = next((to for _, to, _ in cause.args[0]), None) if isinstance(cause.args[0], list) else named
             quoted = _QUOTED_PATH.search(text)
             path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else _place(error)
             if path is None:  # pyarrow, for one, does not say which file it was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
 from rm_toolkit.hub.models import preview_model
 from rm_toolkit.hub.places import check_no_places, shorten_paths
+from rm_toolkit.hub.pushing import Push, write_preview
 from rm_toolkit.hub.staging import code_files, describe_staying, public_settings, stage_evaluation, stage_model
 from rm_toolkit.models.files import MODEL_FILES
 from rm_toolkit.models.settings import RewardModelSettings, load_settings
@@ -260,3 +262,20 @@ def test_all_that_a_run_wrote_can_be_published_again_from_a_download(
     assert again["evaluation/report.md"] == sent["evaluation/report.md"] == b"ran in x\n"
     assert load_settings(str(folder)).stage == json.loads(again["rm_toolkit.json"])["stage"]
     shutil.rmtree(tmp_path / "again")
+
+
+def test_a_preview_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "staged").mkdir()
+    (tmp_path / "staged" / "README.md").write_text("a card")
+    push, output = Push(str(tmp_path), "someone/model"), tmp_path / "preview"
+
+    def fail(source, target, **options):
+        (Path(target) / "README.md").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(shutil, "copytree", fail)
+        write_preview(push, tmp_path / "staged", str(output))
+    assert [path.name for path in tmp_path.iterdir()] == ["staged"]
+    write_preview(push, tmp_path / "staged", str(output))
+    assert (output / "README.md").read_text() == "a card"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ STORAGE = {
     "long name": (disk(errno.ENAMETOOLONG), "/data/out.arrow: its name is too long"),
     "behind another": (raised(RuntimeError("map failed"), disk(errno.ENOSPC)), "/data/out.arrow: the disk is full"),
     "no path": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (OSError: [Errno 28] No space"),
+    "of a folder": (shutil.Error([("/from", "/data/to", "[Errno 28] No space left on device")]), "/data/to: the disk is full"),
     "of datasets": (OSError("Not enough disk space. Needed: Unknown size"), "the disk is full (OSError: Not enough"),
     "of a library": (RuntimeError("I/O error on '/data/a.st': No space left on device (os error 28)"), "/data/a.st: the disk"),
 }  # fmt: skip
