@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import base64
+import contextlib
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from rm_toolkit.cli import main
+from rm_toolkit.cli import COMMANDS, main
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.settings import RewardModelSettings
@@ -38,10 +44,71 @@ PASSWORD = "pa55word-canary"
         (f"Authorization: Bearer {PASSWORD}", "Authorization: Bearer <hidden>"),
         ({"hub_token": PASSWORD, "eos": ["</s>", TOKEN], "n": 3}, {"hub_token": "<hidden>", "eos": ["</s>", "hf_<hidden>"], "n": 3}),
         ("hf_hub is a package, a@b.org an address, 'x?y=1' a query", "hf_hub is a package, a@b.org an address, 'x?y=1' a query"),
+        (f"https://me:p/{PASSWORD}@w@host.org/x, https:me:{PASSWORD}@h/y", "https://<hidden>@host.org/x, https:<hidden>@h/y"),
+        ("https://host:8000/x@main and https://hf.co/a/b@v2", "https://host:8000/x@main and https://hf.co/a/b@v2"),
+        (f'{{"api_key": "{PASSWORD}", "top_k": 4}} X-Api-Key: {PASSWORD}', '{"api_key": "<hidden>", "top_k": 4} X-Api-Key: <hidden>'),
+        (f"{{'Authorization': 'Bearer {PASSWORD}'}}", "{'Authorization': 'Bearer <hidden>'}"),
+        ({"x": [{"client_secret": PASSWORD, "eos_token": "</s>"}]}, {"x": [{"client_secret": "<hidden>", "eos_token": "</s>"}]}),
+        (f"https://h/x?X-Amz-Signature={PASSWORD}&v=1", "https://h/x?X-Amz-Signature=<hidden>&v=1"),
+        ("max_tokens: 1024, eos_token: '</s>', password: null", "max_tokens: 1024, eos_token: '</s>', password: null"),
     ],
 )  # fmt: skip
 def test_secrets_are_hidden_and_the_rest_stays(text, expected):
     assert redact(text) == expected
+
+
+def forms(secret):
+    """A secret as it is, URL-encoded, JSON-escaped and in base64."""
+    data = secret.encode()
+    encoded = {base64.b64encode(data).decode().rstrip("="), base64.urlsafe_b64encode(data).decode().rstrip("=")}
+    return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]} | encoded
+
+
+def test_a_secret_of_the_environment_is_hidden_in_every_form(monkeypatch):
+    secret = "Cänary/+key 'with\\all=4711"
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "MY_PASSWORD"):
+        monkeypatch.setenv(name, secret)
+        for form in forms(secret):
+            assert redact(f"before {form} after") == "before <hidden> after"
+        monkeypatch.delenv(name)
+    assert redact(f"before {secret} after") != "before <hidden> after"
+
+
+def string_options(command):
+    """The options of a command that take any text, from its parser, and the values that make the others pass."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(COMMANDS[command][0]).add_arguments(parser)
+    return [
+        action
+        for action in parser._actions
+        if action.nargs != 0
+        and action.choices is None
+        and action.dest != "help"
+        and action.default is not argparse.SUPPRESS
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_prints_or_writes_a_secret_of_its_options(command, tmp_path, monkeypatch, capfd):
+    """Each option in turn is an address with a password, a token and a key; whatever the command makes of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OPENAI_API_KEY", "environment/" + PASSWORD)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # tracebacks
+    planted = f"https://me:x/{PASSWORD}@host.invalid/x.json?api_key={PASSWORD}&t={TOKEN}"
+    options = string_options(command)
+    for option in options:
+        argv = [command]
+        for action in options:
+            if action is option or action.required or not action.option_strings:
+                value = planted if action is option else str(tmp_path / "nothing")
+                argv += [*action.option_strings[:1], value]
+        with contextlib.suppress(SystemExit):
+            main(argv)
+        printed = "".join(capfd.readouterr())
+        found = [printed, *(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())]
+        for form in forms(PASSWORD) | forms(TOKEN):
+            assert not any(form in text for text in found), (option.dest, next(t for t in found if form in t)[-400:])
 
 
 def test_a_token_in_a_recipe_or_a_flag_is_refused(tmp_path):

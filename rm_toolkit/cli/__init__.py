@@ -63,6 +63,7 @@ def _run(argv: list[str]) -> int:
     from ..errors import did_you_mean, name_list
     from ..output.lock import WriterLock
     from ..output.places import about
+    from ..output.redaction import redact
     from .options import Parser
 
     overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
@@ -95,7 +96,7 @@ def _run(argv: list[str]) -> int:
     if unknown and not getattr(module, "TAKES_RECIPE_FLAGS", False):
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     args.recipe_flags = unknown
-    args.command_line = ["rm-toolkit", *argv]
+    args.command_line = redact(["rm-toolkit", *argv])  # it goes into reports
     from ..models.hub_client import bound_hub_client  # not above: `--help` does not wait for it
 
     bound_hub_client()

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..output.event_loop import run_async
 from ..output.folders import replace_text
 from ..output.lock import WriterLock
+from ..output.redaction import redact
 from .asking import Outcome, Question, ask_all
 from .domains import NORMAL, Domain
 from .endpoint import Endpoint
@@ -134,7 +135,7 @@ def _collect(
         for entry in selection.instructions
         for domain in domains
     ]
-    with Journal(files["journal"], dataclasses.asdict(endpoint.sampling), replace=overwrite) as journal:
+    with Journal(files["journal"], redact(dataclasses.asdict(endpoint.sampling)), replace=overwrite) as journal:
         outcome = run_async(_ask(questions, endpoint, journal, concurrency, show_progress))
         answers = {question.key: journal.answers.get(question.key) for question in questions}
         torn = journal.torn
@@ -199,7 +200,7 @@ def _report(
     filters: FilterOptions,
 ) -> dict[str, Any]:
     return {
-        "settings": {"base_url": endpoint.base_url, **dataclasses.asdict(endpoint.sampling)},
+        "settings": redact({"base_url": endpoint.base_url, **dataclasses.asdict(endpoint.sampling)}),
         "domains": [dataclasses.asdict(domain) for domain in domains],
         "instructions": {**selection.counts, "selected": len(selection.instructions)},
         "questions": found.num_questions,

@@ -12,6 +12,7 @@ from ..errors import InputError, did_you_mean, first_line, one_line
 from ..output.addresses import check_address
 from ..output.nested_ranges import Keys
 from ..output.ranges import Text
+from ..output.redaction import hide, hide_values, redact
 from ..output.stated_ranges import check_ranges
 from ..output.strict_json import strict_json
 from .journal import Answer
@@ -98,6 +99,8 @@ class Endpoint:
         self.max_retries = max_retries
         self.api_key_env = api_key_env
         self._key = os.environ.get(api_key_env, "").strip()
+        hide(self._key)
+        hide_values(sampling.extra_body)
         if not self._key and api_key_env != KEY_VARIABLE:
             raise InputError(f"--api-key-env is '{api_key_env}', but there is no such environment variable.")
         self._client = openai.AsyncOpenAI(
@@ -214,9 +217,7 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         """One line, without the key: some servers repeat it in their errors."""
-        text = " ".join(text.split())
-        if self._key:
-            text = text.replace(self._key, "***")
+        text = redact(" ".join(text.split()))
         return text if len(text) <= 300 else text[:300] + "…"
 
 

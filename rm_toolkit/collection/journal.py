@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import InputError
 from ..output.ending import storage_error
 from ..output.lock import WriterLock
+from ..output.redaction import redact
 
 
 VERSION = 1
@@ -124,6 +125,7 @@ class Journal:
         return end
 
     def _same_settings(self, before: dict[str, Any], replace: bool) -> bool:
+        before = redact(dict(before))  # written by a version that hid nothing
         if before == self.settings:
             return True
         if replace:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from .redaction import redact
+
+
+class _Console(Console):
+    """A console that prints no secret."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(redact(item) if isinstance(item, str) else item for item in objects), **options)
+
 
 # Paths and names are the user's: brackets and colons in them are no markup.
-console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+console = _Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
@@ -25,5 +35,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(redact, row))
     console.print(table)

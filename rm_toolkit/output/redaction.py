@@ -2,36 +2,117 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
+import urllib.parse
+from collections.abc import Iterable
 from typing import Any
 
 
 PLACEHOLDER = "<hidden>"
+# Names of what holds a secret: in an environment, a header, a query, a mapping. `eos_token` and the like hold none.
+_NAMES = (
+    r"[\w-]*(?:api[_-]?key|access[_-]?key|secret|passw(?:or)?d|credentials?|authorization|(?<![a-z])cookie"
+    r"|(?:access|auth|hub|hf|api|session|refresh|bearer|private|use_auth|github|wandb)[_-]?token)"
+)
+_NAMED = re.compile(rf"(?i)(?:{_NAMES}|token)")
+_TOKEN_OF_TEXT = re.compile(
+    r"(?i)(?:bos|eos|pad|unk|sep|cls|mask|image|audio|video|boi|eoi|additional_special)_tokens?"
+)
+_OF_ENVIRONMENT = re.compile(r"(?i)token|_key$|^key$|apikey|secret|passw|credential")
+SHORTEST = 8  # characters of a variable of the environment that may be a secret
 # What stands before the secret is kept: group 1.
 PATTERNS = (
     re.compile(r"\b((?:hf|api_org|hf_oauth)_)[A-Za-z0-9_\-]{8,}"),  # of the Hugging Face Hub
-    re.compile(r"(\b[a-z][a-z0-9+.\-]*:/{1,2})[^/\s@'\"]+(?=@)"),  # user:password@host; paths lose a slash
-    re.compile(r"(?i)([?&](?:access_token|token|api_key|apikey|password|signature|sig)=)[^&\s'\"]+"),
-    re.compile(r"(?i)(\bBearer )\S+"),
+    re.compile(r"\b(sk-|gh[pousr]_|github_pat_|xox[abp]-|glpat-)[A-Za-z0-9_\-]{16,}"),  # of endpoints and forges
+    # user:password@host, also where the password is not encoded as it should be; a number before a slash is a port.
+    re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.\-]*:/{0,3})[^\s/:@'\"]*:(?!\d{1,5}(?:[/?#]|$))[^\s'\"]*(?=@[\w\[])"),
+    re.compile(r"(\b[a-z][a-z0-9+.\-]*:/{1,2})[^/\s@'\"]+(?=@)"),  # user@host; paths lose a slash
+    re.compile(r"(?i)([?&](?:token|key|signature|sig|x-amz-[\w-]*|" + _NAMES + r")=)[^&\s'\"]+"),
+    re.compile(r"(?i)(\b(?:Bearer|Basic) )(?=[^\s'\"]{8})[A-Za-z0-9._~+/=\-]+"),
+    # In JSON, YAML, `repr` and headers: 'api_key': 'x', api_key=x, X-Api-Key: x.
+    re.compile(
+        rf"(?i)(\b{_NAMES}\\?[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer |Basic )?)(?!(?:Bearer |Basic )?<hidden>|None\b|null\b|true\b|false\b)[^\s\"'\\,;&}}\])]+"
+    ),
 )
+_known: set[str] = set()  # in every form that they are written in
+
+
+def hide(secret: str | None) -> None:
+    """
+    Has a secret hidden wherever [`redact`] sees it, also encoded: what a program is given as a key, and no pattern tells.
+
+    Args:
+        secret (`str`, *optional*): The secret; nothing happens to one of fewer than 8 characters.
+    """
+    _known.update(_forms(secret or ""))
+
+
+def hide_values(value: Any) -> None:
+    """Has every string hidden that stands in nested lists and mappings under the name of a secret."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, str) and is_secret_name(key):
+                hide(item.removeprefix("Bearer ").removeprefix("Basic "))
+            else:
+                hide_values(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            hide_values(item)
+
+
+def is_secret_name(name: Any) -> bool:
+    """Whether a key of a mapping is the name of something secret."""
+    text = str(name)
+    if _TOKEN_OF_TEXT.fullmatch(text):
+        return False
+    return text.lower().endswith("token") or _NAMED.fullmatch(text) is not None
 
 
 def redact(value: Any) -> Any:
     """
-    Replaces tokens, and passwords in addresses, by `<hidden>`.
+    Replaces tokens, keys, and passwords in addresses, by `<hidden>`; and every secret of the environment.
 
     Args:
         value: A string, or lists and dictionaries of them; anything else is returned as it is.
     """
+    return _redact(value, sorted(_known.union(*map(_forms, _environment())), key=len, reverse=True))
+
+
+def _redact(value: Any, known: list[str]) -> Any:
     if isinstance(value, str):
+        for secret in known:
+            value = value.replace(secret, PLACEHOLDER)
         for pattern in PATTERNS:
             value = pattern.sub(rf"\1{PLACEHOLDER}", value)
         return value
     if isinstance(value, dict):
         return {
-            key: PLACEHOLDER if isinstance(item, str) and str(key).lower().endswith("token") and item else redact(item)
+            key: PLACEHOLDER if isinstance(item, str) and item and is_secret_name(key) else _redact(item, known)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
+        return [_redact(item, known) for item in value]
     return value
+
+
+def _environment() -> Iterable[str]:
+    """Values of variables whose names say that they are secret; paths and numbers are none."""
+    return [
+        value.strip()
+        for name, value in os.environ.items()
+        if _OF_ENVIRONMENT.search(name) and not value.strip().isdecimal() and not os.path.exists(value)
+    ]
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is, URL-encoded, JSON-escaped, and in base64."""
+    if len(secret) < SHORTEST:
+        return set()
+    data = secret.encode("utf-8", errors="surrogatepass")
+    forms = {secret, urllib.parse.quote(data, safe=""), urllib.parse.quote(data), urllib.parse.quote_plus(data)}
+    forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    forms |= {base64.b64encode(data).decode().rstrip("="), base64.urlsafe_b64encode(data).decode().rstrip("=")}
+    return forms

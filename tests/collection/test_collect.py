@@ -149,6 +149,19 @@ def test_the_key_is_in_no_file(arguments, tmp_path, key):
     assert not [path for path in tmp_path.iterdir() if key in path.read_text()]
 
 
+def test_keys_in_the_body_of_a_request_are_in_no_file(arguments, tmp_path, key, capfd):
+    """Journal and report hold the settings without them, and the same command goes on."""
+    body = {"api_key": "body-canary-1", "nested": [{"Authorization": "Bearer body-canary-2"}], "top_k": 4}
+    with llm_server() as (address, _):
+        command = arguments(address, 2, "--extra-body", json.dumps(body))
+        assert main(command) == 0
+        assert main([*command, "--overwrite"]) == 0
+    written = [path.read_text() for path in tmp_path.iterdir()]
+    assert any('"top_k": 4' in text for text in written)
+    hidden = ("body-canary-1", "body-canary-2", key)
+    assert not any(secret in text for text in [*capfd.readouterr(), *written] for secret in hidden)
+
+
 def test_an_unknown_model_is_named_with_those_there_are(arguments, capsys):
     with llm_server() as (address, _):
         assert main([*arguments(address), "--model", "tiny-chat2"]) == 2
