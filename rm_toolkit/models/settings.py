@@ -69,9 +69,13 @@ class RewardModelSettings:
         """Yields every stage that the model comes from, oldest first: those of all models that were merged too."""
         yield from _stages(self.lineage)
 
+    def record(self) -> dict[str, Any]:
+        """Returns what `rm_toolkit.json` and reports hold, without secrets."""
+        return redact(dataclasses.asdict(self))
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `rm_toolkit.json` into `folder`."""
-        text = json.dumps(redact(dataclasses.asdict(self)), indent=2, ensure_ascii=False)
+        text = json.dumps(self.record(), indent=2, ensure_ascii=False)
         Path(folder, SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
 
 

@@ -16,6 +16,8 @@ from ..output.ranges import MANY, Choice, Number
 from .chat_date import DatedConfig
 from .engines import LaunchedConfig
 from .micro_batch_size import AUTO, number_or_auto
+from .no_effect import refuse_without_effect
+from .reports import check_reports
 from .setting_ranges import COEFFICIENT, TEXT_LENGTH, check_settings
 
 
@@ -191,6 +193,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     def __post_init__(self):
         self.max_tokens_per_batch = number_or_auto(self.max_tokens_per_batch)
         check_settings(self)
+        refuse_without_effect(self)
+        check_reports(self.report_to)
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
         # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
@@ -245,6 +249,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         fused = getattr(self, "with_liger", self.use_liger_kernel)
         again = getattr(self, "computes_again", self.auto_find_batch_size)
         found = {"gradient_accumulation_steps": accumulated, "use_liger_kernel": fused, "auto_find_batch_size": again}
+        # Of the model, where a trainer has one: reports show where it comes from.
+        found |= {"rm_toolkit": self.model_record} if getattr(self, "model_record", None) else {}
         return super().to_dict() | found
 
     def _derive_accumulation(self) -> None:

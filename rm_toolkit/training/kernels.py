@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from ..errors import InputError
 from ..models.compilation import check_backend, compile_layers
 from ..models.compute_copies import ComputeCopies
 from ..models.liger import apply_liger, liger_options
@@ -24,8 +25,11 @@ def check_kernels(args: RewardModelConfig, backbone: PreTrainedModel) -> None:
         backbone (`PreTrainedModel`): The model under the head.
 
     Raises:
-        `InputError`: if Liger does not know the model or an option, or there is no such backend to compile with.
+        `InputError`: if Liger does not know the model or an option, there is no such backend to compile with, or there is no
+            GPU to offload from.
     """
+    if args.activation_offloading and args.device.type == "cpu":
+        raise InputError("`activation_offloading` is on, which needs a GPU to offload from. Leave it out on a CPU.")
     if args.with_liger:
         liger_options(backbone.config.model_type, args.liger_kernel_config)
     if args.torch_compile:

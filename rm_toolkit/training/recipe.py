@@ -22,6 +22,7 @@ from ..output.strict_json import strict_json
 from ..output.strict_yaml import said, strict_yaml
 from ..testing import TINY_BASE
 from .config import RewardModelConfig
+from .no_effect import check_model_flags
 from .recipe_file import check_values, load_yaml
 from .setting_ranges import check_settings, setting_ranges
 
@@ -124,6 +125,9 @@ def parse_recipe(
     parsed = parsed[: len(groups)]
     _refuse_unknown(leftover, parser)
     recipe, training = parsed[:2]
+    for group in parsed:
+        if isinstance(group, ModelConfig):
+            check_model_flags(group, training)
     if training.hub_token:
         raise InputError(
             "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -171,11 +172,7 @@ def build_trainer(
             lineage_entry(stage, recipe, training, model, name, train, evaluation, replay or {}),
         ],
     )
-    # fp32 weights are what the optimizer works on; bf16 enters as autocast only (see RewardModelConfig.bf16).
-    init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
-    if (quantization := quantization_config(model, training)) is not None:
-        init["quantization_config"] = quantization
-    training.model_init_kwargs = {**init, **(training.model_init_kwargs or {})}
+    training.model_init_kwargs = {**_loading_options(model, training), **(training.model_init_kwargs or {})}
     training.trust_remote_code = trust_remote_code
     with refusals_located(recipe):
         trainer = RewardModelTrainer(
@@ -193,6 +190,17 @@ def build_trainer(
     if are_streams(train):
         watch_overlap(trainer, train, evaluation, recipe.allow_overlap)
     return trainer
+
+
+def _loading_options(model: ModelConfig, training: RewardModelConfig) -> dict[str, Any]:
+    """What TRL's flags say of how the base is loaded."""
+    # fp32 weights, TRL's default, are what the optimizer works on; bf16 enters as autocast (see RewardModelConfig.bf16).
+    init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
+    if model.dtype not in (None, "float32"):
+        init["dtype"] = model.dtype
+    if (quantization := quantization_config(model, training)) is not None:
+        init["quantization_config"] = quantization
+    return init
 
 
 def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -165,6 +166,9 @@ class StepTrainer(ScoringTrainer):
         if self.retry.averages_gradients:
             self.retry.average_gradients(model)
         self.meter.end_step()
+        every = self.args.torch_empty_cache_steps
+        if every and self.state.global_step % every == 0:
+            clear_device_cache()
         self.step_loss = total
         return total
 

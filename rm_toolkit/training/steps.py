@@ -107,6 +107,7 @@ class Steps:
             pin_memory=pin and workers > 0,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
             worker_init_fn=leave_signals_to_the_run,
         )
 

@@ -85,6 +85,7 @@ class RewardModelTrainer(SizedTrainer):
         self.data_content: dict[str, Any] = {}  # what a recipe knows of the content of its data
         model, processing_class = open_model(model, args, processing_class, peft_config, settings, require_head)
         args = args.for_one_batch_a_step(streaming=isinstance(train_dataset, IterableDataset))
+        args.model_record = model.settings.record()
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "replay_dataset": replay_dataset}
         super().__init__(model, args, processing_class, **data, callbacks=callbacks, **kwargs)
         saving = {

@@ -81,6 +81,10 @@ def settle_arguments(
 def _loading_options(args: RewardModelConfig, quantization: Any) -> dict[str, Any]:
     """What a model is loaded with, as TRL loads it."""
     init = dict(args.model_init_kwargs or {})
+    if "torch_dtype" in init:  # the name that it had in transformers 4
+        if "dtype" in init:
+            raise InputError("`model_init_kwargs` has both `dtype` and its old name `torch_dtype`. Leave one out.")
+        init["dtype"] = init.pop("torch_dtype")
     if init.pop("num_labels", 1) != 1:
         raise InputError("`model_init_kwargs` has another `num_labels` than 1; a reward model has exactly 1.")
     for name in ("config", "output_loading_info", "use_safetensors", *OWN_OPTIONS):
