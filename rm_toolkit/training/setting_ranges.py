@@ -59,7 +59,8 @@ class UpstreamKeys(Keys):
         return super().text + (" or the path of a JSON file" if self.file else "")
 
     def check(self, name: str, value: Any, where: str = "") -> None:
-        """As of every mapping, also inside of JSON."""
+        """As of every mapping, also inside of JSON, and of what upstream makes of it."""
+        value = value.to_dict() if hasattr(value, "to_dict") else value
         Range.check(self, name, value, where)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             try:
