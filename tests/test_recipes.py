@@ -131,6 +131,27 @@ MISTAKES = {
     ),
     "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it is one of 'last', 'eos'"),
     "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is a number from 0 to 1,000"),
+    "the best model without a metric": (
+        "load_best_model_at_end: true\neval_strategy: steps\neval_datasets: {a: x}",
+        [],
+        r"`metric_for_best_model` is 'loss', for `load_best_model_at_end` .* no 'eval_loss', only 'eval_a_accuracy'",
+    ),
+    "no steps between evaluations": ("eval_steps: 0", [], "`eval_steps` is 0; it is a number above 0"),
+    "a misspelt key of the tiny base": (
+        "seed: 1",
+        ["--tiny_base", '{"vocab_sise": 512}'],
+        r"`tiny_base` has no key 'vocab_sise', .*Did you mean 'vocab_size'\?",
+    ),
+    "a key of the tiny base given twice": (
+        "seed: 1",
+        ["--tiny_base", '{"vocab_size": 512, "vocab_size": 513}'],
+        "'vocab_size' is given twice",
+    ),
+    "a misspelt key of the schedule": (
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_rl: 1.0e-7}",
+        [],
+        r"has no key 'min_rl' for the schedule 'cosine_with_min_lr', .*Did you mean 'min_lr'\?",
+    ),
     "a domain that is missing": ("output_dir: out/{domain}", [], "needs a domain: pass --domain NAME"),
     "a dataset named twice": ("seed: 1", ["--train_datasets", "a=x", "a=y"], "the name 'a' is given twice"),
     "a dataset in broken braces": (

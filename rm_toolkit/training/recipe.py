@@ -21,6 +21,7 @@ from ..output.stated_ranges import say_range
 from ..output.strict_json import strict_json
 from ..output.strict_yaml import said, strict_yaml
 from ..testing import TINY_BASE
+from .best_model import check_best_metric
 from .config import RewardModelConfig
 from .no_effect import check_model_flags
 from .recipe_file import check_values, load_yaml
@@ -139,6 +140,8 @@ def parse_recipe(
         if not isinstance(group, TrainingArguments):  # which checks itself, before upstream changes its values
             check_settings(group)
     _fill_domain(recipe.domain, parsed)
+    if isinstance(training, RewardModelConfig):  # what is measured follows from the names of the test sets alone
+        check_best_metric(training, dict.fromkeys(recipe.eval_datasets))
     return tuple(parsed)
 
 
@@ -200,7 +203,7 @@ def _refuse_unknown(leftover: Sequence[str], parser: HfArgumentParser) -> None:
 
 def _refuse_flag(message: str) -> None:
     """In place of argparse's own, which prints all of the several hundred flags first."""
-    raise InputError(f"{message}. `--help` lists every flag with its meaning, unit and range.")
+    raise InputError(f"{message.rstrip('.')}. `--help` lists every flag with its meaning, unit and range.")
 
 
 def _as_mapping(name: str, value: Any) -> dict[str, Any]:
