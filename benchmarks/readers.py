@@ -1,0 +1,204 @@
+"""
+Every program that a stranger opens a saved model with, really run, against the toolkit's own rewards: a text, a chat, an
+encoder and a LoRA model, made in code; short, over-long, empty and Unicode texts, and texts with special tokens in them.
+
+    python benchmarks/readers.py
+    python benchmarks/readers.py --readers stock vllm --folder /tmp/envs
+
+vLLM, RewardBench (with the transformers 4 that it needs) and sentence-transformers get environments of their own, made once
+from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference, in logits; what a reader cannot is
+said with its reason. The exit code is 1 if a cell is over its bound, or if what is said to be impossible works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from reading import here
+from reading.environments import Unavailable, default_folder, make_environment
+from reading.models import ReadModel, make_models
+from reading.table import BF16_BOUND, BOUND, Cannot, Cell, Table, compare, describe
+from reading.vllm_server import serve
+
+from rm_toolkit.scoring.serving import find_commands
+
+
+WORKER = Path(__file__).resolve().parent / "reading" / "worker.py"
+MODELS = ("text", "chat", "encoder", "LoRA")
+LONG = ("over-long", "over-long prompt")
+# What TRL reads of a model that is given as a path; all of it is right with a function.
+UNCUT = Cannot("TRL never cuts a text that it scores. Pass `RewardScorer(MODEL).as_reward_function()`.", LONG)
+BARE = Cannot("TRL tokenizes plain text without BOS, [CLS] and EOS. Pass `RewardScorer(MODEL).as_reward_function()`.")
+LONG_STRINGS = Cannot(
+    "The server refuses a text longer than `--max-model-len`, and its own cut drops BOS. Send the ids of the saved tokenizer: "
+    '`{"input": [[1, …], …]}`, or `RewardScorer(MODEL, endpoint=URL)`.',
+    LONG,
+)
+TRL_BY_PATH = {"text": BARE, "chat": UNCUT, "encoder": BARE, "LoRA": BARE}
+SGLANG = "its build on the package index needs a CUDA GPU; protocol and flags are tested against its published source"
+
+
+class Run:
+    """One run: models, environments, the table that grows."""
+
+    def __init__(self, models: dict[str, ReadModel], folder: Path, work: Path, pip_options: list[str]):
+        self.models, self.folder, self.work, self.pip_options = models, folder, work, pip_options
+        self.table = Table(list(models))
+
+    def read(
+        self,
+        reader: str,
+        read: Callable[[ReadModel], Sequence[float]],
+        only: Sequence[str] = MODELS,
+        cannot: dict[str, Cannot] | None = None,
+        bound: float = BOUND,
+    ) -> None:
+        """Adds a row; a reader that fails with one model does not stop the others."""
+        for name in only:
+            model, known = self.models[name], (cannot or {}).get(name)
+            try:
+                with here.quiet():
+                    found = read(model)
+                cell = compare(model, found, known, bound=bound)
+            except Unavailable as error:
+                cell = Cell(failure=str(error))
+            except Exception as error:
+                traceback.print_exc()
+                cell = Cell(failure=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+            self.table.put(reader, name, cell)
+            print(f"  {reader}, {name}: {describe(cell)}", file=sys.stderr, flush=True)
+
+    def work_in(self, environment: Path, reader: str, model: ReadModel) -> list[float]:
+        """Rewards of a reader in another environment."""
+        source, target = self.work / "model.json", self.work / "rewards.json"
+        model.save(source)
+        values = json.loads(source.read_text(encoding="utf-8"))
+        command = find_commands(model.folder)["rewardbench"]
+        source.write_text(json.dumps({**values, "command": command.line}), encoding="utf-8")
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            [str(environment), str(WORKER), reader, str(source), str(target)],
+            capture_output=True, text=True, env=variables, cwd=self.work, timeout=900,
+        )  # fmt: skip
+        if done.returncode:
+            raise Unavailable((done.stderr.strip().splitlines() or ["no message"])[-1][:160])
+        return json.loads(target.read_text())
+
+
+def stock(run: Run) -> None:
+    """transformers 5, PEFT."""
+    run.read("stock class, transformers 5", here.stock_class)
+    run.read("pipeline, batches of 4", here.text_pipeline)
+    run.read("AutoPeftModel, adapter alone", here.peft_class, ["LoRA"])
+
+
+def trl(run: Run) -> None:
+    """GRPO and RLOO, `reward_funcs` given as a path and as a function."""
+    policy, read = str(run.work / "models" / "decoder"), here.trl_trainer
+    for name in here.TRAINERS:
+        run.read(f"TRL {name}, path", lambda m, n=name: read(m, policy, n, by_path=True), cannot=TRL_BY_PATH)
+        run.read(f"TRL {name}, function", lambda m, n=name: read(m, policy, n, by_path=False))
+
+
+def old(run: Run) -> None:
+    """transformers 4 and RewardBench, which is pinned to one of them."""
+    readers = ["stock class, transformers 4.51", "RewardBench 0.1.4"]
+    try:
+        python = make_environment("rewardbench", run.folder, run.pip_options)
+    except Unavailable as error:
+        for reader in readers:
+            run.table.skip(reader, str(error))
+        return
+    run.read(readers[0], lambda model: run.work_in(python, "stock class", model))
+    run.read(readers[1], lambda model: run.work_in(python, "RewardBench", model), ["chat"])
+    for name in ("text", "encoder", "LoRA"):
+        reason = find_commands(run.models[name].folder)["rewardbench"].reason
+        run.table.put(readers[1], name, Cell(cannot=Cannot(reason)))
+
+
+def others(run: Run) -> None:
+    """sentence-transformers and ONNX."""
+    readers = {"CrossEncoder, sentence-transformers 6": "CrossEncoder", "ONNX, onnxruntime": "ONNX"}
+    try:
+        python = make_environment("cross_encoder", run.folder, run.pip_options)
+    except Unavailable as error:
+        for reader in readers:
+            run.table.skip(reader, str(error))
+        return
+    for title, reader in readers.items():
+        run.read(title, lambda model, r=reader: run.work_in(python, r, model))
+
+
+def vllm(run: Run) -> None:
+    """vLLM, asked with strings and messages, and with ids by the toolkit's client; once more in bf16."""
+    strings, ids = "vLLM 0.32, texts", "vLLM 0.32, RewardScorer(endpoint=…)"
+    half = f"{ids}, bf16 (bound {BF16_BOUND})"
+    run.table.skip("sglang", SGLANG)
+    try:
+        python = make_environment("vllm", run.folder, run.pip_options)
+    except Unavailable as error:
+        for reader in (strings, ids, half):
+            run.table.skip(reader, str(error))
+        return
+    for name, model in run.models.items():
+        log = run.work / f"vllm-{name}.log"
+        try:
+            with serve(model.folder, python, log) as address:
+                run.read(
+                    strings, lambda m, a=address: here.served_texts(m, a), [name], dict.fromkeys(MODELS, LONG_STRINGS)
+                )
+                run.read(ids, lambda m, a=address: here.served_ids(m, a), [name])
+            if name == "text":
+                with serve(model.folder, python, log, dtype="bfloat16") as address:
+                    run.read(
+                        half,
+                        lambda m, a=address: here.served_ids(m, a, dtype=torch.bfloat16),
+                        [name],
+                        bound=BF16_BOUND,
+                    )
+        except Unavailable as error:
+            run.table.put(ids, name, Cell(failure=str(error)))
+
+
+PARTS: dict[str, Callable[[Run], None]] = {"stock": stock, "trl": trl, "old": old, "others": others, "vllm": vllm}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the models, opens them in every reader, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readers", nargs="+", choices=PARTS, default=list(PARTS), help="which (default: all)")
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="where environments are kept")
+    parser.add_argument(
+        "--pip-option", action="append", default=[], help="given to `pip install`, such as --pip-option=--index-url=…"
+    )
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="readers-") as temporary:
+        work = Path(temporary)
+        (work / "models").mkdir()
+        with here.quiet():
+            models = make_models(work / "models")
+        run = Run(models, args.folder.resolve(), work, args.pip_option)
+        for name in args.readers:
+            PARTS[name](run)
+    print(run.table.markdown())
+    for line in run.table.failed:
+        print(f"does not hold: {line}", file=sys.stderr)
+    return 1 if run.table.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

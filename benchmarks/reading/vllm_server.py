@@ -1,0 +1,82 @@
+"""vLLM on loopback, started with the command that the toolkit prints for the model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+
+from rm_toolkit.scoring.serving import find_commands
+
+from .environments import Unavailable
+
+
+# What this machine needs beside the documented command, and no reward depends on: loopback, little memory, no compilation.
+HERE = ["--host", "127.0.0.1", "--gpu-memory-utilization", "0.2", "--enforce-eager"]
+VARIABLES = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+START_SECONDS = 900
+
+
+@contextlib.contextmanager
+def serve(folder: str, python: Path, log: Path, *, dtype: str | None = None) -> Iterator[str]:
+    """
+    Serves a model until the end of the block.
+
+    Args:
+        folder (`str`): The model.
+        python (`Path`): Interpreter of vLLM's environment.
+        log (`Path`): What the server prints.
+        dtype (`str`, *optional*): Instead of the command's own.
+
+    Yields:
+        `str`: Its address.
+
+    Raises:
+        `Unavailable`: if it does not start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [str(python.parent / "vllm"), *find_commands(folder)["vllm"].words[1:]]
+    if dtype is not None:
+        words[words.index("--dtype") + 1] = dtype
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, **VARIABLES}
+    environment.pop("PYTHONPATH", None)
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [*words, *HERE, "--port", str(port)],
+            stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait(address, server, log)
+            yield address
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            lines = log.read_text(errors="replace").splitlines()
+            said = [line for line in lines if "Error" in line] or lines or ["nothing"]
+            raise Unavailable(f"vLLM ended with code {server.returncode}: {said[-1][-200:]}")
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{address}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(1)
+    raise Unavailable(f"vLLM did not start within {START_SECONDS} s")
