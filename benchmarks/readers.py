@@ -78,24 +78,35 @@ class Run:
             except Exception as error:
                 traceback.print_exc()
                 cell = Cell(failure=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
-            self.table.put(reader, name, cell)
-            print(f"  {reader}, {name}: {describe(cell)}", file=sys.stderr, flush=True)
+            self.put(reader, name, cell)
 
-    def work_in(self, environment: Path, reader: str, model: ReadModel) -> list[float]:
-        """Rewards of a reader in another environment."""
-        source, target = self.work / "model.json", self.work / "rewards.json"
-        model.save(source)
-        values = json.loads(source.read_text(encoding="utf-8"))
-        command = find_commands(model.folder)["rewardbench"]
-        source.write_text(json.dumps({**values, "command": command.line}), encoding="utf-8")
+    def read_in(self, environment: Path, title: str, reader: str, only: Sequence[str] = MODELS) -> None:
+        """Adds a row of a reader in another environment: one process for all models."""
+        source, target = self.work / "models.json", self.work / "rewards.json"
+        values = []
+        for name in only:
+            command = find_commands(self.models[name].folder)["rewardbench"].line
+            values.append({**vars(self.models[name]), "command": command})
+        source.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
             [str(environment), str(WORKER), reader, str(source), str(target)],
-            capture_output=True, text=True, env=variables, cwd=self.work, timeout=900,
+            capture_output=True, text=True, env=variables, cwd=self.work,
         )  # fmt: skip
         if done.returncode:
-            raise Unavailable((done.stderr.strip().splitlines() or ["no message"])[-1][:160])
-        return json.loads(target.read_text())
+            found = [(done.stderr.strip().splitlines() or ["no message"])[-1][:160]] * len(only)
+        else:
+            found = json.loads(target.read_text())
+        for name, rewards in zip(only, found):
+            failed = isinstance(rewards, str)
+            self.put(title, name, Cell(failure=rewards) if failed else compare(self.models[name], rewards))
+        if any(isinstance(rewards, str) for rewards in found):
+            print(done.stderr[-4000:], file=sys.stderr)
+
+    def put(self, reader: str, name: str, cell: Cell) -> None:
+        """Adds a cell, and says so."""
+        self.table.put(reader, name, cell)
+        print(f"  {reader}, {name}: {describe(cell)}", file=sys.stderr, flush=True)
 
 
 def stock(run: Run) -> None:
@@ -122,8 +133,8 @@ def old(run: Run) -> None:
         for reader in readers:
             run.table.skip(reader, str(error))
         return
-    run.read(readers[0], lambda model: run.work_in(python, "stock class", model))
-    run.read(readers[1], lambda model: run.work_in(python, "RewardBench", model), ["chat"])
+    run.read_in(python, readers[0], "stock class")
+    run.read_in(python, readers[1], "RewardBench", ["chat"])
     for name in ("text", "encoder", "LoRA"):
         reason = find_commands(run.models[name].folder)["rewardbench"].reason
         run.table.put(readers[1], name, Cell(cannot=Cannot(reason)))
@@ -139,7 +150,7 @@ def others(run: Run) -> None:
             run.table.skip(reader, str(error))
         return
     for title, reader in readers.items():
-        run.read(title, lambda model, r=reader: run.work_in(python, r, model))
+        run.read_in(python, title, reader)
 
 
 def vllm(run: Run) -> None:

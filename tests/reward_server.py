@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,10 +37,16 @@ class ServedState:
         self.bodies: list[dict[str, Any]] = []
 
     def rewards(self, ids: list[list[int]]) -> list[float]:
-        """One text at a time, as the stock class reads ids."""
+        """As the stock class reads ids, those of one length together, without padding."""
+        found = [0.0] * len(ids)
         with self.lock, torch.no_grad():
             self.texts += len(ids)
-            return [self.model(torch.tensor([one])).logits[0, 0].item() + self.offset for one in ids]
+            for length in {len(one) for one in ids}:
+                numbers = [number for number, one in enumerate(ids) if len(one) == length]
+                logits = self.model(torch.tensor([ids[number] for number in numbers])).logits[:, 0]
+                for number, reward in zip(numbers, logits.tolist()):
+                    found[number] = reward + self.offset
+        return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -122,12 +129,33 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": "classify-1", "object": "list", "created": 0, "model": "served", "data": data[::-1], "usage": {}}
 
 
+class _Server(ThreadingHTTPServer):
+    """One that ends as a killed process does: with its connections."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def break_connections(self) -> None:
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that was killed is no error here."""
+
+
 @contextmanager
 def reward_server(state: ServedState, port: int = 0) -> Iterator[str]:
     """Serves on loopback until the end of the block; gives the address."""
     handler = type("Handler", (_Handler,), {"state": state})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -135,4 +163,5 @@ def reward_server(state: ServedState, port: int = 0) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+        server.break_connections()
         thread.join()

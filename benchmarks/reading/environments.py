@@ -46,7 +46,10 @@ def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
     marker.unlink(missing_ok=True)
     _run([sys.executable, "-m", "venv", "--clear", str(place)], name)
     # Every package is listed, so that pip resolves nothing: it would bring torch's CUDA build and gigabytes with it.
-    _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *pip_options, "-r", str(pins)], name)
+    _run(
+        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *pip_options, "-r", str(pins)],
+        name,
+    )
     if name == "vllm":
         _name_vllm(place)
     marker.write_text(digest)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,6 @@ class ReadModel:
     prompts: list[Any]
     completions: list[Any]
     rewards: list[float]
-
-    def save(self, path: Path) -> None:
-        """Writes all of it as JSON, for readers in other environments."""
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
 
 
 def sentence(rng: random.Random, length: int) -> str:

@@ -133,9 +133,10 @@ def describe(cell: Cell) -> str:
     """One cell in words."""
     if cell.failure:
         return f"**failed**: {cell.failure}"
-    parts = (
-        [] if cell.largest is None else [f"{cell.largest:.1e}" + ("" if cell.largest <= cell.bound else " **over**")]
-    )
+    parts = []
+    if cell.largest is not None:
+        parts.append(f"{cell.largest:.1e}" if cell.largest else "0")
+        parts[0] += "" if cell.largest <= cell.bound else " **over**"
     if cell.cannot is not None:
         off = "" if cell.off is None else ", refused" if math.isnan(cell.off) else f", {cell.off:.1g} off"
         parts.append(f"{' and '.join(cell.cannot.kinds) or 'all'}: cannot{off}")

@@ -1,7 +1,8 @@
 """
-Reads one model in an environment of its own, which has no rm_toolkit: `python worker.py READER MODEL.json REWARDS.json`.
+Reads models in an environment of its own, which has no rm_toolkit: `python worker.py READER MODELS.json REWARDS.json`.
 
-MODEL.json is a `ReadModel`; REWARDS.json gets one reward a text. Nothing here but what the program's own users write.
+MODELS.json is a list of `ReadModel`; REWARDS.json gets for each a list of one reward a text, or a string that says what went
+wrong. Nothing here but what the program's own users write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,17 @@ READERS: dict[str, Callable[[dict[str, Any]], list[float]]] = {
 }
 
 
+def main(name: str, source: Path, target: Path) -> None:
+    """Reads all models with one reader."""
+    found: list[list[float] | str] = []
+    for model in json.loads(source.read_text(encoding="utf-8")):
+        try:
+            found.append(READERS[name](model))
+        except Exception as error:
+            traceback.print_exc()
+            found.append(f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}")
+    target.write_text(json.dumps(found))
+
+
 if __name__ == "__main__":
-    name, source, target = sys.argv[1:]
-    rewards = READERS[name](json.loads(Path(source).read_text(encoding="utf-8")))
-    Path(target).write_text(json.dumps(rewards))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

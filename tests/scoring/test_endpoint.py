@@ -6,6 +6,9 @@ import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -243,3 +246,44 @@ def test_an_address_is_for_the_one_model_or_for_the_one_named():
     ]:
         with pytest.raises(InputError, match=message):
             parse_endpoints(given, models)
+
+
+@pytest.mark.slow
+def test_five_thousand_rows_survive_a_killed_client_and_a_restarted_server(local, rows, tmp_path):
+    """The client is killed in the middle, then the server ends and comes back while the second client waits for it."""
+    folder, scorer = local()
+    made = rows.pairs(5000, seed=8)
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(
+        "".join(json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) + "\n" for row in made)
+    )
+    command = [sys.executable, "-m", "rm_toolkit.cli", "score", "--model", str(folder), "--input", str(source)]
+    command += ["--output", str(output), "--window", "250", "--endpoint"]
+    partial, state = tmp_path / "out.jsonl.partial", ServedState(folder)
+
+    def written():
+        return partial.read_bytes().count(b"\n") if partial.exists() else 0
+
+    def wait_for(number):
+        end = time.monotonic() + 300
+        while written() < number and time.monotonic() < end:
+            time.sleep(0.05)
+        assert number <= written() < 5000
+
+    with reward_server(state) as address:
+        first = subprocess.Popen([*command, address], stderr=subprocess.DEVNULL)
+        wait_for(1000)
+        first.kill()
+        first.wait()
+        before = written()
+        second = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        wait_for(before + 1000)
+    time.sleep(1.5)  # the client finds nobody there, and tries again
+    with reward_server(state, port=int(address.rpartition(":")[2])):
+        printed, _ = second.communicate(timeout=300)
+    resumed = int(re.search(r"5,000 rows, ([\d,]+) of them by an earlier run", printed)[1].replace(",", ""))
+    assert second.returncode == 0 and before - 250 <= resumed <= before  # killed while it wrote a window, or not
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["completion"] for row in found] == [row["chosen"] for row in made]
+    expected = scorer.score([row["prompt"] for row in made], [row["chosen"] for row in made])
+    np.testing.assert_allclose([row["reward"] for row in found], expected, atol=1e-5)
