@@ -22,6 +22,9 @@ LAYERED_THETA_NAMES = {
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
 }
 
+# Classes of version 4 that make their post-processor anew when they are loaded.
+REBUILDING = {f"{name}Tokenizer{fast}" for name in ("Llama", "CodeLlama", "Gemma", "Cohere") for fast in ("", "Fast")}
+
 
 def write_legacy_rope_keys(path: Path) -> None:
     """Adds them to a saved `config.json`, see [`add_legacy_rope_keys`]."""
@@ -70,7 +73,8 @@ def write_legacy_tokenizer_keys(path: Path, tokenizer: PreTrainedTokenizerBase) 
 
     Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, end in an error there. What
     the tokenizer returns beside the ids is written out: version 4's general one adds `token_type_ids` where nothing says
-    otherwise, which no decoder takes.
+    otherwise, which no decoder takes. And some of its classes put BOS before every text and no EOS behind it, whatever
+    `tokenizer.json` says; the general one keeps to that file.
 
     Args:
         path (`Path`): The file.
@@ -80,9 +84,16 @@ def write_legacy_tokenizer_keys(path: Path, tokenizer: PreTrainedTokenizerBase) 
     config["model_input_names"] = list(tokenizer.model_input_names)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if config.get("tokenizer_class") in REBUILDING and not _begins_with_bos_alone(tokenizer):
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _begins_with_bos_alone(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return ids[0] == tokenizer.bos_token_id and ids[-1] != tokenizer.eos_token_id
 
 
 def _scaling(rope: dict[str, Any]) -> dict[str, Any] | None:

@@ -322,7 +322,8 @@ def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
     trainer = make_trainer(chat_rows(rows.pairs(2)), base_model(architecture), data_format="chat", max_length=256)
     trainer.save_model(str(tmp_path / "rm"))
     config = json.loads((tmp_path / "rm" / "tokenizer_config.json").read_text())
-    assert config["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
+    # Version 4's Llama tokenizer would put BOS before what the template has rendered.
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "extra_special_tokens" not in config and "<|im_start|>" in config["additional_special_tokens"]
     # Version 4's general tokenizer adds `token_type_ids` unless told, and the classifier refuses them.
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
@@ -331,6 +332,17 @@ def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
     assert after.all_special_ids == before.all_special_ids and after.is_fast
     text = "<|im_start|>user\nriver<|im_end|> stone"
     assert after(text)["input_ids"] == before(text)["input_ids"]
+
+
+@pytest.mark.parametrize("pooling_type, name", [("last", "LlamaTokenizer"), ("eos", "PreTrainedTokenizerFast")])
+def test_a_class_of_version_4_that_leaves_out_eos_is_not_named(reward_model, pooling_type, name):
+    """It puts BOS before a text and nothing behind it, whatever `tokenizer.json` says."""
+    folder = reward_model("llama", pooling_type=pooling_type)
+    with open(f"{folder}/tokenizer_config.json") as file:
+        assert json.load(file)["tokenizer_class"] == name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("river")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and (ids[-1] == tokenizer.eos_token_id) == (pooling_type == "eos")
 
 
 def test_the_weights_of_a_saved_folder_are_the_classifiers_alone(llama3_rope):
