@@ -71,12 +71,13 @@ def rewardbench(model: dict[str, Any]) -> list[float]:
 
 
 def cross_encoder(model: dict[str, Any]) -> list[float]:
-    """sentence-transformers' CrossEncoder, one whole text a call; its default activation is a sigmoid."""
+    """sentence-transformers' CrossEncoder, one whole text or conversation a call; its default activation is a sigmoid."""
     import torch
     from sentence_transformers import CrossEncoder
 
     reader = CrossEncoder(model["folder"], num_labels=1, activation_fn=torch.nn.Identity(), device="cpu")
-    return [float(reader.predict(text, show_progress_bar=False)) for text in whole_texts(model, reader.tokenizer)]
+    texts = [prompt + completion for prompt, completion in zip(model["prompts"], model["completions"])]
+    return [float(reader.predict(text, show_progress_bar=False)) for text in texts]
 
 
 def onnx(model: dict[str, Any]) -> list[float]:
