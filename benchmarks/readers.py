@@ -48,7 +48,7 @@ LONG_STRINGS = Cannot(
     LONG,
 )
 TRL_BY_PATH = {"text": BARE, "chat": UNCUT, "encoder": BARE, "LoRA": BARE}
-SGLANG = "its build on the package index needs a CUDA GPU; protocol and flags are tested against its published source"
+SGLANG = "its build on the package index needs a CUDA GPU; protocol and flags follow its published source (0.5.23)"
 
 
 class Run:
