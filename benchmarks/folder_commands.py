@@ -39,6 +39,8 @@ def build(place: Path) -> None:
             (folder / name).write_text("{}")
         (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     rows = [{"prompt": f"number {number}?", "chosen": f"as well as {number}", "rejected": "no"} for number in range(8)]
+    recipe = (ROOT / "recipes" / "tiny" / "grft.yaml").read_text().splitlines(keepends=True)
+    (place / "recipe.yaml").write_text("".join(line for line in recipe if not line.startswith("tiny_base")))
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (place / "score.jsonl").write_text(json.dumps({"prompt": "how?", "completions": ["well", "no"]}) + "\n")
 
@@ -59,7 +61,7 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
     pairs = ["--pairs_per_step", "4", "--per_device_train_batch_size", "4", "--data_format", "chat"]
     plan = [
         "--config",
-        str(ROOT / "recipes/tiny/grft.yaml"),
+        str(place / "recipe.yaml"),
         "--accelerate-config",
         str(ROOT / "accelerate_configs/multi_gpu.yaml"),
     ]
@@ -73,7 +75,7 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
         "frontier": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--frontier", "--weights", "0.5"]
         + ["--general-datasets", f"a={spec}", "--customized-datasets", f"b={spec}", "--output", out],
         "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out],
-        "plan": ["plan", *plan, "--tiny_base", "null", "--model_name_or_path", str(folder)],
+        "plan": ["plan", *plan, "--model_name_or_path", str(folder)],
         "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],
         "grft": ["grft", *recipe, *pairs],
         "crft": ["crft", *recipe, *pairs],

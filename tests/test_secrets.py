@@ -246,3 +246,129 @@ def test_a_checkpoint_s_optimizer_that_was_swapped_for_a_pickle_is_not_opened(ma
     with pytest.raises(InputError, match=r"'optimizer\.pt' has"):
         make_trainer(rows.pairs(4)).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     assert not (tmp_path / "owned").exists()
+
+
+# ---- code from outside, in every command ----
+
+
+@pytest.fixture
+def with_code(reward_model, tmp_path):
+    """A reward model of an architecture that its own code defines, and the file that the code writes when it runs."""
+    import shutil
+
+    folder, canary = tmp_path / "with-code", tmp_path / "canary"
+    shutil.copytree(reward_model(), folder)
+    for name, classes in (
+        (
+            "config.json",
+            {
+                "AutoConfig": "code_canary.HomebrewedConfig",
+                "AutoModelForSequenceClassification": "code_canary.HomebrewedModel",
+            },
+        ),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "code_canary.HomebrewedTokenizer"]}),
+    ):
+        values = json.loads((folder / name).read_text())
+        values["auto_map"] = classes
+        (folder / name).write_text(json.dumps(values))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "homebrewed", "architectures": ["HomebrewedModel"]})
+    )
+    (folder / "code_canary.py").write_text(
+        f"open({str(canary)!r}, 'a').write('ran')\n"
+        "from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification, LlamaModel, PreTrainedTokenizerFast\n"
+        "class HomebrewedConfig(LlamaConfig):\n    model_type = 'homebrewed'\n"
+        "class HomebrewedBase(LlamaModel):\n    config_class = HomebrewedConfig\n"
+        "AutoModel.register(HomebrewedConfig, HomebrewedBase, exist_ok=True)\n"
+        "class HomebrewedModel(LlamaForSequenceClassification):\n    config_class = HomebrewedConfig\n"
+        "class HomebrewedTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    return folder, canary
+
+
+def readers_of(folder, tmp_path):
+    """Every command that reads a model, with this one."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
+    (tmp_path / "score.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    spec, out, model = f"{{path: {rows}, source: jsonl}}", ["--output", str(tmp_path / "out.jsonl")], str(folder)
+    tiny, launch = tmp_path / "recipe.yaml", ROOT / "accelerate_configs" / "multi_gpu.yaml"
+    recipe = (ROOT / "recipes" / "tiny" / "grft.yaml").read_text()
+    tiny.write_text("".join(line for line in recipe.splitlines(True) if not line.startswith("tiny_base")))
+    return {
+        "score": ["score", "--model", model, "--input", str(tmp_path / "score.jsonl"), *out],
+        "evaluate": ["evaluate", "--model", model, "--datasets", f"a={spec}", *out],
+        "inspect": ["inspect", spec, "--tokenizer", model, "--no-word-clouds", *out],
+        "merge": ["merge", "--general", model, "--customized", model, "--weight", "0.5", *out],
+        "push": ["push", "--model", model, "--repo-id", "me/x", "--preview", str(tmp_path / "preview")],
+        "plan": [
+            "plan",
+            "--config",
+            str(tiny),
+            "--accelerate-config",
+            str(launch),
+            "--model_name_or_path",
+            model,
+        ],
+    }
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("command", ["score", "evaluate", "inspect", "merge", "push", "plan"])
+def test_no_command_runs_code_that_comes_with_a_model(command, with_code, tmp_path, monkeypatch, capfd):
+    folder, canary = with_code
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code = main(readers_of(folder, tmp_path)[command])
+    assert not canary.exists()
+    printed = capfd.readouterr().err
+    # A tokenizer of a class that is not known is read from tokenizer.json, without its code.
+    assert (code == 2 and "trust_remote_code" in printed) or (command == "inspect" and code == 0), printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_code_that_was_asked_for_runs_also_in_the_reload_check(with_code, tmp_path, monkeypatch):
+    from rm_toolkit.scoring.reload_check import check_reload
+    from rm_toolkit.scoring.scorer import RewardScorer
+
+    folder, canary = with_code
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    rewards = RewardScorer(str(folder), trust_remote_code=True, device="cpu").score(["", ""], ["one text", "another"])
+    assert canary.read_text()
+    canary.unlink()
+    with pytest.raises(InputError, match="trust_remote_code"):
+        check_reload(folder, ["one text", "another"], rewards)
+    assert not canary.exists()
+    assert check_reload(folder, ["one text", "another"], rewards, trust_remote_code=True)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("kind", ["script", "pickle", "torch", "numpy"])
+def test_data_that_could_run_code_are_refused(kind, tmp_path, monkeypatch, capfd):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    name = {"script": "data.py", "pickle": "rows.pkl", "torch": "rows.pt", "numpy": "rows.npy"}[kind]
+    code = f"open({str(tmp_path / 'owned')!r}, 'w')\n"
+    (folder / name).write_bytes(code.encode() if kind == "script" else pickle.dumps(Evil()))
+    if kind == "torch":
+        torch.save(Evil(), folder / name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for place in (folder, folder / name):
+        assert (
+            main(
+                ["inspect", f"{{path: {place}, source: jsonl}}", "--output", str(tmp_path / "out"), "--no-word-clouds"]
+            )
+            == 2
+        )
+        assert main(["build-data", "jsonl", "--input", str(place), "--output", str(tmp_path / "built")]) == 2
+        assert main(["inspect", str(place), "--output", str(tmp_path / "out"), "--no-word-clouds"]) == 2
+    assert not (tmp_path / "owned").exists()
+    assert "Traceback" not in capfd.readouterr().err

@@ -33,7 +33,13 @@ def load_config(
             f"transformers does not know; it knows {name_list(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}."
         )
     kind = (values or {}).get("model_type")
-    if kind is not None and kind not in CONFIG_MAPPING and not values.get("auto_map"):
+    unknown = kind is not None and kind not in CONFIG_MAPPING
+    if unknown and values.get("auto_map") and not trust_remote_code:
+        raise InputError(
+            f"'{model_name_or_path}' comes with code of its own (`auto_map` of its config.json), which runs only where that is "
+            "asked for. If you trust where it comes from, pass --trust-remote-code, or `trust_remote_code: true` in a recipe."
+        )
+    if unknown and not values.get("auto_map"):
         raise InputError(
             f"'{model_name_or_path}' is no model that transformers can load: `model_type` of its config.json is '{kind}', "
             f"which transformers {transformers.__version__} does not know.{did_you_mean(kind, CONFIG_MAPPING)} Restore the "

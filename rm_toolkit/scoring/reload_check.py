@@ -27,6 +27,7 @@ def check_reload(
     tolerance: float = TOLERANCE,
     python: str = sys.executable,
     offline: bool = True,
+    trust_remote_code: bool = False,
 ) -> list[float]:
     """
     Reads the rewards of some raw texts in a fresh process and compares them.
@@ -38,6 +39,7 @@ def check_reload(
         tolerance (`float`): Largest difference allowed, in logits (times the reward's size where that is above 1).
         python (`str`): Interpreter of the fresh process.
         offline (`bool`): Whether it may ask the Hub for nothing; an adapter's base may have to come from there.
+        trust_remote_code (`bool`): Whether code that comes with the model may run there.
 
     Returns:
         `list[float]`: The rewards read.
@@ -52,7 +54,9 @@ def check_reload(
         environment.update(CUDA_VISIBLE_DEVICES="", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
         environment.update({"HF_HUB_OFFLINE": "1"} if offline else {})
         result = subprocess.run(
-            [python, "-m", "rm_toolkit.scoring.reload_check", str(folder), str(request), str(answer)],
+            [python, "-m", "rm_toolkit.scoring.reload_check", str(folder), str(request), str(answer)]
+            + ["trust_remote_code"] * trust_remote_code,
+            stdin=subprocess.DEVNULL,  # nobody is to be asked there
             env=environment,
             capture_output=True,
             text=True,
@@ -71,13 +75,14 @@ def check_reload(
     return found
 
 
-def read_rewards(folder: str, texts: list[Any]) -> list[float]:
+def read_rewards(folder: str, texts: list[Any], *, trust_remote_code: bool = False) -> list[float]:
     """
     Rewards of raw texts, read as a stranger would: stock classes alone wherever the pooling type allows it.
 
     Args:
         folder (`str`): A saved reward model.
         texts (`list`): Raw strings, or message lists.
+        trust_remote_code (`bool`): Whether code that comes with the model may run.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -88,10 +93,11 @@ def read_rewards(folder: str, texts: list[Any]) -> list[float]:
     if (settings is not None and not settings.stock) or not Path(folder, "config.json").exists():
         from .scorer import RewardScorer  # such a pooling, and an adapter alone, are read by the toolkit
 
-        scorer = RewardScorer(folder, device="cpu")
+        scorer = RewardScorer(folder, device="cpu", trust_remote_code=trust_remote_code)
         return scorer.score(["" if isinstance(text, str) else [] for text in texts], texts)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    trust = {"trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, **trust).eval()
     rewards = []
     for text in texts:
         if isinstance(text, str):
@@ -125,6 +131,6 @@ def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[A
 
 
 if __name__ == "__main__":
-    folder_argument, request_argument, answer_argument = sys.argv[1:]
-    values = read_rewards(folder_argument, load_json(Path(request_argument)))
+    folder_argument, request_argument, answer_argument, *trusted = sys.argv[1:]
+    values = read_rewards(folder_argument, load_json(Path(request_argument)), trust_remote_code=bool(trusted))
     Path(answer_argument).write_text(json.dumps(values), encoding="utf-8")

@@ -53,7 +53,7 @@ def check_saved_model(
         # The fresh process computes in fp32 on a CPU: the same kernels, those of a GPU, or half precision here.
         tolerance = TOLERANCE if args.device.type == "cpu" else 1e-3
         tolerance = 2e-2 if args.autocast or low_precision else tolerance
-        found = check_reload(folder, raw, rewards, tolerance=tolerance)
+        found = check_reload(folder, raw, rewards, tolerance=tolerance, trust_remote_code=args.trust_remote_code)
         for prompt, completion in example:
             write_example(folder, ScoredExample(prompt, completion, found[-1]))
     return len(texts)

@@ -47,8 +47,8 @@ def test_a_fresh_process_reads_the_same_rewards_and_notices_a_corrupt_head(make_
 def in_this_process(monkeypatch):
     """The check without its fresh process, which takes seconds to start."""
 
-    def check(folder, texts, rewards, *, tolerance):
-        assert tolerance == 1e-5
+    def check(folder, texts, rewards, *, tolerance, trust_remote_code):
+        assert tolerance == 1e-5 and not trust_remote_code
         found = read_rewards(str(folder), texts)
         assert found == pytest.approx(rewards, rel=tolerance, abs=tolerance)
         checked.append((texts, found))
