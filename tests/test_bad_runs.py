@@ -197,7 +197,7 @@ CASES = {
     ),
     "a LoRA rank of 0": (
         lambda place: {"use_peft": "true", "lora_r": 0},
-        r"the adapter cannot be put on LlamaForSequenceClassification: `r` should be a positive integer",
+        r"argument --lora_r.*: it is '0'; it must be a whole number from 1 to 65,536",
     ),
     "a chat template that refuses the data": (
         lambda place: {
@@ -253,7 +253,7 @@ CASES = {
     ),
     "a number that is none": (
         lambda place: {"max_length": "long"},
-        r"argument --max_length.*invalid int value: 'long'\. `--help` lists",
+        r"argument --max_length.*: it is 'long'; it must be a whole number of tokens from 4 to .*\. `--help` lists",
     ),
 }
 

@@ -18,18 +18,23 @@ class ListOf(Range):
     Args:
         of (`Range`): What each of its values may be.
         least (`int`): How many there must be.
+        alone (`bool`): Whether a value by itself is taken for a list of one.
     """
 
     of: Range
     least: int = 0
+    alone: bool = False
 
     @property
     def text(self) -> str:
         """In words."""
-        return f"a list{' that is not empty' if self.least else ''}, each of it {self.of.text}"
+        text = f"a list{' that is not empty' if self.least else ''}, each of it {self.of.text}"
+        return f"{self.of.text}, or {text}" if self.alone else text
 
     def holds(self, value: Any) -> bool:
         """Whether it is a list of such values."""
+        if self.alone and self.of.holds(value):
+            return True
         is_list = isinstance(value, list | tuple | set)
         return is_list and len(value) >= self.least and all(self.of.holds(entry) for entry in value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -10,6 +11,8 @@ from trl import ModelConfig
 
 from ..errors import InputError, name_list
 
+
+logger = logging.getLogger(__name__)
 
 _NO_BATCHES = "test sets are scored by their distinct texts, and no predictions of batches exist"
 _PLANNED = "every step is planned as a whole, see `group_by_prompt` and `data_seed`"
@@ -115,9 +118,11 @@ def check_model_flags(model: ModelConfig, training: Any) -> None:
     if not hasattr(training, "pooling_type"):  # TRL's trainer of base LMs reads the others
         return
     if "lora_dropout" in values_beside_default(model, OF_ADAPTERS) and model.lora_dropout and training.disable_dropout:
-        raise InputError(
-            f"`lora_dropout` is {model.lora_dropout}, which would have no effect: `disable_dropout`, TRL's default for "
-            "reward models, turns all dropout off. Add `disable_dropout: false`, or leave it out."
+        # Not refused: runs of earlier versions that have it go on.
+        logger.warning(
+            "`lora_dropout` is %s, which has no effect: `disable_dropout`, TRL's default for reward models, turns all dropout "
+            "off. Add `disable_dropout: false`, or leave it out.",
+            model.lora_dropout,
         )
     if model.lora_task_type not in TASK_TYPES:
         raise InputError(

@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
 
 from ..errors import InputError, did_you_mean, first_line, name_list
-from ..output.nested_ranges import Keys
+from ..output.nested_ranges import Keys, ListOf
 from ..output.ranges import MANY, Choice, Flag, Number, Range, Text, shown
 from ..output.stated_ranges import check_ranges, ranges_of
 from ..output.strict_json import strict_json
@@ -154,6 +154,7 @@ UPSTREAM: dict[str, Range] = {
     "include_num_input_tokens_seen": Choice(("all", "non_padding", "no", True, False)),
     "optim_args": Pairs(),
     "report_to": OneOrMore((*INTEGRATION_TO_CALLBACK, "all", "none")),
+    "lora_target_modules": ListOf(Text(empty=False), alone=True),  # TRL makes a string of a list of one
     "lora_task_type": Choice(tuple(kind.value for kind in TaskType)),
     "output_dir": Text(empty=False),
     "model_revision": Text(empty=False),

@@ -88,7 +88,7 @@ def test_the_card_says_what_was_done(built, hub, tmp_path):
     assert "| train | 45 | 9 |" in text and "| test | 15 | 3 |" in text
     assert "| - ties | 9 | 3 |" in text and "| kept | 45 | 15 |" in text
     assert "`score_chosen` | float64 |" in text and "Input: raw.json (format `gpt4llm`)" in text
-    assert "Settings: `layout` pairs, `format` text, `test_size` 3.0, `seed` 0." in text
+    assert "Settings: `layout` pairs, `format` text, `test_size` 3, `seed` 0." in text
     block = re.search(r"```python\n(.*?)```", text, re.S)[1].replace('")', f'", cache_dir={str(tmp_path / "card")!r})')
     names = {}
     exec(block, names)

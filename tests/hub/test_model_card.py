@@ -46,7 +46,7 @@ def test_lineage_results_and_example_are_in_the_card(card):
 
 
 def test_the_commands_that_serve_it_stand_on_the_card(card):
-    config = {"architectures": ["LlamaForSequenceClassification"], "problem_type": "regression"}
+    config = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "problem_type": "regression"}
     text = str(card(config=config, data_format="chat", max_length=300))
     assert "vllm serve me/my-rm --runner pooling --convert classify --max-model-len 300 --dtype float32\n" in text
     assert "--context-length 301 --dtype float32\n" in text

@@ -239,11 +239,11 @@ def test_an_output_in_use_is_left_alone(general, customized, tmp_path, no_fresh_
         (["--frontier", "--general-datasets", "a", "--customized-datasets", "b=c"], "is not NAME=SPEC"),
         (
             ["--frontier", "--general-datasets", "a=b", "--customized-datasets", "b=c", "--weights", "2"],
-            "weights are from 0",
+            "--weights: it is '2'; it must be a number from 0 to 1",
         ),
         (
             ["--frontier", "--general-datasets", "a=b", "--customized-datasets", "b=c", "--allowed-loss", "2"],
-            "is a share of the pairs",
+            "--allowed-loss: it is '2'; it must be a number from 0 and below 1",
         ),
     ],
 )

@@ -184,7 +184,7 @@ def test_the_results_at_the_end_are_those_of_the_model_that_is_saved(worsening, 
     from rm_toolkit.training import reloading
     from rm_toolkit.training.stages import run_stage
 
-    monkeypatch.setattr(reloading, "check_reload", lambda *args, **kwargs: None)
+    monkeypatch.setattr(reloading, "check_reload", lambda folder, texts, rewards, **how: rewards)
     trainer = worsening(metric_for_best_model="eval_a_loss", greater_is_better=False)
     run_stage(trainer, SimpleNamespace(next_command=None, overwrite_output_dir=False), None)
     assert trainer.results()["a"]["loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)

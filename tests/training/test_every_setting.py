@@ -339,10 +339,6 @@ def test_a_configuration_can_be_copied(tmp_path):
             {"use_peft": True, "bnb_4bit_quant_type": "fp4"},
             "'bnb_4bit_quant_type' would have no effect without `load_in_4bit",
         ),
-        (
-            {"use_peft": True, "lora_dropout": 0.1},
-            "`lora_dropout` is 0.1, which would have no effect: `disable_dropout`",
-        ),
         ({"use_peft": True, "lora_task_type": "TOKEN_CLS"}, "an adapter of a reward model is 'SEQ_CLS'"),
         (
             {"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"},
@@ -360,6 +356,13 @@ def test_flags_that_say_what_happens_anyway_are_accepted():
     check_model_flags(ModelConfig(), REWARD_MODEL)
     base_lm = SimpleNamespace()  # of TRL's trainer, which reads these
     check_model_flags(ModelConfig(use_peft=True, lora_dropout=0.1, lora_task_type="CAUSAL_LM"), base_lm)
+
+
+def test_dropout_of_an_adapter_that_is_turned_off_is_said(caplog):
+    for turned_off, said in ((False, 0), (True, 1)):
+        beside = SimpleNamespace(pooling_type="last", disable_dropout=turned_off)
+        check_model_flags(ModelConfig(use_peft=True, lora_dropout=0.1), beside)
+        assert caplog.text.count("`lora_dropout` is 0.1, which has no effect: `disable_dropout`") == said
 
 
 def test_offloading_of_activations_is_refused_on_a_cpu(make_trainer, rows):
