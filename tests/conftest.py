@@ -47,6 +47,16 @@ WORDS += [
 ]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go to the workers in the order below; xdist would take those of many tests first, whatever they take."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What launches processes takes longest: begun last, one worker would wait for it while the other has nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("launch") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """

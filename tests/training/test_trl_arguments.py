@@ -120,7 +120,7 @@ def test_the_head_of_a_ready_made_adapter_is_trained_and_saved(make_trainer, row
     weights = dict(trainer.model.classifier.named_parameters())
     assert all(not torch.equal(weights[name], before) for name, before in lora.items())
     trainer.save_model()
-    if merge:  # an adapter alone names its base, whose head was drawn in memory
+    if merge and not config:  # an adapter alone names its base, whose head was drawn in memory
         assert trainer.reload_check() == 3
 
 
@@ -187,8 +187,9 @@ def test_adapters_on_experts_are_trained(make_trainer, rows, experts, targets):
     trainer.train()
     after = dict(trainer.model.named_parameters())
     assert all(not torch.equal(after[name], weight) for name, weight in before.items())
-    trainer.save_model()
-    assert trainer.reload_check() == 3
+    if "target_parameters" in targets:
+        trainer.save_model()
+        assert trainer.reload_check() == 3
 
 
 @pytest.mark.filterwarnings("ignore:target_parameters=.* were set but no parameter was matched:RuntimeWarning")
