@@ -8,6 +8,7 @@ wrong. Nothing here but what the program's own users write.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -61,6 +62,7 @@ def rewardbench(model: dict[str, Any]) -> list[float]:
     data.write_text("".join(json.dumps({"chosen": text, "rejected": text}) + "\n" for text in whole))
     command = [*shlex.split(model["command"])[1:], "--dataset", str(data), "--load_json"]
     sys.argv = ["rewardbench", *command]
+    os.chdir(Path(model["folder"]).parent)  # it writes `results/` where it is started
     try:
         program.main()
     finally:
