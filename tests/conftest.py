@@ -7,6 +7,8 @@ import os
 
 # Before torch is imported: two threads on two shared cores are slower than one for models of this size.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Those that wait leave the core to others: launched runs, which have threads of their own, share it with other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
