@@ -107,6 +107,7 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
     if type(prompt) is not str or set(map(type, completions)) != {str}:  # strings alone are as they should be
+        _refuse_other_kinds(prompt, completions, ranked, place)
         prompt, completions = _in_one_form(prompt, completions)
         _check_parts(prompt, completions, ranked, place)
     template = template_columns(row, place)
@@ -126,9 +127,21 @@ def _in_one_form(prompt: Text, completions: list[Text]) -> tuple[Text, list[Text
     return arrange_messages(prompt or None, completions)
 
 
-def _check_parts(prompt: Text, completions: list[Text], ranked: bool, place: Place) -> None:
+def _named(prompt: Text, completions: list[Text], ranked: bool) -> Iterable[tuple[str, Text]]:
     names = [f"completions[{k}]" for k in range(len(completions))] if ranked else ["chosen", "rejected"]
-    for name, text in zip(("prompt", *names), (prompt, *completions)):
+    return zip(("prompt", *names), (prompt, *completions))
+
+
+def _refuse_other_kinds(prompt: Any, completions: list[Any], ranked: bool, place: Place) -> None:
+    """What is no text and no conversation, a null above all."""
+    for name, text in _named(prompt, completions, ranked):
+        if not isinstance(text, str | list):
+            kind = "null" if text is None else f"a {type(text).__name__}"
+            raise place.error(f"`{name}` is {kind}; it must be a string or a list of messages.")
+
+
+def _check_parts(prompt: Text, completions: list[Text], ranked: bool, place: Place) -> None:
+    for name, text in _named(prompt, completions, ranked):
         if isinstance(text, list):
             try:
                 check_parts(text)

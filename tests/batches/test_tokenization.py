@@ -9,7 +9,9 @@ import pytest
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
+from rm_toolkit.batches.preference_rows import as_row
 from rm_toolkit.batches.tokenization import tokenize_preferences
+from rm_toolkit.data.records import RowPlace
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
 
@@ -249,6 +251,20 @@ def test_a_wrong_format_is_refused_with_what_to_set(tokenizer_of):
         tokenized([pair("a", "b", "c")], tokenizer_of(data_format="chat"), data_format="chat")
     with pytest.raises(InputError, match=r"holds message lists \(chat format\), but .* 'text'"):
         tokenized([chat_pair(["a"], "b", "c")], tokenizer_of())
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "a", "chosen": None, "rejected": "c"}, r"row 2: `chosen` is null; it must be a string"),
+        ({"prompt": "a", "chosen": "b", "rejected": 3}, r"row 2: `rejected` is a int; it must be a string"),
+        ({"prompt": "a", "completions": ["b", None], "scores": [1.0, 2.0]}, r"row 2: `completions\[1\]` is null"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_row_and_column(row, message):
+    ranked = "completions" in row
+    with pytest.raises(InputError, match=message):
+        as_row(row, ranked, RowPlace("data", "row", 2))
 
 
 def test_other_columns_are_refused_by_name(tokenizer_of):
