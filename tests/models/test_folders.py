@@ -21,7 +21,8 @@ from rm_toolkit.models.tokenizer import load_tokenizer
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from folder_attacks import ADAPTER, attacks, change
+from file_damage import change
+from folder_attacks import ADAPTER, attacks
 
 
 ATTACKS = {attack.name: attack for attack in attacks()}

@@ -23,7 +23,7 @@ from rm_toolkit.training.run_progress import RunProgress
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from folder_attacks import WRONG_FILES, change
+from file_damage import WRONG_FILES, change
 
 
 ABSENT = ("is missing", "is a folder", "is a dangling link", "is a pipe", "is an endless device")

@@ -1,0 +1,102 @@
+"""What may be wrong with any file that should hold JSON, and how it is done to one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from folder_values import BINARY
+
+
+DEEP = 100_000
+NESTED = b"[" * DEEP + b"]" * DEEP
+HUGE_INTEGER = b"1" + b"0" * 9_999
+
+
+def write(content: bytes) -> Callable[[Path], Any]:
+    """Replaces the file."""
+    return lambda path: path.write_bytes(content)
+
+
+def change(*keys: str | int, **values: Any) -> Callable[[Path], None]:
+    """Sets values in a JSON file, inside the mapping or list that `keys` lead to; `...` removes a key."""
+
+    def harm(path: Path) -> None:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        inner = content
+        for key in keys:
+            inner = inner[key] if isinstance(key, int) else inner.setdefault(key, {})
+        for name, value in values.items():
+            if value is ...:
+                inner.pop(name, None)
+            else:
+                inner[name] = value
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return harm
+
+
+def truncated(path: Path) -> None:
+    """Half of the file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def a_folder(path: Path) -> None:
+    """A folder where the file was."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def a_dangling_link(path: Path) -> None:
+    """A link that leads nowhere."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.parent / "nowhere")
+
+
+def a_pipe(path: Path) -> None:
+    """A named pipe: whoever opens it waits for ever."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    """A link to a file without an end."""
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def gigantic(path: Path) -> None:
+    """A sparse file of 64 GB."""
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.truncate(64 << 30)
+
+
+def remove(path: Path) -> None:
+    """No file."""
+    path.unlink()
+
+
+WRONG_FILES: dict[str, Callable[[Path], Any]] = {
+    "is missing": remove,
+    "is empty": write(b""),
+    "is cut off": truncated,
+    "is not JSON": write(b"model_type: llama\n"),
+    "is a list": write(b"[1, 2]"),
+    "is a string": write(b'"llama"'),
+    "is a number": write(b"7"),
+    "is null": write(b"null"),
+    "is nested 100,000 deep": write(NESTED),
+    "has a key nested 100,000 deep": write(b'{"x": ' + NESTED + b"}"),
+    "has an integer of 10,000 digits": write(b'{"x": ' + HUGE_INTEGER + b"}"),
+    "is not UTF-8": write(BINARY),
+    "is a folder": a_folder,
+    "is a dangling link": a_dangling_link,
+    "is a pipe": a_pipe,
+    "is an endless device": a_device,
+    "has 64 GB": gigantic,
+}
