@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,13 +86,8 @@ def temporary_file(output: Path, mode: str) -> Iterator[tuple[IO[Any], Path]]:
 @contextlib.contextmanager
 def temporary_folder(output: Path) -> Iterator[Path]:
     """Gives an empty folder beside an output, removed at the end."""
-    for _ in range(TRIES):
-        folder = temporary_name(output)
-        folder.mkdir(parents=True)
-        descriptor = hold(folder)
-        if folder.is_dir():
-            break
-        let_go(descriptor)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder, descriptor = _held_folder(lambda: temporary_name(output), 0o777)
     try:
         yield folder
     finally:
@@ -110,18 +105,24 @@ def scratch_folder() -> Iterator[Path]:
     for path in _starting_with(place, start):
         if _is_left(path):
             _remove(path)
-    for _ in range(TRIES):
-        folder = place / f"{start}{this_computer()}-{uuid.uuid4().hex[:12]}"
-        folder.mkdir(mode=0o700)
-        descriptor = hold(folder)
-        if folder.is_dir():
-            break
-        let_go(descriptor)
+    folder, descriptor = _held_folder(lambda: place / f"{start}{this_computer()}-{uuid.uuid4().hex[:12]}", 0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         let_go(descriptor)
+
+
+def _held_folder(name: Callable[[], Path], mode: int) -> tuple[Path, int | None]:
+    """Makes a folder and holds it; another one where somebody who cleans up was faster than the lock."""
+    for _ in range(TRIES):
+        folder = name()
+        folder.mkdir(mode=mode)
+        descriptor = hold(folder)
+        if folder.is_dir():
+            break
+        let_go(descriptor)
+    return folder, descriptor
 
 
 def remove_left(output: Path) -> None:
