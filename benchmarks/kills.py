@@ -210,6 +210,13 @@ def run(
             printed = (work / f"{name}.log").read_text(encoding="utf-8")[-8000:]
             sys.exit(f"{printed}\na run ended with {[process.exitcode for process in processes]}")
         return end - begin
+    return _killed(work / f"{name}.log", processes, options, kill_at, victim)
+
+
+def _killed(
+    log: Path, processes: list[Any], options: argparse.Namespace, kill_at: tuple[float, float], victim: int
+) -> float:
+    """Attacks a run at its moment and judges how it ends; returns the step at which that was."""
     whole, fraction = divmod(kill_at[0], 1)
     rank, victim = victim, min(victim, len(processes) - 1)
     while Clock.step.value < whole and processes[victim].is_alive():
@@ -224,17 +231,13 @@ def run(
     codes = [process.exitcode for process in processes]
     expected = HOWS[options.sent]
     if None in codes or (0 in codes) != (options.sent == "SIGSTOP"):
-        sys.exit(
-            f"a run that {options.sent} was sent to ended with {codes}\n{(work / f'{name}.log').read_text()[-5000:]}"
-        )
-    said = [line for line in (work / f"{name}.log").read_text().splitlines() if line.startswith(SAID)]
+        sys.exit(f"a run that {options.sent} was sent to ended with {codes}\n{log.read_text()[-5000:]}")
+    said = [line for line in log.read_text().splitlines() if line.startswith(SAID)]
     console.print(f"{options.sent}: exit codes {codes}, it says {said[-3:]}")
     if not options.deepspeed and expected is not None and 0 not in codes and not {*codes} <= {expected, 1, -9}:
         sys.exit(f"a run that {options.sent} was sent to ended with {codes} instead of {expected}")
-    if (
-        "Traceback" in (work / f"{name}.log").read_text() and not options.deepspeed
-    ):  # the launcher shows one of its own
-        sys.exit((work / f"{name}.log").read_text()[-5000:])
+    if "Traceback" in log.read_text() and not options.deepspeed:  # whose launcher shows one of its own
+        sys.exit(log.read_text()[-5000:])
     return step
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 
@@ -124,14 +124,20 @@ def trl(run: Run) -> None:
         run.read(f"TRL {name}, function", lambda m, n=name: read(m, policy, n, by_path=False))
 
 
-def old(run: Run) -> None:
-    """transformers 4 and RewardBench, which is pinned to one of them."""
-    readers = ["stock class, transformers 4.51", "RewardBench 0.1.4"]
+def _environment(run: Run, name: str, readers: Iterable[str]) -> Path | None:
+    """The interpreter of an environment, or `None` where it cannot be made; its readers are then skipped in the table."""
     try:
-        python = make_environment("rewardbench", run.folder, run.pip_options)
+        return make_environment(name, run.folder, run.pip_options)
     except Unavailable as error:
         for reader in readers:
             run.table.skip(reader, str(error))
+        return None
+
+
+def old(run: Run) -> None:
+    """transformers 4 and RewardBench, which is pinned to one of them."""
+    readers = ["stock class, transformers 4.51", "RewardBench 0.1.4"]
+    if (python := _environment(run, "rewardbench", readers)) is None:
         return
     run.read_in(python, readers[0], "stock class")
     run.read_in(python, readers[1], "RewardBench", ["chat"])
@@ -143,11 +149,7 @@ def old(run: Run) -> None:
 def others(run: Run) -> None:
     """sentence-transformers and ONNX."""
     readers = {"CrossEncoder, sentence-transformers 6": "CrossEncoder", "ONNX, onnxruntime": "ONNX"}
-    try:
-        python = make_environment("cross_encoder", run.folder, run.pip_options)
-    except Unavailable as error:
-        for reader in readers:
-            run.table.skip(reader, str(error))
+    if (python := _environment(run, "cross_encoder", readers)) is None:
         return
     for title, reader in readers.items():
         run.read_in(python, title, reader)

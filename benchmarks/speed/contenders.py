@@ -119,7 +119,7 @@ class Clock(TrainerCallback):
         self.ended = self._now()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        pass
+        """Nothing, in place of what transformers prints."""
 
 
 class Counted:
