@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fraction or number of the prompts held out; 0: none (default 0.1)",
     )
     add("--seed", type=SEED, default=0, help="seed of that split (default 0)")
+    add(
+        "--drop-pairs",
+        metavar="FILE",
+        help="leave out the pairs of a reviewed list, such as `rm-toolkit doubt` writes; lines that match none are named",
+    )
     add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
     add("--dry-run", action="store_true", help="say how the input is read, show its first row, and write nothing")
     add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original work's format, not cleaned")
@@ -97,7 +102,10 @@ def run(args: argparse.Namespace) -> None:
         skip_invalid=args.skip_invalid,
         num_proc=args.num_proc,
         cache_dir=args.cache_dir,
+        drop_pairs=args.drop_pairs,
     )
+    if args.drop_pairs and args.output is None and not args.dry_run:
+        raise InputError("--drop-pairs leaves pairs out of a built dataset: pass --output DIR too.")
     if args.export is not None:
         check_choice("export", args.export[0], EXPORT_KINDS)
     if args.output is not None:
@@ -177,11 +185,13 @@ def show(result: BuildResult, shape: str) -> None:
     from ..data.cleaning import cleaning_steps
     from ..output.console import print_table
 
-    steps = cleaning_steps(shape)
+    steps = cleaning_steps(shape, listed=result.drop_list is not None)
     rows = [
         [title, *(f"{getattr(counts, key):,}" for counts in result.counts.values())] for title, key in steps.items()
     ]
     print_table(["step", *result.counts], rows)
+    for line in result.drop_list.describe() if result.drop_list is not None else ():
+        print(line)
     for name, notes in result.notes.items():
         for note, number in notes.items():
             print(f"note: {name}: {number:,} {note}")

@@ -13,6 +13,7 @@ from ..output.places import about
 from ..output.ranges import Choice, Number
 from ..output.stated_ranges import check_ranges
 from .cleaning import CleaningCounts, clean_pairs, clean_ranked
+from .drop_list import DropList, read_drop_list
 from .inputs import resolve_inputs
 from .number_ranges import TEST_SIZE
 from .pairs import with_same_messages
@@ -46,6 +47,7 @@ class BuildOptions(SourceOptions):
         skip_invalid (`bool`): Leave out records that cannot be used, and count them, instead of stopping at the first.
         num_proc (`int`, *optional*): Processes for the work on built rows.
         cache_dir (`str`, *optional*): Where `datasets` keeps what it has read; default: its own cache.
+        drop_pairs (`str`, *optional*): A reviewed list of pairs to leave out, see [`~rm_toolkit.data.drop_list`].
     """
 
     layout: Annotated[str, Choice(SHAPES)] = "pairs"
@@ -55,9 +57,15 @@ class BuildOptions(SourceOptions):
     skip_invalid: bool = False
     num_proc: Annotated[int | None, Number(1, 1024, whole=True)] = None
     cache_dir: str | None = None
+    drop_pairs: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.drop_pairs and self.layout != "pairs":
+            raise InputError(
+                "`drop_pairs` leaves out pairs, and a ranked row states several of them by the same scores. Build with the "
+                "layout pairs."
+            )
 
     def check_for(self, source: Source) -> None:
         """Raises an `InputError` for a setting that means nothing to this source."""
@@ -84,6 +92,7 @@ class BuildResult:
         shared_prompts (`int`): Prompts that a given split has on both sides; 0 for one made here.
         info (`dict`): What the folder says of itself.
         notes (`dict[str, dict[str, int]]`): Of each split, what its source counted; of a split made here, under `train`.
+        drop_list (`DropList`, *optional*): What became of the list of pairs to leave out.
     """
 
     datasets: DatasetDict
@@ -92,6 +101,7 @@ class BuildResult:
     shared_prompts: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, dict[str, int]] = field(default_factory=dict)
+    drop_list: DropList | None = None
 
 
 def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildResult:
@@ -110,6 +120,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
 
     source = source_named(source_name, inputs, options)
     options.check_for(source)
+    drop_list = read_drop_list(options.drop_pairs) if options.drop_pairs else None  # before the work begins
     parts = resolve_inputs(source, inputs, options)
     how = {"format": options.format, "skip_invalid": options.skip_invalid, "cache_dir": options.cache_dir}
     read = {name: read_rows(source, files, options, **how) for name, files in parts.items()}
@@ -138,9 +149,20 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     shared = 0
     if len(datasets) == 2:
         shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
-    datasets = dict(zip(datasets, with_same_messages(list(datasets.values()))))
+    datasets = DatasetDict(zip(datasets, with_same_messages(list(datasets.values()))))
+    if drop_list is not None:
+        datasets = _without_listed(datasets, drop_list, counts)
     notes = {name: told for name, told in notes.items() if told}
-    return BuildResult(DatasetDict(datasets), counts, split, shared, _info(source, inputs, options), notes)
+    return BuildResult(datasets, counts, split, shared, _info(source, inputs, options), notes, drop_list)
+
+
+def _without_listed(datasets: DatasetDict, drop_list: DropList, counts: dict[str, CleaningCounts]) -> DatasetDict:
+    """Leaves the pairs of a list out of cleaned data, and counts them."""
+    datasets = drop_list.apply(datasets)
+    for name, number in drop_list.dropped.items():
+        counts[name].listed = number
+        counts[name].kept -= number
+    return datasets
 
 
 def clean(rows: Dataset, options: BuildOptions) -> tuple[Dataset, CleaningCounts]:
@@ -162,7 +184,9 @@ def nothing_left(inputs: str, split: str, counts: CleaningCounts) -> InputError:
 
 
 def _info(source: Source, inputs: list[str], options: BuildOptions) -> dict[str, Any]:
-    settings = {name: value for name, value in asdict(options).items() if name not in ("num_proc", "cache_dir")}
+    settings = {
+        name: value for name, value in asdict(options).items() if name not in ("num_proc", "cache_dir", "drop_pairs")
+    }
     for name in ("ignore_columns", "label", "min_score_ratio", "drop_contradictions"):
         if not getattr(options, name):
             del settings[name]
@@ -196,6 +220,7 @@ def save(result: BuildResult, folder: Path, overwrite: bool = False, license: st
         counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
         info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}
         info |= {"notes": result.notes} if result.notes else {}
+        info |= {"drop_pairs": result.drop_list.as_dict()} if result.drop_list is not None else {}
         info["license"] = license
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
         (new / INFO_FILE).write_text(text, encoding="utf-8")

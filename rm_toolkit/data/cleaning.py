@@ -36,6 +36,7 @@ class CleaningCounts:
         ties (`int`): Pairs dropped for equal scores. In ranked rows such texts stay: they are no pair in training, and
             evaluation reports them.
         duplicates (`int`): Rows dropped because an earlier one is the same up to white space.
+        listed (`int`): Pairs dropped because a reviewed list names them (`--drop-pairs`).
         texts_dropped (`int`): Ranked rows only: empty and repeated texts taken out of rows that stay.
         tied_rows (`int`): Ranked rows only: rows kept in which every score is equal.
         kept (`int`): Rows written.
@@ -48,17 +49,24 @@ class CleaningCounts:
     identical: int = 0
     ties: int = 0
     duplicates: int = 0
+    listed: int = 0
     texts_dropped: int = 0
     tied_rows: int = 0
     kept: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Returns the counts for JSON."""
-        return asdict(self)
+        """Returns the counts for JSON; without a list of pairs, no count of it."""
+        return {name: number for name, number in asdict(self).items() if number or name != "listed"}
 
 
-def cleaning_steps(shape: str) -> dict[str, str]:
-    """Returns what a person calls each step -> its name in `CleaningCounts`, in the order of the work."""
+def cleaning_steps(shape: str, *, listed: bool = False) -> dict[str, str]:
+    """
+    Returns what a person calls each step -> its name in `CleaningCounts`, in the order of the work.
+
+    Args:
+        shape (`str`): `pairs` or `ranked`.
+        listed (`bool`): Whether pairs of a list were left out.
+    """
     steps = {
         "records read": "read",
         "invalid records left out": "invalid",
@@ -67,6 +75,7 @@ def cleaning_steps(shape: str) -> dict[str, str]:
         "- identical chosen and rejected" if shape == "pairs" else "- all texts identical": "identical",
         **({"- ties": "ties"} if shape == "pairs" else {}),
         "- exact duplicates": "duplicates",
+        **({"- pairs of --drop-pairs": "listed"} if listed else {}),
         "kept": "kept",
     }
     if shape == "ranked":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from ..batches.preference_rows import PreferenceRow, as_margins, as_row, check_c
 from ..data.messages import Conversation, canonical, content_text, null_stripper
 from ..data.records import RowPlace
 from ..data.schema import Text
+from ..data.templates import prompt_digest
 from ..errors import InputError
 
 
@@ -46,6 +47,7 @@ class PreferencePairs:
         distinct (`np.ndarray`): Numbers of the texts that a model tells apart: what stands on either side of the border
             between prompt and completion may differ where the whole does not.
         template (`list[dict]`, *optional*): `tools` and `chat_template_kwargs` of each distinct text, where any has them.
+        prompt_ids (`list[str]`, *optional*): The `prompt_id` of each prompt, by its number.
     """
 
     name: str
@@ -61,6 +63,7 @@ class PreferencePairs:
     first_two: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     distinct: np.ndarray | None = None
     template: list[dict[str, Any]] | None = None
+    prompt_ids: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.distinct is None:
@@ -134,7 +137,7 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     Raises:
         `InputError`: if the columns are not those of a preference data set, a row cannot be used, or no pair is in it.
     """
-    found = collect_pairs(dataset, name, CollectedPairs())
+    found = collect_pairs(dataset, name, NamedPrompts())
     better, worse, prompt = (np.array(column, dtype=np.int64) for column in (found.better, found.worse, found.prompt))
     return PreferencePairs(
         name,
@@ -150,6 +153,7 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
         np.array(found.first_two, dtype=np.int64).reshape(-1, 2),
         np.array(list(found.distinct.values()), dtype=np.int64),
         [own for _, _, own in found.texts] if any(any(own.values()) for _, _, own in found.texts) else None,
+        found.prompt_ids,
     )
 
 
@@ -177,8 +181,9 @@ class CollectedPairs:
         self._clusters: dict[Any, int] = {}
         self._values: dict[str | None, str | None] = {}
 
-    def add(self, row: PreferenceRow, number: int, source: str | None) -> None:
-        """Adds the pairs of one row."""
+    def add(self, row: PreferenceRow, number: int, values: Mapping[str, Any]) -> None:
+        """Adds the pairs of one row, whose stored columns are `values`."""
+        source = values.get("source")
         template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
         members = [self.number_text(row.prompt, completion, template) for completion in row.completions]
         # A row without a prompt is a cluster of its own.
@@ -213,6 +218,21 @@ class CollectedPairs:
         return {tag: np.array(values, dtype=object) for tag, values in self.tags.items() if any(values)}
 
 
+class NamedPrompts(CollectedPairs):
+    """Keeps the `prompt_id` of each prompt, by its number."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt_ids: list[str] = []
+
+    def add(self, row: PreferenceRow, number: int, values: Mapping[str, Any]) -> None:
+        super().add(row, number, values)
+        if len(self.prompt_ids) < len(self._clusters):
+            given = values.get("prompt_id")
+            digest = None if given else prompt_digest(row.prompt, row.completions, row.tools, row.chat_template_kwargs)
+            self.prompt_ids.append(str(given or digest))
+
+
 Collected = TypeVar("Collected", bound=CollectedPairs)
 
 
@@ -224,7 +244,7 @@ def collect_pairs(dataset: Dataset, name: str, found: Collected) -> Collected:
         `InputError`: as of [`read_preferences`].
     """
     for number, (row, values) in enumerate(rows_of(dataset, name)):
-        found.add(row, number, values.get("source"))
+        found.add(row, number, values)
     if not found.better:
         raise InputError(
             f"test set '{name}' has {len(dataset)} rows but not one pair with a preference ({found.label_ties} ties). "

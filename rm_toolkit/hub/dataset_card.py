@@ -69,7 +69,7 @@ def dataset_card(
     # Every file by its name: files of an earlier push or of somebody else are never read as rows.
     entries = [{"split": name, "path": paths} for name, paths in files.items()]
     MetadataConfigs({"default": {"data_files": entries}}).to_dataset_card_data(metadata)
-    steps = cleaning_steps(shape)
+    steps = cleaning_steps(shape, listed="drop_pairs" in info)
     return DatasetCard.from_template(
         metadata,
         template_path=str(TEMPLATE),

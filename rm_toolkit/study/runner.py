@@ -116,10 +116,9 @@ class StudyRunner:
         start = None if cell.start is None else self.folder(cell.start) / "model"
         words = command(self.study, cell, model, start)
         begin = time.perf_counter()
-        code = _call(words, folder / "log.txt")
+        code = call(words, folder / "log.txt")
         if code:
-            last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = next((line for line in last if line.startswith("error: ")), last[-1] if last else "no output")
+            reason = reason_in(folder / "log.txt")
             self.failed[cell] = reason
             (folder / "failed").write_text(reason + "\n", encoding="utf-8")
             tqdm.write(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
@@ -177,8 +176,15 @@ def merged_accuracies(
     return {f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points}
 
 
-def _call(words: list[str], log: Path) -> int:
+def reason_in(log: Path) -> str:
+    """Returns the line of a failed run's output that says why."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "no output")
+
+
+def call(words: list[str], log: Path) -> int:
     """Runs a command in a process group of its own, which ends with us; its output goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
     with log.open("wb") as output:
         process = subprocess.Popen(words, stdout=output, stderr=output, env=environment, start_new_session=True)

@@ -1,0 +1,158 @@
+"""`rm-toolkit doubt --config RECIPE --output DIR`: training pairs that models contradict which have not seen them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..output.ranges import Number
+from .options import DEVICE, PLACE
+
+
+# What the parser does not know is a setting of the recipe.
+TAKES_RECIPE_FLAGS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "example:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 5 --output outputs/doubt\n\n"
+        "The recipe is run once for each fold, on the training data without that fold (no prompt is in two folds), and its\n"
+        "model judges the pairs of the fold. DIR/doubts.jsonl lists the labels that are contradicted, most of all first:\n"
+        "delete the lines that are right after all, and pass the rest to `rm-toolkit build-data --drop-pairs`. Stopped and\n"
+        "started again, it goes on. Any setting of the recipe can be given as a flag too: --seed 1 --max_length 256"
+    )
+    parser.allow_abbrev = False
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="the recipe; its test sets are not read")
+    add(
+        "--output",
+        type=PLACE,
+        required=True,
+        metavar="DIR",
+        help="folder for doubts.jsonl, summary.json and the folds",
+    )
+    add("--stage", choices=("grft", "crft"), default="grft", help="whose recipe it is (default grft)")
+    add("--folds", type=Number(2, 100, whole=True), default=5, help="models to train (default 5)")
+    add(
+        "--threshold",
+        type=Number(0, 0.5, above=True),
+        help="list labels whose out-of-fold probability p is at most this (default: 1 - mean p, at most 0.5)",
+    )
+    add("--calibrate", action="store_true", help="divide the margins of each fold by its best temperature before")
+    add("--accelerate-config", metavar="FILE", help="launch config of the runs, of accelerate_configs/")
+    add("--device", type=DEVICE, help="where a fold is scored, such as cuda:1 (default: a GPU where there is one)")
+    add("--keep-models", action="store_true", help="keep the model of each fold")
+    add("--overwrite", action="store_true", help="begin anew in a folder of another search")
+
+
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """What one process at a time writes."""
+    return [args.output]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains what is missing, writes the list, prints the counts."""
+    from ..output.console import console, print_table
+    from ..study.doubt import DoubtRun
+    from ..study.doubt_report import Doubts
+    from ..study.folds import make_folds
+
+    search = DoubtRun(
+        args.output,
+        args.config,
+        args.recipe_flags,
+        args.stage,
+        find_script(args.stage),
+        folds=args.folds,
+        device=args.device,
+        keep_models=args.keep_models,
+    )
+    if args.accelerate_config is not None:
+        if not Path(args.accelerate_config).is_file():
+            raise InputError(f"--accelerate-config {args.accelerate_config}: no such file.")
+        search.launch = [*search.launch, "--config_file", args.accelerate_config]
+    datasets, seed = load_training_data(args.config, args.recipe_flags)
+    search.begin(search.identity(datasets, seed), args.overwrite)
+    found = search.run(datasets, make_folds(datasets, args.folds, seed))
+    doubts = Doubts.find(found, threshold=args.threshold, calibrate=args.calibrate)
+    how = {
+        "command": args.command_line,
+        "stage": args.stage,
+        "folds": args.folds,
+        "seed": seed,
+        "calibrated": args.calibrate,
+        "rule": "p <= threshold and p < 0.5" + ("" if args.threshold else "; threshold = 1 - mean p, at most 0.5"),
+    }
+    summary = doubts.save(args.output, how)
+    parts = {**summary["by_dataset"], **({"all": summary} if len(summary["by_dataset"]) > 1 else {})}
+    print_table(
+        ["training set", "pairs", "accuracy out of fold", "mean p", "doubted"],
+        [
+            [
+                name,
+                f"{own['num_pairs']:,}",
+                f"{own['accuracy']:.4f}",
+                f"{own['mean_p']:.4f}",
+                f"{own['num_doubted']:,}",
+            ]
+            for name, own in parts.items()
+        ],
+    )
+    if summary["mean_p"] <= 0.5:
+        console.print("warning: the models do no better than chance out of fold; what they contradict says little.")
+    console.print(
+        f"wrote {args.output}: doubts.jsonl (p up to {summary['threshold']:.4f}), pairs.parquet, summary.json. Delete the "
+        "lines that are right after all; `rm-toolkit build-data --drop-pairs` leaves out the rest."
+    )
+
+
+def find_script(stage: str) -> Path:
+    """
+    Returns the program of a stage: of the folder that this is started in, or of the checkout that is installed.
+
+    Raises:
+        `InputError`: if it is in neither.
+    """
+    places = [Path("recipes"), Path(__file__).resolve().parents[2] / "recipes"]
+    found = next((path for place in places if (path := place / f"{stage}.py").is_file()), None)
+    if found is None:
+        raise InputError(f"recipes/{stage}.py is not there. Start this from the checkout's root.")
+    return found
+
+
+def load_training_data(config: str, flags: list[str]) -> tuple[dict[str, Any], int]:
+    """
+    Loads the training data of a recipe as its run would, with the tiny base that it may ask for; returns them and its seed.
+
+    Args:
+        config (`str`): The recipe.
+        flags (`list[str]`): Settings over it.
+
+    Raises:
+        `InputError`: for what the run would refuse, and for streams, which have no folds.
+    """
+    from ..models.adapter_files import tokenizer_source
+    from ..models.tokenizer import load_tokenizer
+    from ..training import stages
+    from ..training.recipe import parse_recipe
+    from ..training.refused import readable_data
+    from ..training.stage_streams import are_streams
+
+    recipe, training, model = parse_recipe(config, flags)
+    recipe.eval_datasets = {}
+    train, _, _ = stages.load_stage_data(recipe, training)
+    if are_streams(train):
+        raise InputError("the recipe streams its training data, which have no folds; leave out `streaming`.")
+    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    if not model.model_name_or_path:
+        raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
+    tokenizer, revision = recipe.tokenizer_name_or_path, None
+    if not tokenizer:
+        tokenizer, revision = tokenizer_source(model.model_name_or_path, model.model_revision)
+    trust = training.trust_remote_code or getattr(model, "trust_remote_code", False)
+    reader = load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust)
+    return readable_data(recipe, (train, {}, {}), reader, training.data_format)[0], training.seed
