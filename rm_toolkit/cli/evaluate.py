@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..output.ranges import MANY, Number
 from .options import COUNT, DEVICE, PLACE, RESAMPLES, SEED
 
 
@@ -46,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
     )
     add("--resamples", type=RESAMPLES, default=2000, help="bootstrap resamples of the prompts (default 2000)")
+    add(
+        "--doubts",
+        type=Number(0, MANY, whole=True),
+        default=0,
+        help="also list that many pairs of each model and set whose label the model contradicts most, in doubts.jsonl "
+        "(default 0)",
+    )
     add(
         "--endpoint",
         nargs="+",
@@ -111,9 +119,12 @@ def run(args: argparse.Namespace) -> None:
         cache_dir=args.cache_dir,
     )
     found.metrics["command"] = args.command_line
+    found.doubts = args.doubts
     found.save(args.output, overwrite=args.overwrite)
     show(found)
-    console.print(f"wrote {args.output}: report.md, metrics.json, figures/")
+    console.print(
+        f"wrote {args.output}: report.md, metrics.json, figures/" + (", doubts.jsonl" if args.doubts else "")
+    )
 
 
 def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:

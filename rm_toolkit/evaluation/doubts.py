@@ -9,7 +9,7 @@ gives, on average, to the order that the label states.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,25 @@ def texts_of(pairs: PreferencePairs, number: int) -> dict[str, Any]:
         "rejected": pairs.completions[worse],
         **{name: value for name, value in template.items() if value},
     }
+
+
+def most_contradicted(
+    tables: Mapping[str, Mapping[str, PreferencePairs]], rewards: Mapping[str, Mapping[str, np.ndarray]], number: int
+) -> Iterator[dict[str, Any]]:
+    """
+    Yields a row for each of the pairs of every test set that each model contradicts most, the worst first.
+
+    Args:
+        tables (`dict[str, dict[str, PreferencePairs]]`): For each model its test sets.
+        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
+        number (`int`): Pairs of each model and set, or fewer where it contradicts fewer.
+    """
+    for model, sets in rewards.items():
+        for test, own in sets.items():
+            table = tables[model][test]
+            margins = own.astype(np.float64)[table.better] - own.astype(np.float64)[table.worse]
+            p = probability_of_label(margins)
+            yield from describe_pairs(table, doubted(p, 0.5)[:number], margins, p, model=model)
 
 
 def write_list(rows: Iterable[dict[str, Any]], path: Path) -> int:

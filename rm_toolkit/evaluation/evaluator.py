@@ -30,6 +30,7 @@ from ..scoring.chat_date import models_with_date
 from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
 from ..scoring.served_example import classifier_of
+from .doubts import DOUBTS_NAME, most_contradicted, write_list
 from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves
@@ -53,16 +54,18 @@ class Evaluation:
         pairs (`dict[str, PreferencePairs]`): The test sets.
         rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
         curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder keeps a log.
+        doubts (`int`): How many of the pairs that each model contradicts most, of each set, [`save`] lists.
     """
 
     metrics: dict[str, Any]
     pairs: dict[str, PreferencePairs] = field(default_factory=dict)
     rewards: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
+    doubts: int = 0
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
         """
-        Writes `metrics.json`, `report.md` and `figures/`; the folder appears when it is whole.
+        Writes `metrics.json`, `report.md` and `figures/`, and `doubts.jsonl` if `doubts` is not 0; the folder appears when it is whole.
 
         Args:
             folder (`str` or `os.PathLike`): Where to.
@@ -80,6 +83,9 @@ class Evaluation:
             (new / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
             figures = draw_figures(self.metrics, self.pairs, self.rewards, self.curves, new / "figures")
             write_report(self.metrics, figures, new / "report.md")
+            if self.doubts:
+                tables = dict.fromkeys(self.rewards, self.pairs)
+                write_list(most_contradicted(tables, self.rewards, self.doubts), new / DOUBTS_NAME)
 
 
 def check_report_folder(folder: Path, overwrite: bool) -> None:

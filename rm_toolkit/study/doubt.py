@@ -204,10 +204,16 @@ def _pairs_of(part: Dataset, name: str) -> PreferencePairs | None:
 
 def _stored(part: Dataset, folder: Path) -> str:
     """Writes the rows of a training part; returns the path that a recipe reads them by."""
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
     shutil.rmtree(folder, ignore_errors=True)
-    DatasetDict({"train": part}).save_to_disk(folder)
+    shown = is_progress_bar_enabled()
+    disable_progress_bars()  # beside the bar of the folds
+    try:
+        DatasetDict({"train": part}).save_to_disk(folder)
+    finally:
+        if shown:
+            enable_progress_bars()
     return str(folder.absolute())
 
 

@@ -1,0 +1,210 @@
+"""Doubtful labels: folds by prompt, a launch for each, one rule, and a list that a person can review."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from datasets import Dataset
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.evaluation.doubts import confident_threshold, doubted, most_contradicted
+from rm_toolkit.evaluation.preferences import read_preferences
+from rm_toolkit.evaluation.temperature import fit_temperature
+from rm_toolkit.study.doubt import DoubtRun
+from rm_toolkit.study.doubt_report import Doubts
+from rm_toolkit.study.folds import make_folds
+
+
+LAUNCH = """
+import json, sys
+from pathlib import Path
+flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+model = Path(flags["--output_dir"])
+with open(model.parents[2] / "calls.txt", "a") as file:
+    file.write(model.parent.name + " " + flags["--seed"] + "\\n")
+if (model.parents[2] / "broken").exists():
+    sys.exit("error: broken on purpose")
+import pyarrow
+def texts(path):
+    (file,) = Path(path, "train").glob("*.arrow")
+    return pyarrow.ipc.open_stream(str(file)).read_all()["chosen"].to_pylist()
+seen = {name: texts(spec["path"]) for name, spec in json.loads(flags["--train_datasets"]).items()}
+assert flags["--eval_datasets"] == "{}" and flags["--resume_from_checkpoint"] == "auto"
+model.mkdir(parents=True)
+(model / "seen.json").write_text(json.dumps(seen))
+(model / "final_eval_results.json").write_text("{}")
+"""
+
+
+class Search(DoubtRun):
+    """The model likes long answers; that is all it knows."""
+
+    def _score(self, model, pairs):
+        seen = json.loads((model / "seen.json").read_text())
+        for table in pairs:
+            chosen = {table.completions[n] for n in table.better}
+            assert not chosen & set(seen.get(table.name, ())), "judged by a model that was trained on it"
+        length = [np.array([len(text) for text in table.completions], dtype=float) for table in pairs]
+        return [own[table.better] - own[table.worse] for own, table in zip(length, pairs)]
+
+
+@pytest.fixture
+def datasets():
+    def rows(name, number):
+        return Dataset.from_list(
+            [
+                {
+                    "prompt": f"{name} {n // 3}",
+                    "chosen": f"{name} {n} " + "x" * (n % 7),
+                    "rejected": f"{name} {n} xxx",
+                    "domain": "law" if n % 2 else "art",
+                }
+                for n in range(number)
+                if n % 7 != 3
+            ]
+        )
+
+    return {"one": rows("one", 40), "two": rows("two", 20)}
+
+
+@pytest.fixture
+def search(tmp_path):
+    config = tmp_path / "recipe.yaml"
+    config.write_text("seed: 3\n")
+    launch = tmp_path / "launch.py"
+    launch.write_text(LAUNCH)
+    (tmp_path / "out").mkdir()
+    return Search(
+        tmp_path / "out" / "search",
+        str(config),
+        ["--seed", "3"],
+        "grft",
+        Path("grft.py"),
+        folds=3,
+        launch=[sys.executable, str(launch)],
+    )
+
+
+def calls(search):
+    path = search.output / "calls.txt"
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def test_folds_are_by_prompt_over_all_sets_even_and_seeded():
+    shared = [{"prompt": f"p{n // 4}", "chosen": f"c{n}", "rejected": "r"} for n in range(40)]
+    data = {"a": Dataset.from_list(shared), "b": Dataset.from_list(shared[:8] + [{**shared[0], "prompt": "own"}] * 2)}
+    folds = make_folds(data, 5, seed=1)
+    where = {}
+    for name, rows in data.items():
+        for prompt, fold in zip(rows["prompt"], folds.rows[name].tolist()):
+            assert where.setdefault(prompt, fold) == fold, "a prompt is in two folds"
+    sizes = np.bincount(np.concatenate(list(folds.rows.values())), minlength=5)
+    assert sizes.sum() == 50 and sizes.max() - sizes.min() <= 8  # the largest prompt has 8 rows
+    again = make_folds({"b": data["b"], "a": data["a"]}, 5, seed=1)
+    assert all((again.rows[name] == folds.rows[name]).all() for name in data)
+    assert any((make_folds(data, 5, seed=2).rows[name] != folds.rows[name]).any() for name in data)
+    for fold in range(5):
+        inside, outside = (folds.part(data, fold, held_out=held_out) for held_out in (True, False))
+        assert sum(map(len, inside.values())) + sum(map(len, outside.values())) == 50
+    with pytest.raises(InputError, match="11 prompts; that is not enough for 12 folds"):
+        make_folds(data, 12, seed=0)
+
+
+def test_the_rule_by_hand():
+    p = np.array([0.9, 0.8, 0.2, 0.1, 0.5])
+    assert confident_threshold(p) == pytest.approx(0.5)
+    assert doubted(p, 0.5).tolist() == [3, 2], "most contradicted first; the undecided one is not contradicted"
+    assert doubted(p, 0.1).tolist() == [3]
+    assert confident_threshold(np.array([0.9, 0.9, 0.6])) == pytest.approx(0.2)
+    assert confident_threshold(np.array([0.1, 0.3])) == 0.5
+
+
+def test_the_most_contradicted_pairs_of_each_model_and_set(datasets):
+    table = read_preferences(datasets["one"], "one")
+    rewards = np.arange(len(table.completions), dtype=np.float32)
+    found = list(most_contradicted({"m": {"one": table}}, {"m": {"one": -rewards}}, 3))
+    assert found == [] or all(row["p"] < 0.5 for row in found)
+    worst = list(most_contradicted({"m": {"one": table}}, {"m": {"one": rewards}}, 3))
+    assert len(worst) == 3 and [row["p"] for row in worst] == sorted(row["p"] for row in worst)
+    assert worst[0]["model"] == "m" and worst[0]["dataset"] == "one" and worst[0]["margin"] < 0
+    assert {"pair_id", "prompt_id", "chosen_id", "rejected_id", "prompt", "chosen", "rejected"} <= worst[0].keys()
+
+
+def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets):
+    folds = make_folds(datasets, 3, seed=3)
+    identity = search.identity(datasets, 3)
+    search.begin(identity, overwrite=False)
+    found = search.run(datasets, folds)
+    assert calls(search) == [f"fold-{k} 3" for k in (1, 2, 3)]
+    assert sum(len(own.margins) for fold in found for own in fold) == sum(map(len, datasets.values()))
+    assert not list(search.output.rglob("seen.json")) and not list(search.output.rglob("*.arrow"))
+    (search.folder(1) / "margins.json").unlink()  # as if it was killed in the second fold
+    search.begin(identity, overwrite=False)
+    again = search.run(datasets, folds)
+    assert calls(search)[3:] == ["fold-2 3"]
+    for one, other in zip(chain(*found), chain(*again)):
+        assert (one.margins == other.margins).all()
+
+    doubts = Doubts.find(again)
+    summary = doubts.save(search.output, {"folds": 3})
+    rows = [json.loads(line) for line in (search.output / "doubts.jsonl").read_text().splitlines()]
+    expected = sum(len(row["chosen"]) < len(row["rejected"]) for data in datasets.values() for row in data)
+    assert len(rows) == summary["num_doubted"] == expected > 5
+    assert [row["p"] for row in rows] == sorted(row["p"] for row in rows)
+    assert {row["domain"] for row in rows} == {"law", "art"} and {row["fold"] for row in rows} == {1, 2, 3}
+    table = pyarrow.parquet.read_table(search.output / "pairs.parquet")
+    assert len(table) == summary["num_pairs"] == 51 and "prompt" not in table.column_names
+    assert sum(own["num_doubted"] for own in summary["by_domain"].values()) == expected
+    with pytest.raises(InputError, match=r"fold 1 has \d+ pairs; a calibration needs at least 20"):
+        Doubts.find(again, calibrate=True)
+    assert len(list(Doubts.find(again, threshold=0.2).rows())) < expected
+
+
+def test_a_failed_run_is_named_and_other_settings_are_refused(search, datasets):
+    search.begin(search.identity(datasets, 3), overwrite=False)
+    (search.output / "broken").touch()
+    with pytest.raises(InputError, match=r"fold 1: the run failed \(exit code 1\): error: broken on purpose"):
+        search.run(datasets, make_folds(datasets, 3, seed=3))
+    with pytest.raises(InputError, match="holds folds of another search: its `seed` is 3, here it is 4"):
+        search.begin(search.identity(datasets, 4), overwrite=False)
+    search.begin(search.identity(datasets, 4), overwrite=True)
+    assert not (search.output / "folds").exists()
+    (search.output / "doubt.json").unlink()
+    with pytest.raises(InputError, match="in use, and not by `rm-toolkit doubt`"):
+        search.begin(search.identity(datasets, 4), overwrite=True)
+
+
+def test_a_temperature_is_the_least_loss_and_scales_with_the_rewards():
+    rng = np.random.default_rng(0)
+    margins = rng.logistic(1.0, 1.0, 4000)
+
+    def loss(temperature):
+        return np.logaddexp(0, -margins / temperature).mean()
+
+    best = fit_temperature(margins, "toy")
+    assert loss(best) < min(loss(best * 1.01), loss(best / 1.01))
+    assert fit_temperature(10 * margins, "toy") == pytest.approx(10 * best)
+    # p of a Bradley-Terry model is right as it is: draws of the label at that p give temperature 1.
+    size = np.abs(rng.normal(0, 2, 40_000))
+    signs = np.where(rng.random(len(size)) < 1 / (1 + np.exp(-size)), 1, -1)
+    assert fit_temperature(signs * size, "toy") == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("margins", "said"),
+    [
+        (np.ones(99), "99 pairs; a calibration needs at least 100"),
+        (np.zeros(200), "both rewards of every pair are equal"),
+        (np.linspace(-2, 1, 200), "no better than chance"),
+        (np.linspace(0.1, 1, 200), "ranks all of the 200 pairs rightly"),
+    ],
+)
+def test_what_no_temperature_fits_is_refused(margins, said):
+    with pytest.raises(InputError, match=said):
+        fit_temperature(margins, "toy")
