@@ -14,6 +14,10 @@ COMMANDS = {
     "collect": ("rm_toolkit.cli.collect", "instructions x domains -> a language model's answers as DSP data"),
     "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
     "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report, figures"),
+    "calibrate": (
+        "rm_toolkit.cli.calibrate",
+        "a reward model + held-out pairs -> probabilities that are as often right",
+    ),
     "doubt": ("rm_toolkit.cli.doubt", "a recipe -> training pairs that models contradict which have not seen them"),
     "score": ("rm_toolkit.cli.score", "prompts and completions of any number -> their rewards"),
     "serve-command": ("rm_toolkit.cli.serve_command", "a reward model -> the commands that serve it with its rewards"),

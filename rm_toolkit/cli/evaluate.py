@@ -54,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also list that many pairs of each model and set whose label the model contradicts most, in doubts.jsonl "
         "(default 0)",
     )
+    _add_computing(parser)
+    add("--cache-dir", help="cache of the datasets library (default: its own)")
+    add("--overwrite", action="store_true", help="replace an earlier report")
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    """Where and how rewards are computed."""
+    add = parser.add_argument
     add(
         "--endpoint",
         nargs="+",
@@ -76,8 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YYYY-MM-DD, for chat templates that ask for the date, of models that have none of their own",
     )
     add("--trust-remote-code", action="store_true", help="let code that comes with a model run")
-    add("--cache-dir", help="cache of the datasets library (default: its own)")
-    add("--overwrite", action="store_true", help="replace an earlier report")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:

@@ -31,6 +31,7 @@ MERGE_NAME = "merge.json"
 FRONTIER_FOLDER = "frontier"
 FINAL_RESULTS_NAME = "final_eval_results.json"
 TRAINING_LOG_NAME = "training_log.json"
+CALIBRATION_NAME = "calibration.json"
 # What an unfinished run leaves behind, files and folders; nothing of it is a result.
 LEFTOVERS = (".saving-*", ".removing-*")
 
@@ -75,6 +76,7 @@ WRITERS = {
     "reports": "what `report_to` names",
     "checkpoint": "the trainer, inside `checkpoint-N/` alone: the state to resume from",
     "merge": "rm-toolkit merge",
+    "calibrate": "rm-toolkit calibrate; it names the weights that it was fitted to, and is refused for others",
     "push": "rm-toolkit push, in the repository on the Hub",
     "person": "a person",
 }
@@ -148,6 +150,7 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     _state("global_step{N}/", "weights and optimizer under DeepSpeed"),
     _state("latest", "DeepSpeed's pointer to that folder"),
     _state("zero_to_fp32.py", "DeepSpeed's script that gathers its weights"),
+    ModelFile(CALIBRATION_NAME, "what makes probabilities of its rewards", "calibrate", published=True),
     ModelFile(MERGE_NAME, "weights and lineages of a merge", "merge"),
     ModelFile(f"{FRONTIER_FOLDER}/", "table and picture of a series of weights", "merge"),
     ModelFile(f"{FIGURE_FOLDER}/report.md", "report of rm-toolkit evaluate", "push", published=True),

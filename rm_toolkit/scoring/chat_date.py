@@ -106,3 +106,16 @@ def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remo
     if asked is not None and not found:
         raise InputError(reason)
     return found
+
+
+def dated(
+    tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, adapters: Any, chat_date: str | None
+) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """
+    [`dated_for_scoring`] of a model and the adapters on it.
+
+    Args:
+        tokenizer, settings, chat_date: As there.
+        adapters (`Mapping`, *optional*): Folder or Hub id of each.
+    """
+    return dated_for_scoring(tokenizer, settings, dates_of_adapters(settings, adapters), chat_date)

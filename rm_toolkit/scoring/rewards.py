@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.prefixes import clusters, prefix_order
 from ..batches.tokenization import TokenizedPreferences
+from ..errors import InputError
 from ..models.out_of_memory import free_memory, is_out_of_memory
 
 
@@ -175,3 +176,23 @@ def adapter_batches(batches: list[np.ndarray], adapter: np.ndarray, mixed: bool)
     if mixed:
         return ordered
     return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(adapter[batch])) + 1)]
+
+
+def check_finite(rewards: np.ndarray, model: torch.nn.Module) -> None:
+    """
+    Refuses rewards that are not finite.
+
+    Args:
+        rewards (`np.ndarray` of shape `(num_texts,)`): In logits.
+        model (`RewardModel`): What they come from.
+
+    Raises:
+        `InputError`: saying how many, and in which precision they were computed.
+    """
+    if not np.isfinite(rewards).all():
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        raise InputError(
+            f"the rewards of {int((~np.isfinite(rewards)).sum()):,} of {len(rewards):,} texts are not finite (NaN or inf): "
+            f"the weights of '{model.name_or_path}' hold such values, or overflow in {dtype}. Load the model in float32, or "
+            "restore its safetensors."
+        )

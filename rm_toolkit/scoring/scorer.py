@@ -15,7 +15,7 @@ from ..batches.given_texts import as_format, is_several
 from ..batches.rendering import RefusedText
 from ..batches.scored_texts import tokenize_texts
 from ..batches.tokenization import TokenizedPreferences
-from ..data.messages import TEMPLATE_COLUMNS, Conversation
+from ..data.messages import Conversation
 from ..data.schema import Text
 from ..errors import InputError
 from ..models.adapter_files import tokenizer_source
@@ -26,10 +26,12 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.shared_prompts.choice import share_if_exact, sharing_pays
 from ..models.tokenizer import load_tokenizer
 from .adapter_routing import AdapterRouting
-from .chat_date import dated_for_scoring, dates_of_adapters
+from .calibration_file import Calibration, check_calibrated_options, read_calibration, win_probabilities
+from .chat_date import dated
 from .endpoint import ServedModel
 from .reading import guess_settings, reading_of
-from .rewards import compute_rewards, shared_batches
+from .reward_function import reward_function
+from .rewards import check_finite, compute_rewards, shared_batches
 from .served_example import check_example, check_served_options
 
 
@@ -60,6 +62,8 @@ class RewardScorer:
         trust_remote_code (`bool`): Whether code that comes with the model may run.
         revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
             adapter.
+        calibrated (`bool`): Whether [`win_probability`] applies the model's `calibration.json`, which must be there and
+            fitted to this very model. Rewards stay as they are.
 
     Raises:
         `InputError`: if the folder holds no reward model, an adapter was not trained on it, or the server gives the
@@ -79,7 +83,11 @@ class RewardScorer:
         chat_date: str | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
+        calibrated: bool = False,
     ):
+        self.calibration: Calibration | None = None
+        if calibrated:
+            check_calibrated_options(model, adapters=adapters, endpoint=endpoint)
         self._shares: bool | None = None
         self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
         self.routing: AdapterRouting | None = None
@@ -89,29 +97,31 @@ class RewardScorer:
             self.model, self.device, self.trust_remote_code = None, torch.device("cpu"), trust_remote_code
             self.source = split_revision(model, revision)
             found, self.settings = reading_of(*self.source, trust_remote_code=trust_remote_code)
-            self.tokenizer, self.chat_date = _dated(tokenizer or found, self.settings, None, chat_date)
+            self.tokenizer, self.chat_date = dated(tokenizer or found, self.settings, None, chat_date)
             self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH["cuda"]
             self.served = ServedModel(endpoint, max_length=self.settings.max_length)
             check_example(self, *self.source, dtype)
             return
         self.device = compute_device(device)
         if isinstance(model, (str, os.PathLike)):
-            name, revision = split_revision(model, revision)
+            place = name, revision = split_revision(model, revision)
             if tokenizer is None:
                 source, of_source = tokenizer_source(name, revision)
                 tokenizer = load_tokenizer(source, revision=of_source, trust_remote_code=trust_remote_code)
             options = {"revision": revision, "trust_remote_code": trust_remote_code}
             settings = load_settings(name, revision) or guess_settings(name, tokenizer, **options)
-            dated = _dated(tokenizer, settings, adapters, chat_date)
+            of_chat = dated(tokenizer, settings, adapters, chat_date)
             model = RewardModel.from_pretrained(name, settings, require_head=True, dtype=dtype, **options)
         else:
-            dated = _dated(tokenizer, model.settings, adapters, chat_date)
-        self.tokenizer, self.chat_date = dated  # the date only if it is not the model's own
+            of_chat = dated(tokenizer, model.settings, adapters, chat_date)
+        self.tokenizer, self.chat_date = of_chat  # the date only if it is not the model's own
         self.model = model.to(self.device).eval()
         self.settings: RewardModelSettings = model.settings
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(self.device.type, 4096)
         if adapters:
             self.routing = AdapterRouting(self.model, adapters)
+        if calibrated:
+            self.calibration = read_calibration(*place)
 
     def score(
         self,
@@ -212,17 +222,8 @@ class RewardScorer:
             on_batch=on_batch,
         )
         found = rewards[numbers]
-        if not np.isfinite(found).all():
-            raise InputError(
-                f"the rewards of {int((~np.isfinite(found)).sum()):,} of {len(found):,} texts are not finite (NaN or inf): "
-                f"the weights of '{self.model.name_or_path}' hold such values, or overflow in {self._dtype}. Load the model "
-                "in float32, or restore its safetensors."
-            )
+        check_finite(found, self.model)
         return found.tolist()
-
-    @property
-    def _dtype(self) -> str:
-        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     def try_sharing(self) -> bool:
         """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
@@ -264,6 +265,26 @@ class RewardScorer:
         rewards = self.score([prompt] * len(completions), completions, domains=domains, **columns)
         return max(range(len(rewards)), key=rewards.__getitem__), rewards
 
+    def win_probability(
+        self, prompts: Sequence[Text], completions: Sequence[Text], others: Sequence[Text], **columns: Any
+    ) -> list[float]:
+        """
+        Probability that a completion is preferred to another one: sigmoid of the difference of their rewards, and with
+        `calibrated=True` what the model's calibration makes of that difference.
+
+        Args:
+            prompts, completions, others (`Sequence`): One prompt, one response and the other response a row.
+            **columns: As in [`score`].
+
+        Returns:
+            `list[float]`: From 0 to 1; with the two responses exchanged it is 1 minus that.
+        """
+        if len(completions) != len(others):
+            raise InputError(f"got {len(completions)} completions and {len(others)} others; give one each.")
+        pairs = [list(pair) for pair in zip(completions, others)]
+        rewards = np.array(self.score(prompts, pairs, **columns), dtype=np.float64).reshape(-1, 2)
+        return win_probabilities(rewards[:, 0] - rewards[:, 1], self.calibration).tolist()
+
     def as_reward_function(self, *, domain_column: str | None = None) -> Callable[..., list[float]]:
         """
         A reward function for TRL's `GRPOTrainer` and `RLOOTrainer` (`reward_funcs=`): it reads whole texts as the model
@@ -275,16 +296,4 @@ class RewardScorer:
         Returns:
             `Callable`: Takes `prompts`, `completions` and the other columns; gives one reward a completion.
         """
-
-        def reward(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float]:
-            domains = columns[domain_column] if domain_column is not None else None
-            template = {name: columns[name] for name in TEMPLATE_COLUMNS if columns.get(name) is not None}
-            return self.score(prompts, completions, domains=domains, **template)
-
-        return reward
-
-
-def _dated(
-    tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, adapters: Any, chat_date: str | None
-) -> tuple[PreTrainedTokenizerBase, str | None]:
-    return dated_for_scoring(tokenizer, settings, dates_of_adapters(settings, adapters), chat_date)
+        return reward_function(self.score, domain_column)

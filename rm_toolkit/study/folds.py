@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..batches.preference_rows import PreferenceRow
 from ..data.templates import prompt_digest
-from ..errors import InputError
+from ..evaluation.parts import deal_prompts
 from ..evaluation.preferences import rows_of
 
 
@@ -59,20 +58,12 @@ def make_folds(datasets: Mapping[str, Dataset], number: int, seed: int) -> Folds
         `InputError`: if there are fewer prompts than folds.
     """
     keys = {name: [_key(row, values) for row, values in rows_of(data, name)] for name, data in datasets.items()}
-    sizes = Counter(key for own in keys.values() for key in own)
-    if len(sizes) < number:
-        raise InputError(f"the training data have {len(sizes):,} prompts; that is not enough for {number} folds.")
-    order = sorted(sizes, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
-    filled = [0] * number
-    fold_of = {}
-    for key in order:
-        fold = min(range(number), key=filled.__getitem__)
-        fold_of[key] = fold
-        filled[fold] += sizes[key]
-    return Folds(number, {name: np.array([fold_of[key] for key in own]) for name, own in keys.items()})
+    dealt = deal_prompts([key for own in keys.values() for key in own], number, seed)
+    ends = np.cumsum([len(own) for own in keys.values()])
+    return Folds(number, dict(zip(keys, np.split(dealt, ends[:-1]))))
 
 
-def _key(row, values) -> str:
+def _key(row: PreferenceRow, values: Mapping[str, Any]) -> str:
     """What rows of one prompt share; of rows without one, what equal rows share."""
     given = values.get("prompt_id")
     return str(given or prompt_digest(row.prompt, row.completions, row.tools, row.chat_template_kwargs))

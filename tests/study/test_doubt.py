@@ -112,7 +112,7 @@ def test_folds_are_by_prompt_over_all_sets_even_and_seeded():
     for fold in range(5):
         inside, outside = (folds.part(data, fold, held_out=held_out) for held_out in (True, False))
         assert sum(map(len, inside.values())) + sum(map(len, outside.values())) == 50
-    with pytest.raises(InputError, match="11 prompts; that is not enough for 12 folds"):
+    with pytest.raises(InputError, match="11 prompts; that is not enough for 12 parts"):
         make_folds(data, 12, seed=0)
 
 
