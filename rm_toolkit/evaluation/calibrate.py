@@ -172,7 +172,7 @@ def _place(spec: DatasetSpec) -> str:
 
 
 def _temperature(margins: np.ndarray, model: str, name: str) -> Calibration:
-    temperature = fit_temperature(margins, name)
+    temperature = fit_temperature(margins, name, least_pairs=2)  # of the whole set they were counted
     scaled = margins / temperature
     # Of the log-likelihood in 1 / T, whose curvature is the information.
     information = (margins**2 * expit(scaled) * expit(-scaled)).sum()
