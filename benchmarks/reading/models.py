@@ -11,7 +11,14 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from rm_toolkit import RewardModelConfig, RewardModelTrainer, RewardScorer
 from rm_toolkit.models.loading import quiet_loading
@@ -94,19 +101,25 @@ def make_models(folder: Path) -> dict[str, ReadModel]:
     }
 
 
-def _build_encoder(folder: Path, lines: list[str]) -> None:
+def train_wordpiece(texts: list[str], folder: Path) -> PreTrainedTokenizerBase:
+    """Trains a WordPiece tokenizer as encoders have them, `[CLS] text [SEP]`, and saves it."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(lines, trainer)
+    backend.train_from_iterator(texts, trainer)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
     tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _build_encoder(folder: Path, lines: list[str]) -> None:
+    tokenizer = train_wordpiece(lines, folder)
     set_seed(0)
     size = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
     config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.15, max_position_embeddings=512, **size)
