@@ -33,6 +33,7 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
 from ..output.folders import check_output, written_whole
+from ..scoring.example import ScoredExample, write_example
 from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
 
 
@@ -188,7 +189,8 @@ def merge_models(
     Writes the model whose weights lie between those of a general and of customized reward models.
 
     The weights are computed in fp32, one tensor at a time, and saved in the first customized model's dtypes and shards,
-    whose config and tokenizer are taken too. The folder appears when it has passed the reload check.
+    whose config and tokenizer are taken too. The folder appears when it has passed the reload check, and keeps an example
+    with its reward.
 
     Args:
         general (`str` or `os.PathLike`): Folder of the general reward model.
@@ -218,7 +220,8 @@ def merge_models(
         settings.save(folder)
         entry = json.dumps(settings.lineage[-1], indent=2, ensure_ascii=False) + "\n"
         (folder / MERGE_NAME).write_text(entry, encoding="utf-8")
-        texts, _, _ = verify_folder(str(folder), settings)
+        texts, _, example = verify_folder(str(folder), settings)
+        write_example(folder, ScoredExample(example.prompt, example.completion, example.reward))
         if finish is not None:
             finish(folder)
     return len(texts)

@@ -16,6 +16,7 @@ from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.saving import save_reward_model
 from rm_toolkit.models.settings import RewardModelSettings, load_settings
 from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+from rm_toolkit.scoring.example import read_example
 from rm_toolkit.scoring.scorer import RewardScorer
 
 
@@ -82,8 +83,11 @@ def test_a_folder_between_two(general, customized, tmp_path, capsys):
     names = {path.name for path in output.iterdir()}
     assert names >= {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "rm_toolkit.json"}
     prompts, answers = ["## Human:\nA river?\n\n## Assistant:\n"] * 2, ["A stone.", "No window."]
-    rewards = [RewardScorer(folder).score(prompts, answers) for folder in (general, customized, output)]
-    assert len({round(values[0], 4) for values in rewards}) == 3
+    scorers = [RewardScorer(folder) for folder in (general, customized, output)]
+    assert len({round(scorer.score(prompts, answers)[0], 4) for scorer in scorers}) == 3
+    example = read_example(output)  # which a server is checked with
+    rewards = [scorer.score([example.prompt], [example.completion])[0] for scorer in scorers]
+    assert example.reward == pytest.approx(rewards[2], abs=1e-6) and example.reward not in rewards[:2]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
