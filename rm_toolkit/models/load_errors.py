@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import class_and_line, first_line, last_line, one_line
 
@@ -86,6 +87,12 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
     """
     text = str(error)
     if "Unrecognized configuration class" in text:
+        if causal := MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type):
+            return (
+                f"'{name}' is a '{config.model_type}' model: transformers {transformers.__version__} has its language model "
+                f"({causal}) but no sequence classifier of it, which is what a reward model is saved as, so that no "
+                "program could open it. Start from a model of another family, such as Llama, Qwen3 or Gemma 3."
+            )
         return (
             f"'{name}' is a '{config.model_type}' model, which transformers cannot make a text classifier of: it is no "
             "language model. Start from a causal LM or a BERT-like encoder."

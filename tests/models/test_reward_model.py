@@ -9,7 +9,13 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CohereConfig,
+    CohereForCausalLM,
+)
 
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
@@ -212,6 +218,13 @@ def test_an_incomplete_model_is_refused_by_the_first_missing_weight(base_model, 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no model that transformers can load"):
+        RewardModel.from_pretrained(str(tmp_path))
+
+
+def test_a_language_model_without_a_stock_classifier_is_refused_truthfully(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    CohereForCausalLM(CohereConfig(vocab_size=40, **size)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"'cohere' model: .*\(CohereForCausalLM\) but no sequence classifier of it"):
         RewardModel.from_pretrained(str(tmp_path))
 
 
