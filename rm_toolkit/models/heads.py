@@ -16,6 +16,8 @@ from .lm_head import is_causal_lm
 
 
 HEAD_NAMES = ("score", "classifier", "classifier.out_proj")
+# `classifier_pooling` that reads the first token, where it is not "cls".
+FIRST_TOKEN = {"eurobert": "bos"}
 
 
 def head_name(classifier: PreTrainedModel) -> str:
@@ -86,6 +88,13 @@ def check_pooling(classifier: PreTrainedModel, pooling_type: str) -> None:
             f"`pooling_type` is 'cls', but {type(classifier).__name__} is a decoder, whose first token has seen no "
             "other. Use 'last' or 'eos' (or 'average' or 'max', which load through rm_toolkit only)."
         )
+
+
+def pool_first_token(classifier: PreTrainedModel) -> None:
+    """Lets a stock class that could also pool the mean (ModernBERT, EuroBERT) read the first token, here and as saved."""
+    for holder in (classifier.config, classifier):  # some keep a copy of it
+        if hasattr(holder, "classifier_pooling"):
+            holder.classifier_pooling = FIRST_TOKEN.get(classifier.config.model_type, "cls")
 
 
 def max_positions(classifier: PreTrainedModel) -> int | None:

@@ -22,6 +22,7 @@ from .heads import (
     head_name,
     initialize_head,
     max_positions,
+    pool_first_token,
     reads_like_stock,
     reward_head,
     select_trainable,
@@ -140,8 +141,8 @@ class RewardModel(EngineInterface, nn.Module):
         fresh = check_loaded(model_name_or_path, classifier, missing, **checks)
         if fresh:
             initialize_head(reward_head(classifier), seed)
-            if settings.pooling_type == "cls" and hasattr(config, "classifier_pooling"):
-                classifier.config.classifier_pooling = "cls"  # ModernBERT could also pool the mean
+            if settings.pooling_type == "cls":
+                pool_first_token(classifier)
         source = find_lm_head(model_name_or_path, config, revision=revision)
         head = None
         if with_lm_head:

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EuroBertConfig, EuroBertModel
 
 from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.errors import InputError
@@ -66,6 +66,19 @@ def test_cls_is_what_the_stock_class_reads(make_trainer, base_encoder, rows, tmp
         [row["prompt"] for row in pairs], [r["chosen"] for r in pairs]
     )
     np.testing.assert_allclose(found, scored, atol=1e-5)
+
+
+def test_a_fresh_classifier_that_names_its_pooling_otherwise_reads_the_first_token(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}
+    EuroBertModel(EuroBertConfig(vocab_size=40, num_key_value_heads=2, **size, **special)).save_pretrained(tmp_path)
+    model = RewardModel.from_pretrained(str(tmp_path), RewardModelSettings(pooling_type="cls", max_length=8)).eval()
+    classifier, ids = model.base_classifier, torch.tensor([[1, 5, 7, 9]])
+    assert model.config.classifier_pooling == "bos"  # as saved, too
+    with torch.no_grad():
+        first = classifier.model(ids).last_hidden_state[:, 0]
+        expected = classifier.classifier(classifier.activation(classifier.dense(first)))
+        torch.testing.assert_close(classifier(ids).logits, expected)
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)
