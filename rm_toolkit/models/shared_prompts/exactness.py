@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...batches.prefixes import FlatRow, flat_row
-from ...errors import class_and_line
+from ...errors import class_and_line, name_list
 from .attention import UnsupportedAttentionError, enable_shared_attention, noted_kernels
 from .last_layer import trim_last_layer
 
@@ -29,6 +29,8 @@ _SMALLEST_ERROR = 5e-5
 _ATTEMPTS = 3
 _VOCAB_SIZE = 64
 _WINDOW = 8
+# Kinds of `layer_types` whose tokens see others by attention alone.
+_ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,26 @@ def try_sharing(
         config = _small_config(backbone.config, max_length)
         with torch.random.fork_rng(devices=forked), torch.enable_grad(), noted_kernels() as kernels:
             for attempt in range(_ATTEMPTS):
-                problem, by_chance = _try(type(backbone), config, device, weights, autocast, prepare, seed=attempt)
+                problem, by_chance = _try(backbone, config, device, weights, autocast, prepare, seed=attempt)
                 if not by_chance:
                     break
-            return Trial(problem, tuple(sorted(kernels)))
+            return Trial(problem and _explained(problem, config, kernels), tuple(sorted(kernels)))
     except UnsupportedAttentionError as error:
         return Trial(str(error))
     # Whatever a model makes of an argument it does not know is an answer too: it runs plain.
     except Exception as error:
         return Trial(f"the trial failed ({class_and_line(error, 120)})")
+
+
+def _explained(problem: str, config: PreTrainedConfig, kernels: set[str]) -> str:
+    """What a trial found, behind its cause where that can be seen."""
+    if not kernels:
+        return f"its layers compute attention on their own, or pass no further arguments on to it ({problem})"
+    kinds = set(getattr(config, "layer_types", None) or []) - _ATTENTION_KINDS
+    if kinds:
+        names = name_list(sorted(kinds))
+        return f"its layers of the kind {names} read a row from left to right, other responses included ({problem})"
+    return problem
 
 
 def _small_config(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig:
@@ -120,7 +133,7 @@ def _small_config(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig
 
 
 def _try(
-    model_class: type[PreTrainedModel],
+    backbone: PreTrainedModel,
     config: PreTrainedConfig,
     device: torch.device,
     weights: torch.dtype,
@@ -131,8 +144,11 @@ def _try(
     """The problem, and whether it may be one of this seed's weights alone."""
     torch.manual_seed(seed)
     with device:  # on a GPU, large layers are made there: on a CPU that takes seconds
-        model = model_class(copy.deepcopy(config)).to(device=device, dtype=torch.float32)
+        model = type(backbone)(copy.deepcopy(config)).to(device=device, dtype=torch.float32)
     _draw_weights(model)
+    if not any(module.p for module in _dropouts(backbone)):  # `disable_dropout` turns it off in the modules alone
+        for module in _dropouts(model):
+            module.p = 0.0
     model.to(weights).eval()
     texts = _texts(np.random.default_rng(seed))
     direction = torch.randn(len(texts), config.get_text_config().hidden_size).to(device)
@@ -225,6 +241,10 @@ def _hidden(model: PreTrainedModel, ids: np.ndarray, **arguments: object) -> Ten
     device = next(model.parameters()).device
     input_ids = torch.from_numpy(ids.astype(np.int64))[None].to(device)
     return model(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state[0]
+
+
+def _dropouts(model: nn.Module) -> list[nn.Dropout]:
+    return [module for module in model.modules() if isinstance(module, nn.Dropout)]
 
 
 def _draw_weights(model: nn.Module) -> None:

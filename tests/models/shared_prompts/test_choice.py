@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
+from trl.trainer.utils import disable_dropout_in_model
 
 from rm_toolkit.models.shared_prompts.exactness import sharing_problem
 
@@ -23,6 +24,12 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention", "full_attention"],
+    "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}  # fmt: skip
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -40,11 +47,21 @@ def test_the_trial_finds_full_causal_attention_exact(model_type):
     [
         ("bert", NO_DROPOUT, "differ by"),
         ("bert", {}, "dropout"),
-        ("falcon", {}, "differ by|trial failed"),
+        ("falcon", {}, r"layers compute attention on their own, or pass no .* \(hidden states differ by"),
+        ("stablelm", {"num_key_value_heads": 2}, "pass no further arguments on to it"),
+        ("qwen3_next", {"num_key_value_heads": 2, **HYBRID}, "of the kind 'linear_attention' read a row from left"),
     ],
 )
 def test_the_trial_finds_others_out(model_type, options, problem):
     assert re.search(problem, sharing_problem(build(model_type, **options), 512))
+
+
+def test_dropout_that_is_turned_off_in_the_model_is_off_in_the_trial():
+    model = build("gpt2")
+    assert "dropout" in sharing_problem(model, 512)
+    disable_dropout_in_model(model)
+    assert sharing_problem(model, 512) is None
+    assert "dropout" in sharing_problem(build("gpt_bigcode"), 512)  # which takes it from its config in every pass
 
 
 def test_a_window_wider_than_the_texts_is_no_window():
