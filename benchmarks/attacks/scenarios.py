@@ -191,6 +191,7 @@ class Attacked:
             Scenario("inspect", [*inspect, "--output", f"{area}/seen"], "seen"),
             Scenario("collect", collect, "answers.json", kept=journal, old=False),
             Scenario("plan", ["rm-toolkit", "plan", *plan], None),
+            Scenario("doctor", ["rm-toolkit", "doctor", *plan], None),
             Scenario("push-data", push, None),
             Scenario("push-data --preview", [*push, "--preview", f"{area}/preview-data"], "preview-data", old=False),
         ]  # fmt: skip

@@ -24,6 +24,7 @@ COMMANDS = {
     "merge": ("rm_toolkit.cli.merge", "general + customized reward model -> one between them"),
     "push": ("rm_toolkit.cli.push", "a trained reward model -> the Hugging Face Hub"),
     "push-data": ("rm_toolkit.cli.push_data", "a built dataset -> the Hugging Face Hub"),
+    "doctor": ("rm_toolkit.cli.doctor", "this machine (and a recipe) -> what works here, and what is missing"),
 }
 
 

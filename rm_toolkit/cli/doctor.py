@@ -1,0 +1,50 @@
+"""`rm-toolkit doctor`: what is installed, what works here, and what a given recipe would miss."""
+
+from __future__ import annotations
+
+import argparse
+
+
+# What the parser does not know is a setting of the recipe.
+TAKES_RECIPE_FLAGS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.epilog = "Any setting of the recipe can be given as a flag too, as at `accelerate launch`: --bf16 false"
+    parser.allow_abbrev = False
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="a recipe: says what its run would miss here")
+    add("--accelerate-config", metavar="FILE", help="the launch config it runs with, of accelerate_configs/")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints packages, engines and kernels; with a recipe or a launch config, what is missing, and exit code 2 if anything is."""
+    from ..errors import InputError
+    from ..training.doctor.machine import this_machine
+    from ..training.doctor.packages import installed, wanted_packages
+    from ..training.doctor.recipe_needs import computes_on_cpu, missing_for_launch, missing_for_recipe
+    from ..training.doctor.report import print_machine, print_missing, print_packages
+    from ..training.plan.launch import read_launch
+
+    def has(name: str) -> bool:
+        return installed(name) is not None
+
+    if args.recipe_flags and not args.config:
+        raise InputError(
+            f"'{args.recipe_flags[0]}' is a setting of a recipe, and no recipe is given: add --config FILE."
+        )
+    machine = this_machine()
+    launch = read_launch(args.accelerate_config) if args.accelerate_config else None
+    print_machine(machine, has)
+    print_packages(wanted_packages())
+    if not (args.config or launch):
+        return
+    missing = missing_for_launch(machine, launch, has) if launch else []
+    if args.config:
+        on_cpu = computes_on_cpu(machine, launch) if launch else not machine.gpus
+        missing += missing_for_recipe(machine, args.config, args.recipe_flags, on_cpu=on_cpu, has=has)
+    note = ""
+    if launch and computes_on_cpu(machine, launch) and not launch.on_cpu:
+        note = f"{args.accelerate_config} is for GPUs; without one here, its processes compute on the CPU"
+    print_missing(args.config or args.accelerate_config, missing, note)
