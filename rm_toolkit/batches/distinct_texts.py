@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.id_rows import id_columns
 from ..data.messages import Conversation, null_stripper
 from ..data.records import RowPlace
 from ..errors import InputError
@@ -15,6 +16,7 @@ from .encoding import BATCH_SIZE, Encoder
 from .given_ids import row_reader
 from .preference_rows import PreferenceRow, as_row, check_columns, compact_key, text_key
 from .refused_rows import refused_rows
+from .string_rows import string_rows
 
 
 class DistinctTexts:
@@ -34,7 +36,10 @@ class DistinctTexts:
         self._numbers: dict[bytes, int] = {}
         self._held: list[Conversation] = []
         self._waiting: list[Conversation] = []
-        self._places, self._rows = array("i"), array("i")
+        self._rows, self._responses = array("i"), array("i")
+        # Rows of one prompt often follow each other and have one text in common: it is looked up as it stands.
+        self._prompt: Any = None
+        self._of_prompt: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -42,17 +47,26 @@ class DistinctTexts:
     def __getitem__(self, number: int) -> Conversation:
         if self.stored is None:
             return self._held[number]
-        return self.stored(*self._places[2 * number : 2 * number + 2])
+        return self.stored(self._rows[number], self._responses[number])
 
     def members(self, row: PreferenceRow, row_number: int) -> list[int]:
         """Returns the number of each response of a row with its prompt; equal texts share it."""
-        prompt, template, known = row.prompt, (row.tools, row.chat_template_kwargs), self._numbers
-        found = []
-        for response, completion in enumerate(row.completions):
-            number = len(known)
-            found.append(known.setdefault(compact_key(text_key(prompt, completion, *template)), number))
-            if found[-1] == number:
-                self._meet(Conversation(prompt, completion, *template), row_number, response)
+        prompt, completions, known = row.prompt, row.completions, self._numbers
+        strings = isinstance(prompt, str) and isinstance(completions[0], str)
+        if not strings or prompt != self._prompt or len(self._of_prompt) >= BATCH_SIZE:
+            self._prompt, self._of_prompt = prompt, {}
+        of_prompt, found = self._of_prompt, []
+        for response, completion in enumerate(completions):
+            number = of_prompt.get(completion) if strings else None
+            if number is None:
+                key = prompt + completion if strings else text_key(prompt, completion, *_template(row))
+                new = len(known)
+                number = known.setdefault(compact_key(key), new)
+                if number == new:
+                    self._meet(Conversation(prompt, completion, *_template(row)), row_number, response)
+                if strings:
+                    of_prompt[completion] = number
+            found.append(number)
         return found
 
     def _meet(self, text: Conversation, row_number: int, response: int) -> None:
@@ -64,8 +78,7 @@ class DistinctTexts:
         if self.stored is None:
             self._held.append(text)
         else:
-            self._places.append(row_number)
-            self._places.append(response)
+            self._responses.append(response)
         if isinstance(text.completion, list) and not text.is_plain:
             self.with_more.append(text)
         if len(self._waiting) == BATCH_SIZE:
@@ -79,14 +92,24 @@ class DistinctTexts:
             self._waiting = []
 
 
+def _template(row: PreferenceRow) -> tuple[Any, Any]:
+    return row.tools, row.chat_template_kwargs
+
+
 def rows_of(dataset: Dataset, name: str, num_tokens: int) -> Iterator[PreferenceRow]:
     """Yields the rows of a data set, texts or token ids; the tokenizer has `num_tokens` tokens."""
     read = row_reader(dataset.column_names, name, num_tokens)
     strip = null_stripper(dataset.features)
     number, what = 0, f"data set '{name}'"
-    for batch in dataset.iter(batch_size=BATCH_SIZE):
-        names = tuple(batch)
-        for values in zip(*batch.values()):
+    ranked = None if id_columns(dataset.column_names) else check_columns(dataset.column_names, name)
+    for block in dataset.iter(batch_size=BATCH_SIZE):
+        rows = None if ranked is None else string_rows(block, ranked)
+        if rows is not None:
+            number += len(rows)
+            yield from rows
+            continue
+        names = tuple(block)
+        for values in zip(*block.values()):
             number += 1
             row = dict(zip(names, values))
             yield read(strip(row) if strip else row, RowPlace(what, "row", number))

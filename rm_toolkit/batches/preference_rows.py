@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from ..data.id_rows import id_columns
 from ..data.messages import (
@@ -25,8 +25,7 @@ from ..data.templates import arrange_messages
 from ..errors import InputError
 
 
-# Digests of nothing: a copy of one costs half of what making it does, and there is one for each text and prompt.
-OF_TEXT, OF_MESSAGES = (hashlib.blake2b(digest_size=16, person=kind) for kind in (b"text", b"messages"))
+OF_TEXT, OF_MESSAGES = 1, 2  # seeds: a string is never the same as messages
 NO_TEMPLATE_COLUMNS: dict[str, Any] = dict.fromkeys(TEMPLATE_COLUMNS)
 
 
@@ -187,10 +186,8 @@ def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kw
 
 def compact_key(key: Any) -> bytes:
     """128 bits in the place of a key of [`text_key`] or a `prompt_id`: the same for equal keys, and as good as never else."""
-    empty, whole = (OF_TEXT, key) if isinstance(key, str) else (OF_MESSAGES, canonical(key))
-    digest = empty.copy()
-    digest.update(whole.encode("utf-8", "surrogatepass"))
-    return digest.digest()
+    seed, whole = (OF_TEXT, key) if isinstance(key, str) else (OF_MESSAGES, canonical(key))
+    return xxhash.xxh3_128_digest(whole.encode("utf-8", "surrogatepass"), seed)
 
 
 def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:

@@ -31,8 +31,11 @@ class PairColumns:
         self.first_two = array("i")
         self.prompts: dict[Any, int] = {}
         self.num_label_ties = 0
+        # Of the row before: rows of one prompt follow each other, and most have the same scores.
         self._given: tuple[Any, ...] | None = None
-        self._found: tuple[RowPairs, list[bool]]
+        self._found: tuple[RowPairs, list[tuple[int, int]], list[bool]]
+        self._key: Any = None
+        self._prompt_number = 0
 
     def add_row(self, number: int, members: Sequence[int], row: PreferenceRow, threshold: float) -> None:
         """
@@ -44,13 +47,11 @@ class PairColumns:
             row (`PreferenceRow`): The row.
             threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
         """
-        stated, qualifies = self._of_scores(row, threshold)
-        # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
-        key = number if row.prompt_key is None else compact_key(row.prompt_key)
-        prompt_number = self.prompts.setdefault(key, len(self.prompts))
+        stated, pairs, qualifies = self._of_scores(row, threshold)
+        prompt_number = self._number_of(row.prompt_key, number)
         for k in stated.first_two or ():
             self.first_two.append(members[k])
-        for i, j in stated.best_first():
+        for i, j in pairs:
             self.better.append(members[i])
             self.worse.append(members[j])
             self.row.append(number)
@@ -65,13 +66,22 @@ class PairColumns:
             texts = [text for text, counts in zip(members, qualifies) if counts]
             self.unpaired += side_by_side(texts, prompt_number, before)
 
-    def _of_scores(self, row: PreferenceRow, threshold: float) -> tuple[RowPairs, list[bool]]:
-        """The pairs of a row and which of its texts qualify: often as of the row before, whose scores are the same."""
+    def _number_of(self, prompt_key: Any, row_number: int) -> int:
+        """The number of a row's prompt."""
+        if prompt_key is None or prompt_key != self._key:
+            # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+            key = row_number if prompt_key is None else compact_key(prompt_key)
+            self._key, self._prompt_number = prompt_key, self.prompts.setdefault(key, len(self.prompts))
+        return self._prompt_number
+
+    def _of_scores(self, row: PreferenceRow, threshold: float) -> tuple[RowPairs, list[tuple[int, int]], list[bool]]:
+        """What the scores of a row state, its pairs, and which of its texts qualify."""
         given = (row.scores, row.writers, row.writers and row.domain, threshold)
         if given != self._given:
             best = max(row.scores)
             qualifies = [score == best if best <= 0 else score / (best + 1e-5) > threshold for score in row.scores]
-            self._given, self._found = given, (row.pair_up(), qualifies)
+            stated = row.pair_up()
+            self._given, self._found = given, (stated, stated.best_first(), qualifies)
         return self._found
 
     def arrays(self) -> dict[str, Any]:
