@@ -18,10 +18,11 @@ from ..output.temporary import scratch_folder
 from ..scoring.example import ScoredExample, example_text, write_example
 from ..scoring.reload_check import check_reload, check_texts
 from ..scoring.scorer import RewardScorer
+from .evaluation_files import stage_evaluation
 from .model_card import CardOptions, Example, model_card
 from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository
-from .staging import adapter_base, describe_staying, stage_evaluation, stage_model
+from .staging import adapter_base, describe_staying, stage_model
 
 
 @dataclass

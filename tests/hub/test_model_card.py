@@ -10,9 +10,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.hub.evaluation_files import stage_evaluation
 from rm_toolkit.hub.lineage import data_licenses
 from rm_toolkit.hub.model_card import CardOptions, Example, model_card
-from rm_toolkit.hub.staging import check_no_foreign_weights, public_settings, stage_evaluation
+from rm_toolkit.hub.staging import check_no_foreign_weights, public_settings
 from rm_toolkit.models.settings import RewardModelSettings
 
 

@@ -13,10 +13,11 @@ import pytest
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.hub import push_model
+from rm_toolkit.hub.evaluation_files import stage_evaluation
 from rm_toolkit.hub.models import preview_model
 from rm_toolkit.hub.places import check_no_places, shorten_paths
 from rm_toolkit.hub.pushing import Push, write_preview
-from rm_toolkit.hub.staging import code_files, describe_staying, public_settings, stage_evaluation, stage_model
+from rm_toolkit.hub.staging import code_files, describe_staying, public_settings, stage_model
 from rm_toolkit.models.files import MODEL_FILES
 from rm_toolkit.models.settings import RewardModelSettings, load_settings
 
