@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example:\n  rm-toolkit evaluate --model outputs/grft outputs/crft-literature --output outputs/report \\\n"
         "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"
         "Any sequence classifier of transformers with one label is a reward model here; the first model is the one that\n"
-        "the others are compared with. DIR/report.md shows the result, DIR/metrics.json holds every number."
+        "the others are compared with. DIR/report.html shows the result and every pair in a browser, DIR/report.md the result\n"
+        "as text; DIR/metrics.json holds every number, DIR/pairs.parquet every pair."
     )
     add = parser.add_argument
     add(
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SPEC",
         help="test sets: a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
     )
-    add("--output", type=PLACE, required=True, metavar="DIR", help="folder for report.md, metrics.json and figures/")
+    add("--output", type=PLACE, required=True, metavar="DIR", help="folder for the report, the page and the pairs")
     add("--split", default="test", help="split to take where a SPEC names none (default test)")
     add(
         "--seed",
@@ -128,9 +129,8 @@ def run(args: argparse.Namespace) -> None:
     found.doubts = args.doubts
     found.save(args.output, overwrite=args.overwrite)
     show(found)
-    console.print(
-        f"wrote {args.output}: report.md, metrics.json, figures/" + (", doubts.jsonl" if args.doubts else "")
-    )
+    written = "report.html, report.md, metrics.json, pairs.parquet, figures/"
+    console.print(f"wrote {args.output}: {written}" + (", doubts.jsonl" if args.doubts else ""))
 
 
 def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:

@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Hub id of the adapter's base (also ID@REVISION), if it was trained on a folder",
     )
     add("--evaluation", metavar="DIR", help="folder of `rm-toolkit evaluate`: its report and figures go along")
+    add(
+        "--publish-texts",
+        action="store_true",
+        help="with --evaluation: send the page and the pairs as well, with all texts of the test sets",
+    )
     add("--license", metavar="ID", help="licence of the model, as the Hub names it, such as apache-2.0")
     add_repository_arguments(parser)
     add("--verify", action="store_true", help="download it into an empty cache afterwards and compare rewards")
@@ -44,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         "adapter",
         "base_model",
         "evaluation",
+        "publish_texts",
         "license",
         "private",
         "revision",
@@ -52,6 +58,10 @@ def run(args: argparse.Namespace) -> None:
         "verify",
     )
     options = {name: getattr(args, name) for name in names}
+    if args.publish_texts and not args.evaluation:
+        raise InputError(
+            "--publish-texts sends the texts of an evaluation; name it, --evaluation DIR, or leave it out."
+        )
     if args.base_model and not args.adapter:
         check_base_is_used(args.model)
     if args.preview:

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..batches.rendering import RefusedText
-from ..batches.scored_texts import tokenize_texts
 from ..errors import InputError
 from ..models.device import compute_device
 from ..models.files import FINAL_RESULTS_NAME
@@ -30,6 +29,7 @@ from ..scoring.chat_date import models_with_date
 from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
 from ..scoring.served_example import classifier_of
+from .cut_texts import find_cut
 from .doubts import DOUBTS_NAME, most_contradicted, write_list
 from .held_out import check_held_out
 from .intervals import Bootstrap
@@ -41,6 +41,8 @@ from .summary import compare, summarize
 
 
 METRICS_NAME = "metrics.json"
+PAIRS_NAME = "pairs.parquet"
+PAGE_NAME = "report.html"
 LIBRARIES = ("torch", "transformers", "datasets", "numpy", "scipy", "peft")
 
 
@@ -55,6 +57,9 @@ class Evaluation:
         rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
         curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder keeps a log.
         doubts (`int`): How many of the pairs that each model contradicts most, of each set, [`save`] lists.
+        tables (`dict[str, dict[str, PreferencePairs]]`): For each model the test sets as it reads them: in another format
+            the pairs are the same, but texts may be numbered otherwise.
+        cut (`dict[str, dict[str, np.ndarray]]`): For each model and test set, whether each text lost its beginning.
     """
 
     metrics: dict[str, Any]
@@ -62,10 +67,13 @@ class Evaluation:
     rewards: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     curves: dict[str, LearningCurves] = field(default_factory=dict)
     doubts: int = 0
+    tables: dict[str, dict[str, PreferencePairs]] = field(default_factory=dict)
+    cut: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
         """
-        Writes `metrics.json`, `report.md` and `figures/`, and `doubts.jsonl` if `doubts` is not 0; the folder appears when it is whole.
+        Writes `metrics.json`, `report.md`, `figures/`, `pairs.parquet` and `report.html`, with `report_files/` where the
+        page would be large, and `doubts.jsonl` if `doubts` is not 0; the folder appears when it is whole.
 
         Args:
             folder (`str` or `os.PathLike`): Where to.
@@ -75,17 +83,21 @@ class Evaluation:
             `InputError`: if the folder is in use.
         """
         from .figures import draw_figures
+        from .page import write_page
+        from .pair_rows import judged_sets, write_pairs
         from .report import write_report
 
         check_report_folder(Path(folder), overwrite)
         with written_whole(Path(folder)) as new:
             text = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
             (new / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
-            figures = draw_figures(self.metrics, self.pairs, self.rewards, self.curves, new / "figures")
+            figures = draw_figures(self.metrics, self.tables, self.rewards, self.curves, new / "figures")
             write_report(self.metrics, figures, new / "report.md")
             if self.doubts:
-                tables = dict.fromkeys(self.rewards, self.pairs)
-                write_list(most_contradicted(tables, self.rewards, self.doubts), new / DOUBTS_NAME)
+                write_list(most_contradicted(self.tables, self.rewards, self.doubts), new / DOUBTS_NAME)
+            judged = judged_sets(self.tables, self.rewards, self.cut)
+            write_pairs(judged, new / PAIRS_NAME)
+            write_page(self.metrics, judged, figures, new / PAGE_NAME)
 
 
 def check_report_folder(folder: Path, overwrite: bool) -> None:
@@ -199,7 +211,7 @@ def _judge(
     bar.set_description(name)
     pairs = tests.load(scorer.settings.data_format)
     found.pairs = found.pairs or pairs
-    found.rewards[name], results = {}, {}
+    found.tables[name], found.rewards[name], found.cut[name], results = pairs, {}, {}, {}
     for test, table in pairs.items():
         bar.set_postfix_str(test)
         try:
@@ -210,20 +222,10 @@ def _judge(
             raise tests.locate(test, scorer.tokenizer) or error from error
         rewards = np.array(found_rewards)
         found.rewards[name][test] = rewards
-        results[test] = {**summarize(table, rewards, bootstrap), "num_truncated": _num_truncated(scorer, table)}
+        num_truncated, found.cut[name][test] = find_cut(table, scorer.tokenizer, scorer.settings)
+        results[test] = {**summarize(table, rewards, bootstrap), "num_truncated": num_truncated}
         bar.update()
     found.metrics["results"][name] = results
-
-
-def _num_truncated(scorer: RewardScorer, table: PreferencePairs) -> int:
-    """Texts that lose their beginning. The scorer keeps no count; tokenising again takes little of what scoring does."""
-    data, _ = tokenize_texts(
-        table.texts,
-        scorer.tokenizer,
-        max_length=scorer.settings.max_length,
-        data_format=scorer.settings.data_format,
-    )
-    return data.num_truncated
 
 
 def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:

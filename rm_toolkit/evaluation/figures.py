@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def draw_figures(
     metrics: dict[str, Any],
-    pairs: dict[str, PreferencePairs],
+    tables: dict[str, dict[str, PreferencePairs]],
     rewards: dict[str, dict[str, np.ndarray]],
     curves: dict[str, LearningCurves],
     folder: Path,
@@ -43,7 +43,7 @@ def draw_figures(
     Draws everything that there is data for.
 
     Args:
-        metrics, pairs, rewards, curves: What was found, as in [`~rm_toolkit.evaluation.evaluator.Evaluation`].
+        metrics, tables, rewards, curves: What was found, as in [`~rm_toolkit.evaluation.evaluator.Evaluation`].
         folder (`Path`): Gets the PNG files.
 
     Returns:
@@ -52,7 +52,7 @@ def draw_figures(
     drawn: dict[str, list[tuple[str, str]]] = {"": []}
     stems = _stems(list(metrics["results"]))
     for name, results in metrics["results"].items():
-        stem, own = stems[name], rewards[name]
+        stem, pairs, own = stems[name], tables[name], rewards[name]
         pictures = {
             f"rewards{stem}.png": (
                 draw_rewards,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from array import array
@@ -84,7 +85,7 @@ class PreferencePairs:
         template = self.template or [{}] * len(self.prompts)
         return [Conversation(p, c, **own) for p, c, own in zip(self.prompts, self.completions, template)]
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Characters of each completion, `np.ndarray` of shape `(num_texts,)`."""
         return np.array([text_length(completion) for completion in self.completions], dtype=np.int64)

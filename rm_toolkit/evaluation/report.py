@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ READING = """## How to read this
 - **Length**: correlation of the reward of each distinct text with the characters of its completion.
 - **Cut**: texts longer than the model reads; they lost their beginning.
 """
+DIFFERENCES = "Difference in accuracy on the same pairs, with its interval over the same resampled prompts."
+BY_LENGTH = "Accuracy (and pairs) by the length of the chosen over that of the rejected response:"
+Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
 def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str]]], path: Path) -> None:
@@ -34,9 +38,9 @@ def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str
         path (`Path`): The file; the figures stand beside it in `figures/`.
     """
     names = list(metrics["results"])
-    parts = [f"# Evaluation of {', '.join(names)}", overview(metrics)]
+    parts = [f"# Evaluation of {', '.join(names)}", table(*overview(metrics))]
     if len(names) > 1:
-        parts += ["## Differences", differences(metrics)]
+        parts += ["## Differences", DIFFERENCES, table(*differences(metrics))]
     parts += [image(f"figures/{file}", caption) for file, caption in figures[""]]
     for name in names:
         parts += [f"## {name}", model_section(metrics["results"][name])]
@@ -45,7 +49,7 @@ def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
-def overview(metrics: dict[str, Any]) -> str:
+def overview(metrics: dict[str, Any]) -> Table:
     """Accuracy of every model on every test set, beside the rule that only counts characters."""
     results = metrics["results"]
     first = next(iter(results.values()))
@@ -60,22 +64,21 @@ def overview(metrics: dict[str, Any]) -> str:
         for test, values in metrics["datasets"].items()
     ]
     accuracy = ["accuracy"] if len(results) == 1 else list(results)
-    return table(["test set", *accuracy, "longer wins", "pairs", "prompts"], rows)
+    return ["test set", *accuracy, "longer wins", "pairs", "prompts"], rows
 
 
-def differences(metrics: dict[str, Any]) -> str:
+def differences(metrics: dict[str, Any]) -> Table:
     """Paired differences; an interval without zero is marked."""
     rows = []
     for row in metrics["differences"]:
         clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
         models = f"{row['second']} − {row['first']}"
         rows.append([f"{row['dataset']}: {models}", with_interval(row, sign=True), "yes" if clear else "no"])
-    note = "Difference in accuracy on the same pairs, with its interval over the same resampled prompts."
-    return f"{note}\n\n" + table(["test set", "difference", "beyond chance"], rows)
+    return ["test set", "difference", "beyond chance"], rows
 
 
-def model_section(results: dict[str, Any]) -> str:
-    """Everything else about one model: margins and calibration, length, and accuracy by tag."""
+def model_table(results: dict[str, Any]) -> Table:
+    """Margins and calibration of one model on each test set."""
     rows = [
         [
             test,
@@ -93,9 +96,21 @@ def model_section(results: dict[str, Any]) -> str:
         for test, values in results.items()
     ]
     columns = ["test set", "margin", "loss", "Brier", "ECE", "ties", "equal scores"]
-    columns += ["length, Pearson", "length, Spearman", "cut", "reward"]
-    parts = [table(columns, rows)]
-    tagged = [
+    return [*columns, "length, Pearson", "length, Spearman", "cut", "reward"], rows
+
+
+def shown_tags(results: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yields `(test set, tag, value, its numbers)`; a single value says again what the whole set says."""
+    for test, values in results.items():
+        for tag, entries in values["by_tag"].items():
+            if len(entries) > 1:
+                for value, own in entries.items():
+                    yield test, tag, value, own
+
+
+def tag_table(results: dict[str, Any]) -> Table:
+    """Accuracy and calibration of one model by tag; no rows where there is nothing to tell apart."""
+    rows = [
         [
             f"{test}, {tag.replace('_', ' ')} {value}",
             with_interval(own["accuracy"]),
@@ -106,25 +121,22 @@ def model_section(results: dict[str, Any]) -> str:
             f"{own['num_ties']:,}",
             f"{own['num_pairs']:,}",
         ]
-        for test, values in results.items()
-        for tag, entries in values["by_tag"].items()
-        if len(entries) > 1  # a single value says again what the whole set says
-        for value, own in entries.items()
+        for test, tag, value, own in shown_tags(results)
     ]
-    if tagged:
-        parts.append(table(["part", "accuracy", "longer wins", "margin", "Brier", "ECE", "ties", "pairs"], tagged))
-    lengths = [
+    return ["part", "accuracy", "longer wins", "margin", "Brier", "ECE", "ties", "pairs"], rows
+
+
+def length_table(results: dict[str, Any]) -> Table:
+    """Accuracy and pairs of one model by length ratio."""
+    rows = [
         [test, *(f"{number(row['accuracy'])} ({row['num_pairs']:,})" for row in values["length"]["by_ratio"])]
         for test, values in results.items()
     ]
-    ratios = [row["ratio"] for row in next(iter(results.values()))["length"]["by_ratio"]]
-    parts.append("Accuracy (and pairs) by the length of the chosen over that of the rejected response:")
-    parts.append(table(["test set", *ratios], lengths))
-    return "\n\n".join(parts)
+    return ["test set", *(row["ratio"] for row in next(iter(results.values()))["length"]["by_ratio"])], rows
 
 
-def provenance(metrics: dict[str, Any]) -> str:
-    """Models, data, versions and command, so that the figures can be made again."""
+def made_with(metrics: dict[str, Any]) -> tuple[Table, Table, str]:
+    """Models, data, and versions in a sentence, so that the figures can be made again."""
     models = [
         [
             name,
@@ -142,11 +154,27 @@ def provenance(metrics: dict[str, Any]) -> str:
         for name, own in metrics["datasets"].items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
-    parts = [
-        table(["model", "architecture", "parameters", "pooling", "format", "max length", "stage"], models),
-        table(["test set", "fingerprint", "rows", "texts", "pairs with equal scores"], data),
+    return (
+        (["model", "architecture", "parameters", "pooling", "format", "max length", "stage"], models),
+        (["test set", "fingerprint", "rows", "texts", "pairs with equal scores"], data),
         f"rm_toolkit {metrics['rm_toolkit']}, {versions}; {metrics['device']}; seed {metrics['seed']}.",
-    ]
+    )
+
+
+def model_section(results: dict[str, Any]) -> str:
+    """Everything else about one model: margins and calibration, length, and accuracy by tag."""
+    parts = [table(*model_table(results))]
+    columns, tagged = tag_table(results)
+    if tagged:
+        parts.append(table(columns, tagged))
+    parts += [BY_LENGTH, table(*length_table(results))]
+    return "\n\n".join(parts)
+
+
+def provenance(metrics: dict[str, Any]) -> str:
+    """Models, data, versions and command."""
+    models, data, versions = made_with(metrics)
+    parts = [table(*models), table(*data), versions]
     if metrics["command"]:
         parts.append(f"```bash\n{shlex.join(metrics['command'])}\n```")
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""What of an evaluation goes to the Hub beside a model."""
+"""What of an evaluation goes to the Hub beside a model: numbers and figures; texts if that is asked for alone."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.files import FIGURE_FOLDER
+from ..output.json_files import read_mapping
+from ..output.page.document import DATA_FOLDER, rewrite_content
 from .places import shorten_paths
 
 
-def stage_evaluation(evaluation: str, target: Path) -> list[str]:
+PAIRS_NAME, PAGE_NAME, METRICS_NAME = "pairs.parquet", "report.html", "metrics.json"
+
+
+def stage_evaluation(evaluation: str, target: Path, *, publish_texts: bool = False) -> list[str]:
     """
-    Copies the report and the figures that `rm-toolkit evaluate` wrote.
+    Copies the report and the figures that `rm-toolkit evaluate` wrote; the page and the pairs hold the texts of the test
+    sets, so that they stay here.
 
     Args:
         evaluation (`str`): Its output folder.
         target (`Path`): What is published; they get the subfolder `evaluation/`.
+        publish_texts (`bool`): Whether the page and the pairs, with all texts, are copied too.
 
     Returns:
         `list[str]`: Paths of the figures in the repository.
 
     Raises:
-        `InputError`: if the folder holds neither.
+        `InputError`: if the folder does not hold what is to be copied.
     """
     source = Path(evaluation)
     here = source.resolve()
@@ -42,4 +49,30 @@ def stage_evaluation(evaluation: str, target: Path) -> list[str]:
         # It shows the command with which it was made; of a path from the root, the last part is enough.
         text = shorten_paths(report.read_text(encoding="utf-8"))
         (folder / report.name).write_text(text, encoding="utf-8")
+    if publish_texts:
+        _stage_texts(source, folder)
     return [f"{FIGURE_FOLDER}/figures/{path.name}" for path in figures]
+
+
+def _stage_texts(source: Path, folder: Path) -> None:
+    """Copies the pairs and the page with its data; in its report paths are shortened, texts stay as they are."""
+    here = source.resolve()
+    data = sorted(source.glob(f"{DATA_FOLDER}/*.js"))
+    for path in (source / PAIRS_NAME, source / PAGE_NAME, *data):
+        if not path.is_file() or not path.resolve().is_relative_to(here):
+            raise InputError(
+                f"--publish-texts: {path} is not there, or is a link out of the folder; nothing was sent. Run "
+                "`rm-toolkit evaluate` once more, or leave --publish-texts out."
+            )
+    for model in read_mapping(source / METRICS_NAME, remedy="Run `rm-toolkit evaluate` once more.").get("results", {}):
+        if shorten_paths(model) != model:
+            raise InputError(
+                f"--publish-texts: the evaluation calls a model '{model}', which is a path of this machine and stands in "
+                "every row; nothing was sent. Evaluate once more with --model NAME=DIR."
+            )
+    shutil.copyfile(source / PAIRS_NAME, folder / PAIRS_NAME)
+    rewrite_content(source / PAGE_NAME, folder / PAGE_NAME, shorten_paths)
+    if data:
+        (folder / DATA_FOLDER).mkdir()
+    for path in data:
+        shutil.copyfile(path, folder / DATA_FOLDER / path.name)

@@ -35,11 +35,13 @@ class ModelPush(Push):
         base_model (`str`, *optional*): Hub id of the adapter's base (also `ID@REVISION`), where the adapter was trained on a
             folder.
         evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures go along.
+        publish_texts (`bool`): Whether the page and the pairs of the evaluation go along too, with all their texts.
     """
 
     adapter: bool = False
     base_model: str | None = None
     evaluation: str | None = None
+    publish_texts: bool = False
 
 
 def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
@@ -147,7 +149,7 @@ def prepared(
         if push.adapter:
             options.adapter_base = adapter_base(Path(source), push.base_model)
         if push.evaluation is not None:
-            options.figures = stage_evaluation(push.evaluation, staged)
+            options.figures = stage_evaluation(push.evaluation, staged, publish_texts=push.publish_texts)
             options.report = f"{FIGURE_FOLDER}/report.md" if (staged / FIGURE_FOLDER / "report.md").exists() else None
         if (staged / CARD_NAME).exists():  # the user's own
             check_card_says_so(staged / CARD_NAME, settings)

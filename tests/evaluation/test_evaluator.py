@@ -4,6 +4,7 @@ import json
 import struct
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import MAX_LENGTH
@@ -171,6 +172,15 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
         header = (tmp_path / "report" / "figures" / name).read_bytes()[:24]
         assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", header[16:20])[0] == 1200, name
     assert "art, rejected domain sport" in report and "beyond chance" in report
+    lines = pyarrow.parquet.read_table(tmp_path / "report" / "pairs.parquet").to_pylist()
+    assert len(lines) == 2 * (12 + 12) and {line["model"] for line in lines} == {"general", "law"}
+    for name, values in ((line["set"], line) for line in lines if line["model"] == "law"):
+        assert values["domain"] == name and values["truncated_chosen"] == values["chosen"].startswith("violin violin")
+    margins = [line["margin"] for line in lines if (line["model"], line["set"]) == ("law", "art")]
+    assert np.mean(margins) == pytest.approx(metrics["results"]["law"]["art"]["margin"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "http:" not in page.split("</head>")[0] and f"violin {'violin ' * 20}" in page
+    assert not (tmp_path / "report" / "report_files").exists()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
     assert main(command) == 2

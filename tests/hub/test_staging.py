@@ -20,6 +20,8 @@ from rm_toolkit.hub.pushing import Push, write_preview
 from rm_toolkit.hub.staging import code_files, describe_staying, public_settings, stage_model
 from rm_toolkit.models.files import MODEL_FILES
 from rm_toolkit.models.settings import RewardModelSettings, load_settings
+from rm_toolkit.output.page import content
+from rm_toolkit.output.page.document import write_document
 
 
 def write(folder: Path, **files: str) -> None:
@@ -249,12 +251,15 @@ def test_all_that_a_run_wrote_can_be_published_again_from_a_download(
     """A downloaded repository holds what an earlier push added: its card, its figures, its list."""
     folder = model_folder()
     write(tmp_path, **{"report/report.md": f"ran in {tmp_path}/x\n", "report/figures/margins.png": "png"})
+    write(tmp_path, **{f"report/{name}": "a text of a pair" for name in EVALUATION_TEXTS})
     push_model(str(folder), "tester/my-rm", evaluation=str(tmp_path / "report"))
+    arrived = [*hub.models["tester/my-rm"].files.values(), *hub.large.values()]
+    assert not any(b"a text of a pair" in own for own in arrived)
     sent = dict(hub.models["tester/my-rm"].files)
     write(tmp_path / "again")
-    for name, content in sent.items():
+    for name, own in sent.items():
         (tmp_path / "again" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "again" / name).write_bytes(content)
+        (tmp_path / "again" / name).write_bytes(own)
     capsys.readouterr()
     push_model(str(tmp_path / "again"), "tester/copy")
     assert ".gitattributes, .rm_toolkit_push.json stay here" in capsys.readouterr().out.replace("\n", " ")
@@ -263,6 +268,39 @@ def test_all_that_a_run_wrote_can_be_published_again_from_a_download(
     assert again["evaluation/report.md"] == sent["evaluation/report.md"] == b"ran in x\n"
     assert load_settings(str(folder)).stage == json.loads(again["rm_toolkit.json"])["stage"]
     shutil.rmtree(tmp_path / "again")
+
+
+EVALUATION_TEXTS = ("pairs.parquet", "report.html", "report_files/pairs.js", "report_files/texts-0.js")
+
+
+def test_the_texts_of_an_evaluation_are_published_only_if_that_is_asked_for(tmp_path):
+    report, target = tmp_path / "report", tmp_path / "staged"
+    write(report, **{"report.md": "", "pairs.parquet": "a text", "report_files/texts-0.js": f"a text of {tmp_path}/x"})
+    write(report, **{"metrics.json": json.dumps({"results": {"rm": {}}})})
+    page = content.page("Evaluation", [content.section("Made", [content.code(f"evaluate --model {tmp_path}/rm")])])
+    write_document(report / "report.html", page)
+    for publish, names in (
+        (False, ["report.md"]),
+        (True, ["pairs.parquet", "report.html", "report.md", "texts-0.js"]),
+    ):
+        target.mkdir(exist_ok=True)
+        stage_evaluation(str(report), target, publish_texts=publish)
+        assert sorted(path.name for path in target.rglob("*.*")) == names
+    staged = (target / "evaluation" / "report.html").read_text()
+    assert "evaluate --model rm" in staged and str(tmp_path) not in staged
+    assert (target / "evaluation" / "report_files" / "texts-0.js").read_text() == f"a text of {tmp_path}/x"
+
+    write(report, **{"metrics.json": json.dumps({"results": {f"{tmp_path}/rm": {}}})})
+    with pytest.raises(InputError, match=r"a model '.*/rm', which is a path of this machine.*--model NAME=DIR"):
+        stage_evaluation(str(report), target, publish_texts=True)
+    (report / "pairs.parquet").unlink()
+    with pytest.raises(InputError, match=r"pairs\.parquet is not there.*nothing was sent"):
+        stage_evaluation(str(report), target, publish_texts=True)
+
+
+def test_texts_without_an_evaluation_are_refused(capsys):
+    assert main(["push", "--model", "rm", "--repo-id", "you/rm", "--publish-texts"]) == 2
+    assert "name it, --evaluation DIR" in capsys.readouterr().err
 
 
 def test_a_preview_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
