@@ -9,7 +9,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
+import rm_toolkit
 from rm_toolkit.cli import COMMANDS
 from rm_toolkit.training.recipe import GROUPS, parse_recipe
 
@@ -143,3 +145,9 @@ def test_every_page_of_a_room_is_checked_and_the_first_one_is_short():
     outside = {page for page in pages if page.startswith(("tests/", "outputs/"))}
     assert pages - outside - set(PAGES) == set()
     assert len(read("README.md").encode()) < MOST_BYTES
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == rm_toolkit.__version__
+    assert citation["preferred-citation"]["url"].rpartition("/")[2] in read("README.md")
