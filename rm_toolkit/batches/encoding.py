@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..output.progress import no_bar
 from .rendering import RefusedText, render_prompts, render_whole
 from .token_spool import TokenSpool
 
@@ -50,7 +51,7 @@ def encode(
     """
     encoder = Encoder(tokenizer, max_length, data_format, find_completions=find_completions)
     progress = tqdm(
-        total=len(texts), desc=f"Tokenizing {name}", unit="text", disable=not show_progress, leave=False, delay=2
+        total=len(texts), desc=f"Tokenizing {name}", unit="text", disable=no_bar(show_progress), leave=False, delay=2
     )
     numbers: list[int] = []
     for begin in range(0, len(texts), BATCH_SIZE):

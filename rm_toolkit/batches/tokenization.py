@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.id_rows import id_columns
 from ..data.messages import Conversation
+from ..output.progress import no_bar
 from .distinct_texts import DistinctTexts, read_again, rows_of
 from .encoding import Encoder
 from .equal_texts import CAUSES, cause_of_texts, have_more_than_content, merge_pairs, warn_of_equal_pairs
@@ -183,7 +184,7 @@ def tokenize_preferences(
         warn_of_equal_pairs(name, stored["equal_pairs"], len(stored["better"]), keep_equal, tied_rows)
         report_partial_prompts(name, stored["num_partial_prompts"])
         return TokenizedPreferences(name=name, **stored)
-    progress = _progress(name, len(dataset)) if show_progress else None
+    progress = None if no_bar(show_progress) else _progress(name, len(dataset))
     places = {
         "stored": None if given else read_again(dataset, name),
         "folder": cache.path.parent if cache else None,

@@ -69,6 +69,7 @@ def _run(argv: list[str]) -> int:
     from ..errors import did_you_mean, name_list
     from ..output.lock import WriterLock
     from ..output.places import about
+    from ..output.progress import hide_bars_of_libraries
     from ..output.redaction import redact
     from .options import Parser
 
@@ -91,6 +92,7 @@ def _run(argv: list[str]) -> int:
         print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
+    hide_bars_of_libraries()
     os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
     module = importlib.import_module(module_name)
     command = Parser(prog=f"rm-toolkit {name}", description=summary)

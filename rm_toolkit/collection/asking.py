@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..output.progress import no_bar
 from .endpoint import Endpoint, Unanswered
 from .journal import Answer, Journal
 
@@ -91,7 +92,7 @@ async def ask_all(
         initial=len(questions) - len(open_questions),
         desc="Asking",
         unit=" answers",
-        disable=not show_progress,
+        disable=no_bar(show_progress),
     )
     run = _Run(endpoint, journal, iter(open_questions), bar, patience=max(10, 2 * concurrency))
     workers = [asyncio.create_task(run.work()) for _ in range(min(concurrency, len(open_questions)))]

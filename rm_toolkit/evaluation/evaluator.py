@@ -25,6 +25,7 @@ from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
 from ..output.folders import check_output, written_whole
 from ..output.json_files import read_mapping
+from ..output.progress import no_bar
 from ..scoring.chat_date import models_with_date
 from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
@@ -154,7 +155,7 @@ def evaluate(
     tests = TestSets(datasets, split, seed, cache_dir, tokenizers)
     found = Evaluation(_head(compute_device(device), bootstrap))
     options = {"device": device, "dtype": dtype, "tokens_per_batch": tokens_per_batch, **trust}
-    with tqdm(total=len(named) * len(datasets), unit="set", disable=not show_progress, dynamic_ncols=True) as bar:
+    with tqdm(total=len(named) * len(datasets), unit="set", disable=no_bar(show_progress), dynamic_ncols=True) as bar:
         for name, model in named.items():
             date = chat_date if name in dated else None
             scorer = _opened(model, endpoint=(endpoints or {}).get(name), chat_date=date, **options)

@@ -16,6 +16,7 @@ from ..data.build import INFO_FILE
 from ..errors import InputError
 from ..output.console import console
 from ..output.json_files import load_json
+from ..output.progress import no_bar
 from ..output.temporary import scratch_folder
 from .dataset_card import dataset_card
 from .pushing import Push, check_preview, upload, write_preview
@@ -107,7 +108,7 @@ def write_parquet(rows: Any, staged: Path, split: str) -> list[str]:
     """Writes one split in parts of at most about 500 MB; the same rows give the same files. Returns their paths."""
     parts = int(rows.data.nbytes / SHARD_BYTES) + 1
     names = [f"data/{split}-{number:05d}-of-{parts:05d}.parquet" for number in range(parts)]
-    for number, name in enumerate(tqdm(names, desc=f"Writing {split}", unit="file", delay=2)):
+    for number, name in enumerate(tqdm(names, desc=f"Writing {split}", unit="file", delay=2, disable=no_bar())):
         rows.shard(parts, number, contiguous=True).to_parquet(staged / name)
     return names
 

@@ -14,6 +14,7 @@ from ..data.messages import canonical, content_text
 from ..data.schema import Text
 from ..data.templates import normalize
 from ..evaluation.preferences import text_length
+from ..output.progress import no_bar
 from .contents import Contents, digest_of
 from .words import DistinctiveWord, WordCounts
 
@@ -54,7 +55,7 @@ def measure(contents: Contents, count: Count, show_progress: bool) -> Measures:
     words = WordCounts(len(groups))
     prompts = _PromptLengths(count)
     whole, alone, characters = array("q"), array("q"), array("q")
-    bar = tqdm(total=len(contents), desc="Reading", unit="text", disable=not show_progress, leave=False, delay=2)
+    bar = tqdm(total=len(contents), desc="Reading", unit="text", disable=no_bar(show_progress), leave=False, delay=2)
     with bar:
         for batch in contents.batches(BATCH_SIZE):
             begin = len(whole)

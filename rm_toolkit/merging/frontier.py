@@ -20,6 +20,7 @@ from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
 from ..models.shared_prompts.choice import share_if_exact
 from ..models.tokenizer import load_tokenizer
+from ..output.progress import no_bar
 from ..scoring.chat_date import dated_for_scoring
 from ..scoring.rewards import compute_rewards
 from .interpolation import interpolate
@@ -127,7 +128,7 @@ def compute_frontier(
     model = _Between(str(general), str(customized), target)
     collator = PreferenceCollator(tokenizer.pad_token_id or 0, layout=model.layout)
     points = []
-    for weight in tqdm(weights, desc="Weights", disable=not show_progress):
+    for weight in tqdm(weights, desc="Weights", disable=no_bar(show_progress)):
         model.set_weight(weight)
         found = {own.name: model.evaluate(own, collator, tokens_per_batch) for own in sets}
         points.append(Point(weight, _mean(found, general_datasets), _mean(found, customized_datasets), found))

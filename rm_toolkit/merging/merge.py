@@ -33,6 +33,7 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
 from ..output.folders import check_output, written_whole
+from ..output.progress import no_bar
 from ..scoring.example import ScoredExample, write_example
 from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
 
@@ -239,7 +240,7 @@ def _write_weights(
     base: SavedModel, others: list[SavedModel], weights: Sequence[float], folder: Path, show_progress: bool
 ) -> None:
     first = others[0]
-    with tqdm(total=len(first.files), desc="Merging", unit=" tensors", disable=not show_progress) as bar:
+    with tqdm(total=len(first.files), desc="Merging", unit=" tensors", disable=no_bar(show_progress)) as bar:
 
         def tensor_of(name: str) -> torch.Tensor:
             bar.update()

@@ -128,7 +128,7 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     # Which of these belong to the model, its `auto_map` says: see `code_files`.
     _saved("*.py", "code of a model that needs trust_remote_code", carried=True, overwritten=False, in_adapter=True),
     ModelFile(FINAL_RESULTS_NAME, "metrics before and after training", "results", overwritten=True, published=True),
-    ModelFile(TRAINING_LOG_NAME, "everything that was logged", "results", overwritten=True, published=True),
+    ModelFile(TRAINING_LOG_NAME, "everything that was logged so far", "trainer", overwritten=True, published=True),
     ModelFile("checkpoint-{N}/", "state to resume from", "trainer", overwritten=True),
     ModelFile(f"{ANCHOR_FOLDER}/", "the starting model's rewards of replayed pairs", "trainer", overwritten=True),
     *(ModelFile(name, "half written or removed when a run was killed", "trainer", True) for name in LEFTOVERS),

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..output.json_files import load_json
 from ..output.places import about
+from ..output.progress import say
 from ..output.temporary import temporary_folder
 from ..output.written import put_aside, read_written, record_written
 from .adapters import merged_classifier, merged_in_full_precision, save_adapter
@@ -86,7 +86,7 @@ def save_reward_model(
             write_legacy_tokenizer_keys(part / "tokenizer_config.json", tokenizer)
     if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
         notice = f"{folder}: {not_stock_notice(model.settings.pooling_type)}"
-        tqdm.write(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))
+        say(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))
 
 
 def check_saved_weights(

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..output.addresses import check_address
+from ..output.progress import no_bar
 from ..output.redaction import PLACEHOLDER, redact
 from .protocols import ABOUT, PROTOCOLS, Protocol
 from .rewards import length_batches
@@ -92,7 +93,9 @@ class ServedModel:
         pool = ThreadPoolExecutor(min(AT_ONCE, max(1, len(batches))))
         try:
             asked = {pool.submit(self.ask, [data.sequence(k).tolist() for k in batch]): batch for batch in batches}
-            bar = tqdm(total=len(batches), desc="Asking the server", disable=not show_progress, leave=False, delay=2)
+            bar = tqdm(
+                total=len(batches), desc="Asking the server", disable=no_bar(show_progress), leave=False, delay=2
+            )
             with bar:
                 for answer in as_completed(asked):
                     rewards[asked[answer]] = answer.result()

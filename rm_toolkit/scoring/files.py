@@ -21,6 +21,7 @@ from ..models.adapter_files import base_of_adapter
 from ..models.files import ADAPTER_FOLDER, LM_HEAD_FOLDER, list_folder
 from ..models.hub_files import find_commit, split_revision
 from ..output.partial import PartialOutput
+from ..output.progress import no_bar
 from .rows import Row, ScoreOptions, line, read_row
 from .scorer import RewardScorer
 
@@ -199,7 +200,7 @@ def _bar(source: RecordFile, summary: ScoreSummary, show: bool) -> tqdm:
         initial=summary.rows,
         desc="Scoring",
         unit="row",
-        disable=not show,
+        disable=no_bar(show),
         dynamic_ncols=True,
         smoothing=0.05,
     )

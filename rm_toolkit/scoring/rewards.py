@@ -14,6 +14,7 @@ from ..batches.prefixes import clusters, prefix_order
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..models.out_of_memory import free_memory, is_out_of_memory
+from ..output.progress import no_bar
 
 
 # Not inference mode: ZeRO-3 keeps small parameters that it gathers here for the next step of training.
@@ -63,7 +64,9 @@ def compute_rewards(
     turns = -(-len(batches) // num_processes)
     empty = np.zeros(0, dtype=np.int64)
     batches_of = _Batches(forward, data, collator, device, on_out_of_memory)
-    for turn in tqdm(range(turns), desc=f"Evaluating {data.name}", disable=not show_progress, leave=False, delay=2):
+    for turn in tqdm(
+        range(turns), desc=f"Evaluating {data.name}", disable=no_bar(show_progress), leave=False, delay=2
+    ):
         if before_each is not None:
             before_each(turn)
         number = turn * num_processes + process_index

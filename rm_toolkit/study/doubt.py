@@ -21,6 +21,7 @@ from ..evaluation.preferences import PreferencePairs, read_preferences, rows_of
 from ..models.files import FINAL_RESULTS_NAME
 from ..output.folders import replace_text
 from ..output.json_files import read_mapping
+from ..output.progress import no_bar, say
 from .folds import Folds
 from .runner import call, reason_in
 
@@ -113,7 +114,7 @@ class DoubtRun:
             `InputError`: if a run of the recipe fails, with what it said.
         """
         found = []
-        with tqdm(total=self.folds, unit="fold", dynamic_ncols=True) as bar:
+        with tqdm(total=self.folds, unit="fold", dynamic_ncols=True, disable=no_bar()) as bar:
             for fold in range(self.folds):
                 parts = folds.part(datasets, fold, held_out=True)
                 pairs = [table for name, part in parts.items() if (table := _pairs_of(part, name)) is not None]
@@ -127,6 +128,8 @@ class DoubtRun:
         path = self.folder(fold) / MARGINS_NAME
         if not path.is_file():
             bar.set_postfix_str(f"fold {fold + 1}: training")
+            if bar.disable:
+                say(f"fold {fold + 1} of {self.folds}: training, see {self.folder(fold) / 'log.txt'}")
             model = self._train(fold, training)
             bar.set_postfix_str(f"fold {fold + 1}: scoring")
             margins = {table.name: values.tolist() for table, values in zip(pairs, self._score(model, pairs))}

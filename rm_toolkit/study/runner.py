@@ -19,6 +19,7 @@ from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
 from ..output.json_files import load_json, read_mapping
 from ..output.lock import OutputHeld, WriterLock, is_held
+from ..output.progress import no_bar, say
 from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 
@@ -72,7 +73,7 @@ class StudyRunner:
 
         A cell that fails is reported and skipped, with those that start from it.
         """
-        with tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True) as bar:
+        with tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True, disable=no_bar()) as bar:
             while True:
                 waiting = [cell for cell in self.cells if self._state(cell) == "waiting"]
                 bar.update(len(self.cells) - len(waiting) - bar.n)
@@ -105,6 +106,8 @@ class StudyRunner:
                 if is_held(folder / "model"):  # a run that has outlived the runner that started it
                     return False
                 bar.set_postfix_str(cell.name)
+                if bar.disable:
+                    say(f"{cell.name}: {len(self.cells)} cells in all")
                 self._compute(cell, folder)
         except OutputHeld:
             return False
@@ -121,7 +124,7 @@ class StudyRunner:
             reason = reason_in(folder / "log.txt")
             self.failed[cell] = reason
             (folder / "failed").write_text(reason + "\n", encoding="utf-8")
-            tqdm.write(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
+            say(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
             return
         log = load_json(model / TRAINING_LOG_NAME)
         result = {

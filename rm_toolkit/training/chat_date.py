@@ -8,12 +8,12 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..batches.chat_clock import change_date, check_date, choose_date, reads_clock, today, with_date
 from ..errors import InputError
 from ..models.settings import load_settings
+from ..output.progress import say
 
 
 @dataclass
@@ -59,7 +59,7 @@ def dated_tokenizer(
     if not reads_clock(tokenizer):
         return tokenizer, date
     if args.should_log:
-        tqdm.write(f"The chat template asks for the date: {date} is written into it, for good (`chat_date`).")
+        say(f"The chat template asks for the date: {date} is written into it, for good (`chat_date`).")
     return with_date(tokenizer, date), date
 
 

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from ..batches.tokenization import TokenizedPreferences
+from ..output.progress import no_bar, say
 
 
 class RunProgressCallback(TrainerCallback):
@@ -15,7 +16,7 @@ class RunProgressCallback(TrainerCallback):
     A progress bar with one readable line for each log, instead of a dictionary.
 
     Args:
-        show_bar (`bool`): Whether to draw the bar; the lines are printed all the same.
+        show_bar (`bool`): Whether to draw the bar on a terminal; the lines are printed all the same.
     """
 
     def __init__(self, show_bar: bool = True):
@@ -23,7 +24,7 @@ class RunProgressCallback(TrainerCallback):
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.show_bar:
+        if state.is_world_process_zero and not no_bar(self.show_bar):
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -34,7 +35,7 @@ class RunProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         for line in describe(logs, state.global_step, state.max_steps):
-            tqdm.write(line)
+            say(line)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:

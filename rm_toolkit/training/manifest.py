@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..models.files import LEFTOVERS, MANIFEST_NAME, SETTINGS_NAME, find_row, list_folder
 from ..output.folders import replace_text
 from ..output.json_files import load_json
+from ..output.progress import no_bar
 from ..output.written import is_inside, read_written
 
 
@@ -224,7 +225,9 @@ def _fingerprints(paths: list[Path], to_disk: bool = False) -> list[dict[str, in
     total = sum(path.stat().st_size for path in paths)
     with (
         ThreadPoolExecutor(4) as pool,
-        tqdm(total=total, unit="B", unit_scale=True, desc="Checking files", leave=False, delay=5) as bar,
+        tqdm(
+            total=total, unit="B", unit_scale=True, desc="Checking files", leave=False, delay=5, disable=no_bar()
+        ) as bar,
     ):
 
         def fingerprint(path: Path) -> dict[str, int | str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from ..output.progress import say
 
 
 def check_hub_strategy(args: TrainingArguments) -> None:
@@ -51,7 +51,7 @@ def open_repository(args: TrainingArguments, token: str | None = None, private: 
         repo_id = repository.repo_id
         repository.open(private)
     except Unreachable as error:
-        tqdm.write(f"Not ready to publish yet, training all the same: {error}")
+        say(f"Not ready to publish yet, training all the same: {error}")
     return repo_id
 
 

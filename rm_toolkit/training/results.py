@@ -81,6 +81,18 @@ def write_results(output_dir: str, results: dict[str, Results], log: dict[str, A
     _write_json(log, Path(output_dir, TRAINING_LOG_NAME))
 
 
+def write_log(output_dir: str, log: dict[str, Any]) -> None:
+    """
+    Writes `training_log.json` alone, while a run trains.
+
+    Args:
+        output_dir, log: As in [`write_results`].
+    """
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    record_written(output_dir, [TRAINING_LOG_NAME])
+    _write_json(log, Path(output_dir, TRAINING_LOG_NAME))
+
+
 def _write_json(values: Any, path: Path) -> None:
     replace_text(path, json.dumps(_nan_to_null(values), indent=2) + "\n")
 

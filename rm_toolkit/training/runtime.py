@@ -29,9 +29,11 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
         try:
             from ..output.ending import ending_of, terminable
             from ..output.process_files import named_temporary_files
+            from ..output.progress import hide_bars_of_libraries
 
             try:
                 with terminable(), named_temporary_files():
+                    hide_bars_of_libraries()
                     prepare_libraries()
                     main()
             except SystemExit:

@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
@@ -25,6 +24,7 @@ from ..models.precision import WEIGHT_DTYPE
 from ..models.saving import moved_into
 from ..models.settings import DATA_FORMATS
 from ..output.console import console, print_table
+from ..output.progress import say
 from ..output.ranges import Choice
 from ..output.written import record_written
 from .best_model import check_best_metric
@@ -199,7 +199,7 @@ def language_modeling_rows(
         find_completions=config.completion_only_loss,
     )
     if data.num_truncated and config.should_log:
-        tqdm.write(describe_truncation(data, config.max_length - 1))
+        say(describe_truncation(data, config.max_length - 1))
     numbers = _chosen_texts(data, arguments.sft_texts)
     ids = [data.sequence(k).tolist() for k in numbers]
     starts = data.completion_start[numbers].tolist()

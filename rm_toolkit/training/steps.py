@@ -13,7 +13,6 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..batches.collator import MicroBatch, PreferenceCollator
 from ..batches.epoch_plan import EpochPlan, StepDataset
@@ -27,6 +26,7 @@ from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError
 from ..output.folders import replace_text
 from ..output.json_files import load_json
+from ..output.progress import say
 from .config import RewardModelConfig
 from .micro_batch_size import AUTO, MicroBatchSize
 from .stopping import leave_signals_to_the_run
@@ -184,14 +184,14 @@ class Steps:
         if not accelerator.is_main_process:
             return
         rows, texts, cut, pairs, *equal = (sum(numbers) for numbers in zip(*everyone))
-        tqdm.write(
+        say(
             f"stream: {rows:,} rows read in this run, up to pass {stream.pass_number + 1} over the data; {cut:,} of "
             f"{texts:,} texts were longer than `max_length` {self.args.max_length} and lost their beginning"
         )
         by_rows = self.args.pair_weighting == "prompt"
         line = describe_equal_pairs(stream.name, np.array(equal), pairs, keep_equal=by_rows, tied_rows=by_rows)
         if line:
-            tqdm.write(line)
+            say(line)
 
 
 def stream_state_name(process_index: int) -> str:

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import torch
-from tqdm.auto import tqdm
 
 from ..output.ending import stopped
+from ..output.progress import say
 
 
 # A terminal and a launcher may both pass on the same Ctrl-C; a second one after this time means it.
@@ -148,7 +148,7 @@ class Stop:
             saved = (
                 f"{folder} is complete; go on with --resume_from_checkpoint auto." if folder else "Nothing was saved."
             )
-            tqdm.write(f"Stopped by {name} at step {step}. {saved}")
+            say(f"Stopped by {name} at step {step}. {saved}")
         raise self.signals.stop(self.signal)
 
 

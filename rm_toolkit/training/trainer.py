@@ -32,6 +32,7 @@ from .run_content import Base
 from .run_files import RecordReports
 from .run_identity import RunIdentity
 from .run_progress import RunFinished, whole_run_speed
+from .running_log import RunningLog, log_of
 from .sized_trainer import SizedTrainer
 from .stopping import RunStopped
 from .trl_arguments import settle_arguments
@@ -101,7 +102,8 @@ class RewardModelTrainer(SizedTrainer):
         for default in (ProgressCallback, PrinterCallback):
             self.remove_callback(default)
         progress = RunProgressCallback(show_bar=not args.disable_tqdm)
-        for callback in (BiasCorrectionCallback(), self.run_callback, RecordReports(args.output_dir), progress):
+        others = (RecordReports(args.output_dir), RunningLog(self), progress)
+        for callback in (BiasCorrectionCallback(), self.run_callback, *others):
             self.add_callback(callback)
 
     # ---- the run ----
@@ -234,8 +236,7 @@ class RewardModelTrainer(SizedTrainer):
         """
         results = {"start": self.results(step=0), "end": self.results()}
         if self.args.should_save:
-            log = {"pairs_per_step": self.pairs_per_step, "log_history": self.state.log_history}
-            write_results(self.args.output_dir, results, log)
+            write_results(self.args.output_dir, results, log_of(self))
         return results
 
     def reload_check(self, folder: str | None = None) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import IterableDataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..batches.equal_texts import are_many, describe_equal_pairs
@@ -25,6 +24,7 @@ from ..data.id_rows import id_columns
 from ..data.records import RowPlace
 from ..data.templates import text_to_messages
 from ..errors import InputError, beginning
+from ..output.progress import say
 from .config import RewardModelConfig
 from .display import describe_truncation
 from .steps import check_stream_arguments, data_seed
@@ -169,12 +169,12 @@ class Preparation:
         with _once_a_machine(TokenCache.keeps(dataset, self.tokenizer, args.data_format)):
             data = tokenize_preferences(dataset, self.tokenizer, show_progress=show_progress, **options)
         if data.num_truncated and args.should_log:
-            tqdm.write(describe_truncation(data, args.max_length))
+            say(describe_truncation(data, args.max_length))
         keep = options["keep_equal"]
         if args.should_log and not are_many(data.equal_pairs, len(data), keep):  # of many it was warned
             line = describe_equal_pairs(name, data.equal_pairs, len(data), keep, options["tied_rows"])
             if line:
-                tqdm.write(line)
+                say(line)
         if not len(data):
             equal = f", {data.num_equal_pairs} pairs of equal texts" if data.num_equal_pairs else ""
             raise InputError(

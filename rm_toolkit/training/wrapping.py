@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from peft import PeftConfig, PeftModel
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
@@ -20,6 +19,7 @@ from ..models.quantization import quantization_of
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import check_fits_model, load_tokenizer, prepare_tokenizer
+from ..output.progress import say
 from .chat_date import dated_tokenizer
 from .config import RewardModelConfig
 from .manifest import newest_complete
@@ -92,7 +92,7 @@ def _loaded(
     if model.is_peft and not new_adapter:
         model.untie_lm_head()
         if args.should_log:
-            tqdm.write(f"The adapter in {name} goes on being trained; --use_peft would put a new one on top of it.")
+            say(f"The adapter in {name} goes on being trained; --use_peft would put a new one on top of it.")
     return model
 
 
