@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": ("rm_toolkit.cli.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "collect": ("rm_toolkit.cli.collect", "instructions x domains -> a language model's answers as DSP data"),
     "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
+    "watch": ("rm_toolkit.cli.watch", "the folder of a run -> a live page of how it goes"),
     "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report, figures"),
     "calibrate": (
         "rm_toolkit.cli.calibrate",

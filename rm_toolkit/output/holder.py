@@ -98,6 +98,22 @@ def heartbeat_age(path: Path) -> float:
     return time.time() - touched
 
 
+def living_holder(path: Path) -> Holder | None:
+    """
+    Returns who holds an output now, as far as its lock file shows; nothing is locked, made or touched.
+
+    Args:
+        path (`Path`): The lock file.
+    """
+    try:
+        holder = read_holder(path)
+        if holder is None or (holder.is_here and not is_alive(holder.pid)):
+            return None
+        return holder if holder.is_here or time.time() - path.stat().st_mtime < STALE_SECONDS else None
+    except (OSError, InputError):
+        return None
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is a process of that number on this computer."""
     try:

@@ -1,0 +1,138 @@
+"""The live page of a run: one HTML file without a script, which the browser reads again from the disk while it trains."""
+
+from __future__ import annotations
+
+import datetime
+import html
+from collections.abc import Iterable
+
+from ..output.line_chart import NUM_COLORS, figure, line_chart
+from .watching import RUNNING, STOPPED, WatchedRun
+
+
+IN_WORDS = {STOPPED: "stopped before its end; --resume_from_checkpoint auto goes on from its last checkpoint"}
+FIRST = ("loss", "rank_loss", "lm_loss", "accuracy", "margin", "learning_rate", "grad_norm")
+LEADING = ("accuracy", "loss", "margin")  # of the metrics of test sets
+STYLE = """
+:root { --ground: #f6f7f8; --panel: #fff; --ink: #1b1f24; --second: #5a636e; --edge: #dfe3e8; --bar: #005f96; color-scheme: light dark;
+  --line-0: #0072b2; --line-1: #d55e00; --line-2: #00875f; --line-3: #b4528f; --line-4: #a87400; --line-5: #3a8fc4; --line-6: #333; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --panel: #1b1f25; --ink: #e3e6ea; --second: #9aa4b0; --edge: #2d343d; --bar: #6cbcf0;
+  --line-0: #6cbcf0; --line-1: #f2965c; --line-2: #4cc79c; --line-3: #dd9ac4; --line-4: #e6b94f; --line-5: #a5d3f2; --line-6: #ddd; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; }
+main { max-width: 1240px; margin: 0 auto; padding: 1.2rem 1.5rem 3rem; display: grid; gap: 1.4rem; }
+h1, h2, p { margin: 0; } h1 { font-size: 1.2rem; overflow-wrap: anywhere; } h2 { font-size: .95rem; overflow-wrap: anywhere; }
+.second { color: var(--second); font-size: .88rem; }
+.done { height: .5rem; border-radius: .25rem; background: var(--edge); overflow: hidden; } .done i { display: block; height: 100%; background: var(--bar); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+.panel { background: var(--panel); border: 1px solid var(--edge); border-radius: 8px; padding: .8rem; min-width: 0; }
+svg { display: block; width: 100%; height: auto; margin-top: .4rem; } svg text { fill: var(--second); font-size: 12px; } .grid { stroke: var(--edge); }
+polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+ul { list-style: none; margin: .4rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .85rem; }
+li { overflow-wrap: anywhere; min-width: 0; } li b { font-weight: 600; } li i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .35rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--edge); } thead th { border: 0; color: var(--second); font-weight: 600; }
+th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; font-weight: 500; min-width: 8rem; }
+"""
+
+
+def watch_page(run: WatchedRun, seconds: float) -> str:
+    """
+    Returns the page of a run.
+
+    Args:
+        run (`WatchedRun`): From [`~rm_toolkit.training.watching.read_run`].
+        seconds (`float`): While it is running, the page is read again after so many.
+    """
+    name = html.escape(run.folder.resolve().name)
+    refresh = f'<meta http-equiv="refresh" content="{seconds:g}">' if run.state == RUNNING else ""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    parts = [_head(run), _progress(run), _results(run), _charts(run)]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{refresh}'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f"<title>{name}: {run.state}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _head(run: WatchedRun) -> str:
+    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    said = [IN_WORDS.get(run.state, run.state), *([run.stage] if run.stage else [])]
+    said += [f"since {run.since}"] if run.since else []
+    return (
+        f"<header><h1>{html.escape(str(run.folder))}</h1>"
+        f'<p class="second">{html.escape(", ".join(said))}; written {now}</p></header>'
+    )
+
+
+def _progress(run: WatchedRun) -> str:
+    if not run.history:
+        return "<p>Nothing was logged yet.</p>"
+    if run.max_steps is None:
+        return f"<p>step {run.step:,}</p>"
+    share = min(1.0, run.step / run.max_steps)
+    return (
+        f'<div><p>step {run.step:,} of {run.max_steps:,} ({share:.0%})</p><div class="done"><i style="width:{share:.2%}"></i>'
+        "</div></div>"
+    )
+
+
+def _results(run: WatchedRun) -> str:
+    """Each test set: when it was first evaluated, and last."""
+    rows = []
+    for name, first, last in run.results():
+        cells = [f"{_value(first, key)} → {_value(last, key)}" for key in ("accuracy", "margin", "loss")]
+        cells += [f"{int(last.get('num_pairs') or 0):,}", f"{int(last['step']):,}"]
+        rows.append(f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{head}</th>" for head in ("test set", "accuracy", "margin", "loss", "pairs", "step"))
+    return (
+        '<section class="panel"><h2>Test sets, first → last evaluation</h2><div class="scroll"><table><thead><tr>'
+        f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _value(values: dict[str, float], key: str) -> str:
+    value = values.get(key)
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _charts(run: WatchedRun) -> str:
+    """One chart for each metric of the test sets, with a line for each set; and one for everything else that is logged."""
+    series = run.series()
+    sets = [name for name, _, _ in run.results()]
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in [*FIRST, *series]:
+        if name in series and not name.startswith("eval_"):
+            charts.setdefault(name, {name: series[name]})
+    of_sets: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, points in series.items():
+        if name.startswith("eval_"):
+            own = next((s for s in sorted(sets, key=len, reverse=True) if name.startswith(f"eval_{s}_")), None)
+            metric = name.removeprefix(f"eval_{own}_" if own else "eval_")
+            of_sets.setdefault(metric, {})[name] = points
+    ordered = [*(m for m in LEADING if m in of_sets), *(m for m in of_sets if m not in LEADING)]
+    charts = {f"{metric} of the test sets": of_sets[metric] for metric in ordered[:1]} | charts | {
+        f"{metric} of the test sets": of_sets[metric] for metric in ordered[1:]
+    }  # fmt: skip
+    if not charts:
+        return ""
+    return '<div class="charts">' + "".join(_chart(title, lines) for title, lines in charts.items()) + "</div>"
+
+
+def _chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
+    return (
+        f'<section class="panel"><h2>{html.escape(title)}</h2>{line_chart(lines, title)}'
+        f"<ul>{''.join(_legend(lines))}</ul></section>"
+    )
+
+
+def _legend(lines: dict[str, list[tuple[float, float]]]) -> Iterable[str]:
+    for number, (name, points) in enumerate(lines.items()):
+        color = f"background:var(--line-{number % NUM_COLORS})"
+        yield f'<li><i style="{color}"></i>{html.escape(name)} <b>{figure(points[-1][1])}</b></li>'
