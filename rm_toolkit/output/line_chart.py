@@ -16,17 +16,17 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3")
 NUM_COLORS = 7  # `--line-0` and so on, in the page's style
 
 
-def line_chart(lines: Mapping[str, Points], label: str) -> str:
+def line_chart(lines: Mapping[str, Points], label: str, last_step: float) -> str:
     """
     Returns an `<svg>` element.
 
     Args:
         lines (`dict[str, Sequence[tuple[float, float]]]`): For each name, (step, value) in order; all finite.
         label (`str`): What is shown, for those who cannot see it.
+        last_step (`float`): Where the chart ends; it begins at 0, so that all charts of a page can be compared.
     """
-    every = [point for points in lines.values() for point in points]
-    x_low, x_high = _span([x for x, _ in every])
-    ticks = nice_ticks(*_span([y for _, y in every]))
+    x_low, x_high = 0.0, last_step or 1.0
+    ticks = nice_ticks(*_span([y for points in lines.values() for _, y in points]))
     y_low, y_high = ticks[0], ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -33,14 +33,22 @@ def hide_bars_of_libraries() -> None:
             os.environ.setdefault(name, "1")
 
 
-def say(line: str) -> None:
+def has_colors() -> bool:
+    """Whether standard output shows colours: a terminal, unless the user wants none (https://no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return not plain and sys.stdout is not None and sys.stdout.isatty()
+
+
+def say(line: str, *, stands_out: bool = False) -> None:
     """
     Prints a line of a run at once: above its bar, where there is one.
 
     Args:
         line (`str`): What to say.
+        stands_out (`bool`): Whether it is coloured where there are colours.
     """
     from tqdm.auto import tqdm
 
-    tqdm.write(line)
-    sys.stdout.flush()
+    tqdm.write(f"\033[36m{line}\033[0m" if stands_out and has_colors() else line)
+    if sys.stdout is not None:
+        sys.stdout.flush()

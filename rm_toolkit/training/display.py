@@ -35,7 +35,7 @@ class RunProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         for line in describe(logs, state.global_step, state.max_steps):
-            say(line)
+            say(line, stands_out="loss" not in logs)  # an evaluation among the logs of training
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:

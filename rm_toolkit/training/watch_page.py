@@ -25,7 +25,7 @@ main { max-width: 1240px; margin: 0 auto; padding: 1.2rem 1.5rem 3rem; display: 
 h1, h2, p { margin: 0; } h1 { font-size: 1.2rem; overflow-wrap: anywhere; } h2 { font-size: .95rem; overflow-wrap: anywhere; }
 .second { color: var(--second); font-size: .88rem; }
 .done { height: .5rem; border-radius: .25rem; background: var(--edge); overflow: hidden; } .done i { display: block; height: 100%; background: var(--bar); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .panel { background: var(--panel); border: 1px solid var(--edge); border-radius: 8px; padding: .8rem; min-width: 0; }
 svg { display: block; width: 100%; height: auto; margin-top: .4rem; } svg text { fill: var(--second); font-size: 12px; } .grid { stroke: var(--edge); }
 polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
@@ -122,12 +122,14 @@ def _charts(run: WatchedRun) -> str:
     }  # fmt: skip
     if not charts:
         return ""
-    return '<div class="charts">' + "".join(_chart(title, lines) for title, lines in charts.items()) + "</div>"
-
-
-def _chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
     return (
-        f'<section class="panel"><h2>{html.escape(title)}</h2>{line_chart(lines, title)}'
+        '<div class="charts">' + "".join(_chart(title, lines, run.step) for title, lines in charts.items()) + "</div>"
+    )
+
+
+def _chart(title: str, lines: dict[str, list[tuple[float, float]]], last_step: int) -> str:
+    return (
+        f'<section class="panel"><h2>{html.escape(title)}</h2>{line_chart(lines, title, last_step)}'
         f"<ul>{''.join(_legend(lines))}</ul></section>"
     )
 

@@ -45,3 +45,23 @@ def test_a_line_is_written_at_once(monkeypatch):
     monkeypatch.setattr(sys, "stdout", File())
     progress.say("step 1/2")
     assert flushed[-1] == "step 1/2\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "no_color", "term", "said"),
+    [
+        (Terminal, "", "xterm", "\033[36mhelpful .9\033[0m\n"),
+        (Terminal, "1", "xterm", "helpful .9\n"),
+        (Terminal, "", "dumb", "helpful .9\n"),
+        (io.StringIO, "", "xterm", "helpful .9\n"),
+    ],
+)
+def test_colours_are_for_a_terminal_whose_user_wants_them(monkeypatch, stream, no_color, term, said):
+    out = stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", term)
+    progress.say("helpful .9", stands_out=True)
+    assert out.getvalue() == said
+    progress.say("step 1")
+    assert out.getvalue() == said + "step 1\n"

@@ -155,4 +155,4 @@ def test_a_chart_keeps_its_peaks_and_its_ticks_are_round():
     assert nice_ticks(0.13, 0.87) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert nice_ticks(-3, 41) == pytest.approx([-20, 0, 20, 40, 60])
     for lines in ({"one": [(0, 0.5)]}, {"flat": [(0, 0.0), (5, 0.0)]}, {"tiny": [(1, 1e-9), (2, 1.0000001e-9)]}):
-        assert "nan" not in line_chart(lines, "x")
+        assert "nan" not in line_chart(lines, "x", max(step for points in lines.values() for step, _ in points))
