@@ -1,13 +1,28 @@
-"""How often the responses of a prompt with many of them are computed, a step: in two passes, and with its pairs split."""
+"""What the step of a prompt with many responses costs: each computed in two passes, and with the prompt's pairs split."""
 
 from __future__ import annotations
 
+import random
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
 import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, LlamaConfig, set_seed
 
 from rm_toolkit.batches.filling import Filler
-from rm_toolkit.batches.step_split import split_pairs
+from rm_toolkit.batches.step_split import PLAN_VERSION, split_pairs
 from rm_toolkit.batches.tokenization import TokenizedPreferences
 from rm_toolkit.output.markdown import table
+from rm_toolkit.testing import train_tokenizer
+from rm_toolkit.training.config import RewardModelConfig
+from rm_toolkit.training.trainer import RewardModelTrainer
+
+
+REPEATS = 3
+MOST_TIMED = 20  # responses; with 64, a step whose pairs are split takes minutes
 
 
 def one_prompt(responses: int, prompt_tokens: int = 40, response_tokens: int = 60) -> TokenizedPreferences:
@@ -38,6 +53,48 @@ def passes(responses: int, pairs: int, once: bool) -> tuple[int, int]:
     return forward, backward
 
 
+def seconds(responses: int, pairs: int) -> tuple[float, float]:
+    """CPU seconds of forward and backward passes of such a step, of a small Llama: pairs split, and as it is now."""
+    rng = random.Random(0)
+    prompt, *texts = (" ".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=k)) for k in (40, *[60] * responses))
+    row = {"prompt": f"{prompt} ", "completions": texts, "scores": [float(-k) for k in range(responses)]}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = train_tokenizer([prompt], Path(folder, "tokenizer"), 300)
+        tokenizer.pad_token = tokenizer.unk_token
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
+            num_attention_heads=3, num_key_value_heads=3, num_labels=1, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        set_seed(0)
+        args = RewardModelConfig(
+            output_dir=folder, per_device_train_batch_size=pairs, pairs_per_step=pairs * -(-(responses**2) // pairs),
+            max_length=512, batch_layout="shared", use_cpu=True, bf16=False, gradient_checkpointing=False,
+            report_to="none", save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = RewardModelTrainer(
+            AutoModelForSequenceClassification.from_config(config),
+            args,
+            train_dataset=Dataset.from_list([row]),
+            processing_class=tokenizer,
+        )
+        found = []
+        for version in (1, PLAN_VERSION):  # the rule of version 0.4.0 splits the pairs
+            trainer.steps.plan_version = version
+            (step,) = list(trainer.get_train_dataloader())
+            found.append(_seconds_of(trainer, step))
+    return found[0], found[1]
+
+
+def _seconds_of(trainer: RewardModelTrainer, step: list) -> float:
+    taken = []
+    for _ in range(REPEATS + 1):  # the first time something may be set up
+        begin = time.process_time()
+        trainer.training_step(trainer.model, step)
+        taken.append(time.process_time() - begin)
+        trainer.model.zero_grad()
+    return median(taken[1:])
+
+
 def responses_table(sizes: tuple[int, ...] = (8, 20, 64), pairs: int = 8) -> str:
     """A line for each number of responses; a backward pass takes as long as two forward passes."""
     rows = []
@@ -45,8 +102,12 @@ def responses_table(sizes: tuple[int, ...] = (8, 20, 64), pairs: int = 8) -> str
         two, split = passes(size, pairs, True), passes(size, pairs, False)
         costs = [forward + 2 * backward for forward, backward in (split, two)]
         cells = [f"{forward} + {backward}" for forward, backward in (split, two)]
-        rows.append([f"{size} responses, {size * (size - 1) // 2} pairs", *cells, f"{costs[0] / costs[1]:.1f}"])
+        cells.append(f"{costs[0] / costs[1]:.1f}")
+        taken = seconds(size, pairs) if size <= MOST_TIMED else None
+        cells += ["", "", ""] if taken is None else [*(f"{one:.2f}" for one in taken), f"{taken[0] / taken[1]:.1f}"]
+        rows.append([f"{size} responses, {size * (size - 1) // 2} pairs", *cells])
     columns = [f"{pairs} pairs a micro-batch", "pairs split: forward + backward", "now", "operations, times as many"]
+    columns += ["CPU s of the step, pairs split", "now", "times as long"]
     return f"### Responses computed in the step of one prompt\n\n{table(columns, rows)}\n"
 
 
