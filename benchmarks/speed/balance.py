@@ -218,6 +218,13 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
         # Of `n` places for so many pieces each, those that do not fit into the first `m` times stand in later ones.
         most_pieces = num_processes * (len(pieces) if pieces.by_tokens else pieces.limit // min(pieces.pairs))
         return process, max(process, float(sum(sorted(pieces.tokens, reverse=True)[::most_pieces])))
+    costs = sorted(pieces.own_costs(), reverse=True)
+    if pieces.by_tokens and len(costs) >= num_processes * count:  # no place is empty
+        if len(costs) == num_processes * count:  # and each has one piece
+            slots = float(sum(costs[::num_processes]))
+            return (max(map(sum, zip(costs, costs[::-1]))) if count == 2 else max(slots / count, costs[0])), slots
+        if count == 1 and len(set(pieces.sequences)) == 1:
+            return (float(_least_most(costs, num_processes)),) * 2
     process = max(filled_up(k) * pieces.longest[k] for k in longest_first[:8])
     process = max(process, *(pieces.cost([k]) for k in numbers))
     # Of `n` places at a time, the texts that do not fit into the first `m` times stand in later ones.
@@ -228,6 +235,29 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
             slots += max(filled_up(None), min(unit)) * pieces.longest[k]
             full += 1
     return process, max(process, slots)
+
+
+def _least_most(costs: list[int], number: int) -> int:
+    """
+    The largest of so many padded micro-batches at least, of prompts that have equally many texts each. The longest prompt
+    has the micro-batch that it stands in made so long; none but the next longest are better company for it.
+
+    Args:
+        costs (`list[int]`): Tokens of each prompt alone, in descending order.
+        number (`int`): Micro-batches; not more than prompts.
+    """
+
+    def needed(most: int) -> int:
+        begin, batches = 0, 0
+        while begin < len(costs):
+            begin, batches = begin + most // costs[begin], batches + 1
+        return batches
+
+    low, high = costs[0], costs[0] * len(costs)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if needed(middle) > number else (low, middle)
+    return low
 
 
 def balance_table(name: str, settings: tuple[Setting, ...] = SETTINGS, *, shared: bool = True, steps: int = 3) -> str:
