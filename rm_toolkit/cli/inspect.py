@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
     )
     add(
-        "--output", type=PLACE, required=True, metavar="DIR", help="folder for report.md, inspection.json and figures/"
+        "--output",
+        type=PLACE,
+        required=True,
+        metavar="DIR",
+        help="folder for report.html, report.md, inspection.json and figures/",
     )
     add("--tokenizer", metavar="DIR_OR_ID", help="tokenizer or model, for lengths in tokens (default: words)")
     add("--max-length", type=COUNT, help="tokens that a model reads (default: as the model says, else 512)")
@@ -77,4 +81,4 @@ def run(args: argparse.Namespace) -> None:
     print_table(
         ["", *counts], [[title, *(f"{own[key]:,}" for own in counts.values())] for key, title in STEPS.items()]
     )
-    console.print(f"wrote {args.output}: report.md, inspection.json, figures/")
+    console.print(f"wrote {args.output}: report.md, report.html, inspection.json, figures/")

@@ -51,7 +51,7 @@ class Inspection:
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False, word_clouds: bool = True) -> None:
         """
-        Writes `inspection.json`, `report.md` and `figures/`; the folder appears when it is whole.
+        Writes `inspection.json`, `report.md`, `report.html` and `figures/`; the folder appears when it is whole.
 
         Args:
             folder (`str` or `os.PathLike`): Where to.
@@ -62,6 +62,7 @@ class Inspection:
             `InputError`: if the folder is in use.
         """
         from .figures import draw_figures
+        from .page import write_page
         from .report import write_report
 
         check_inspection_folder(Path(folder), overwrite)
@@ -70,6 +71,7 @@ class Inspection:
             (new / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
             figures = draw_figures(self.result, self.lengths, self.words, new / "figures", word_clouds)
             write_report(self.result, figures, new / "report.md")
+            write_page(self.result, figures, new / "report.html")
 
 
 def check_inspection_folder(folder: Path, overwrite: bool) -> None:

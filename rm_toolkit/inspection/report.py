@@ -22,6 +22,19 @@ STEPS = {
     "clean_pairs": "clean pairs",
 }
 WORDS_SHOWN = 15
+EACH_COLUMN = "Each column: the answers of that domain are preferred over all the others."
+COUNTED = (
+    "Ties are pairs of equal scores; identical texts are the same response twice; a duplicate is, up to white space, "
+    "an earlier pair. Training uses the clean pairs."
+)
+SHARES = "Up to white space; shares are of this data set."
+MEASURE = (
+    "z-score of the weighted log-odds-ratio of a word in a group against all others (Monroe, Colaresi and Quinn "
+    "2008), the prior shaped like the whole corpus and as large as the average group; in brackets how many texts of the "
+    "group say it. Counted once a text; words of two letters or more in at least three texts, without English stop "
+    "words, with a score above 1.96."
+)
+Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
 def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: Path) -> None:
@@ -34,9 +47,7 @@ def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: P
         path (`Path`): The file; the figures stand beside it in `figures/`.
     """
     pictures = {file: image(f"figures/{file}", caption) for file, caption in figures}
-    dataset = result["dataset"]
-    name = dataset if isinstance(dataset, str) else dataset["path"]
-    parts = [f"# Inspection of {Path(name).name}", counts_section(result), "## Lengths", lengths_section(result)]
+    parts = [f"# {inspection_title(result)}", counts_section(result), "## Lengths", lengths_section(result)]
     parts.append(pictures["lengths.png"])
     if result["overlap"]:
         parts += ["## Overlap", overlap_section(result)]
@@ -50,22 +61,26 @@ def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: P
 
 
 def counts_section(result: dict[str, Any]) -> str:
-    """Rows, pairs and what cleaning takes out, a column for each domain that may be the preferred one."""
+    """Rows, pairs and what cleaning takes out, with what the words mean."""
+    note = f"{EACH_COLUMN}\n\n" if len(result["counts"]) > 1 else ""
+    return f"{note}{table(*counts_table(result))}\n\n{COUNTED}"
+
+
+def counts_table(result: dict[str, Any]) -> Table:
+    """A column for each domain that may be the preferred one."""
     views = list(result["counts"])
     rows = [[title, *(f"{result['counts'][view][key]:,}" for view in views)] for key, title in STEPS.items()]
     rows.append(["accuracy of 'the longer response wins'", *(number(result["longer_wins"][view]) for view in views)])
-    note = ""
-    if len(views) > 1:
-        note = "Each column: the answers of that domain are preferred over all the others.\n\n"
-    reading = (
-        "Ties are pairs of equal scores; identical texts are the same response twice; a duplicate is, up to white space, "
-        "an earlier pair. Training uses the clean pairs."
-    )
-    return f"{note}{table(['', *views], rows)}\n\n{reading}"
+    return ["", *views], rows
 
 
 def lengths_section(result: dict[str, Any]) -> str:
     """Quantiles, and how many texts a model would not read whole."""
+    return f"{table(*lengths_table(result))}\n\n{cut_sentence(result)}"
+
+
+def lengths_table(result: dict[str, Any]) -> Table:
+    """Quantiles of the lengths of each kind of text."""
     lengths = result["lengths"]
     quantiles = [f"{100 * q:g}%" for q in QUANTILES]
     rows = [
@@ -74,20 +89,27 @@ def lengths_section(result: dict[str, Any]) -> str:
         if name not in ("unit", "tokenizer")
     ]
     titles = ["shortest" if q == "0%" else "longest" if q == "100%" else q for q in quantiles]
-    parts = [table([lengths["unit"], "texts", "mean", *titles], rows)]
-    if result["cut"]:
-        cut = result["cut"]
-        parts.append(
-            f"{cut['texts']:,} of {result['texts']:,} texts ({cut['share']:.1%}) are longer than `max_length` "
-            f"{cut['max_length']}; they lose their beginning."
-        )
-    else:
-        parts.append("No tokenizer was given (`--tokenizer`): these are words between white space.")
-    return "\n\n".join(parts)
+    return [lengths["unit"], "texts", "mean", *titles], rows
+
+
+def cut_sentence(result: dict[str, Any]) -> str:
+    """Says how many texts a model would not read whole."""
+    if not result["cut"]:
+        return "No tokenizer was given (`--tokenizer`): these are words between white space."
+    cut = result["cut"]
+    return (
+        f"{cut['texts']:,} of {result['texts']:,} texts ({cut['share']:.1%}) are longer than `max_length` "
+        f"{cut['max_length']}; they lose their beginning."
+    )
 
 
 def overlap_section(result: dict[str, Any]) -> str:
     """Prompts and whole texts that stand in other sets as well."""
+    return f"{table(*overlap_table(result))}\n\n{SHARES}"
+
+
+def overlap_table(result: dict[str, Any]) -> Table:
+    """What each other set shares."""
     rows = [
         [
             name,
@@ -98,24 +120,28 @@ def overlap_section(result: dict[str, Any]) -> str:
         ]
         for name, own in result["overlap"].items()
     ]
-    columns = ["other set", "shared prompts", "shared texts", "its prompts", "its texts"]
-    return table(columns, rows) + "\n\nUp to white space; shares are of this data set."
+    return ["other set", "shared prompts", "shared texts", "its prompts", "its texts"], rows
 
 
 def words_section(result: dict[str, Any]) -> str:
     """The measure in words, and the best words of each group."""
+    return f"{MEASURE}\n\n" + table(*words_table(result))
+
+
+def words_table(result: dict[str, Any]) -> Table:
+    """The best words of each group."""
     groups = result["words"]
     lines = [
         [str(place + 1), *(_word(words[place]) if place < len(words) else "" for words in groups.values())]
         for place in range(min(WORDS_SHOWN, max(map(len, groups.values()))))
     ]
-    measure = (
-        "z-score of the weighted log-odds-ratio of a word in a group against all others (Monroe, Colaresi and Quinn "
-        "2008), the prior shaped like the whole corpus and as large as the average group; in brackets how many texts of the "
-        "group say it. Counted once a text; words of two letters or more in at least three texts, without English stop "
-        "words, with a score above 1.96."
-    )
-    return f"{measure}\n\n" + table(["", *groups], lines)
+    return ["", *groups], lines
+
+
+def inspection_title(result: dict[str, Any]) -> str:
+    """Names the data."""
+    dataset = result["dataset"]
+    return f"Inspection of {Path(dataset if isinstance(dataset, str) else dataset['path']).name}"
 
 
 def _word(entry: dict[str, Any]) -> str:

@@ -7,12 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..output.page import content
+from ..output.page.document import write_document
 from ..output.plotting import BLUE, GRAY, VERMILLION, picture
 from .frontier import Frontier
 
 
+TITLE = "Between the general and the customized reward model"
+
+
 def save_frontier(frontier: Frontier, folder: Path) -> None:
-    """Writes `frontier.json`, `frontier.md` and `frontier.png` into a folder that is there."""
+    """Writes `frontier.json`, `frontier.md`, `frontier.png` and `report.html` into a folder that is there."""
     values = {
         "allowed_loss": frontier.allowed_loss,
         "lowest_general_accuracy": frontier.limit,
@@ -25,6 +30,7 @@ def save_frontier(frontier: Frontier, folder: Path) -> None:
     (folder / "frontier.json").write_text(text + "\n", encoding="utf-8")
     (folder / "frontier.md").write_text(frontier_markdown(frontier), encoding="utf-8")
     draw_frontier(frontier, folder / "frontier.png")
+    write_document(folder / "report.html", frontier_content(frontier))
 
 
 def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
@@ -45,9 +51,8 @@ def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
 def frontier_markdown(frontier: Frontier) -> str:
     """Returns the table, what was chosen, and how far to trust it."""
     columns, rows = frontier_rows(frontier)
-    pairs = ", ".join(f"{name} {found.num_pairs:,}" for name, found in frontier.chosen.sets.items())
     lines = [
-        "# Between the general and the customized reward model",
+        f"# {TITLE}",
         "",
         "![general against customized accuracy](frontier.png)",
         "",
@@ -57,10 +62,30 @@ def frontier_markdown(frontier: Frontier) -> str:
         "",
         describe_choice(frontier),
         "",
-        f"Accuracy; `general` and `customized` are means over their sets. Pairs: {pairs}. The weight was chosen on these "
-        "sets, so that its accuracy on them flatters it a little: judge the model on others.",
+        how_far(frontier),
     ]
     return "\n".join(lines) + "\n"
+
+
+def frontier_content(frontier: Frontier) -> content.Block:
+    """Returns the same as a page."""
+    columns, rows = frontier_rows(frontier)
+    blocks = [
+        content.text(describe_choice(frontier)),
+        content.table(columns, rows),
+        content.text(how_far(frontier)),
+        content.figure("frontier.png", "General against customized accuracy"),
+    ]
+    return content.page(TITLE, [content.section("Accuracy by weight", blocks)])
+
+
+def how_far(frontier: Frontier) -> str:
+    """Says what the numbers are, and how far to trust them."""
+    pairs = ", ".join(f"{name} {found.num_pairs:,}" for name, found in frontier.chosen.sets.items())
+    return (
+        f"Accuracy; `general` and `customized` are means over their sets. Pairs: {pairs}. The weight was chosen on these "
+        "sets, so that its accuracy on them flatters it a little: judge the model on others."
+    )
 
 
 def describe_choice(frontier: Frontier) -> str:

@@ -9,32 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..output.console import console, print_table
 from ..output.folders import replace_text
+from ..output.page.document import write_document
 from ..output.plotting import COLORS, DASHES, GRAY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
+from .page import study_content
 from .runner import StudyRunner
-from .summary import Estimate, Line, best_within, curve, study_lines
-
-
-COLUMNS = (
-    "GRFT",
-    "strategy",
-    "customized",
-    "general",
-    "gain",
-    "general lost",
-    "gain of plain",
-    "loss of plain",
-    "lost less than plain",
-    "frontier",
-)
+from .summary import Estimate, Line, curve, study_lines
+from .tables import COLUMNS, best_of_each, introduction, line_row, run_rows
 
 
 def write_report(runner: StudyRunner) -> None:
     """
-    Writes `README.md`, `summary.json` and the figures of what is there, and prints the table.
+    Writes `README.md`, `report.html`, `summary.json` and the figures of what is there, and prints the table.
 
     Args:
         runner (`StudyRunner`): Its cells may be incomplete; the report says so.
@@ -47,12 +35,13 @@ def write_report(runner: StudyRunner) -> None:
     figures = _draw(study, results, lines, folder / "figures") if lines else []
     replace_text(folder / "summary.json", json.dumps([dataclasses.asdict(line) for line in lines], indent=2) + "\n")
     replace_text(folder / "README.md", markdown(runner, results, lines, figures))
+    write_document(folder / "report.html", study_content(runner, results, lines, figures))
     for base in study.base_models:
-        rows = [_row(line) for line in lines if line.base == base]
+        rows = [line_row(line) for line in lines if line.base == base]
         if rows:
             narrow = (0, 1, 2, 3, 9)  # what fits into a terminal of 80 columns
             print_table([COLUMNS[k] for k in narrow], [[row[k] for k in narrow] for row in rows], title=base)
-    console.print(f"Report: {folder / 'README.md'}; {len(results)} of {len(runner.cells)} cells.")
+    console.print(f"Report: {folder / 'README.md'}, report.html; {len(results)} of {len(runner.cells)} cells.")
 
 
 def markdown(
@@ -63,18 +52,11 @@ def markdown(
     text = [
         f"# Study: {', '.join(study.base_models)}",
         "",
-        f"{len(results)} of {len(runner.cells)} runs, seeds {', '.join(map(str, study.seeds))}; domains "
-        f"{', '.join(study.crft.domains)}; rm_toolkit {__version__}. General accuracy is the mean over "
-        f"{', '.join(study.general_sets)}; customized accuracy is that on `{study.customized_set}`. Figures are means over "
-        "seeds (each over the domains) with the 95% interval of Student's t where there are two seeds or more. `gain` is "
-        "the customized accuracy won by CRFT, `general lost` the general accuracy it cost; `gain of plain` and `loss of "
-        "plain` compare both with plain CRFT from the same GRFT model, and `lost less than plain` is the mean over pairs of runs of "
-        "one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
-        "better in one accuracy and as good in the other.",
+        introduction(runner, results),
         "",
     ]
     for base in study.base_models:
-        rows = [_row(line) for line in lines if line.base == base]
+        rows = [line_row(line) for line in lines if line.base == base]
         if rows:
             text += [
                 f"## {base}",
@@ -83,26 +65,15 @@ def markdown(
                 "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|",
             ]
             text += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    for base, line in best_within(lines, study.allowed_loss).items():
-        text += [
-            f"Best of {base} for at most {100 * study.allowed_loss:g} points of general accuracy: **{line.strategy}** after "
-            f"GRFT on {line.start}: customized {line.customized}, general {line.general}.",
-            "",
-        ]
+    for sentence in best_of_each(study, lines):
+        text += [sentence, ""]
     for file, caption in figures:
         text += [f"![{caption}](figures/{file})", ""]
     if runner.failed:
         text += ["## Failed", ""] + [f"- `{cell.name}`: {reason}" for cell, reason in runner.failed.items()] + [""]
     text += ["## Runs", "", "| run | seconds | command |", "|---|---:|---|"]
-    text += [f"| {cell.name} | {result['seconds']:.0f} | `{result['command']}` |" for cell, result in results.items()]
+    text += [f"| {name} | {seconds} | `{command}` |" for name, seconds, command in run_rows(results)]
     return "\n".join(text) + "\n"
-
-
-def _row(line: Line) -> list[str]:
-    percent = ["-" if value is None else f"{value:.0%}" for value in (line.kept_gain, line.relative_loss)]
-    values = [line.customized, line.general, line.gain, line.loss]
-    saved = "-" if line.saved is None else str(line.saved)
-    return [line.start, line.strategy, *map(str, values), *percent, saved, "yes" if line.on_frontier else ""]
 
 
 def _draw(

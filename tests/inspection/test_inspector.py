@@ -150,6 +150,10 @@ def test_the_command_writes_counts_lengths_overlap_and_words(dsp_file, base_mode
     report = (out / "report.md").read_text()
     assert "![" in report and "| law | art |" in report and "shared prompts" in report
     assert sorted(path.name for path in (out / "figures").iterdir()) == ["lengths.png", "words.png"]
+    page = (out / "report.html").read_text()
+    assert (
+        page.count('"source":"data:image/png;base64,') == 2 and '["clean pairs",' in page and "shared prompts" in page
+    )
     assert main(command) == 2
     assert "the output folder is in use" in capsys.readouterr().err
 

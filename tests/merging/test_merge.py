@@ -292,5 +292,6 @@ def test_the_frontier_agrees_with_models_on_disk(general, customized, tmp_path, 
     best = max(found["points"], key=lambda point: (point["customized"], -point["weight"]))
     assert found["chosen_weight"] == best["weight"] == load_settings(str(output)).lineage[-1]["weights"][0]
     assert (output / "frontier" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert '"columns":["weight","general","customized",' in (output / "frontier" / "report.html").read_text()
     text = (output / "frontier" / "frontier.md").read_text()
     assert f"| {best['weight']:g} * |" in text and "helpful 30, harmless 30, law 30" in text

@@ -97,3 +97,5 @@ def test_the_report_has_table_pictures_and_commands(study, capsys):
     for name in ("frontier-tiny.png", "curves-tiny.png"):
         assert (folder / "figures" / name).read_bytes().startswith(b"\x89PNG") and f"(figures/{name})" in text
     assert "│ hh, LM loss 0.1 │ imitation │" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert '["hh","imitation","0.800","0.830"' in page and page.count('"source":"data:image/png;base64,') == 2

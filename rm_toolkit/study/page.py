@@ -1,0 +1,39 @@
+"""`report.html` of a study: its README as a page whose tables can be sorted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..output.page import content
+from .grid import Cell
+from .runner import StudyRunner
+from .summary import Line
+from .tables import COLUMNS, best_of_each, introduction, line_row, run_rows
+
+
+def study_content(
+    runner: StudyRunner, results: dict[Cell, dict[str, Any]], lines: list[Line], figures: list[tuple[str, str]]
+) -> content.Block:
+    """
+    Returns the page.
+
+    Args:
+        runner, results, lines, figures: As of [`~rm_toolkit.study.report.markdown`].
+    """
+    study = runner.study
+    sections = []
+    for base in study.base_models:
+        rows = [line_row(line) for line in lines if line.base == base]
+        if rows:
+            sections.append(content.section(base, [content.table(COLUMNS, rows)]))
+    overview = [content.text(introduction(runner, results)), *map(content.text, best_of_each(study, lines))]
+    sections.insert(0, content.section("What was run", overview))
+    if figures:
+        pictures = [content.figure(f"figures/{file}", caption) for file, caption in figures]
+        sections.append(content.section("Figures", pictures))
+    if runner.failed:
+        failed = [[cell.name, reason] for cell, reason in runner.failed.items()]
+        sections.append(content.section("Failed", [content.table(["run", "reason"], failed)]))
+    sections.append(content.section("Runs", [content.table(["run", "seconds", "command"], run_rows(results))]))
+    title = f"Study: {', '.join(study.base_models)}"
+    return content.page(title, sections, f"{len(results)} of {len(runner.cells)} runs")

@@ -1,0 +1,61 @@
+"""What a study says in words and rows, for its README and for its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import __version__
+from .grid import Cell, StudyConfig
+from .runner import StudyRunner
+from .summary import Line, best_within
+
+
+COLUMNS = (
+    "GRFT",
+    "strategy",
+    "customized",
+    "general",
+    "gain",
+    "general lost",
+    "gain of plain",
+    "loss of plain",
+    "lost less than plain",
+    "frontier",
+)
+
+
+def introduction(runner: StudyRunner, results: dict[Cell, dict[str, Any]]) -> str:
+    """How much of the grid is there, and what the columns are."""
+    study = runner.study
+    return (
+        f"{len(results)} of {len(runner.cells)} runs, seeds {', '.join(map(str, study.seeds))}; domains "
+        f"{', '.join(study.crft.domains)}; rm_toolkit {__version__}. General accuracy is the mean over "
+        f"{', '.join(study.general_sets)}; customized accuracy is that on `{study.customized_set}`. Figures are means over "
+        "seeds (each over the domains) with the 95% interval of Student's t where there are two seeds or more. `gain` is "
+        "the customized accuracy won by CRFT, `general lost` the general accuracy it cost; `gain of plain` and `loss of "
+        "plain` compare both with plain CRFT from the same GRFT model, and `lost less than plain` is the mean over pairs of runs of "
+        "one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
+        "better in one accuracy and as good in the other."
+    )
+
+
+def best_of_each(study: StudyConfig, lines: list[Line]) -> list[str]:
+    """A sentence for each base model: the best row that loses no more general accuracy than allowed."""
+    return [
+        f"Best of {base} for at most {100 * study.allowed_loss:g} points of general accuracy: **{line.strategy}** after "
+        f"GRFT on {line.start}: customized {line.customized}, general {line.general}."
+        for base, line in best_within(lines, study.allowed_loss).items()
+    ]
+
+
+def run_rows(results: dict[Cell, dict[str, Any]]) -> list[list[str]]:
+    """Name, seconds and command of each run."""
+    return [[cell.name, f"{result['seconds']:.0f}", result["command"]] for cell, result in results.items()]
+
+
+def line_row(line: Line) -> list[str]:
+    """The cells of a row, in the order of `COLUMNS`."""
+    percent = ["-" if value is None else f"{value:.0%}" for value in (line.kept_gain, line.relative_loss)]
+    values = [line.customized, line.general, line.gain, line.loss]
+    saved = "-" if line.saved is None else str(line.saved)
+    return [line.start, line.strategy, *map(str, values), *percent, saved, "yes" if line.on_frontier else ""]

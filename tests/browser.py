@@ -1,0 +1,90 @@
+"""A real browser for the tests of pages: Chromium of the system, driven by Playwright; without either they are skipped."""
+
+import contextlib
+import os
+import shutil
+import time
+
+import pytest
+
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SECONDS = 20
+READY = "html[data-ready=true]"
+
+
+def find_browser():
+    """Path of a Chromium, or None; RM_TOOLKIT_BROWSER names another one."""
+    given = os.environ.get("RM_TOOLKIT_BROWSER")
+    return given or next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+@contextlib.contextmanager
+def opened_browser():
+    """A browser; skips the test where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pages are tried with the extra `browser`")
+    path = find_browser()
+    if path is None:
+        pytest.skip("there is no Chromium here (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Tab:
+    """A page as a reader sees it, with all that the browser had to complain of, and every address it asked for."""
+
+    def __init__(self, browser, path, *, width=1600, scheme="light", hash=""):
+        self.context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page = self.context.new_page()
+        self.complaints, self.asked = [], []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.base = path.as_uri()
+        self.open(hash)
+
+    def open(self, hash=""):
+        self.page.goto("about:blank")
+        self.page.goto(self.base + hash)
+        self.page.wait_for_selector(READY, timeout=1000 * SECONDS)
+
+    def __getattr__(self, name):
+        return getattr(self.page, name)
+
+    def texts(self, selector):
+        return [element.strip() for element in self.page.locator(selector).all_text_contents()]
+
+    def wait(self, expression):
+        """Waits until a JavaScript expression holds; Playwright's own way evaluates strings, which the page forbids."""
+        end = time.monotonic() + SECONDS
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"never: {expression}; {self.complaints}"
+            self.page.wait_for_timeout(15)
+
+    @property
+    def pair(self):
+        """Name of the pair that is shown."""
+        return self.page.locator(".detail h2").text_content()
+
+    def wait_pair(self, name):
+        self.wait(f"document.querySelector('.detail h2')?.textContent === {name!r}")
+
+    @property
+    def overflow(self):
+        """Pixels by which the page is wider than the window."""
+        return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+    def close(self):
+        self.context.close()
+        network = [url for url in self.asked if not url.startswith(("file:", "data:", "about:"))]
+        assert self.complaints == [] and network == []
