@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATE",
         help="YYYY-MM-DD, for a chat template that asks for the date, of a model that has none of its own",
     )
+    add("--calibrated", action="store_true", help="also how likely each completion of a row beats another one of it")
     add("--skip-invalid", action="store_true", help="leave out rows that cannot be used, and count them")
     add("--overwrite", action="store_true", help="replace the output of another run")
     add("--trust-remote-code", action="store_true", help="let code that comes with the model run")
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
         tokens_per_batch=args.tokens_per_batch,
         chat_date=args.chat_date or date_of_earlier_run(args.output, identity, overwrite=args.overwrite),
         trust_remote_code=args.trust_remote_code,
+        calibrated=args.calibrated,
     )
     with hint_if_stopped(f"The same command goes on from {args.output}.partial."):
         summary = score_file(

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 560, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 26
+WIDTH, HEIGHT = 420, 190
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 24
 MOST_POINTS = 400  # of one line: more than the chart has pixels to show
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 NUM_COLORS = 7  # `--line-0` and so on, in the page's style

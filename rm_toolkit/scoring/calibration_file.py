@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ class Calibration:
             return np.asarray(margins, dtype=np.float64) / self.temperature
         return logit(self.probability(margins))
 
+    def digest(self) -> str:
+        """Returns 16 hex digits over what it makes of rewards."""
+        fitted = json.dumps([self.method, self.temperature, self.margins, self.probabilities])
+        return hashlib.sha256(fitted.encode()).hexdigest()[:16]
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `calibration.json` into a model folder."""
         fitted = {"temperature": self.temperature}
@@ -104,6 +110,22 @@ def win_probabilities(margins: np.ndarray, calibration: Calibration | None) -> n
         calibration (`Calibration`, *optional*): Without one it is sigmoid(margin), as the model was trained.
     """
     return expit(margins) if calibration is None else calibration.probability(margins)
+
+
+def mean_win_probabilities(rewards: Sequence[float], calibration: Calibration) -> list[float]:
+    """
+    Probability that each of several responses beats another one of them, on average over the others.
+
+    Args:
+        rewards (`Sequence[float]` of K): Of the responses to one prompt, in logits; K is at least 2.
+        calibration (`Calibration`): Of their model.
+
+    Returns:
+        `list[float]` of K: Their mean is 0.5; of two responses they are p and 1 - p.
+    """
+    values = np.asarray(rewards, dtype=np.float64)
+    wins = calibration.probability(values[:, None] - values[None, :])
+    return ((wins.sum(axis=1) - 0.5) / (len(values) - 1)).tolist()  # without that against itself
 
 
 def check_calibrated_options(model: Any, *, adapters: Any, endpoint: Any) -> None:

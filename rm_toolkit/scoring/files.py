@@ -95,6 +95,7 @@ def score_file(
         "template": options.template,
         "window": options.window,
         **({} if scorer.chat_date is None else {"chat_date": scorer.chat_date}),
+        **({} if scorer.calibration is None else {"calibration": scorer.calibration.digest()}),
     }
     with PartialOutput(output, run, overwrite=overwrite) as partial:
         summary = ScoreSummary(**partial.state.get("summary", {}))
@@ -133,7 +134,9 @@ def _write_rewards(
         pass
     for rows in _windows(records, scorer, options, summary):
         rewards = _score(scorer, rows, bar)
-        lines = b"".join(line(row, reward, options.reward_column) for row, reward in zip(rows, rewards))
+        lines = b"".join(
+            line(row, reward, options.reward_column, scorer.calibration) for row, reward in zip(rows, rewards)
+        )
         read += sum(1 + row.skipped for row in rows)
         _count(summary, rewards)
         bar.n = summary.rows

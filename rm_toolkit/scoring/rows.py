@@ -24,10 +24,12 @@ from ..data.templates import TEMPLATES, wrap
 from ..errors import InputError
 from ..output.ranges import Choice, Text
 from ..output.stated_ranges import check_ranges
+from .calibration_file import Calibration, mean_win_probabilities
 from .scorer import RewardScorer
 
 
 NAME = Text(empty=False)
+WIN_COLUMN = "win_probability"
 COMPLETION_COLUMNS = ("completion", "completions", "response", "responses")
 
 
@@ -93,6 +95,8 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
         raise place.error(
             f"there is a column '{options.reward_column}' already.", "Name another with --reward-column NAME."
         )
+    if scorer.calibration is not None and WIN_COLUMN in record:
+        raise place.error(f"there is a column '{WIN_COLUMN}' already.", "Rename it, or leave out --calibrated.")
     prompt: Any = ""
     if options.prompt_column is not None:
         prompt = text_or_messages(field(record, options.prompt_column, place), options.prompt_column, place)
@@ -101,6 +105,10 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     name = options.completion_column or next((key for key in COMPLETION_COLUMNS if key in record), "completion")
     value = field(record, name, place)
     several = is_several(value)
+    if scorer.calibration is not None and not (several and len(value) > 1):
+        raise place.error(
+            f"`{name}` is not a list of two completions or more, of which --calibrated says how likely each is the better."
+        )
     entries = [text_or_messages(entry, name, place) for entry in (value if several else [value])]
     domain = options.domain
     if options.domain_column is not None:
@@ -146,7 +154,7 @@ def held_bytes(value: Any) -> int:
     return total
 
 
-def line(row: Row, reward: Any, column: str) -> bytes:
+def line(row: Row, reward: Any, column: str, calibration: Calibration | None = None) -> bytes:
     """
     The row with its reward, as one line of JSON.
 
@@ -154,12 +162,16 @@ def line(row: Row, reward: Any, column: str) -> bytes:
         row (`Row`): The row.
         reward (`float` or `list[float]`): Its reward, or those of its completions.
         column (`str`): Column that is added.
+        calibration (`Calibration`, *optional*): Adds the column `win_probability`, too: of each completion against the
+            others of its row.
     """
     values = reward if isinstance(reward, list) else [reward]
     if not np.isfinite(values).all():
         raise row.place.error(f"the reward is {values}, no number.", "Compute with --dtype float32.")
     short = [float(str(np.float32(value))) for value in values]  # the shortest digits that give the same fp32 number
     record = {**row.record, column: short if isinstance(reward, list) else short[0]}
+    if calibration is not None:
+        record[WIN_COLUMN] = mean_win_probabilities(short, calibration)
 
     def other(value: Any) -> Any:  # what a Parquet column may hold and JSON does not
         if isinstance(value, (datetime.date, datetime.time)):

@@ -7,33 +7,29 @@ import html
 from collections.abc import Iterable
 
 from ..output.line_chart import NUM_COLORS, figure, line_chart
+from ..output.page.document import ASSETS
 from .watching import RUNNING, STOPPED, WatchedRun
 
 
 IN_WORDS = {STOPPED: "stopped before its end; --resume_from_checkpoint auto goes on from its last checkpoint"}
 FIRST = ("loss", "rank_loss", "lm_loss", "accuracy", "margin", "learning_rate", "grad_norm")
 LEADING = ("accuracy", "loss", "margin")  # of the metrics of test sets
+# Beside the style that all pages share.
 STYLE = """
-:root { --ground: #f6f7f8; --panel: #fff; --ink: #1b1f24; --second: #5a636e; --edge: #dfe3e8; --bar: #005f96; color-scheme: light dark;
-  --line-0: #0072b2; --line-1: #d55e00; --line-2: #00875f; --line-3: #b4528f; --line-4: #a87400; --line-5: #3a8fc4; --line-6: #333; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --panel: #1b1f25; --ink: #e3e6ea; --second: #9aa4b0; --edge: #2d343d; --bar: #6cbcf0;
-  --line-0: #6cbcf0; --line-1: #f2965c; --line-2: #4cc79c; --line-3: #dd9ac4; --line-4: #e6b94f; --line-5: #a5d3f2; --line-6: #ddd; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
-  font-variant-numeric: tabular-nums; }
+:root { --line-0: #0072b2; --line-1: #d55e00; --line-2: #00875f; --line-3: #b4528f; --line-4: #a87400; --line-5: #3a8fc4; --line-6: #333; }
+@media (prefers-color-scheme: dark) { :root { --line-0: #6cbcf0; --line-1: #f2965c; --line-2: #4cc79c; --line-3: #dd9ac4; --line-4: #e6b94f;
+  --line-5: #a5d3f2; --line-6: #ddd; } }
 main { max-width: 1240px; margin: 0 auto; padding: 1.2rem 1.5rem 3rem; display: grid; gap: 1.4rem; }
-h1, h2, p { margin: 0; } h1 { font-size: 1.2rem; overflow-wrap: anywhere; } h2 { font-size: .95rem; overflow-wrap: anywhere; }
 .second { color: var(--second); font-size: .88rem; }
-.done { height: .5rem; border-radius: .25rem; background: var(--edge); overflow: hidden; } .done i { display: block; height: 100%; background: var(--bar); }
+.done { height: .5rem; border-radius: .25rem; background: var(--line); overflow: hidden; } .done i { display: block; height: 100%; background: var(--accent); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
-.panel { background: var(--panel); border: 1px solid var(--edge); border-radius: 8px; padding: .8rem; min-width: 0; }
-svg { display: block; width: 100%; height: auto; margin-top: .4rem; } svg text { fill: var(--second); font-size: 12px; } .grid { stroke: var(--edge); }
+main section { display: block; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; min-width: 0; }
+section h2 { font-size: .95rem; }
+svg { display: block; width: 100%; height: auto; margin-top: .4rem; } svg text { fill: var(--second); font-size: 12px; } .grid { stroke: var(--line); }
 polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-ul { list-style: none; margin: .4rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .85rem; }
+section ul { list-style: none; margin: .4rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .85rem; }
 li { overflow-wrap: anywhere; min-width: 0; } li b { font-weight: 600; } li i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .35rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--edge); } thead th { border: 0; color: var(--second); font-weight: 600; }
-th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; font-weight: 500; min-width: 8rem; }
+.results { width: 100%; margin-top: .3rem; } .results tr + tr > *, .results tbody tr:first-child > * { border-top: 1px solid var(--soft); }
 """
 
 
@@ -48,12 +44,13 @@ def watch_page(run: WatchedRun, seconds: float) -> str:
     name = html.escape(run.folder.resolve().name)
     refresh = f'<meta http-equiv="refresh" content="{seconds:g}">' if run.state == RUNNING else ""
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    shared = (ASSETS / "page.css").read_text(encoding="utf-8")
     parts = [_head(run), _progress(run), _results(run), _charts(run)]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{refresh}'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{name}: {run.state}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<title>{name}: {run.state}</title><style>{shared}{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main></body></html>\n"
     )
@@ -87,12 +84,17 @@ def _results(run: WatchedRun) -> str:
     for name, first, last in run.results():
         cells = [f"{_value(first, key)} → {_value(last, key)}" for key in ("accuracy", "margin", "loss")]
         cells += [f"{int(last.get('num_pairs') or 0):,}", f"{int(last['step']):,}"]
-        rows.append(f"<tr><th>{html.escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        rows.append(
+            f"<tr><th>{html.escape(name)}</th>"
+            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            + "</tr>"
+        )
     if not rows:
         return ""
-    heads = "".join(f"<th>{head}</th>" for head in ("test set", "accuracy", "margin", "loss", "pairs", "step"))
+    names = ("accuracy", "margin", "loss", "pairs", "step")
+    heads = "<th>test set</th>" + "".join(f'<th class="number">{name}</th>' for name in names)
     return (
-        '<section class="panel"><h2>Test sets, first → last evaluation</h2><div class="scroll"><table><thead><tr>'
+        '<section><h2>Test sets, first → last evaluation</h2><div class="scroll"><table class="results"><thead><tr>'
         f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
@@ -129,7 +131,7 @@ def _charts(run: WatchedRun) -> str:
 
 def _chart(title: str, lines: dict[str, list[tuple[float, float]]], last_step: int) -> str:
     return (
-        f'<section class="panel"><h2>{html.escape(title)}</h2>{line_chart(lines, title, last_step)}'
+        f"<section><h2>{html.escape(title)}</h2>{line_chart(lines, title, last_step)}"
         f"<ul>{''.join(_legend(lines))}</ul></section>"
     )
 

@@ -192,3 +192,26 @@ def test_the_command_fits_shows_and_keeps(model, rows, tmp_path, capsys, read_js
     assert main([*command, "--overwrite"]) == 0 and read_json(model / "calibration.json") == found
     assert main(["calibrate", "--model", "nobody/nothing", *command[3:]]) == 2
     assert "is no folder here" in capsys.readouterr().err
+
+
+def test_a_scored_file_says_how_likely_each_completion_is_the_better(model, tmp_path, capsys):
+    rows = [
+        {"prompt": "p", "completions": ["river", "stone window"]},
+        {"prompt": "q", "completions": ["a", "bridge", "orange"]},
+    ]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["score", "--model", str(model), "--input", str(file), "--output", str(out), "--calibrated"]
+    assert main(command) == 2 and "has no `calibration.json`" in capsys.readouterr().err
+    calibration = Calibration("temperature", model_fingerprint(model), 2.0)
+    calibration.save(model)
+    assert main(command) == 0
+    first, second = map(json.loads, out.read_text().splitlines())
+    (better, worse), p = first["reward"], first["win_probability"]
+    assert p == pytest.approx([expit((better - worse) / 2), expit((worse - better) / 2)])
+    r = np.array(second["reward"])
+    assert second["win_probability"][1] == pytest.approx((expit((r[1] - r[0]) / 2) + expit((r[1] - r[2]) / 2)) / 2)
+    assert sum(second["win_probability"]) == pytest.approx(1.5)
+    file.write_text(json.dumps({"prompt": "p", "completion": "river"}) + "\n")
+    assert main([*command, "--overwrite"]) == 2
+    assert "line 1: `completion` is not a list of two completions or more" in capsys.readouterr().err

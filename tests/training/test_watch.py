@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -156,3 +157,36 @@ def test_a_chart_keeps_its_peaks_and_its_ticks_are_round():
     assert nice_ticks(-3, 41) == pytest.approx([-20, 0, 20, 40, 60])
     for lines in ({"one": [(0, 0.5)]}, {"flat": [(0, 0.0), (5, 0.0)]}, {"tiny": [(1, 1e-9), (2, 1.0000001e-9)]}):
         assert "nan" not in line_chart(lines, "x", max(step for points in lines.values() for step, _ in points))
+
+
+@pytest.fixture
+def browser():
+    """The distribution's Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as driver:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = driver.chromium.launch(executable_path=path, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.mark.parametrize("width", [800, 1600])
+def test_a_browser_shows_the_page_and_reads_it_again(run, browser, width):
+    folder = run(history(HOSTILE))
+    page = folder.parent / "page.html"
+    said = []
+    with WriterLock(folder):
+        page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("dialog", lambda dialog: said.append(dialog.message))
+    tab.goto(page.as_uri())
+    assert tab.locator("svg polyline").count() == 6 and HOSTILE in tab.locator("tbody").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")  # the run was killed meanwhile
+    tab.get_by_text("stopped before its end").wait_for(timeout=10_000)
+    assert said == []
