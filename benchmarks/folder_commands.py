@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("grft", "crft", "sft")
 
 
 def build(place: Path) -> None:
@@ -39,29 +40,28 @@ def build(place: Path) -> None:
             (folder / name).write_text("{}")
         (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     rows = [{"prompt": f"number {number}?", "chosen": f"as well as {number}", "rejected": "no"} for number in range(8)]
-    recipe = (ROOT / "recipes" / "tiny" / "grft.yaml").read_text().splitlines(keepends=True)
-    (place / "recipe.yaml").write_text("".join(line for line in recipe if not line.startswith("tiny_base")))
-    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for stage in STAGES:  # without the base model that the tiny recipes build
+        lines = (ROOT / "recipes" / "tiny" / f"{stage}.yaml").read_text().splitlines(keepends=True)
+        (place / f"{stage}.yaml").write_text("".join(line for line in lines if not line.startswith("tiny_base")))
+    tests = [{**row, "prompt": f"another {row['prompt']}"} for row in rows]
+    for name, some in (("rows", rows), ("tests", tests)):
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     (place / "score.jsonl").write_text(json.dumps({"prompt": "how?", "completions": ["well", "no"]}) + "\n")
 
 
 def argv_of(command: str, place: Path, folder: Path) -> list[str]:
     """The command line, with `folder` as its model."""
     out, spec = str(place / "out"), f"{{path: {place / 'rows.jsonl'}, source: jsonl, format: chat}}"
-    recipe = [
-        "--model_name_or_path",
-        str(folder),
-        "--output_dir",
-        out,
-        "--train_datasets",
-        json.dumps({"a": spec_of(place)}),
-    ]
-    recipe += ["--eval_datasets", json.dumps({"a": spec_of(place)}), "--allow_overlap", "true", "--max_steps", "1"]
+    recipe = ["--config", str(place / f"{command}.yaml"), "--model_name_or_path", str(folder), "--output_dir", out]
+    for name in ("train", "eval"):
+        recipe += [f"--{name}_datasets", json.dumps({name: spec_of(place, "rows" if name == "train" else "tests")})]
+    recipe += ["--max_steps", "1"]
     recipe += ["--use_cpu", "true", "--max_length", "64", "--disable_tqdm", "true", "--cpu_threads", "1"]
-    pairs = ["--pairs_per_step", "4", "--per_device_train_batch_size", "4", "--data_format", "chat"]
+    recipe += ["--data_format", "chat"]
+    pairs = ["--pairs_per_step", "4", "--per_device_train_batch_size", "4"]
     plan = [
         "--config",
-        str(place / "recipe.yaml"),
+        str(place / "grft.yaml"),
         "--accelerate-config",
         str(ROOT / "accelerate_configs/multi_gpu.yaml"),
     ]
@@ -74,8 +74,9 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
         "merge": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--weight", "0.5", "--output", out],
         "frontier": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--frontier", "--weights", "0.5"]
         + ["--general-datasets", f"a={spec}", "--customized-datasets", f"b={spec}", "--output", out],
-        "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out],
-        "plan": ["plan", *plan, "--model_name_or_path", str(folder)],
+        "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out]
+        + ["--adapter"] * (folder.name == "adapter"),
+        "plan": ["plan", *plan, "--model_name_or_path", str(folder), "--pairs_per_step", "128"],
         "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],
         "grft": ["grft", *recipe, *pairs],
         "crft": ["crft", *recipe, *pairs],
@@ -83,6 +84,6 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
     }[command]  # fmt: skip
 
 
-def spec_of(place: Path) -> dict[str, str]:
-    """The rows of the recipes."""
-    return {"path": str(place / "rows.jsonl"), "source": "jsonl", "format": "chat"}
+def spec_of(place: Path, name: str) -> dict[str, str]:
+    """Rows of the recipes."""
+    return {"path": str(place / f"{name}.jsonl"), "source": "jsonl", "format": "chat"}
