@@ -33,6 +33,7 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console
 from ..output.folders import check_output, written_whole
+from ..output.json_files import check_regular
 from ..output.progress import no_bar
 from ..scoring.example import ScoredExample, write_example
 from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
@@ -232,6 +233,7 @@ def _carry(source: Path, target: Path) -> None:
     """Copies what belongs to a model beside its weights; results, logs and cards of a source's run do not."""
     for name, row in list_folder(source):
         if row is not None and row.carried:
+            check_regular(source / name)  # a copy of a device or a pipe would never end
             (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, target / name)
 

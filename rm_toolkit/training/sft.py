@@ -18,6 +18,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantiz
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..errors import InputError, first_line
+from ..models.folder_checks import read_checked
 from ..models.hub_files import recorded_revision
 from ..models.loading import quiet_loading
 from ..models.precision import WEIGHT_DTYPE
@@ -144,8 +145,9 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
 
     Raises:
-        `InputError`: if there is no causal LM of that name.
+        `InputError`: if there is no causal LM of that name, or its `generation_config.json` cannot be read.
     """
+    read_checked(model.model_name_or_path, "generation_config.json", model.model_revision)
     init = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
     quantization = get_quantization_config(model)
     if quantization is not None:

@@ -1,6 +1,7 @@
 """`rm-toolkit merge`: folders between two tiny reward models."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -186,6 +187,19 @@ def no_folder(folder):
     folder.write_text("a file")
 
 
+def no_end(folder):
+    (folder / "generation_config.json").symlink_to("/dev/zero")
+
+
+def no_reader(folder):
+    os.mkfifo(folder / "merges.txt")
+
+
+def enormous(folder):
+    with (folder / "generation_config.json").open("wb") as file:
+        file.truncate(64 << 30)
+
+
 def torn(folder):
     (folder / "model.safetensors").write_bytes(b"torn")
 
@@ -210,6 +224,23 @@ def test_models_that_do_not_fit_are_refused_and_nothing_is_written(general, cust
     change(other)
     with pytest.raises(InputError, match=message):
         merge_models(other, [customized], [0.5], tmp_path / "merged", show_progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_end, "generation_config.json is a pipe, a socket or a device"),
+        (no_reader, "merges.txt is a pipe, a socket or a device"),
+        (enormous, "generation_config.json has 68,719,476,736 bytes"),
+    ],
+)
+def test_what_a_model_carries_is_copied_only_if_it_has_an_end(general, customized, tmp_path, change, message):
+    other = tmp_path / "other"
+    shutil.copytree(customized, other)
+    change(other)
+    with pytest.raises(InputError, match=message):
+        merge_models(general, [other], [0.5], tmp_path / "merged", show_progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"other"}
 
 

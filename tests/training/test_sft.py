@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -171,3 +172,12 @@ def test_a_process_that_does_not_save_writes_nothing(base_model, tokenizer, tmp_
     monkeypatch.setattr(type(trainer.args), "should_save", False)
     trainer.save_weights(str(tmp_path / "sft" / "checkpoint-1"))
     assert not (tmp_path / "sft" / "checkpoint-1").exists()
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"greedy"', '{"eos_token_id": '])
+def test_how_a_base_lm_generates_is_looked_at_before_it_is_loaded(base_model, tokenizer, tmp_path, content):
+    folder = tmp_path / "base"
+    shutil.copytree(base_model(), folder)
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"generation_config\.json (holds a|is not valid JSON)"):
+        load_base_lm(ModelConfig(str(folder)), BaseLmConfig(output_dir=str(tmp_path / "out"), use_cpu=True), tokenizer)
