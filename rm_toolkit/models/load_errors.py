@@ -76,7 +76,7 @@ def named_key(values: Mapping[str, Any], said: str) -> str:
     return ""
 
 
-def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
+def weights_error(name: str, config: PreTrainedConfig, error: Exception, what: str = "reward model") -> str:
     """
     The message for a model whose config is there but whose weights cannot be loaded.
 
@@ -84,18 +84,20 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
         name (`str`): Folder or Hub id.
         config (`PreTrainedConfig`): Its config.
         error (`Exception`): What transformers or safetensors raised.
+        what (`str`): What it was to be: `reward model` or `causal LM`.
     """
     text = str(error)
     if "Unrecognized configuration class" in text:
-        if causal := MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type):
+        if what != "causal LM" and (causal := MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)):
             return (
                 f"'{name}' is a '{config.model_type}' model: transformers {transformers.__version__} has its language model "
                 f"({causal}) but no sequence classifier of it, which is what a reward model is saved as, so that no "
                 "program could open it. Start from a model of another family, such as Llama, Qwen3 or Gemma 3."
             )
+        made, start = ("causal LM", "") if what == "causal LM" else ("text classifier", " or a BERT-like encoder")
         return (
-            f"'{name}' is a '{config.model_type}' model, which transformers cannot make a text classifier of: it is no "
-            "language model. Start from a causal LM or a BERT-like encoder."
+            f"'{name}' is a '{config.model_type}' model, which transformers cannot make a {made} of: it is no "
+            f"{'causal ' if not start else ''}language model. Start from a causal LM{start}."
         )
     if isinstance(error, SafetensorError):
         return (
@@ -113,7 +115,7 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception) -> str:
         )
     key = named_key(config.to_dict(), text)
     line = first_line(error) if isinstance(error, OSError | ValueError) else class_and_line(error, 200)
-    return f"'{name}' cannot be loaded as a reward model: {key}{one_line(line)} Check its `config.json`."
+    return f"'{name}' cannot be loaded as a {what}: {key}{one_line(line)} Check its `config.json`."
 
 
 def pickled_error(name: str, config: PreTrainedConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from .files import CONFIG_NAME
 from .folder_checks import check_tokenizer_files, place_of
 from .lm_head import is_causal_lm
 from .load_errors import panics_raised
-from .loading import load_config
+from .loading import load_config, quiet_loading
 
 
 limit_chat_templates()
@@ -41,7 +42,9 @@ def load_tokenizer(
     """
     check_tokenizer_files(model_name_or_path, revision)
     try:
-        with panics_raised():
+        # Of a config of an unknown architecture transformers says much, before the model itself is refused in one line.
+        with panics_raised(), quiet_loading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             return AutoTokenizer.from_pretrained(
                 model_name_or_path, revision=revision, trust_remote_code=trust_remote_code
             )

@@ -17,13 +17,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..models.folder_checks import read_checked
 from ..models.hub_files import recorded_revision
-from ..models.loading import quiet_loading
+from ..models.load_errors import weights_error
+from ..models.loading import load_config, quiet_loading
 from ..models.precision import WEIGHT_DTYPE
 from ..models.saving import moved_into
 from ..models.settings import DATA_FORMATS
+from ..models.weight_checks import check_weights
 from ..output.console import console, print_table
 from ..output.progress import say
 from ..output.ranges import Choice
@@ -145,10 +147,13 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
 
     Raises:
-        `InputError`: if there is no causal LM of that name, or its `generation_config.json` cannot be read.
+        `InputError`: if there is no causal LM of that name, or one of its files cannot be read.
     """
-    read_checked(model.model_name_or_path, "generation_config.json", model.model_revision)
-    init = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
+    name, init = model.model_name_or_path, {"revision": model.model_revision}
+    read_checked(name, "generation_config.json", model.model_revision)
+    init["trust_remote_code"] = config.trust_remote_code
+    described = load_config(name, **init)
+    check_weights(name, described, model.model_revision)
     quantization = get_quantization_config(model)
     if quantization is not None:
         init["quantization_config"] = quantization
@@ -156,11 +161,9 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         init["attn_implementation"] = model.attn_implementation
     try:
         with quiet_loading():
-            loaded = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, dtype=WEIGHT_DTYPE, **init)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no causal LM could be loaded from '{model.model_name_or_path}': {first_line(error)}"
-        ) from error
+            loaded = AutoModelForCausalLM.from_pretrained(name, dtype=WEIGHT_DTYPE, use_safetensors=True, **init)
+    except Exception as error:  # each architecture raises what it likes
+        raise InputError(weights_error(name, described, error, "causal LM")) from error
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         with quiet_loading():
             loaded.resize_token_embeddings(len(tokenizer))

@@ -142,3 +142,10 @@ def test_rewards_that_are_not_finite_are_refused(whole, tmp_path):
         InputError, match=r"the rewards of 2 of 2 texts are not finite \(NaN or inf\): the weights of '.*'"
     ):
         RewardScorer(str(tmp_path / "model")).score(["a", "b"], ["c", "d"])
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_the_tokenizer_of_an_unknown_architecture_loads_without_a_word(whole, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path / "model")
+    change(model_type="no-such-model", rope_scaling={"rope_type": "default"})(tmp_path / "model" / CONFIG_NAME)
+    assert load_tokenizer(str(tmp_path / "model")) and not caplog.records

@@ -28,6 +28,10 @@ from rm_toolkit.training.sft import (
 
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import file_damage  # noqa: E402
+
+
 PROMPT = "## Human:\nA river?\n\n## Assistant:\n"
 RANKED = [{"prompt": PROMPT, "completions": ["Good stone.", "Bad.", "Fine copper."], "scores": [1.0, 0.0, 0.9]}]
 
@@ -174,10 +178,33 @@ def test_a_process_that_does_not_save_writes_nothing(base_model, tokenizer, tmp_
     assert not (tmp_path / "sft" / "checkpoint-1").exists()
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", '"greedy"', '{"eos_token_id": '])
-def test_how_a_base_lm_generates_is_looked_at_before_it_is_loaded(base_model, tokenizer, tmp_path, content):
+def change_config(**values):
+    return lambda folder: file_damage.change(**values)(folder / "config.json")
+
+
+def unsafe(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def generates(content):
+    return lambda folder: (folder / "generation_config.json").write_text(content)
+
+
+WRONG_BASES = [
+    (generates("[1, 2]"), r"generation_config\.json holds a list"),
+    (generates('{"eos_token_id": '), r"generation_config\.json is not valid JSON"),
+    (change_config(hidden_act="no-such"), r"cannot be loaded as a causal LM: `hidden_act` is 'no-such'"),
+    (change_config(hidden_size=32), r"the weights do not have the shapes that its `config\.json` gives"),
+    (change_config(num_hidden_layers=200), r"config\.json describes a model of .* the weights beside it hold"),
+    (unsafe, r"weights in pickles \(`pytorch_model\.bin`\) are not read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), WRONG_BASES)
+def test_a_base_lm_that_cannot_be_loaded_is_one_line(base_model, tokenizer, tmp_path, damage, message):
     folder = tmp_path / "base"
     shutil.copytree(base_model(), folder)
-    (folder / "generation_config.json").write_text(content)
-    with pytest.raises(InputError, match=r"generation_config\.json (holds a|is not valid JSON)"):
+    damage(folder)
+    with pytest.raises(InputError, match=message) as error:
         load_base_lm(ModelConfig(str(folder)), BaseLmConfig(output_dir=str(tmp_path / "out"), use_cpu=True), tokenizer)
+    assert "\n" not in str(error.value)

@@ -17,10 +17,12 @@ from trl.trainer.utils import disable_dropout_in_model
 from ...errors import InputError
 from ...models.heads import max_positions
 from ...models.lm_head import LMHead, is_causal_lm
+from ...models.load_errors import weights_error
 from ...models.loading import load_config
 from ...models.precision import WEIGHT_DTYPE
 from ...models.reward_model import RewardModel
 from ...models.settings import RewardModelSettings
+from ...models.weight_checks import check_weights
 
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig
     The config of a recipe's base: of its folder or Hub repository, or of the tiny base that the recipe would build.
 
     Raises:
-        `InputError`: if there is neither.
+        `InputError`: if there is neither, or the folder holds the weights of another model.
     """
     name = model.model_name_or_path
     if recipe.tiny_base and not Path(name or "", "config.json").exists():
@@ -51,9 +53,12 @@ def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig
         )
     if not name:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
-    return load_config(
+    config = load_config(
         name, revision=model.model_revision, trust_remote_code=getattr(model, "trust_remote_code", False)
     )
+    if Path(name).is_dir():  # weights on the Hub stay there
+        check_weights(name, config)
+    return config
 
 
 def build_skeleton(
@@ -73,13 +78,17 @@ def build_skeleton(
         compute_dtype (`torch.dtype`, *optional*): Of a quantised base: its linear layers compute in this type.
 
     Raises:
-        `InputError`: if the LM loss is wanted of a base without a language-modelling head.
+        `InputError`: if the LM loss is wanted of a base without a language-modelling head, or no model can be built from
+            the config.
     """
     config = copy.deepcopy(config)
     config.num_labels = 1
     config.pad_token_id = config.pad_token_id or 0
     with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(config, dtype=WEIGHT_DTYPE)
+        try:
+            classifier = AutoModelForSequenceClassification.from_config(config, dtype=WEIGHT_DTYPE)
+        except Exception as error:  # each architecture raises what it likes
+            raise InputError(weights_error(config.name_or_path, config, error)) from error
         length = min(training.max_length, max_positions(classifier) or training.max_length)
         settings = RewardModelSettings(pooling_type=training.pooling_type, max_length=length)
         model = RewardModel(classifier, settings, lm_head=_lm_head(classifier, training))

@@ -1,6 +1,8 @@
 """The plan's figures against what torch's own trackers count on the same step, and against arithmetic by hand."""
 
+import json
 import random
+import shutil
 import warnings
 from pathlib import Path
 
@@ -341,6 +343,22 @@ def test_the_tiny_base_is_planned_by_its_sizes(tmp_path):
     plan = make_plan(*parse_recipe(recipe, flags), Launch("none", on_cpu=True))
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256 + 2 * 128
     assert plan.weights.parameters == 2 * 2048 * 128 + 2 * layer + 128 + 128  # embedding, LM head, layers, norm, head
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_act": "no-such"}, r"cannot be loaded as a reward model: `hidden_act` is 'no-such'"),
+        ({"hidden_size": 1 << 17}, r"config\.json describes a model of .* the weights beside it hold"),
+    ],
+)
+def test_a_model_that_no_run_could_load_is_not_planned(small_base, tmp_path, values, message):
+    base, launch = tmp_path / "base", Launch("ddp", "cuda", 1)
+    shutil.copytree(small_base[0], base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, **values}))
+    with pytest.raises(InputError, match=message):
+        planned(tmp_path, base, {}, launch)
 
 
 def test_a_quantized_base_takes_half_a_byte_a_weight(small_base, tmp_path):
