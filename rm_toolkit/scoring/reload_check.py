@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.messages import content_text
 from ..errors import InputError
+from ..output.ending import storage_error
 from ..output.json_files import load_json
 from ..output.temporary import scratch_folder
 
@@ -63,6 +64,9 @@ def check_reload(
         )
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            full = _full_disk(reason, temporary)
+            if full is not None:
+                raise InputError(f"{folder} could not be checked in a fresh process. {full}")
             raise InputError(f"{folder} was saved but cannot be opened in a fresh process: {reason}")
         found = load_json(answer)
     for number, (expected, value) in enumerate(zip(rewards, found, strict=True)):
@@ -73,6 +77,13 @@ def check_reload(
                 "is not what was trained."
             )
     return found
+
+
+def _full_disk(reason: str, place: str | os.PathLike) -> str | None:
+    """What a fresh process met that could not write where it had to, with the remedy; `None` for other reasons."""
+    error = RuntimeError(reason)
+    error.place = os.fspath(place)  # type: ignore[attr-defined]
+    return storage_error(error)
 
 
 def read_rewards(folder: str, texts: list[Any], *, trust_remote_code: bool = False) -> list[float]:

@@ -170,3 +170,20 @@ def test_rewards_are_read_as_raw_numbers(make_trainer, rows, tmp_path):
     trainer.save_model()
     (low,), (high,) = (read_rewards(str(tmp_path / "run"), [text]) for text in ("river", "stone lantern"))
     assert max(abs(low), abs(high)) > 1  # no sigmoid between
+
+
+@pytest.mark.parametrize(
+    ("last_words", "place"),
+    [
+        ("OSError: [Errno 28] No space left on device", r"\S+rm-toolkit-scratch\S+"),
+        ("OSError: [Errno 28] No space left on device: '/full/rewards.json'", "/full/rewards.json"),
+    ],
+)
+def test_a_fresh_process_without_room_says_so(tmp_path, last_words, place):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "{last_words}" >&2\nexit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(
+        InputError, match=rf"could not be checked in a fresh process\. {place}: the disk is full\. Make"
+    ):
+        check_reload(tmp_path, ["text"], [0.0], python=str(python))

@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...models.heads import max_positions
 from ...models.lm_head import LMHead, is_causal_lm
 from ...models.load_errors import weights_error
-from ...models.loading import load_config
+from ...models.loading import load_classifier_config
 from ...models.precision import WEIGHT_DTYPE
 from ...models.reward_model import RewardModel
 from ...models.settings import RewardModelSettings
@@ -53,7 +53,7 @@ def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig
         )
     if not name:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
-    config = load_config(
+    config = load_classifier_config(
         name, revision=model.model_revision, trust_remote_code=getattr(model, "trust_remote_code", False)
     )
     if Path(name).is_dir():  # weights on the Hub stay there
