@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..output.ending import hint_if_stopped
 from ..output.ranges import Number
 from .options import DEVICE, PLACE
 
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
         search.launch = [*search.launch, "--config_file", args.accelerate_config]
     datasets, seed = load_training_data(args.config, args.recipe_flags)
     search.begin(search.identity(datasets, seed), args.overwrite)
-    found = search.run(datasets, make_folds(datasets, args.folds, seed))
+    with hint_if_stopped("The same command goes on with the folds that are done."):
+        found = search.run(datasets, make_folds(datasets, args.folds, seed))
     doubts = Doubts.find(found, threshold=args.threshold, calibrate=args.calibrate)
     how = {
         "command": args.command_line,

@@ -21,6 +21,7 @@ from rm_toolkit.study.doubt_report import Doubts
 from rm_toolkit.study.folds import make_folds
 
 
+ROOT = Path(__file__).parents[2]
 LAUNCH = """
 import json, sys
 from pathlib import Path
@@ -208,3 +209,52 @@ def test_a_temperature_is_the_least_loss_and_scales_with_the_rewards():
 def test_what_no_temperature_fits_is_refused(margins, said):
     with pytest.raises(InputError, match=said):
         fit_temperature(margins, "toy")
+
+
+@pytest.mark.slow
+@pytest.mark.launch
+def test_the_command_trains_judges_lists_and_its_list_can_be_applied(base_model, rows, tmp_path, monkeypatch, capsys):
+    from rm_toolkit.cli import main
+
+    monkeypatch.chdir(ROOT)
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows.pairs(24)))
+    settings = {
+        "model_name_or_path": base_model(),
+        "train_datasets": {"mine": {"path": str(data), "source": "preference"}},
+        "max_length": 48,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "pairs_per_step": 4,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "output_dir": str(tmp_path / "unused"),
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(settings))  # which is YAML, too
+    out = tmp_path / "doubt"
+    command = ["doubt", "--config", str(recipe), "--folds", "2", "--output", str(out), "--threshold", "0.5"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "fold 2 of 2: training" in said and "accuracy out of fold" in said
+    first = (out / "doubts.jsonl").read_bytes()
+    table = pyarrow.parquet.read_table(out / "pairs.parquet").to_pydict()
+    assert len(table["p"]) == 24 and len(set(table["pair_id"])) == 24 and not (tmp_path / "unused").exists()
+    assert main([*command, "--seed", "5"]) == 2 and "holds folds of another search" in capsys.readouterr().err
+    assert main(command) == 0 and (out / "doubts.jsonl").read_bytes() == first, "what is done is not trained again"
+    assert "training" not in capsys.readouterr().out.replace("training set", "")
+    listed = first.count(b"\n")
+    assert 0 < listed < 24
+    build = [
+        "build-data",
+        "preference",
+        "--input",
+        str(data),
+        "--test-size",
+        "0",
+        "--drop-pairs",
+        str(out / "doubts.jsonl"),
+    ]
+    assert main([*build, "--output", str(tmp_path / "built")]) == 0
+    info = json.loads((tmp_path / "built" / "rm_toolkit_data.json").read_text())
+    assert info["drop_pairs"]["dropped"] == {"train": listed} and info["drop_pairs"]["unmatched_lines"] == []

@@ -173,20 +173,21 @@ def browser():
         running.close()
 
 
-@pytest.mark.parametrize("width", [800, 1600])
-def test_a_browser_shows_the_page_and_reads_it_again(run, browser, width):
+def test_a_browser_shows_the_page_and_reads_it_again(run, browser):
     folder = run(history(HOSTILE))
     page = folder.parent / "page.html"
     said = []
     with WriterLock(folder):
         page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
+    tab = browser.new_page(viewport={"width": 1600, "height": 900}, color_scheme="dark")
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("dialog", lambda dialog: said.append(dialog.message))
     tab.goto(page.as_uri())
     assert tab.locator("svg polyline").count() == 6 and HOSTILE in tab.locator("tbody").inner_text()
-    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    for width in (1600, 800):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
     page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")  # the run was killed meanwhile
     tab.get_by_text("stopped before its end").wait_for(timeout=10_000)
     assert said == []

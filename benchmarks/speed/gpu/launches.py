@@ -112,7 +112,7 @@ def one_process(args: argparse.Namespace) -> Verdict:
 def compare_engine(args: argparse.Namespace, config: str) -> Verdict:
     """The same run under another engine; its losses against those of one process without it."""
     reference = args.output / "runs" / "one-process"
-    if not (reference / "training_log.json").exists():
+    if not (reference / "final_eval_results.json").exists():  # written when a run has ended
         one_process(args)
     folder, printed = launch(args, config, config, "grft", **base_flags(args))
     said = checked(folder, printed)
