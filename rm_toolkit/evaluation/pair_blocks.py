@@ -22,7 +22,7 @@ from .pair_rows import Judged
 from .preferences import TAGS, PreferencePairs
 
 
-PROMPTS_A_BLOCK = 4096
+PROMPTS_A_BLOCK = 500
 # A block is read whole for one of its texts.
 CHARACTERS_A_BLOCK = 500_000
 EXCERPT = 140

@@ -1,7 +1,7 @@
 "use strict";
 /* Data by name: from the page itself, or from a script beside it that is loaded when it is asked for. */
 (() => {
-  const MOST_KEPT = 24; // blocks of texts; each is about half a megabyte
+  const MOST_KEPT = 80; // of texts a block has about half a megabyte
   const kept = new Map();
   const waiting = new Map();
   let places = null;
