@@ -91,7 +91,11 @@ def _tables(name: str, results: dict[str, Any]) -> list[content.Block]:
         row[1] = content.link(row[1], _pairs(name, set=test, verdict="wrong", **{tag: value}))
     if tagged:
         blocks.append(content.table(columns, tagged, "Parts of the test sets, by tag."))
-    return [*blocks, content.table(*length_table(results), BY_LENGTH.rstrip(":") + ".")]
+    ratios, lengths = length_table(results)
+    for test, row in zip(results, lengths):
+        for ratio in range(len(ratios) - 1):
+            row[1 + ratio] = content.link(row[1 + ratio], _pairs(name, set=test, ratio=str(ratio), verdict="wrong"))
+    return [*blocks, content.table(ratios, lengths, BY_LENGTH.rstrip(":") + ".")]
 
 
 def _pairs(model: str, **filters: str) -> str:

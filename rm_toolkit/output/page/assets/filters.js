@@ -48,7 +48,7 @@
       if (index.tags[tag]?.values.length > 1) fields.push(select(NAMES[tag], tag, any(index.tags[tag].values), state, change));
     }
     const ratios = index.ratioNames.map((name, k) => [String(k), name]);
-    fields.push(select("Chosen ÷ rejected length", "ratio", [["", "all"], ...ratios], state, change));
+    fields.push(select("Length ratio", "ratio", [["", "all"], ...ratios], state, change));
     const range = [numberField("from", "min", state, change), RMT.el("span", { text: "–" }), numberField("to", "max", state, change)];
     fields.push(RMT.el("div", { class: state.min || state.max ? "field set" : "field" }, RMT.el("span", { text: "Margin" }), RMT.el("div", { class: "range" }, ...range)));
     parent.replaceChildren(...fields);

@@ -1,7 +1,8 @@
 "use strict";
 /* Sections of a report: paragraphs, sortable tables, figures. Any page of the toolkit is made of these. */
 (() => {
-  const NUMBER = /^[+−-]?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?/;
+  const NUMBER = /^[+−-]?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?(?=$|[\s%])/;
+  const MISSING = /^(?:$|[–-](?:$| ))/;
 
   const cellText = (cell) => (typeof cell === "object" && cell !== null ? cell.text : String(cell));
 
@@ -12,7 +13,7 @@
   };
 
   const inNumbers = (rows, column) => {
-    const texts = rows.map((row) => cellText(row[column] ?? "")).filter((text) => text && text !== "–" && text !== "-");
+    const texts = rows.map((row) => cellText(row[column] ?? "")).filter((text) => !MISSING.test(text));
     return texts.length > 0 && texts.every((text) => !Number.isNaN(value(text)));
   };
 

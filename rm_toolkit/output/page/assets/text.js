@@ -84,7 +84,11 @@
     const draw = (limit) => {
       body.replaceChildren();
       if (marked) marked(body, limit);
-      else RMT.appendText(body, part.text.slice(0, limit));
+      else {
+        const lines = part.text.match(/^\n*/)[0].length; // as signs, so that a text begins where its frame does
+        if (lines) body.append(RMT.el("span", { class: "newline", title: "Line ends", text: `${"↵".repeat(Math.min(lines, 9))} ` }));
+        RMT.appendText(body, part.text.slice(lines, limit));
+      }
       if (part.text.length > limit) {
         const label = `Show all ${RMT.count(part.text.length)} characters`;
         body.append(RMT.el("button", { class: "more", type: "button", onclick: () => draw(Infinity), text: label }));
