@@ -99,7 +99,8 @@ def find_model(push: ModelPush) -> tuple[str, RewardModelSettings]:
     if push.adapter and is_folder and not is_adapter(folder):
         if not Path(folder, ADAPTER_FOLDER, ADAPTER_CONFIG).exists():
             raise InputError(
-                f"{folder} holds no adapter (`{ADAPTER_FOLDER}/`): it was trained whole. Push it without --adapter."
+                f"{folder} holds no adapter: there is no `{ADAPTER_CONFIG}`, here or in `{ADAPTER_FOLDER}/`. If the model was "
+                "trained whole, push it without --adapter; else restore the file."
             )
         folder = str(Path(folder, ADAPTER_FOLDER))
     elif is_folder and is_adapter(folder) and not push.adapter:

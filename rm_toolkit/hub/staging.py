@@ -24,6 +24,7 @@ from ..models.files import (
     TAKEN_UP,
     list_folder,
 )
+from ..models.folder_checks import read_checked
 from ..models.hub_files import split_revision
 from ..models.settings import RewardModelSettings
 from ..output.json_files import load_json
@@ -170,11 +171,11 @@ def code_files(folder: Path) -> set[str]:
 
 
 def adapter_base(folder: Path, base_model: str | None) -> str | None:
-    """Returns the Hub id of an adapter's base, or `None` if it is a folder of this machine."""
+    """Returns the Hub id of an adapter's base, or `None` if it is a folder of this machine; refuses a damaged config."""
     if base_model is not None:
         return split_revision(base_model)[0]
-    config = folder / ADAPTER_CONFIG
-    base = load_json(config).get("base_model_name_or_path") if config.exists() else None
+    values = read_checked(str(folder), ADAPTER_CONFIG) if folder.is_dir() else None
+    base = (values or {}).get("base_model_name_or_path")
     return None if not base or os.path.exists(base) or not looks_like_hub_id(base) else base
 
 

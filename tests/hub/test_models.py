@@ -136,6 +136,16 @@ def test_an_adapter_on_a_local_base_is_refused(model_folder):
         push_model(str(model_folder("adapter") / "adapter"), "tester/x")
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"peft_type": "LORA", "base_model_name_or_path": 7}'])
+def test_a_damaged_adapter_config_is_one_line(model_folder, tmp_path, content):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("adapter"), folder)
+    (folder / "adapter" / "adapter_config.json").write_text(content)
+    for place in (folder, folder / "adapter"):
+        with pytest.raises(InputError, match=r"adapter_config\.json.* Save the model again, or restore the file\."):
+            preview_model(str(place), "tester/x", str(tmp_path / "preview"), adapter=True)
+
+
 # ---- refusals ----
 
 
