@@ -42,6 +42,7 @@ class Attack:
         key (`str`, *optional*): What the error names beside the file.
         harmless (`bool`): Whether commands may work as if nothing were wrong.
         also (`tuple[str, ...]`): What names the file as well as its name does.
+        unread_by (`tuple[str, ...]`): Commands that may work as if nothing were wrong: they do not read that key.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Attack:
     key: str | None = None
     harmless: bool = False
     also: tuple[str, ...] = ()
+    unread_by: tuple[str, ...] = ()
 
     def apply(self, folder: Path) -> None:
         """Does it to a copy of the model folder."""
@@ -80,6 +82,15 @@ NAMED_BY = {
     ("_attn_implementation", "no-such-kernel"): "attn_implementation",
 }
 HARMLESS = ("auto_mapping", "unknown_setting")
+# File, and key or what is wrong -> commands that do not read it, and why not.
+UNREAD = {
+    ("config.json", "id2label"): ("sft",),  # a language model has no labels
+    ("config.json", "_attn_implementation"): ("grft", "crft"),  # which choose one themselves
+    ("tokenizer_config.json", "is missing"): (
+        "sft",
+    ),  # as in many base models; only in a saved reward model must it be there
+    (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model names it; a notice says so
+}
 # Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
 # An error names the tensor, which is in one of several files.
@@ -216,7 +227,12 @@ def attacks() -> list[Attack]:
         for what, harm in WRONG_FILES.items():
             if what == "is missing" and file in LEGACY_FILES:
                 continue
-            found.append(Attack(f"{file} {what}", file, harm, harmless=file in OPTIONAL and what == "is missing"))
+            unread = UNREAD.get((file, what), ())
+            found.append(
+                Attack(
+                    f"{file} {what}", file, harm, harmless=file in OPTIONAL and what == "is missing", unread_by=unread
+                )
+            )
         for keys, values in WRONG_VALUES.get(file, []):
             (name, value), where = *values.items(), "".join(f"{key}." for key in keys)
             said = "missing" if value is ... else json.dumps(value)
@@ -227,7 +243,8 @@ def attacks() -> list[Attack]:
             key = NAMED_BY.get((name, str(value)), name)
             if file == "tokenizer.json" and (json.dumps(value) in UNNAMED if value is not ... else False):
                 key = None
-            found.append(Attack(f"{file}: {where}{name} is {said}", file, change(*keys, **values), key, harmless))
+            harm, unread = change(*keys, **values), UNREAD.get((file, name), ())
+            found.append(Attack(f"{file}: {where}{name} is {said}", file, harm, key, harmless, unread_by=unread))
     for file in ("model.safetensors", "lm_head/model.safetensors", f"{ADAPTER}/adapter_model.safetensors"):
         wrong = WRONG_WEIGHTS | (WRONG_MODEL_WEIGHTS if file == "model.safetensors" else {})
         optional = file == "lm_head/model.safetensors"

@@ -75,7 +75,7 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
         "frontier": ["merge", "--general", str(place / "model"), "--customized", str(folder), "--frontier", "--weights", "0.5"]
         + ["--general-datasets", f"a={spec}", "--customized-datasets", f"b={spec}", "--output", out],
         "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out]
-        + ["--adapter"] * (folder.name == "adapter"),
+        + ["--adapter", "--base-model", "me/base"] * (folder.name == "adapter"),
         "plan": ["plan", *plan, "--model_name_or_path", str(folder), "--pairs_per_step", "128"],
         "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],
         "grft": ["grft", *recipe, *pairs],

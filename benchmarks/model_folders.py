@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from file_damage import change
 from folder_attacks import ADAPTER, Attack, attacks
 from folder_commands import ROOT, STAGES, argv_of, build
 
@@ -81,7 +82,7 @@ class Outcome:
             return f"took {self.growth / (1 << 30):.1f} GiB"
         if self.code == 0:
             read = attack.of_adapter or attack.file in READS.get(command, ())
-            return "accepted" if read and not attack.harmless else "held"
+            return "accepted" if read and not attack.harmless and command not in attack.unread_by else "held"
         if "Traceback" in self.printed:
             return "traceback"
         if self.code != 2:
@@ -201,6 +202,8 @@ def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome
     folder = place / "attacked"
     shutil.copytree(place / source, folder, symlinks=True)
     try:
+        if command == "routed":  # an adapter of the model that it is routed on
+            change(base_model_name_or_path=str(place / "base-rm"))(folder / ADAPTER / "adapter_config.json")
         attack.apply(folder)
         outcome = forked(command, place, folder / ADAPTER if attack.of_adapter else folder)
         left = [path.name for path in place.glob("out*")]
