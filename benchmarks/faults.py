@@ -4,6 +4,7 @@ Attacks every command and recipe, and prints what was tried and what held.
     python benchmarks/faults.py disks                      # full, read-only, not ours, over quota
     python benchmarks/faults.py signals                    # Ctrl-C and SIGTERM at three moments, and SIGKILL
     python benchmarks/faults.py endpoints                  # an LLM endpoint and a Hub that do not answer
+    python benchmarks/faults.py secrets                    # passwords and tokens in the settings of recipes
 
 Held means: one line that says what happened, the right exit code, the earlier output as it was, no litter.
 Exits with 1 if something did not hold. Real full disks need the right to mount one (root, or `unshare -rm` before it).
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from attacks import disks, endpoints, signals
+from attacks import disks, endpoints, secrets, signals
 from attacks.runner import ROOT, Runner
 from attacks.scenarios import Attacked
 
@@ -36,6 +37,7 @@ KINDS = {
     "disks": (disks.full_disks, disks.read_only, disks.failing_changes),
     "signals": (signals.while_starting, signals.while_working, signals.killed),
     "endpoints": (endpoints.misbehaving,),
+    "secrets": (secrets.planted,),
     "start": (signals.while_starting,),
     "work": (signals.while_working,),
     "kill": (signals.killed,),

@@ -235,7 +235,7 @@ def _attach(model: RewardModel, name: str, place: tuple[str, str | None], inner_
         model.classifier.eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise InputError(
-            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}': {last_line(error)}"
+            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}', as its `adapter_config.json` is: {last_line(error)}"
         ) from error
 
 
