@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("grft", "crft", "sft")
 
 
-def build(place: Path) -> None:
-    """A reward model in chat format, trained as an adapter: `model/`, its base `base/`, and rows to work on."""
+def build(place: Path, data_format: str = "chat") -> None:
+    """A reward model, trained as an adapter: `model/`, its base `base/`, and rows to work on."""
     from peft import LoraConfig
     from transformers import AutoTokenizer
 
@@ -27,10 +27,10 @@ def build(place: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     build_tiny_model(base, len(tokenizer), hidden_size=16, num_heads=2)
     settings = RewardModelSettings(
-        max_length=64, data_format="chat", lineage=[{"stage": "grft", "base": "base", "datasets": {}}]
+        max_length=64, data_format=data_format, lineage=[{"stage": "grft", "base": "base", "datasets": {}}]
     )
     model = RewardModel.from_pretrained(str(base), settings, with_lm_head=True)
-    tokenizer = prepare_tokenizer(load_tokenizer(str(base)), model.config, max_length=64, data_format="chat")
+    tokenizer = prepare_tokenizer(load_tokenizer(str(base)), model.config, max_length=64, data_format=data_format)
     tokenizer.save_pretrained(base)
     model.resize_token_embeddings(len(tokenizer))
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from folder_commands import build as build_model
 from mistaken_files import mistaken_data, mistaken_yaml
 from mistaken_values import OTHERS, RECIPES, options_of, parsers, settings_of, wrong_values, wrong_words
 
@@ -87,12 +88,14 @@ def options() -> Iterator[Case]:
 def files() -> Iterator[Case]:
     """Each mistaken file, by the commands and functions that read files of its kind."""
     rows, yaml = Path(tempfile.mkdtemp(prefix="mistaken-")), Path(tempfile.mkdtemp(prefix="mistaken-"))
-    output = str(rows / "output")
+    output, place = str(rows / "output"), Path(tempfile.mkdtemp(prefix="mistaken-"))
+    build_model(place, data_format="text")
+    model = ["--model", str(place / "model")]
     for name, path in mistaken_data(rows).items():
         build = ["build-data", "auto", "--input", str(path), "--output", output]
         inspect = ["inspect", str(path), "--output", output, "--no-word-clouds"]
-        score = ["score", "--model", str(rows / "none"), "--input", str(path), "--output", output]
-        evaluate = ["evaluate", "--model", str(rows / "none"), "--datasets", f"a={path}", "--output", output]
+        score = ["score", *model, "--input", str(path), "--output", output]
+        evaluate = ["evaluate", *model, "--datasets", f"a={path}", "--output", output]
         for words in (build, inspect, score, evaluate):
             yield f"rows, {words[0]}", name, _command(words, output), "/"
     readers = {

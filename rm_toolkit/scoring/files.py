@@ -217,10 +217,13 @@ def _count_rows(source: RecordFile) -> int | None:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        try:
+            return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        except (pyarrow.ArrowException, OSError):  # said when it is read
+            return None
     with path.open("rb") as file:
         head = file.read(64)
-        if head.startswith(GZIP_MAGIC) or head.lstrip()[:1] == b"[" or path.stat().st_size > COUNTED_BYTES:
+        if not head or head.startswith(GZIP_MAGIC) or head.lstrip()[:1] == b"[" or path.stat().st_size > COUNTED_BYTES:
             return None
         count = head.count(b"\n")
         while chunk := file.read(1 << 20):

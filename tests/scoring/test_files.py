@@ -185,6 +185,15 @@ def test_a_bad_row_is_named_or_left_out(scorer, some_rows, tmp_path, line, messa
     assert [row["number"] for row in read(tmp_path / "out")] == [0, 1, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+@pytest.mark.parametrize("content", [b"", b"PAR1" + bytes(100)])
+def test_a_file_without_rows_is_one_line_with_a_bar_too(reward_model, tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert score(reward_model(), tmp_path / name, tmp_path / "out.jsonl") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and name in said and not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"prompt": "half a li', b"a whole line\n"])
 @pytest.mark.parametrize("windows_done", [0, 1, 3])
 def test_a_run_stopped_between_any_two_steps_goes_on_to_the_same_bytes(
