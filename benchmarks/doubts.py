@@ -4,7 +4,8 @@ How many labels that were flipped on purpose `rm-toolkit doubt` finds, and how m
     python benchmarks/doubts.py --output outputs/doubts                          # the samples, minutes on a CPU
     python benchmarks/doubts.py --output outputs/doubts-dsp --config benchmarks/published/grft.yaml \
         --train dsp='{path: domain_specific_preference.test.json, source: dsp, domain: literature}' \
-        -- --model_name_or_path outputs/published/minilm --pooling_type cls --learning_rate 1e-4
+        -- --model_name_or_path outputs/published/minilm --pooling_type cls --learning_rate 1e-4 \
+        --num_train_epochs 1 --max_length 128 --replay_datasets '{}'
 
 A share of the pairs of each training set is turned round, by a seed; the command then runs as a user would run it, and
 what it lists is compared with what was flipped. Labels that were wrong before count as false alarms. A second call goes on.
