@@ -150,9 +150,9 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
     log = {"pairs_per_step": 4, "log_history": [{"step": k, "eval_law_accuracy": 0.5 + k / 10} for k in range(3)]}
     (tmp_path / "law" / "training_log.json").write_text(json.dumps(log))
     command = ["evaluate", "--model", first, second, "--datasets", *write_sets, "--resamples", "50"]
-    command += ["--cache-dir", str(tmp_path / "cache"), "--output", str(tmp_path / "report")]
+    command += ["--cache-dir", str(tmp_path / "cache"), "--output", str(tmp_path / "report"), "--doubts", "2"]
     assert main(command) == 0
-    assert "wrote" in capsys.readouterr().out
+    assert "doubts.jsonl" in capsys.readouterr().out
     metrics = read_json(tmp_path / "report" / "metrics.json")
     assert metrics["command"] == ["rm-toolkit", *command]
     assert set(metrics["accuracy_matrix"]) == {"general", "law"}
@@ -176,6 +176,11 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
     assert len(lines) == 2 * (12 + 12) and {line["model"] for line in lines} == {"general", "law"}
     for name, values in ((line["set"], line) for line in lines if line["model"] == "law"):
         assert values["domain"] == name and values["truncated_chosen"] == values["chosen"].startswith("violin violin")
+    doubts = [json.loads(line) for line in (tmp_path / "report" / "doubts.jsonl").read_text().splitlines()]
+    for own in {(line["model"], line["set"]) for line in lines}:
+        worst = sorted(line["margin"] for line in lines if (line["model"], line["set"]) == own and line["margin"] < 0)
+        found = [line["margin"] for line in doubts if (line["model"], line["dataset"]) == own]
+        assert found == pytest.approx(worst[:2])
     margins = [line["margin"] for line in lines if (line["model"], line["set"]) == ("law", "art")]
     assert np.mean(margins) == pytest.approx(metrics["results"]["law"]["art"]["margin"])
     page = (tmp_path / "report" / "report.html").read_text()
