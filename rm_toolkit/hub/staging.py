@@ -27,7 +27,7 @@ from ..models.files import (
 from ..models.folder_checks import read_checked
 from ..models.hub_files import split_revision
 from ..models.settings import RewardModelSettings
-from ..output.json_files import load_json
+from ..output.json_files import check_regular, load_json
 from .places import is_local, public_name, shorten_paths, without_places
 
 
@@ -100,7 +100,7 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
         `Staged`: What stays here.
 
     Raises:
-        `InputError`: if a file that the model is loaded from is a link out of the folder.
+        `InputError`: if a file that the model is loaded from is a link out of the folder, or a file of text has gigabytes.
     """
     source, done = Path(folder), Staged()
     code = code_files(source)
@@ -121,6 +121,8 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
         elif name.startswith(f"{ADAPTER_FOLDER}/") and adapter_base(source / ADAPTER_FOLDER, base_model) is None:
             done.left_out = True
         else:
+            if path.suffix != ".safetensors":
+                check_regular(path)  # it is read whole, to look for a token in it
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             _stage_file(path, target / name, settings, base_model)
     return done

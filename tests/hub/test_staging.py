@@ -76,6 +76,14 @@ def test_what_stays_is_named_by_push_and_preview(model_folder, hub, tmp_path, qu
     assert sent == found - {"lm_head"} and not {"notes.txt", "other.safetensors"} & sent
 
 
+def test_a_file_of_text_that_has_gigabytes_is_not_sent(tmp_path, stage):
+    write(tmp_path / "run", **{"config.json": "{}"})
+    with (tmp_path / "run" / "generation_config.json").open("wb") as file:
+        file.truncate(64 << 30)
+    with pytest.raises(InputError, match=r"generation_config\.json has 68,719,476,736 bytes"):
+        stage(tmp_path / "run")
+
+
 def test_many_files_that_stay_are_one_line():
     said = describe_staying("run", [f"{number}.txt" for number in range(1000)])
     assert said == (
