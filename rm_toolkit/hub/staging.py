@@ -24,10 +24,11 @@ from ..models.files import (
     TAKEN_UP,
     list_folder,
 )
-from ..models.folder_checks import read_checked
+from ..models.folder_rules import ADAPTER_RULES
 from ..models.hub_files import split_revision
 from ..models.settings import RewardModelSettings
-from ..output.json_files import check_regular, load_json
+from ..models.value_rules import check_values
+from ..output.json_files import check_regular, load_json, read_mapping
 from .places import is_local, public_name, shorten_paths, without_places
 
 
@@ -176,8 +177,10 @@ def adapter_base(folder: Path, base_model: str | None) -> str | None:
     """Returns the Hub id of an adapter's base, or `None` if it is a folder of this machine; refuses a damaged config."""
     if base_model is not None:
         return split_revision(base_model)[0]
-    values = read_checked(str(folder), ADAPTER_CONFIG) if folder.is_dir() else None
-    base = (values or {}).get("base_model_name_or_path")
+    config = folder / ADAPTER_CONFIG
+    values = read_mapping(config) if os.path.lexists(config) else {}
+    check_values(values, ADAPTER_RULES, str(config))
+    base = values.get("base_model_name_or_path")
     return None if not base or os.path.exists(base) or not looks_like_hub_id(base) else base
 
 
