@@ -24,6 +24,7 @@ PAGES = [
     "accelerate_configs/README.md",
     "benchmarks/README.md",
     "rm_toolkit/README.md",
+    "rm_toolkit/models/README.md",
     "rm_toolkit/scoring/README.md",
     "rm_toolkit/evaluation/README.md",
     "rm_toolkit/hub/README.md",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,13 @@ KINDS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 }
 
 
-def make_models(folder: Path) -> dict[str, ReadModel]:
+def make_models(folder: Path, only: Sequence[str] = ("text", "chat", "encoder", "LoRA")) -> dict[str, ReadModel]:
     """
     Trains and saves the models for a few steps each.
 
     Args:
         folder (`Path`): Where to; it is made.
+        only (`Sequence[str]`): Names of those to make.
 
     Returns:
         `dict[str, ReadModel]`: By name.
@@ -93,12 +94,13 @@ def make_models(folder: Path) -> dict[str, ReadModel]:
     build_tiny_model(decoder, len(AutoTokenizer.from_pretrained(decoder)), **size)
     _build_encoder(encoder, lines)
     lora = LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "v_proj", "down_proj"])
-    return {
-        "text": _train("text", decoder, folder),
-        "chat": _train("chat", decoder, folder, data_format="chat"),
-        "encoder": _train("encoder", encoder, folder, pooling_type="cls"),
-        "LoRA": _train("LoRA", decoder, folder, peft_config=lora),
+    options = {
+        "text": {"base": decoder},
+        "chat": {"base": decoder, "data_format": "chat"},
+        "encoder": {"base": encoder, "pooling_type": "cls"},
+        "LoRA": {"base": decoder, "peft_config": lora},
     }
+    return {name: _train(name, folder=folder, **options[name]) for name in only}
 
 
 def train_wordpiece(texts: list[str], folder: Path) -> PreTrainedTokenizerBase:

@@ -41,34 +41,55 @@ def serve(folder: str, python: Path, log: Path, *, dtype: str | None = None) -> 
     Raises:
         `Unavailable`: if it does not start.
     """
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    server = start(folder, python, log, port, dtype=dtype)
+    try:
+        wait_for(address, server, log)
+        yield address
+    finally:
+        stop(server, signal.SIGTERM)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(folder: str, python: Path, log: Path, port: int, *, dtype: str | None = None) -> subprocess.Popen:
+    """Starts a server at a port, args as of [`serve`], and does not wait for it."""
     words = [str(python.parent / "vllm"), *find_commands(folder)["vllm"].words[1:]]
     if dtype is not None:
         words[words.index("--dtype") + 1] = dtype
-    address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, **VARIABLES}
     environment.pop("PYTHONPATH", None)
     with log.open("wb") as output:
-        server = subprocess.Popen(
+        return subprocess.Popen(
             [*words, *HERE, "--port", str(port)],
             stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
         )  # fmt: skip
-        try:
-            _wait(address, server, log)
-            yield address
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
 
 
-def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
+def stop(server: subprocess.Popen, with_signal: int) -> None:
+    """Sends a signal to a server and its processes, and waits until it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, with_signal)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    """
+    Waits until a server answers.
+
+    Raises:
+        `Unavailable`: if it ends, or does not answer in time.
+    """
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if server.poll() is not None:

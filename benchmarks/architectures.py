@@ -1,0 +1,223 @@
+"""
+Families of transformers, each tiny with random weights: two steps of the real trainer, saved, opened again in another
+process by the toolkit and by the stock class; which layout was chosen, and why it was not the shared one.
+
+    python benchmarks/architectures.py
+    python benchmarks/architectures.py --families Llama "Gemma 2" --again
+    python benchmarks/architectures.py --write
+
+Each family runs in processes of its own, so that one failure is one row. What was found is kept in `--output`, and a run that
+was stopped goes on where it stood. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code
+is 1 if a reward differs, or a family fails without a reason in words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+from families import DECODERS, ENCODERS, FAMILIES, Family
+from pages import ROOT, made_with, write_between
+from reading.models import sentence, train_wordpiece
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from rm_toolkit import RewardModelConfig, RewardModelTrainer, RewardScorer
+from rm_toolkit.errors import InputError
+from rm_toolkit.models.loading import quiet_loading
+from rm_toolkit.models.shared_prompts import choice
+from rm_toolkit.output.markdown import table
+from rm_toolkit.scoring.reload_check import TOLERANCE, check_texts, read_rewards
+from rm_toolkit.testing import train_tokenizer
+
+
+PAGE = ROOT / "rm_toolkit" / "models" / "README.md"
+MAX_LENGTH = 96  # below the smallest window by default, so that a family is judged by its attention
+PLAIN, NOT_EXACT = "batch_layout: plain", ", because the shared layout is not exact for this model:"
+COLUMNS = ("family", "stock class", "layout, and why not shared", "opened again", "by the stock class")
+
+
+def make_base(family: Family, folder: Path) -> None:
+    """Saves a random language model of a family, with a tokenizer."""
+    rng = random.Random(3)
+    lines = [f"## Human:\n{sentence(rng, 8)}\n\n## Assistant:\n{sentence(rng, 12)}" for _ in range(200)]
+    if family.encoder:
+        train_wordpiece(lines, folder)
+    else:
+        train_tokenizer(lines, folder, vocab_size=400)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+    if family.encoder:
+        names = ("pad_token_id", "cls_token_id", "sep_token_id")
+        special |= {name: getattr(tokenizer, name) for name in names}
+    else:
+        special["pad_token_id"] = None  # one of the class's vocabulary, which is larger
+    config = getattr(transformers, family.config)(**family.values, **special, vocab_size=len(tokenizer))
+    set_seed(0)
+    with quiet_loading():
+        (AutoModel if family.encoder else AutoModelForCausalLM).from_config(config).save_pretrained(folder)
+
+
+def train(family: Family, work: Path) -> dict[str, Any]:
+    """Trains, saves, and returns what was chosen and the rewards of the model in memory."""
+    os.chdir(work)  # so that what is said of the base names no temporary folder
+    base, target = Path("base"), work / "model"
+    make_base(family, base)
+    rng = random.Random(5)
+    prompts = [f"## Human:\n{sentence(rng, 30)}\n\n## Assistant:\n" for _ in range(4)]
+    pairs = [(prompt, sentence(rng, 4), sentence(rng, 5) + " No.") for prompt in prompts for _ in range(4)]
+    rows = [{"prompt": prompt, "chosen": better, "rejected": worse} for prompt, better, worse in pairs]
+    args = RewardModelConfig(
+        output_dir=str(target), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True,
+        save_strategy="no", logging_strategy="no", max_length=MAX_LENGTH, max_steps=2, learning_rate=1e-3,
+        per_device_train_batch_size=8, pooling_type="cls" if family.encoder else "last",
+    )  # fmt: skip
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    choice.logger.addHandler(handler)
+    choice.logger.setLevel(logging.INFO)
+    trainer = RewardModelTrainer(str(base), args, Dataset.from_list(rows))
+    before = [value.detach().clone() for value in trainer.model.parameters() if value.requires_grad]
+    trainer.train()
+    after = [value for value in trainer.model.parameters() if value.requires_grad]
+    if not any(not torch.equal(old, new) for old, new in zip(before, after)):
+        raise RuntimeError("two steps changed no weight")
+    trainer.save_model()
+    texts = check_texts([(row["prompt"], row["chosen"]) for row in rows[::5]], MAX_LENGTH)
+    scorer = RewardScorer(trainer.model, trainer.processing_class, device="cpu")
+    reason = next((line for line in said if line.startswith(PLAIN)), "")
+    return {
+        "class": type(trainer.model.base_classifier).__name__,
+        "layout": trainer.batch_layout,
+        "reason": reason.removeprefix(PLAIN).removeprefix(NOT_EXACT).strip(),
+        "texts": texts,
+        "rewards": scorer.score([prompt for prompt, _ in texts], [completion for _, completion in texts]),
+    }
+
+
+def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Opens the folder anew: the toolkit's scorer, and the stock class with the saved tokenizer, one text at a time."""
+    folder, texts = str(work / "model"), found["texts"]
+    scored = RewardScorer(folder, device="cpu").score([prompt for prompt, _ in texts], [text for _, text in texts])
+    stock = read_rewards(folder, [prompt + completion for prompt, completion in texts])
+    return {name: largest(found["rewards"], other) for name, other in (("reloaded", scored), ("stock", stock))}
+
+
+def largest(rewards: Sequence[float], others: Sequence[float]) -> float:
+    """Largest difference, in logits, and relative to the reward where that is above 1."""
+    return max(abs(one - other) / max(1.0, abs(one)) for one, other in zip(rewards, others, strict=True))
+
+
+def _call(function: Callable[..., dict[str, Any]], arguments: tuple, target: Path) -> None:
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        result = function(*arguments)
+    except InputError as error:
+        result = {"refused": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        result = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+    target.write_text(json.dumps(result), encoding="utf-8")
+
+
+def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any, work: Path) -> dict[str, Any]:
+    """Result of a function in a process forked from this one, which has loaded the libraries and no model."""
+    target = work / f"{function.__name__}.json"
+    process = multiprocessing.get_context("fork").Process(target=_call, args=(function, arguments, target))
+    process.start()
+    process.join()
+    if not target.exists():
+        return {"failed": f"the process ended with code {process.exitcode}"}
+    return json.loads(target.read_text(encoding="utf-8"))
+
+
+def try_family(family: Family) -> dict[str, Any]:
+    """All that is known of a family, for its row."""
+    with tempfile.TemporaryDirectory(prefix="architecture-") as temporary:
+        work = Path(temporary)
+        found = in_a_process(train, family, work, work=work)
+        if "rewards" in found:
+            found |= in_a_process(reload, found, work, work=work)
+    return {key: value for key, value in found.items() if key not in ("texts", "rewards")}
+
+
+def holds(found: dict[str, Any]) -> bool:
+    """Whether a family trains and reads alike everywhere, or is refused in words."""
+    if "refused" in found:
+        return True
+    return "failed" not in found and all(found[name] <= TOLERANCE for name in ("reloaded", "stock"))
+
+
+def cells(name: str, found: dict[str, Any]) -> list[str]:
+    """The row of a family."""
+    if "failed" in found or "refused" in found:
+        reason = f"**failed**: {found['failed']}" if "failed" in found else f"refused: {found['refused']}"
+        return [name, "–", reason, "–", "–"]
+    numbers = [
+        f"{found[key]:.1e}" + (" **over**" if not found[key] <= TOLERANCE else "") for key in ("reloaded", "stock")
+    ]
+    layout = found["layout"] + (f": {found['reason']}" if found["reason"] else "")
+    return [name, f"`{found['class']}`", layout, *numbers]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables of decoders and encoders, and what they were made with."""
+    parts = []
+    for title, families in (("Decoders", DECODERS), ("Encoders", ENCODERS)):
+        rows = [cells(family.name, results[family.name]) for family in families if family.name in results]
+        parts.append(f"**{title}**\n\n{table(COLUMNS, rows)}")
+    return "\n\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tries the families that were not tried yet, prints the table, writes it on demand."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/architectures.json"), help="what was found so far"
+    )
+    parser.add_argument("--again", action="store_true", help="try the named families anew")
+    parser.add_argument("--write", action="store_true", help="write the table into rm_toolkit/models/README.md")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are forked
+    results = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
+    for name in args.families:
+        if name in results and not args.again:
+            continue
+        begin = time.monotonic()
+        results[name] = try_family(FAMILIES[name])
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        partial = args.output.with_name(args.output.name + ".partial")
+        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, args.output)
+        print(f"{time.monotonic() - begin:5.1f} s  {' | '.join(cells(name, results[name]))}", flush=True)
+    versions = (f"transformers {transformers.__version__}", f"torch {torch.__version__}")
+    text = f"{markdown(results)}\n\n{made_with('python benchmarks/architectures.py --write', *versions)}"
+    print(text)
+    if args.write:
+        if missing := [name for name in FAMILIES if name not in results]:
+            parser.error(f"--write wants all families; {len(missing)} were not tried yet: {', '.join(missing)}")
+        write_between(PAGE, "architectures", text)
+    wrong = [name for name in args.families if not holds(results[name])]
+    print("\n".join(f"does not hold: {name}" for name in wrong), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
