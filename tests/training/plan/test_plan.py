@@ -11,6 +11,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from torch.distributed._tools.mem_tracker import MemTracker
+from transformers import GraniteConfig
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
@@ -18,6 +19,7 @@ from rm_toolkit.training.plan.launch import Launch, Weights, model_states, read_
 from rm_toolkit.training.plan.memory_tracker import PeakTracker
 from rm_toolkit.training.plan.plan import Precision, make_plan
 from rm_toolkit.training.plan.report import parse_size
+from rm_toolkit.training.plan.skeleton import build_skeleton
 from rm_toolkit.training.recipe import parse_recipe
 
 
@@ -335,6 +337,11 @@ def test_the_command_answers_in_words(small_base, tmp_path, capsys):
     ):
         assert main([*command, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_base_without_a_stock_classifier_is_refused_by_the_plan_too():
+    with pytest.raises(InputError, match=r"'granite' model: .* no sequence classifier of it"):
+        build_skeleton(GraniteConfig(), None)
 
 
 def test_the_tiny_base_is_planned_by_its_sizes(tmp_path):
