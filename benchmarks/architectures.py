@@ -166,8 +166,9 @@ def holds(found: dict[str, Any]) -> bool:
 def cells(name: str, found: dict[str, Any]) -> list[str]:
     """The row of a family."""
     if "failed" in found or "refused" in found:
-        reason = f"**failed**: {found['failed']}" if "failed" in found else f"refused: {found['refused']}"
-        return [name, "–", reason, "–", "–"]
+        # Of a refusal what is said of the family: not where the model lies, nor what to do.
+        said = found.get("refused", "").partition(": ")[2].partition(", which")[0] or found.get("refused")
+        return [name, "–", f"**failed**: {found['failed']}" if "failed" in found else f"refused: {said}", "–", "–"]
     numbers = [
         f"{found[key]:.1e}" + (" **over**" if not found[key] <= TOLERANCE else "") for key in ("reloaded", "stock")
     ]
