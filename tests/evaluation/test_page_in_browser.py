@@ -1,6 +1,7 @@
 """The page of an evaluation in a real browser: what a reader does with it, and what hostile data cannot."""
 
 import json
+import socket
 
 import pytest
 from browser import Tab, opened_browser
@@ -176,7 +177,23 @@ def test_hostile_data_stays_text_in_every_field(browser, write):
             assert tab.locator(".detail :is(script, img, svg)").count() == 0
         assert tab.evaluate("window.hit") is None
         assert tab.evaluate("document.querySelectorAll('body script:not([type])').length") == 1
+        check_reaches_no_network(tab)
         tab.close()
+
+
+def check_reaches_no_network(tab):
+    """Even a script of the page itself gets through to nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        assert tab.evaluate(f"fetch('{address}').then(() => 'sent', () => 'refused')") == "refused"
+        tab.evaluate(f"document.body.append(Object.assign(new Image(), {{src: '{address}'}}))")
+        tab.wait_for_timeout(200)
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert len(tab.complaints) >= 2 and all("Content Security Policy" in text for text in tab.complaints)
+    tab.complaints.clear()
+    tab.asked.clear()
 
 
 @pytest.mark.slow

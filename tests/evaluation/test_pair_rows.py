@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
@@ -11,7 +12,7 @@ from conftest import pair_rows
 from made_evaluation import made_evaluation
 
 from rm_toolkit.data.templates import prompt_digest
-from rm_toolkit.evaluation import pair_blocks
+from rm_toolkit.evaluation import figures, pair_blocks
 from rm_toolkit.evaluation import pair_rows as rows_module
 from rm_toolkit.evaluation.pair_blocks import excerpt
 from rm_toolkit.evaluation.pair_rows import judged_sets, write_pairs
@@ -92,6 +93,33 @@ def test_messages_and_tools_are_json(tmp_path):
     assert line["format"] == "chat" and json.loads(line["chosen"])[0]["tool_calls"] == call
     assert json.loads(line["rejected"]) == [{"role": "assistant", "content": "No."}]
     assert json.loads(line["tools"]) == row["tools"] and line["chat_template_kwargs"] is None
+
+
+def test_models_that_number_the_texts_otherwise_are_shown_with_their_own_rewards(tmp_path):
+    """As where a chat model and a text model read one set: the pairs are the same, the numbers of the texts are not."""
+    found = made_evaluation({"mine": pair_rows(3)}, {"a": lambda name, k: k, "b": lambda name, k: 10 * k})
+    table = found.pairs["mine"]
+    found.tables["b"] = {
+        "mine": replace(
+            table,
+            prompts=table.prompts[::-1],
+            completions=table.completions[::-1],
+            better=5 - table.better,
+            worse=5 - table.worse,
+            distinct=None,
+        )
+    }
+    found.rewards["b"]["mine"] = found.rewards["b"]["mine"][::-1]
+    for line in written(found, tmp_path / "pairs.parquet"):
+        row, text = pair_rows(3)[line["pair"]], 2 * line["pair"]
+        factor = 1 if line["model"] == "a" else 10
+        assert (line["chosen"], line["rejected"]) == (row["chosen"], row["rejected"])
+        assert (line["reward_chosen"], line["reward_rejected"]) == (factor * text, factor * (text + 1))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_margins", lambda pairs, own, *_: seen.append(own["mine"][pairs["mine"].better]))
+        figures.draw_figures(found.metrics, found.tables, found.rewards, {}, tmp_path)
+    assert seen[1].tolist() == (10 * seen[0]).tolist()
 
 
 def test_groups_of_rows_are_small_and_lose_nothing(tmp_path, monkeypatch):
