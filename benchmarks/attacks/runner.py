@@ -132,6 +132,8 @@ class Runner:
 
     def _listen(self) -> None:
         for line in self.server.stdout:
+            if not line.startswith(b"{"):  # what a library says while it is imported
+                continue
             told = json.loads(line)
             if "ready" in told:
                 self.ready.set()
