@@ -258,7 +258,9 @@ def main() -> int:
             for command in OF_ADAPTER if attack.of_adapter else READS:
                 if args.commands and command not in args.commands:
                     continue
-                if command == "sft" and not os.path.lexists(place / "base" / attack.file):
+                if command == "sft" and (
+                    not os.path.lexists(place / "base" / attack.file) or "reward head" in attack.name
+                ):
                     continue
                 verdict, outcome = attack_with(attack, command, place)
                 tried[attack.file] += 1

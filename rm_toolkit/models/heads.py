@@ -13,6 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..errors import InputError
 from .lm_head import is_causal_lm
+from .load_errors import incomplete_error
 
 
 HEAD_NAMES = ("score", "classifier", "classifier.out_proj")
@@ -195,10 +196,7 @@ def check_loaded(
     optional = {key for key in missing if key.startswith((f"{head}.", *between))}
     other = sorted(missing - optional)
     if other:
-        raise InputError(
-            f"'{name}' lacks {len(other)} weights of its own architecture (first: '{other[0]}'): it is no complete "
-            "language model. Check that the right folder was given and that all its safetensors files are there."
-        )
+        raise InputError(incomplete_error(name, other))
     fresh = f"{head}.weight" in missing
     if fresh and require_head:
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,20 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception, what: s
     key = named_key(config.to_dict(), text)
     line = first_line(error) if isinstance(error, OSError | ValueError) else class_and_line(error, 200)
     return f"'{name}' cannot be loaded as a {what}: {key}{one_line(line)} Check its `config.json`."
+
+
+def incomplete_error(name: str, missing: Sequence[str]) -> str:
+    """
+    The message for a model whose weights are not all there.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        missing (`Sequence[str]`): Names of the weights that its files lack.
+    """
+    return (
+        f"'{name}' lacks {len(missing)} weights of its own architecture (first: '{missing[0]}'): it is no complete "
+        "language model. Check that the right folder was given and that all its safetensors files are there."
+    )
 
 
 def pickled_error(name: str, config: PreTrainedConfig) -> str:

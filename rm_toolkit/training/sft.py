@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..errors import InputError
 from ..models.folder_checks import read_checked
 from ..models.hub_files import recorded_revision
-from ..models.load_errors import weights_error
+from ..models.load_errors import incomplete_error, weights_error
 from ..models.loading import load_config, quiet_loading
 from ..models.precision import WEIGHT_DTYPE
 from ..models.saving import moved_into
@@ -161,13 +162,24 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         init["attn_implementation"] = model.attn_implementation
     try:
         with quiet_loading():
-            loaded = AutoModelForCausalLM.from_pretrained(name, dtype=WEIGHT_DTYPE, use_safetensors=True, **init)
+            loaded, info = AutoModelForCausalLM.from_pretrained(
+                name, dtype=WEIGHT_DTYPE, use_safetensors=True, output_loading_info=True, **init
+            )
     except Exception as error:  # each architecture raises what it likes
         raise InputError(weights_error(name, described, error, "causal LM")) from error
+    _check_complete(name, loaded, info["missing_keys"])
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         with quiet_loading():
             loaded.resize_token_embeddings(len(tokenizer))
     return loaded
+
+
+def _check_complete(name: str, loaded: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Refuses a checkpoint that lacks more than the head: what is missing is drawn at random, whatever it is."""
+    head = next((key for key, part in loaded.named_modules() if part is loaded.get_output_embeddings()), "lm_head")
+    other = sorted(key for key in missing if not key.startswith(f"{head}."))
+    if other:
+        raise InputError(incomplete_error(name, other))
 
 
 def adapter_config(model: ModelConfig) -> PeftConfig | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from trees import tree
 from trl import ModelConfig
@@ -186,6 +187,16 @@ def unsafe(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def empty(folder):
+    save_file({}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shorter(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "q_proj" in name))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def generates(content):
     return lambda folder: (folder / "generation_config.json").write_text(content)
 
@@ -196,6 +207,8 @@ WRONG_BASES = [
     (change_config(hidden_act="no-such"), r"cannot be loaded as a causal LM: `hidden_act` is 'no-such'"),
     (change_config(hidden_size=32), r"the weights do not have the shapes that its `config\.json` gives"),
     (change_config(num_hidden_layers=200), r"config\.json describes a model of .* the weights beside it hold"),
+    (empty, r"lacks \d+ weights of its own architecture"),
+    (shorter, r"lacks 1 weights of its own architecture"),
     (unsafe, r"weights in pickles \(`pytorch_model\.bin`\) are not read"),
 ]
 
