@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from attacks import disks, endpoints, secrets, signals
+from attacks import disks, endpoints, planting, signals
 from attacks.runner import ROOT, Runner
 from attacks.scenarios import Attacked
 
@@ -37,7 +37,7 @@ KINDS = {
     "disks": (disks.full_disks, disks.read_only, disks.failing_changes),
     "signals": (signals.while_starting, signals.while_working, signals.killed),
     "endpoints": (endpoints.misbehaving,),
-    "secrets": (secrets.planted,),
+    "secrets": (planting.planted,),
     "start": (signals.while_starting,),
     "work": (signals.while_working,),
     "kill": (signals.killed,),
