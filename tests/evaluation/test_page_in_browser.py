@@ -3,14 +3,18 @@
 import json
 import socket
 
+import numpy as np
 import pytest
 from browser import Tab, opened_browser
 from conftest import pair_rows
 from made_evaluation import made_evaluation
 
+from rm_toolkit.evaluation import page as page_module
 from rm_toolkit.evaluation.figures import draw_figures
 from rm_toolkit.evaluation.page import write_page
-from rm_toolkit.evaluation.pair_rows import judged_sets
+from rm_toolkit.evaluation.pair_rows import Judged, judged_sets
+from rm_toolkit.evaluation.preferences import PreferencePairs
+from rm_toolkit.output.page import content
 
 
 MARK = "window.hit=1"
@@ -258,4 +262,34 @@ def test_a_large_page_reads_its_texts_from_beside_it_and_finds_the_last_of_them(
     assert "report_files/texts-0.js cannot be read" in tab.locator(".detail .empty").text_content()
     assert any("ERR_FILE_NOT_FOUND" in complaint for complaint in tab.complaints)
     tab.complaints.clear()
+    tab.close()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_pairs_open_in_three_seconds(browser, tmp_path, monkeypatch):
+    number = 100_000
+    completions = [f"{'river stone lantern window garden ' * (1 + k % 13)}{k}" for k in range(2 * number)]
+    numbers = np.arange(2 * number)
+    table = PreferencePairs(
+        "mine",
+        [f"## Human:\nWhich {k // 2}?\n\n## Assistant:\n" for k in range(2 * number)],
+        completions,
+        numbers[::2],
+        numbers[1::2],
+        np.arange(number),
+        {"domain": np.array(["law", "art"] * (number // 2), dtype=object)},
+        number,
+        prompt_ids=[f"{k:016x}" for k in range(number)],
+    )
+    rewards = np.random.default_rng(0).normal(size=(2, 2 * number)).astype(np.float32).astype(np.float64)
+    judged = [Judged(name, table, own, numbers % 50 == 0) for name, own in zip(("grft", "crft"), rewards)]
+    monkeypatch.setattr(page_module, "report_content", lambda *_: {**content.page("Many", []), "pairs": True})
+    write_page({}, {"mine": judged}, {}, tmp_path / "report.html")
+    size = sum(path.stat().st_size for path in (tmp_path / "report_files").iterdir())
+    tab = Tab(browser, tmp_path / "report.html", hash="#view=pairs")
+    seconds = tab.evaluate("performance.now()") / 1000
+    print(f"\n{number:,} pairs, {size / 1e6:.0f} MB: the first pair is shown after {seconds:.2f} s")
+    assert tab.texts(".pager span") == ["1–50 of 100,000"]
+    margins = rewards[0][::2] - rewards[0][1::2]
+    assert tab.pair == f"mine/{margins.argmin()}" and seconds < 3
     tab.close()
