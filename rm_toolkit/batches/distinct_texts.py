@@ -19,6 +19,11 @@ from .refused_rows import refused_rows
 from .string_rows import string_rows
 
 
+# Short strings are encoded so many at once, as long as they have no more than so many characters in all: what a tokenizer
+# has in a CPU's cache is lost when something else is done in between.
+SHORT_STRINGS, CHARACTERS = 4 * BATCH_SIZE, 1 << 20
+
+
 class DistinctTexts:
     """
     The distinct texts of a data set, each encoded soon after it is met; none is held longer, where it can be read again.
@@ -36,6 +41,7 @@ class DistinctTexts:
         self._numbers: dict[bytes, int] = {}
         self._held: list[Conversation] = []
         self._waiting: list[Conversation] = []
+        self._characters = 0  # of those that wait
         self._rows, self._responses = array("i"), array("i")
         # Rows of one prompt often follow each other and have one text in common: it is looked up as it stands.
         self._prompt: Any = None
@@ -79,9 +85,14 @@ class DistinctTexts:
             self._held.append(text)
         else:
             self._responses.append(response)
-        if isinstance(text.completion, list) and not text.is_plain:
-            self.with_more.append(text)
-        if len(self._waiting) == BATCH_SIZE:
+        if isinstance(text.completion, str):
+            self._characters += len(text.prompt) + len(text.completion)
+        else:
+            self._characters += CHARACTERS  # how long messages are rendered is not known
+            if not text.is_plain:
+                self.with_more.append(text)
+        most = BATCH_SIZE if self._characters > CHARACTERS else SHORT_STRINGS
+        if len(self._waiting) >= most:
             self.encode()
 
     def encode(self) -> None:
@@ -89,7 +100,7 @@ class DistinctTexts:
         if self._waiting:
             with refused_rows(self.name, self._rows, self.encoder.tokenizer):
                 self.encoder.add(self._waiting)
-            self._waiting = []
+            self._waiting, self._characters = [], 0
 
 
 def _template(row: PreferenceRow) -> tuple[Any, Any]:

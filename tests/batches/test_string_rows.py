@@ -85,3 +85,16 @@ def test_equal_texts_share_a_number_wherever_their_prompts_end_and_however_far_a
     texts.encode()
     assert numbers == [[0, 1], [0, 2], [3, 4], [0, 5], [1, 0], [0, 6]]
     assert ["".join(text[:2]) for text in encoder.texts] == ["pa", "pb", "pc", "qa", "qb", "b", "paa"]
+
+
+@pytest.mark.parametrize("length, expected", [(10, [4096, 904]), (3000, [1024] * 4 + [904])])
+def test_short_strings_are_encoded_more_at_once_than_long_ones(length, expected):
+    encoder = _Taken()
+    encoder.tokenizer, sizes = None, []
+    encoder.add = lambda batch: sizes.append(len(batch))
+    texts = DistinctTexts(encoder, "data", None)
+    for number in range(2500):
+        row = PAIR | {"chosen": f"{number}".ljust(length, "a"), "rejected": f"{number}".ljust(length, "b")}
+        texts.members(as_row(row, False, RowPlace("data", "row", 1)), number)
+    texts.encode()
+    assert sizes == expected
