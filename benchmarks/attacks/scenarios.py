@@ -45,6 +45,7 @@ class Scenario:
         resumes (`list[str]`, *optional*): What goes on after it was stopped; `None`: the same command again.
         kept (`tuple[str, ...]`): Patterns, below the area, of what may stay of an unfinished run: it goes on from there.
         old (`bool`): Whether there is an earlier output, which stays as it is until a new one is whole.
+        model (`str`, *optional*): A model of the inputs that is in the area: the command writes into its folder.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scenario:
     resumes: list[str] | None = None
     kept: tuple[str, ...] = ()
     old: bool = True
+    model: str | None = None
 
     @property
     def command(self) -> str:
@@ -216,6 +218,9 @@ class Attacked:
         partial = ("scored.jsonl.partial", "scored.jsonl.run.json")
         return [
             Scenario("evaluate", [*evaluate, *cache, "--output", f"{area}/report", "--overwrite"], "report"),
+            Scenario("calibrate", ["rm-toolkit", "calibrate", "--model", f"{area}/general", "--datasets", tests, *cache, "--overwrite"], "general", model="general"),
+            Scenario("watch", ["rm-toolkit", "watch", f"{inputs}/general", "--output", f"{area}/page.html", "--once"], "page.html"),
+            Scenario("doubt", self._doubt(), "doubt", kept=("doubt/*",), old=False),
             Scenario("score", [*score, "--window", "64", "--output", f"{area}/scored.jsonl", "--overwrite"], "scored.jsonl", kept=partial),
             Scenario("merge", [*merge, "--weight", "0.5", "--output", f"{area}/merged", "--overwrite"], "merged"),
             Scenario("merge --frontier", [*merge, *frontier, "--output", f"{area}/best", "--overwrite"], "best"),
@@ -223,6 +228,12 @@ class Attacked:
             Scenario("push", push, None),
             Scenario("push --preview", [*push, "--preview", f"{area}/preview-model"], "preview-model", old=False),
         ]  # fmt: skip
+
+    def _doubt(self) -> list[str]:
+        words = self.recipe("grft.py", self.area / "unused")[1:]
+        at = words.index("--output_dir")
+        words = ["--config", "recipes/tiny/grft.yaml", "--folds", "2", *words[:at], *words[at + 2 :]]
+        return ["rm-toolkit", "doubt", "--output", f"{self.area}/doubt", *words]
 
     def _recipes(self) -> list[Scenario]:
         found = []
@@ -268,6 +279,10 @@ class Attacked:
                 path.unlink()
         for name in ("tmp", "cache"):
             (self.area / name).mkdir()
+        if scenario.model is not None and not (
+            scenario.old and (self.olds / scenario.name.replace(" ", "_")).exists()
+        ):
+            shutil.copytree(self.inputs / scenario.model, self.area / scenario.model)
         for path in (self.olds / scenario.name.replace(" ", "_")).glob("*") if scenario.old else ():
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.area / path.name)
 
