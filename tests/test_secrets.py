@@ -108,7 +108,7 @@ def test_no_command_prints_or_writes_a_secret_of_its_options(command, tmp_path, 
         assert not any(leaks(text) for text in found), (option.dest, next(t for t in found if leaks(t))[-400:])
 
 
-@pytest.mark.parametrize("stage", ["grft", "sft"])
+@pytest.mark.parametrize("stage", ["grft", pytest.param("sft", marks=pytest.mark.slow)])
 def test_no_setting_of_a_recipe_is_printed_with_its_secret(stage, tmp_path, monkeypatch, capfd):
     """Whatever the recipe makes of it, up to the loading of data: what it says goes by the way of every ending."""
     monkeypatch.chdir(tmp_path)

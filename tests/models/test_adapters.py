@@ -158,6 +158,7 @@ def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monke
         run("grft", base_model(), resume=interrupted)
 
 
+@pytest.mark.slow
 def test_an_adapter_without_use_peft_is_trained_further(run, base_model, monkeypatch, capsys):
     base = base_model("qwen3", tied=True)
     with monkeypatch.context() as patch:

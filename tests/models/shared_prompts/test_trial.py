@@ -209,7 +209,7 @@ def test_a_fault_that_may_be_chance_is_tried_with_other_weights(tiny, monkeypatc
     assert sharing_problem(tiny("llama"), 512) is None
     assert seeds == [0, 1]
     monkeypatch.setattr(exactness, "_try", lambda *args, seed: ("one text", True))
-    assert sharing_problem(tiny("llama"), 512) == "one text"
+    assert "one text" in sharing_problem(tiny("llama"), 512)
 
 
 @pytest.mark.gpu
