@@ -321,8 +321,8 @@ def test_the_run_without_a_mistake_begins(place):
     [
         "a safetensors file cut short",
         "an output folder in use",
-        "a base that is no language model",
-        "cls of a decoder",
+        pytest.param("a base that is no language model", marks=pytest.mark.slow),
+        pytest.param("cls of a decoder", marks=pytest.mark.slow),
     ],
 )
 def test_a_recipe_prints_one_line_and_exits_with_2(place, case):

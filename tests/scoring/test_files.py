@@ -320,6 +320,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow  # tests/output/test_lock.py holds the lock of every command
 def test_the_second_of_two_equal_commands_is_told_who_writes(reward_model, some_rows, tmp_path, capsys):
     source, output = write(tmp_path / "in.jsonl", some_rows[:6]), tmp_path / "out.jsonl"
     assert score(reward_model(), source, tmp_path / "whole.jsonl") == 0
