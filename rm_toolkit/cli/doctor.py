@@ -23,7 +23,12 @@ def run(args: argparse.Namespace) -> None:
     from ..errors import InputError
     from ..training.doctor.machine import this_machine
     from ..training.doctor.packages import installed, wanted_packages
-    from ..training.doctor.recipe_needs import computes_on_cpu, missing_for_launch, missing_for_recipe
+    from ..training.doctor.recipe_needs import (
+        computes_on_cpu,
+        missing_for_launch,
+        missing_for_recipe,
+        takes_cpu,
+    )
     from ..training.doctor.report import print_machine, print_missing, print_packages
     from ..training.plan.launch import read_launch
 
@@ -42,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         return
     missing = missing_for_launch(machine, launch, has) if launch else []
     if args.config:
-        on_cpu = computes_on_cpu(machine, launch) if launch else not machine.gpus
+        on_cpu = takes_cpu(machine, launch)
         missing += missing_for_recipe(machine, args.config, args.recipe_flags, on_cpu=on_cpu, has=has)
     note = ""
     if launch and computes_on_cpu(machine, launch) and not launch.on_cpu:

@@ -8,7 +8,7 @@ from rm_toolkit.cli import main
 from rm_toolkit.training.doctor.abilities import engine_missing, engines, kernels
 from rm_toolkit.training.doctor.machine import Machine, this_machine
 from rm_toolkit.training.doctor.packages import Package, wanted_packages
-from rm_toolkit.training.doctor.recipe_needs import missing_for_launch, missing_for_recipe
+from rm_toolkit.training.doctor.recipe_needs import missing_for_launch, missing_for_recipe, takes_cpu
 from rm_toolkit.training.plan.launch import read_launch
 
 
@@ -133,3 +133,20 @@ def test_the_kind_of_an_engine_decides_whether_deepspeed_is_asked_for(name):
 
     missing = engine_missing(TWO_GPUS, "zero2", on_cpu=False, offload=False, processes=2, has=has)
     assert bool(missing) == (name != "deepspeed")
+
+
+def test_what_a_cpu_refuses_is_missing_though_its_processes_would_compute_on_cpus():
+    def lines(launch, *flags):
+        on_cpu = takes_cpu(LAPTOP, launch and read_launch(f"accelerate_configs/{launch}.yaml"))
+        return missing_for_recipe(LAPTOP, "recipes/tiny/grft.yaml", list(flags), on_cpu=on_cpu, has=has_all)
+
+    for launch in (None, "single_gpu"):  # one process does not take the CPU by itself
+        assert any("bf16: true needs a GPU" in line for line in lines(launch, "--bf16", "true"))
+    assert lines("cpu", "--bf16", "true") == lines("multi_gpu", "--bf16", "true") == []
+    assert any("tf32" in line for line in lines("cpu", "--tf32", "true"))
+
+
+def test_a_name_of_the_hub_is_no_missing_file(monkeypatch):
+    monkeypatch.setattr("rm_toolkit.training.doctor.recipe_needs.constants.HF_HUB_OFFLINE", False)
+    flags = ["--model_name_or_path", "gpt2", "--train_datasets", "a=imdb", "--tiny_base", "{}"]
+    assert missing_for_recipe(LAPTOP, "recipes/tiny/grft.yaml", flags, on_cpu=True, has=has_all) == []

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import constants, try_to_load_from_cache
 from trl import ModelConfig
 
+from ...data.records import looks_like_hub_id
 from ...data.specs import DatasetSpec
 from ...errors import InputError
 from ...models.hub_files import split_revision
@@ -28,6 +29,11 @@ BASE_LM_GROUPS = (BaseLmArguments, BaseLmConfig, ModelConfig)
 def computes_on_cpu(machine: Machine, launch: Launch) -> bool:
     """Whether a launch would compute on the CPU here: it says so, or there is nothing else and its engine can."""
     return launch.on_cpu or (not machine.gpus and launch.kind != "fsdp2")
+
+
+def takes_cpu(machine: Machine, launch: Launch | None) -> bool:
+    """Whether the settings of a run would be read for a CPU: the launch says so, or several processes have nothing else."""
+    return launch is not None and (launch.on_cpu or (launch.num_processes > 1 and computes_on_cpu(machine, launch)))
 
 
 def missing_for_launch(machine: Machine, launch: Launch, has: Callable) -> list[str]:
@@ -60,7 +66,7 @@ def missing_for_recipe(
         machine (`Machine`): From [`~rm_toolkit.training.doctor.machine.this_machine`].
         config (`str` or `Path`): The recipe.
         flags (`list[str]`): Settings that override it.
-        on_cpu (`bool`): Whether the launch config computes on CPUs.
+        on_cpu (`bool`): Whether the launch says that it computes on CPUs; see [`takes_cpu`].
         has (`Callable`): Whether a package, by name, is installed.
     """
     groups = BASE_LM_GROUPS if "sft_texts" in load_yaml(config) else GROUPS
@@ -85,9 +91,10 @@ def missing_for_recipe(
 
 
 def _of_settings(machine: Machine, values: dict[str, Any], on_cpu: bool, has: Callable) -> Iterator[str]:
-    for name in ("bf16", "fp16", "tf32"):
-        if values.get(name) and not on_cpu and not machine.gpus:
-            yield f"{name}: true needs a GPU; on a CPU set --{name} false"
+    if values.get("bf16") and not on_cpu and not machine.gpus:
+        yield "bf16: true needs a GPU; on a CPU set --bf16 false, or --use_cpu true"
+    if values.get("tf32") and not machine.gpus:
+        yield "tf32: true needs a GPU; on a CPU set --tf32 false"
     if values.get("bf16") and machine.gpus and not machine.bf16 and not on_cpu:
         yield "bf16: true needs a GPU with bf16; set --bf16 false --fp16 true"
     for name in ("use_liger_kernel", "activation_offloading"):
@@ -113,9 +120,9 @@ def _of_model(model: Any, *, built: bool) -> list[str]:
     if built or Path(name).is_dir():
         return []
     what = f"model_name_or_path: {name}"
-    if _is_path(name):
-        return [f"{what} is not there: train or download it first, or name another model"]
     repo, revision = split_revision(name, model.model_revision)
+    if not looks_like_hub_id(repo):
+        return [f"{what} is not there: train or download it first, or name another model"]
     cached = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
     if cached or not constants.HF_HUB_OFFLINE:
         return []
@@ -126,12 +133,6 @@ def _of_data(where: str, path: str) -> list[str]:
     if Path(path).exists() or any(mark in path for mark in "*?["):
         return []
     what = f"{where}: {path}"
-    if _is_path(path):
+    if not looks_like_hub_id(path):
         return [f"{what} is not there: `rm-toolkit build-data` makes it from raw data"]
     return [f"{what} is not in the cache, and HF_HUB_OFFLINE is set"] if constants.HF_HUB_OFFLINE else []
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name can only be a place on this disk: the Hub's have one slash at most, and an owner."""
-    parts = Path(name).parts
-    return len(parts) != 2 or name.startswith((".", "/", "~")) or Path(parts[0]).is_dir()
