@@ -19,9 +19,12 @@ from ..data.fingerprints import content_fingerprint
 from ..errors import InputError
 from ..evaluation.preferences import PreferencePairs, read_preferences, rows_of
 from ..models.files import FINAL_RESULTS_NAME
+from ..models.out_of_memory import free_memory
 from ..output.folders import replace_text
 from ..output.json_files import read_mapping
 from ..output.progress import no_bar, say
+from ..output.redaction import redact
+from ..training.recipe import read_values
 from .folds import Folds
 from .runner import call, reason_in
 
@@ -71,7 +74,7 @@ class DoubtRun:
             "rm_toolkit": __version__,
             "stage": self.stage,
             "config": hashlib.sha256(Path(self.config).read_bytes()).hexdigest()[:16],
-            "flags": self.flags,
+            "flags": redact(self.flags),
             "folds": self.folds,
             "seed": seed,
             "datasets": {name: content_fingerprint(data) for name, data in datasets.items()},
@@ -92,9 +95,9 @@ class DoubtRun:
         if path.is_file():
             earlier = read_mapping(path, remedy="Remove the folder, or name another one.")
             other = next((key for key in identity if earlier.get(key) != identity[key]), None)
-            if overwrite:
+            if overwrite and other is not None:
                 shutil.rmtree(self.output / FOLDS_FOLDER, ignore_errors=True)
-            elif other is not None:
+            elif other is not None and not overwrite:
                 raise InputError(
                     f"{self.output} holds folds of another search: its `{other}` is {_short(earlier.get(other))}, here it "
                     f"is {_short(identity[other])}. Name another --output, or pass --overwrite to begin anew."
@@ -134,8 +137,8 @@ class DoubtRun:
             bar.set_postfix_str(f"fold {fold + 1}: scoring")
             margins = {table.name: values.tolist() for table, values in zip(pairs, self._score(model, pairs))}
             replace_text(path, json.dumps({"fold": fold + 1, "margins": margins}) + "\n")
-        if not self.keep_models:
-            shutil.rmtree(self.folder(fold) / "model", ignore_errors=True)
+            if not self.keep_models:  # those that an earlier call was told to keep stay
+                shutil.rmtree(model, ignore_errors=True)
         shutil.rmtree(self.folder(fold) / "data", ignore_errors=True)
         stored = read_mapping(path, remedy=REDO).get("margins")
         lengths = {table.name: len(table) for table in pairs}
@@ -158,6 +161,7 @@ class DoubtRun:
             "eval_strategy": "no",
             "eval_on_start": "false",
             "load_best_model_at_end": "false",
+            "metric_for_best_model": "",
             "output_dir": str(model),
             "overwrite_output_dir": "true",
             "resume_from_checkpoint": "auto",
@@ -165,6 +169,8 @@ class DoubtRun:
             "report_to": "none",
             "next_command": "",
         }
+        if read_values(self.config, self.flags)["save_strategy"] == "best":  # nothing is measured here
+            settings["save_strategy"] = "steps"
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         code = call([*self.launch, str(self.script), "--config", self.config, *self.flags, *words], folder / "log.txt")
         if code:
@@ -177,8 +183,11 @@ class DoubtRun:
     def _score(self, model: Path, pairs: list[PreferencePairs]) -> list[np.ndarray]:
         from ..scoring.scorer import RewardScorer
 
-        scorer = RewardScorer(model, device=self.device)
+        trust = bool(read_values(self.config, self.flags).get("trust_remote_code"))
+        scorer = RewardScorer(model, device=self.device, trust_remote_code=trust)
         rewards = [np.array(scorer.score(own.prompts, own.completions, **own.columns)) for own in pairs]
+        del scorer
+        free_memory()  # the next fold trains on the same GPU
         return [own[table.better] - own[table.worse] for own, table in zip(rewards, pairs)]
 
 

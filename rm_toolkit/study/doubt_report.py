@@ -24,6 +24,7 @@ from ..evaluation.doubts import (
 from ..evaluation.metrics import accuracy
 from ..evaluation.temperature import fit_temperature
 from ..output.folders import replace_text, replaced_file
+from ..output.written import put_aside
 from .doubt import JudgedPairs
 
 
@@ -150,7 +151,16 @@ class Doubts:
         table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
         with replaced_file(folder / PAIRS_NAME, "wb") as file:
             pyarrow.parquet.write_table(table, file)
-        write_list(self.rows(), folder / DOUBTS_NAME)
+        _keep_reviewed(folder / DOUBTS_NAME, self.rows())
         summary = {"rm_toolkit": __version__, **how, **self.summary()}
         replace_text(folder / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         return summary
+
+
+def _keep_reviewed(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a list of pairs; another one that is there, which may have been reviewed, is put aside."""
+    new = path.with_name(f"{path.name}.new")
+    write_list(rows, new)
+    if path.is_file() and path.read_bytes() != new.read_bytes():
+        put_aside(path)
+    new.replace(path)

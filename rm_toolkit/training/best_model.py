@@ -41,7 +41,7 @@ def check_best_metric(
         `InputError`: naming what needs the metric, and the metrics there will be.
     """
     users = _users(args, callbacks)
-    metric = args.metric_for_best_model
+    metric = args.metric_for_best_model or None
     if metric is None and not users:
         return
     if metric is None:

@@ -258,3 +258,44 @@ def test_the_command_trains_judges_lists_and_its_list_can_be_applied(base_model,
     assert main([*build, "--output", str(tmp_path / "built")]) == 0
     info = json.loads((tmp_path / "built" / "rm_toolkit_data.json").read_text())
     assert info["drop_pairs"]["dropped"] == {"train": listed} and info["drop_pairs"]["unmatched_lines"] == []
+
+
+def test_a_secret_of_the_flags_is_not_kept(search, datasets):
+    search.flags = [*search.flags, "--hub_token", "hf_" + "Abcdefgh12345678" * 2]
+    identity = search.identity(datasets, 3)
+    search.begin(identity, overwrite=False)
+    assert "Abcdefgh" not in (search.output / "doubt.json").read_text()
+    search.begin(identity, overwrite=False)  # and the same call goes on
+
+
+def test_overwrite_keeps_the_folds_of_the_same_search(search, datasets):
+    identity = search.identity(datasets, 3)
+    search.begin(identity, overwrite=True)
+    (search.folder(0)).mkdir(parents=True)
+    search.begin(identity, overwrite=True)
+    assert search.folder(0).is_dir()
+    search.begin({**identity, "seed": 4}, overwrite=True)
+    assert not search.folder(0).exists()
+
+
+def test_models_that_were_to_be_kept_stay(search, datasets):
+    search.begin(search.identity(datasets, 3), overwrite=False)
+    search.keep_models = True
+    search.run(datasets, make_folds(datasets, 3, 3))
+    search.keep_models = False
+    search.run(datasets, make_folds(datasets, 3, 3))
+    assert all((search.folder(fold) / "model").is_dir() for fold in range(3))
+
+
+def test_a_reviewed_list_is_put_aside(search, datasets, tmp_path):
+    search.begin(search.identity(datasets, 3), overwrite=False)
+    found = search.run(datasets, make_folds(datasets, 3, 3))
+    Doubts.find(found, threshold=0.5).save(tmp_path, {})
+    path = tmp_path / "doubts.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) > 1
+    path.write_text(lines[0])
+    Doubts.find(found, threshold=0.5).save(tmp_path, {})
+    assert path.read_text() == "".join(lines) and (tmp_path / "doubts.jsonl.old").read_text() == lines[0]
+    Doubts.find(found, threshold=0.5).save(tmp_path, {})  # the same list again puts nothing aside
+    assert sorted(file.name for file in tmp_path.glob("doubts*")) == ["doubts.jsonl", "doubts.jsonl.old"]
