@@ -158,7 +158,9 @@ def check_not_trained_on(settings: RewardModelSettings, specs: Mapping[str, Any]
             own = DatasetSpec.parse(trained["spec"], "trained")
             for name, given in specs.items():
                 spec = DatasetSpec.parse(given, name)
-                same = _place(spec) == _place(own) and spec.domain == own.domain
+                same = _place(spec) == _place(own)
+                if Path(spec.path).is_dir() and spec.domain and own.domain:  # there it chooses files, else it is a tag
+                    same &= spec.domain == own.domain
                 whole = Path(spec.path).is_file() and not spec.test_size
                 if same and (whole or (spec.split or split) == (own.split or "train")):
                     raise InputError(

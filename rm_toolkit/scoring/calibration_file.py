@@ -31,6 +31,8 @@ from ..output.json_files import load_json
 
 METHODS = ("temperature", "isotonic")
 REMEDY = "Fit it again with `rm-toolkit calibrate`."
+# What says how a model reads a text, beside its settings.
+READ_BY = ("tokenizer.json", "tokenizer.model", "chat_template.jinja")
 # Of `rm_toolkit.json`: what decides how texts are read. Its record of the run may grow without changing a reward.
 READING = ("pooling_type", "data_format", "max_length", "pools_eos", "chat_date", "quantization")
 # Of `config.json`: what a push or another version changes, and no reward depends on.
@@ -226,7 +228,7 @@ def _own(place: tuple[str, str | None], file: str) -> dict[str, Any]:
 
 def _weights(place: tuple[str, str | None]) -> list[str | Path]:
     """Files that a model or an adapter is computed from: weights and tokenizer."""
-    found = [find_file(place[0], file, place[1]) for file in ("tokenizer.json", ADAPTER_WEIGHTS)]
+    found = [find_file(place[0], file, place[1]) for file in (*READ_BY, ADAPTER_WEIGHTS)]
     config = find_file(place[0], CONFIG_NAME, place[1])
     return [path for path in found if path is not None] + (weight_files(Path(config).parent) if config else [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,10 +89,12 @@ def test_a_set_that_the_model_was_trained_on_is_refused(tmp_path):
     file.touch()
     trained = {"a": {"spec": {"path": str(file), "source": "dsp", "domain": "law"}}, "b": {"spec": "folder"}}
     settings = RewardModelSettings(lineage=[{"stage": "grft", "datasets": trained}])
-    for spec in ({"path": str(file), "source": "dsp", "domain": "law"}, {"path": "folder", "split": "train"}):
+    own = {"path": str(file), "source": "dsp", "domain": "law"}
+    # The pairs of another domain of the file have the same prompts and the same texts.
+    for spec in (own, {**own, "domain": "art"}, {"path": "folder", "split": "train"}):
         with pytest.raises(InputError, match="is what the model was trained on"):
             check_not_trained_on(settings, {"mine": spec}, "test")
-    check_not_trained_on(settings, {"mine": "folder", "other": {"path": str(file), "domain": "art"}}, "test")
+    check_not_trained_on(settings, {"mine": "folder", "other": str(tmp_path / "other.json")}, "test")
 
 
 @pytest.fixture
@@ -124,6 +127,7 @@ def test_probabilities_of_the_scorer(model, rows):
 
 
 def test_a_model_that_changed_since_is_refused_and_a_copy_is_not(model, tmp_path, read_json):
+    (Path(model) / "chat_template.jinja").write_text("{{ messages }}")
     Calibration("temperature", model_fingerprint(model), 2.0, record={"fitted_on": {}}).save(model)
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
@@ -133,6 +137,7 @@ def test_a_model_that_changed_since_is_refused_and_a_copy_is_not(model, tmp_path
     changes = {
         "model.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         "rm_toolkit.json": lambda data: data.replace(b'"max_length": 128', b'"max_length": 64'),
+        "chat_template.jinja": lambda data: data + b"!",
         "config.json": lambda data: data.replace(b'"num_attention_heads": 2', b'"num_attention_heads": 1'),
     }
     for name, change in changes.items():
