@@ -146,12 +146,12 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
         counts[name].read = len(valid) + left_out.get(name, 0)
         if not counts[name].kept:
             raise nothing_left(", ".join(inputs), name, counts[name])
-    shared = 0
-    if len(datasets) == 2:
-        shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
     datasets = DatasetDict(zip(datasets, with_same_messages(list(datasets.values()))))
     if drop_list is not None:
         datasets = _without_listed(datasets, drop_list, counts)
+    shared = 0
+    if len(datasets) == 2:
+        shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
     notes = {name: told for name, told in notes.items() if told}
     return BuildResult(datasets, counts, split, shared, _info(source, inputs, options), notes, drop_list)
 

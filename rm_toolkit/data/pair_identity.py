@@ -22,7 +22,12 @@ def pair_id(prompt: Text, chosen: Text, rejected: Text, *, tools: Any = None, ch
         prompt, chosen, rejected (`str` or list of messages): The texts, as built.
         tools, chat_template_kwargs (*optional*): What the chat template reads beside them.
     """
-    return text_id(prompt, chosen, rejected, *([tools, chat_template_kwargs] if tools or chat_template_kwargs else []))
+    return text_id(
+        prompt,
+        chosen,
+        rejected,
+        *([tools or None, chat_template_kwargs or None] if tools or chat_template_kwargs else []),
+    )
 
 
 def row_pair_id(row: dict[str, Any]) -> str:

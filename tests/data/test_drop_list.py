@@ -99,3 +99,9 @@ def test_a_list_that_leaves_nothing_and_ranked_rows_are_refused(write, dsp_items
         BuildOptions(layout="ranked", drop_pairs=reviewed)
     with pytest.raises(InputError, match="no such file"):
         build("dsp", [path], BuildOptions(domain="normal", test_size=0, drop_pairs=str(tmp_path / "none.jsonl")))
+
+
+def test_no_tools_and_an_empty_list_of_tools_are_one():
+    variables = {"thinking": False}
+    one, other = (pair_id("p", "a", "b", tools=tools, chat_template_kwargs=variables) for tools in (None, []))
+    assert one == other != pair_id("p", "a", "b")
