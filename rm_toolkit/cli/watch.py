@@ -33,7 +33,8 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 
 def page_of(args: argparse.Namespace) -> Path:
     """Returns where the page goes."""
-    return args.output or args.folder.parent / f"{args.folder.resolve().name}-watch.html"
+    folder = args.folder.resolve()
+    return args.output or folder.parent / f"{folder.name}-watch.html"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     page = page_of(args)
     if page.is_dir():
         raise InputError(f"--output {page} is a folder; name a file.")
+    if page.is_file() and not page.read_bytes()[:64].lstrip().lower().startswith(b"<!doctype html"):
+        raise InputError(f"{page} is there, and is not a page; nothing was changed. Name another --output.")
     found = read_run(args.folder)
     told = False
     while True:

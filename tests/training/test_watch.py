@@ -137,7 +137,7 @@ def test_a_folder_without_a_run_is_refused_in_words(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_writes_the_page_beside_the_folder_and_ends_with_the_run(run, tmp_path, capsys):
+def test_the_command_writes_the_page_beside_the_folder_and_ends_with_the_run(run, tmp_path, capsys, monkeypatch):
     folder = run(history())
     assert main(["watch", str(folder)]) == 0
     assert (tmp_path / "run-watch.html").is_file() and "stopped, step 4 of 8" in capsys.readouterr().out
@@ -145,6 +145,12 @@ def test_the_command_writes_the_page_beside_the_folder_and_ends_with_the_run(run
         assert main(["watch", str(folder), "--once", "--output", str(tmp_path / "mine.html")]) == 0
     assert "running" in (tmp_path / "mine.html").read_text()
     assert main(["watch", str(folder), "--output", str(tmp_path)]) == 2
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["watch", str(folder), "--output", str(tmp_path / "notes.txt")]) == 2
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    monkeypatch.chdir(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    assert main(["watch", "."]) == 0 and sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_a_chart_keeps_its_peaks_and_its_ticks_are_round():
