@@ -64,7 +64,7 @@ def _numbers(sets: dict[str, list[Judged]], tables: list[PreferencePairs]) -> di
         "models": [_model_numbers(own) for own in zip(*sets.values())],
     }
     if any(table.margin is not None for table in tables):
-        nothing = [np.zeros(len(table), dtype=np.float32) for table in tables]
+        nothing = [np.full(len(table), np.nan, dtype=np.float32) for table in tables]
         found["wanted"] = packed(
             _joined(none if table.margin is None else table.margin for table, none in zip(tables, nothing))
         )

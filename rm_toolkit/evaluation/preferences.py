@@ -199,6 +199,7 @@ class CollectedPairs:
             self.prompt.append(cluster)
             self.margins.append(row.margin)
             for tag, value in zip(TAGS, (row.domain, source, row.writers[worse] if row.writers else None)):
+                value = None if value is None else str(value)  # rows given from Python may have numbers
                 self.tags[tag].append(self._values.setdefault(value, value))  # one string for all pairs
 
     def number_text(self, prompt: Text, completion: Text, template: dict[str, Any]) -> int:

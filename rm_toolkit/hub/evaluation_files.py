@@ -64,12 +64,14 @@ def _stage_texts(source: Path, folder: Path) -> None:
                 f"--publish-texts: {path} is not there, or is a link out of the folder; nothing was sent. Run "
                 "`rm-toolkit evaluate` once more, or leave --publish-texts out."
             )
-    for model in read_mapping(source / METRICS_NAME, remedy="Run `rm-toolkit evaluate` once more.").get("results", {}):
-        if shorten_paths(model) != model:
-            raise InputError(
-                f"--publish-texts: the evaluation calls a model '{model}', which is a path of this machine and stands in "
-                "every row; nothing was sent. Evaluate once more with --model NAME=DIR."
-            )
+    metrics = read_mapping(source / METRICS_NAME, remedy="Run `rm-toolkit evaluate` once more.")
+    for what, flag, names in (("model", "--model", "results"), ("test set", "--datasets", "datasets")):
+        for name in metrics.get(names, {}):
+            if shorten_paths(name) != name:
+                raise InputError(
+                    f"--publish-texts: the evaluation calls a {what} '{name}', which is a path of this machine and is in "
+                    f"every row; nothing was sent. Evaluate once more with {flag} NAME=…."
+                )
     shutil.copyfile(source / PAIRS_NAME, folder / PAIRS_NAME)
     rewrite_content(source / PAGE_NAME, folder / PAGE_NAME, shorten_paths)
     if data:

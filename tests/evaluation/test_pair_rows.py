@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from conftest import pair_rows
+from datasets import Dataset
 from made_evaluation import made_evaluation
 
 from rm_toolkit.data.templates import prompt_digest
@@ -16,6 +17,7 @@ from rm_toolkit.evaluation import figures, pair_blocks
 from rm_toolkit.evaluation import pair_rows as rows_module
 from rm_toolkit.evaluation.pair_blocks import excerpt
 from rm_toolkit.evaluation.pair_rows import judged_sets, write_pairs
+from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.output.page.columns import coded, packed
 from rm_toolkit.output.page.escaping import script_json, utf8_json
 
@@ -200,3 +202,9 @@ def test_an_excerpt_is_what_the_reader_asked():
         {"role": "assistant", "content": "a"},
     ]
     assert excerpt(chat) == "u" and excerpt([]) == "" and len(excerpt("x" * 999)) == pair_blocks.EXCERPT
+
+
+def test_tags_that_are_numbers_are_read_as_text():
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "source": 7, "domain": 1}]
+    pairs = read_preferences(Dataset.from_list(rows), "numbers")
+    assert list(pairs.tags["source"]) == ["7"] and list(pairs.tags["domain"]) == ["1"]

@@ -299,7 +299,10 @@ def test_the_texts_of_an_evaluation_are_published_only_if_that_is_asked_for(tmp_
     assert (target / "evaluation" / "report_files" / "texts-0.js").read_text() == f"a text of {tmp_path}/x"
 
     write(report, **{"metrics.json": json.dumps({"results": {f"{tmp_path}/rm": {}}})})
-    with pytest.raises(InputError, match=r"a model '.*/rm', which is a path of this machine.*--model NAME=DIR"):
+    with pytest.raises(InputError, match=r"a model '.*/rm', which is a path of this machine.*--model NAME="):
+        stage_evaluation(str(report), target, publish_texts=True)
+    write(report, **{"metrics.json": json.dumps({"results": {}, "datasets": {f"{tmp_path}/set": {}}})})
+    with pytest.raises(InputError, match=r"a test set '.*/set', which is a path of this machine.*--datasets NAME="):
         stage_evaluation(str(report), target, publish_texts=True)
     (report / "pairs.parquet").unlink()
     with pytest.raises(InputError, match=r"pairs\.parquet is not there.*nothing was sent"):

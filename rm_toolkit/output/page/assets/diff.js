@@ -35,7 +35,7 @@
     const inA = new Uint8Array(a.length);
     const inB = new Uint8Array(b.length);
     const found = trace(a, b);
-    if (!found) return { inA, inB };
+    if (!found) return null;
     let x = a.length;
     let y = b.length;
     for (let changes = found.changes; changes >= 0; changes--) {
@@ -114,7 +114,9 @@
     const words = strings.map(tokens);
     if (Math.max(words[0].length, words[1].length) > MOST_TOKENS) return null;
     const numbers = new Map();
-    const { inA, inB } = common(numbered(words[0], numbers), numbered(words[1], numbers));
+    const found = common(numbered(words[0], numbers), numbered(words[1], numbers));
+    if (!found) return null;
+    const { inA, inB } = found;
     const [a, b] = [share(words[0], inA), share(words[1], inB)];
     const alike = a.all + b.all ? (a.equal + b.equal) / (a.all + b.all) : 1;
     smooth(words[0], inA);

@@ -96,11 +96,12 @@
 
     const find = async () => {
       if (!state.q) { RMT.stopSearch(); hits = null; searched = ""; return true; }
-      if (state.q === searched) return true;
+      const query = state.q; // another one may be asked for before this one is found
+      if (query === searched) { RMT.stopSearch(); return true; }
       summary.textContent = "searching …";
-      const found = await RMT.search(index, state.q, (share) => { summary.textContent = `searching … ${Math.floor(100 * share)}%`; });
+      const found = await RMT.search(index, query, (share) => { summary.textContent = `searching … ${Math.floor(100 * share)}%`; });
       if (!found) return false;
-      [hits, searched] = [found, state.q];
+      [hits, searched] = [found, query];
       return true;
     };
 
