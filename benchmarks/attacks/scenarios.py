@@ -67,8 +67,8 @@ def flags(values: dict) -> list[str]:
     return [str(word) for key, value in values.items() for word in (f"--{key}", value)]
 
 
-def write_pairs(path: Path, number: int, seed: int = 0) -> None:
-    """Writes preference rows of few words: over a thousand, so that their token ids are kept."""
+def write_pairs(path: Path, number: int, seed: int = 0, wrong: int = 0) -> None:
+    """Writes preference rows of few words: over a thousand, so that their token ids are kept; the first `wrong` are reversed."""
     rng = random.Random(seed)
     words = [
         "good",
@@ -88,7 +88,9 @@ def write_pairs(path: Path, number: int, seed: int = 0) -> None:
     with path.open("w", encoding="utf-8") as file:
         for index in range(number):
             chosen, rejected = (" ".join(rng.choices(words, k=6)) for _ in range(2))
-            row = {"prompt": f"say {rng.choice(words)} {index}", "chosen": f"{chosen} fine", "rejected": rejected}
+            sides = (f"{chosen} fine", rejected)
+            chosen, rejected = sides[::-1] if index < wrong else sides
+            row = {"prompt": f"say {rng.choice(words)} {index}", "chosen": chosen, "rejected": rejected}
             file.write(json.dumps(row) + "\n")
 
 
@@ -118,6 +120,7 @@ class Attacked:
         """Makes the inputs with the commands themselves."""
         write_pairs(self.inputs / "pairs.jsonl", 1100)
         write_pairs(self.inputs / "test.jsonl", 40, seed=1)
+        write_pairs(self.inputs / "unsure.jsonl", 120, seed=2, wrong=20)  # a calibration wants some wrong pairs
         instructions = [{"instruction": f"What is number {index}?", "output": ""} for index in range(30)]
         (self.inputs / "instructions.json").write_text(json.dumps(instructions), encoding="utf-8")
         prompts = [{"prompt": f"say {index}", "completion": f"word {index}"} for index in range(300)]
@@ -218,7 +221,7 @@ class Attacked:
         partial = ("scored.jsonl.partial", "scored.jsonl.run.json")
         return [
             Scenario("evaluate", [*evaluate, *cache, "--output", f"{area}/report", "--overwrite"], "report"),
-            Scenario("calibrate", ["rm-toolkit", "calibrate", "--model", f"{area}/general", "--datasets", tests, *cache, "--overwrite"], "general", model="general"),
+            Scenario("calibrate", ["rm-toolkit", "calibrate", "--model", f"{area}/general", "--datasets", f"unsure={inputs}/unsure.jsonl", *cache, "--overwrite"], "general", model="general"),
             Scenario("watch", ["rm-toolkit", "watch", f"{inputs}/general", "--output", f"{area}/page.html", "--once"], "page.html"),
             Scenario("doubt", self._doubt(), "doubt", kept=("doubt/*",), old=False),
             Scenario("score", [*score, "--window", "64", "--output", f"{area}/scored.jsonl", "--overwrite"], "scored.jsonl", kept=partial),
