@@ -70,7 +70,10 @@ def flags(values: dict) -> list[str]:
 def write_pairs(path: Path, number: int, seed: int = 0, wrong: int = 0) -> None:
     """Writes preference rows of few words: over a thousand, so that their token ids are kept; the first `wrong` are reversed."""
     rng = random.Random(seed)
-    words = "good bad warm cold river stone paper green quiet early letter garden window".split()
+    words = [
+        "good", "bad", "warm", "cold", "river", "stone", "paper", "green",
+        "quiet", "early", "letter", "garden", "window",
+    ]  # fmt: skip
     with path.open("w", encoding="utf-8") as file:
         for index in range(number):
             chosen, rejected = (" ".join(rng.choices(words, k=6)) for _ in range(2))
