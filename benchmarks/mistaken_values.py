@@ -121,7 +121,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     for name, (module, _) in COMMANDS.items():
         parser = Parser(prog=f"rm-toolkit {name}")
         importlib.import_module(module).add_arguments(parser)
-        parser.add_ranges()
+        parser.finish()
         found[name] = parser
     return found
 

@@ -12,20 +12,31 @@ COMMANDS = {
     "build-data": ("rm_toolkit.cli.build_data", "raw preference data -> Arrow datasets for TRL"),
     "inspect": ("rm_toolkit.cli.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "collect": ("rm_toolkit.cli.collect", "instructions x domains -> a language model's answers as DSP data"),
-    "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory of each GPU, steps, hours; does it fit?"),
-    "watch": ("rm_toolkit.cli.watch", "the folder of a run -> a live page of how it goes"),
-    "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report, figures"),
-    "calibrate": (
-        "rm_toolkit.cli.calibrate",
-        "a reward model + held-out pairs -> probabilities that are as often right",
-    ),
-    "doubt": ("rm_toolkit.cli.doubt", "a recipe -> training pairs that models contradict which have not seen them"),
-    "score": ("rm_toolkit.cli.score", "prompts and completions of any number -> their rewards"),
-    "serve-command": ("rm_toolkit.cli.serve_command", "a reward model -> the commands that serve it with its rewards"),
-    "merge": ("rm_toolkit.cli.merge", "general + customized reward model -> one between them"),
-    "push": ("rm_toolkit.cli.push", "a trained reward model -> the Hugging Face Hub"),
+    "doubt": ("rm_toolkit.cli.doubt", "a recipe -> training pairs whose label unseen models contradict"),
     "push-data": ("rm_toolkit.cli.push_data", "a built dataset -> the Hugging Face Hub"),
     "doctor": ("rm_toolkit.cli.doctor", "this machine (and a recipe) -> what works here, and what is missing"),
+    "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory per GPU, steps, hours: does it fit?"),
+    "watch": ("rm_toolkit.cli.watch", "the folder of a run -> a live page of its progress"),
+    "evaluate": ("rm_toolkit.cli.evaluate", "reward models x test sets -> metrics, a report to browse, figures"),
+    "calibrate": ("rm_toolkit.cli.calibrate", "a reward model + held-out pairs -> calibrated probabilities"),
+    "score": ("rm_toolkit.cli.score", "prompts, each with any number of completions -> their rewards"),
+    "serve-command": (
+        "rm_toolkit.cli.serve_command",
+        "a reward model -> the commands that serve it in vLLM or sglang",
+    ),
+    "merge": ("rm_toolkit.cli.merge", "general + customized reward models -> one between them"),
+    "push": ("rm_toolkit.cli.push", "a trained reward model -> the Hugging Face Hub"),
+}
+TASKS = {
+    "prepare data": ("build-data", "inspect", "collect", "doubt", "push-data"),
+    "train": ("doctor", "plan", "watch"),
+    "judge": ("evaluate", "calibrate"),
+    "use and publish": ("score", "serve-command", "merge", "push"),
+}
+# What trains is no command of this program: `accelerate launch` starts one process per device.
+RECIPES = {
+    "accelerate launch recipes/grft.py": "general preferences -> a general reward model",
+    "accelerate launch recipes/crft.py --domain NAME": "that model + one domain -> a customized one",
 }
 
 
@@ -60,8 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ending.code
 
 
+def _overview() -> str:
+    """Every command in one line, by task."""
+    blocks = []
+    for task, names in TASKS.items():
+        lines = [f"{task}:"]
+        if task == "train":
+            lines += [f"  {command}\n{'':<17}{summary}" for command, summary in RECIPES.items()]
+        lines += [f"  {name:<14} {COMMANDS[name][1]}" for name in names]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
 def _run(argv: list[str]) -> int:
-    import argparse
     import contextlib
     import importlib
     import os
@@ -74,13 +96,11 @@ def _run(argv: list[str]) -> int:
     from ..output.redaction import redact
     from .options import Parser
 
-    overview = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
     parser = Parser(
         prog="rm-toolkit",
-        usage="rm-toolkit [--version] COMMAND …",
-        description="Train, check and publish reward models for your own preferences.",
-        epilog=f"commands:\n{overview}\n\n`rm-toolkit COMMAND --help` shows what a command takes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="rm-toolkit COMMAND [options]",
+        description="Train, judge and publish reward models for your own preferences.",
+        epilog=f"{_overview()}\n\n`rm-toolkit COMMAND --help` lists the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"rm-toolkit {__version__}")
     if not argv or argv[0].startswith("-"):
@@ -98,7 +118,7 @@ def _run(argv: list[str]) -> int:
     module = importlib.import_module(module_name)
     command = Parser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
-    command.add_ranges()
+    command.finish()
     if not getattr(module, "TAKES_RECIPE_FLAGS", False):
         command.refuse_unknown(rest)
     args, unknown = command.parse_known_args(rest)

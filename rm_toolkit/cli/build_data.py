@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     summaries = {"auto": "whichever of these has the columns of the input"}
     summaries |= {name: source.summary for name, source in SOURCES.items()}
-    overview = "\n".join(f"  {name:<14} {summary}" for name, summary in summaries.items())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"sources:\n{overview}"
+    overview = "sources:\n" + "\n".join(f"  {name:<14} {summary}" for name, summary in summaries.items())
+    names = textwrap.fill(
+        ", ".join(summaries), 96, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+    parser.epilog = f"sources (--list-sources says what each reads):\n{names}"
     add = parser.add_argument
     add("source", help="raw format of the input, see below; auto finds it by the columns")
+    add("--list-sources", action="version", version=overview, help="say what each source reads, and exit")
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
     add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
     add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row a prompt")

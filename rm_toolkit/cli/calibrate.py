@@ -10,7 +10,6 @@ from .options import COUNT, DEVICE, SEED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit calibrate --model outputs/crft-literature \\\n"
         "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     from ..collection import number_ranges as ranges
 
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit collect --input alpaca_data.json --no-input --num 13000 --domains data/domains.yaml \\\n"
         "      --base-url http://localhost:8000/v1 --model Qwen/Qwen3-8B --output outputs/data/dsp.json\n\n"

@@ -18,7 +18,6 @@ TAKES_RECIPE_FLAGS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 5 --output outputs/doubt\n\n"
         "The recipe is run once for each fold, on the training data without that fold (no prompt is in two folds), and its\n"

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit evaluate --model outputs/grft outputs/crft-literature --output outputs/report \\\n"
         "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"

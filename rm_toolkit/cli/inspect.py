@@ -10,7 +10,6 @@ from .options import COUNT, PLACE, SEED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit inspect '{path: data/samples/dsp.train.json, source: dsp}' --tokenizer outputs/grft \\\n"
         "      --against test='{path: data/samples/dsp.test.json, source: dsp}' --output outputs/inspection\n\n"

@@ -11,7 +11,6 @@ from .options import BELOW_ONE, COUNT, DEVICE, PLACE, SEED, SHARE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit merge --general outputs/grft --customized outputs/crft-literature --weight 0.5 \\\n"
         "      --output outputs/merged\n\n"

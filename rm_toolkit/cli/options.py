@@ -13,6 +13,7 @@ from ..errors import InputError, did_you_mean, one_line
 from ..output.nested_ranges import Optional
 from ..output.ranges import MANY, Number, Range, Text
 from ..output.stated_ranges import say_range
+from .help_texts import HelpFormatter, name_values, usage
 
 
 TEXT = Text(empty=False)
@@ -72,14 +73,22 @@ PLACE, DEVICE = Place(), Device()
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says the ranges of its options in their help, and a mistake in one line."""
+    """A parser whose help fits a screen and says the ranges of its options, and that says a mistake in one line."""
 
-    def add_ranges(self) -> None:
-        """Lets the help of each option say its range; what has no type and no choices is a text that is not empty."""
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+
+    def finish(self) -> None:
+        """
+        Completes the help once all arguments are added: ranges, names of values, the usage line. An argument without a
+        type and choices is a text that is not empty.
+        """
         for action in self._actions:
             if action.type is None and action.choices is None and action.nargs != 0:
                 action.type = TEXT
             say_range(action, action.type if isinstance(action.type, Range) else None)
+        name_values(self._actions)
+        self.usage = usage(self.prog, self._actions)
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
         """Refuses a misspelt option, before what is then missing is asked for."""

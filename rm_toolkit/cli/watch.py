@@ -13,7 +13,6 @@ from .options import PLACE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "example:\n  rm-toolkit watch outputs/grft\n\n"
         "Open the file that it names in a browser: while the run trains, the page reads itself again from the disk. It ends\n"

@@ -15,6 +15,7 @@ from ..errors import InputError, did_you_mean, name_list, one_line
 
 
 MANY = 2**31 - 1  # of anything that is counted
+NO_LIMIT = 1_000_000  # from here on an upper bound says what the machine can hold, not what is sensible
 MOST_LISTED = 20  # choices in a message
 SHOWN = 80  # characters of a value in a message
 
@@ -103,6 +104,20 @@ class Number(Range):
             kind += f" from {_figure(self.low)} to {_figure(self.high)}"
         kind += ", whole where it is above 1" if self.share else ""
         return kind + "".join(f", or {shown(value)}" for value in self.also)
+
+    @property
+    def brief(self) -> str:
+        """For a help text: "1 or more", "above 0, at most 1". A bound that only the machine sets is left out."""
+        low = f"{'above ' if self.above else ''}{_figure(self.low)}"
+        if self.high >= NO_LIMIT:
+            text = "any" if self.low <= -NO_LIMIT else low if self.above else f"{low} or more"
+        elif self.above or self.below:
+            text = (
+                f"{low if self.above else f'from {low}'}, {'below' if self.below else 'at most'} {_figure(self.high)}"
+            )
+        else:
+            text = f"{low} to {_figure(self.high)}"
+        return text + "".join(f", or {plain(value)}" for value in self.also if value is not None)
 
     def holds(self, value: Any) -> bool:
         """Whether a value is a number (no truth value) within the range."""

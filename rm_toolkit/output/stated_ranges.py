@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -64,7 +65,9 @@ def say_range(action: argparse.Action, rule: Range | None) -> None:
     if not isinstance(action.type, Range):
         action.type = number
     if action.help:
-        action.help = f"{action.help.rstrip('. ')}. Range: {rule.text}."
+        text = action.help.rstrip(". ")
+        brief = f"{number.brief}{rule.text.removeprefix(number.text)}"
+        action.help = f"{text[:-1]}; {brief})" if re.search(r"\(default[^()]*\)$", text) else f"{text} ({brief})"
 
 
 def _range_of(hint: Any, stated: Range | None, choices: Any) -> Range | None:
