@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from ..data.pair_identity import pair_id, text_id
-from ..output.folders import replace_text
 from .preferences import PreferencePairs
 
 
@@ -135,14 +133,11 @@ def most_contradicted(
             yield from describe_pairs(table, doubted(p, 0.5)[:number], margins, p, model=model)
 
 
-def write_list(rows: Iterable[dict[str, Any]], path: Path) -> int:
+def list_text(rows: Iterable[dict[str, Any]]) -> str:
     """
-    Writes a list of pairs as JSON Lines; returns how many.
+    Returns a list of pairs as JSON Lines.
 
     Args:
         rows (iterable of `dict`): From [`describe_pairs`].
-        path (`Path`): The file; it appears when it is whole.
     """
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    replace_text(path, "".join(f"{line}\n" for line in lines))
-    return len(lines)
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)

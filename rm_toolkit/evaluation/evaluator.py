@@ -23,7 +23,7 @@ from ..models.device import compute_device
 from ..models.files import FINAL_RESULTS_NAME
 from ..models.hub_files import find_commit, split_revision
 from ..models.settings import RewardModelSettings
-from ..output.folders import check_output, written_whole
+from ..output.folders import check_output, replace_text, written_whole
 from ..output.json_files import read_mapping
 from ..output.progress import no_bar
 from ..scoring.chat_date import models_with_date
@@ -31,7 +31,7 @@ from ..scoring.reading import chat_tokenizers
 from ..scoring.scorer import RewardScorer
 from ..scoring.served_example import classifier_of
 from .cut_texts import find_cut
-from .doubts import DOUBTS_NAME, most_contradicted, write_list
+from .doubts import DOUBTS_NAME, list_text, most_contradicted
 from .held_out import check_held_out
 from .intervals import Bootstrap
 from .learning_curves import LearningCurves, read_learning_curves
@@ -95,7 +95,7 @@ class Evaluation:
             figures = draw_figures(self.metrics, self.tables, self.rewards, self.curves, new / "figures")
             write_report(self.metrics, figures, new / "report.md")
             if self.doubts:
-                write_list(most_contradicted(self.tables, self.rewards, self.doubts), new / DOUBTS_NAME)
+                replace_text(new / DOUBTS_NAME, list_text(most_contradicted(self.tables, self.rewards, self.doubts)))
             judged = judged_sets(self.tables, self.rewards, self.cut)
             write_pairs(judged, new / PAIRS_NAME)
             write_page(self.metrics, judged, figures, new / PAGE_NAME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from ..evaluation.doubts import (
     describe_pairs,
     doubted,
     identify,
+    list_text,
     probability_of_label,
-    write_list,
 )
 from ..evaluation.metrics import accuracy
 from ..evaluation.temperature import fit_temperature
@@ -157,10 +157,11 @@ class Doubts:
         return summary
 
 
-def _keep_reviewed(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _keep_reviewed(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes a list of pairs; another one that is there, which may have been reviewed, is put aside."""
-    new = path.with_name(f"{path.name}.new")
-    write_list(rows, new)
-    if path.is_file() and path.read_bytes() != new.read_bytes():
-        put_aside(path)
-    new.replace(path)
+    text = list_text(rows)
+    with replaced_file(path) as file:
+        file.write(text)
+        file.flush()  # a disk without room says so before the earlier list has another name
+        if path.is_file() and path.read_bytes() != text.encode():
+            put_aside(path)

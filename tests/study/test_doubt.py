@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,8 @@ from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.doubts import confident_threshold, doubted, most_contradicted
 from rm_toolkit.evaluation.preferences import read_preferences
 from rm_toolkit.evaluation.temperature import fit_temperature
+from rm_toolkit.output.lock import WriterLock
+from rm_toolkit.study import doubt_report
 from rm_toolkit.study.doubt import DoubtRun
 from rm_toolkit.study.doubt_report import Doubts
 from rm_toolkit.study.folds import make_folds
@@ -299,3 +303,19 @@ def test_a_reviewed_list_is_put_aside(search, datasets, tmp_path):
     assert path.read_text() == "".join(lines) and (tmp_path / "doubts.jsonl.old").read_text() == lines[0]
     Doubts.find(found, threshold=0.5).save(tmp_path, {})  # the same list again puts nothing aside
     assert sorted(file.name for file in tmp_path.glob("doubts*")) == ["doubts.jsonl", "doubts.jsonl.old"]
+
+
+def test_a_kill_while_the_list_is_replaced_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "run" / "doubts.jsonl"
+    path.parent.mkdir()
+    path.write_text("reviewed\n")
+    child = os.fork()
+    if child == 0:
+        doubt_report.put_aside = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        doubt_report._keep_reviewed(path, [{"p": 0.1}])
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(list(path.parent.iterdir())) == 2  # the half-written list
+    with WriterLock(path.parent):  # as the next start takes it
+        pass
+    assert list(path.parent.iterdir()) == [path] and path.read_text() == "reviewed\n"
