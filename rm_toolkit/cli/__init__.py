@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         # Imported here, so that Ctrl-C is one line from the beginning.
-        from ..output.ending import ending_of, forget_stdout, terminable
+        from ..output.ending import ending_of, forget_stdout
         from ..output.places import about
         from ..output.process_files import named_temporary_files
+        from ..output.stop_signals import terminable
 
         try:
             with terminable(), named_temporary_files():

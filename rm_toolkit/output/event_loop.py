@@ -9,7 +9,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from .ending import raised_by
+from .stop_signals import raised_by
 
 
 Result = TypeVar("Result")
@@ -20,7 +20,7 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     Runs a coroutine in an event loop of its own.
 
     Raises:
-        `KeyboardInterrupt`: after Ctrl-C, or as [`~rm_toolkit.output.ending.Terminated`] after SIGTERM, when the work has
+        `KeyboardInterrupt`: after Ctrl-C, or as [`~rm_toolkit.output.stop_signals.Terminated`] after SIGTERM, when the work has
             been cancelled and has cleaned up.
     """
     received: list[int] = []

@@ -27,9 +27,10 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         ending, said = None, True
         try:
-            from ..output.ending import ending_of, terminable
+            from ..output.ending import ending_of
             from ..output.process_files import named_temporary_files
             from ..output.progress import hide_bars_of_libraries
+            from ..output.stop_signals import terminable
 
             try:
                 with terminable(), named_temporary_files():

@@ -18,9 +18,10 @@ import pytest
 
 from rm_toolkit import cli
 from rm_toolkit.errors import InputError
-from rm_toolkit.output.ending import Terminated, ending_of, hint_if_stopped, stopped, terminable
+from rm_toolkit.output.ending import ending_of, hint_if_stopped, stopped
 from rm_toolkit.output.event_loop import run_async
 from rm_toolkit.output.places import about
+from rm_toolkit.output.stop_signals import Terminated, terminable
 from rm_toolkit.training.runtime import run_main
 
 
