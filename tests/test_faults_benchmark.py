@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,36 @@ def test_what_does_not_hold_is_seen(tmp_path):
     for part in ("exit code 1", "Traceback", "processes are left", "litter: ['.saving-out-1']"):
         assert part in found
     assert lost({"a": b"1", "b": b"2"}, {"b": b"3"}) == ["gone: ['a']", "changed: ['b']"]
+
+
+def test_a_stopped_command_has_its_earlier_output_or_the_whole_new_one(tmp_path):
+    from attacks.judging import tree
+    from attacks.runner import Ended
+    from attacks.scenarios import Attacked, Scenario
+    from attacks.signals import _judge
+
+    attacked, scenario = Attacked(tmp_path, None, ""), Scenario("x", ["rm-toolkit", "x"], "out")
+    pages = [attacked.area / name for name in ("one.html", "two.html")]
+
+    def write(*texts):
+        for page, text in zip(pages, texts):
+            page.write_text(text)
+        return tree(attacked.area)
+
+    before, new = write("old", "old"), write("new", "new")
+    for texts, code, said, wrong in (
+        (("old", "old"), 143, "stopped by SIGTERM.", ""),
+        (("new", "new"), 143, "stopped by SIGTERM.", ""),
+        (("new", "old"), 143, "stopped by SIGTERM.", "changed: ['one.html']"),
+        (("new", "new"), 143, "", "0 lines"),
+        (("new", "new"), 0, "", ""),
+        (("new", "new"), 0, "Exception ignored in atexit", "Exception ignored"),
+    ):
+        write(*texts)
+        ended = Ended(code, "", said, 1.0)
+        started = types.SimpleNamespace(wait=lambda ended=ended: ended)
+        found = " ".join(_judge(attacked, scenario, before, new, started, None, "in the end", "SIGTERM").wrong)
+        assert wrong in found and bool(wrong) == bool(found), (texts, code, found)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -32,6 +33,7 @@ class Hook:
         at (`int`): Number of the change, from 1; 0 only counts.
         signal (`str`, *optional*): Name of the signal to send.
         error (`str`, *optional*): Name of the error to raise, such as `ENOSPC`; from then on at every change.
+        at_exit (`str`, *optional*): Name of the signal to send when the interpreter ends.
         counted (`str`, *optional*): File that gets the number of changes, with each one's event and path.
     """
 
@@ -42,14 +44,18 @@ class Hook:
         signal: str | None = None,
         error: str | None = None,
         counted: str | None = None,
+        at_exit: str | None = None,
     ):
         self.folders, self.at, self.signal, self.error = tuple(folders), at, signal, error
+        self.at_exit = at_exit
         self.changes: list[str] = []
         self.owner, self.busy = os.getpid(), False
         self.log = os.open(counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if counted else None
 
     def install(self) -> None:
         sys.addaudithook(self._audit)
+        if self.at_exit:  # registered first, called last
+            atexit.register(os.kill, os.getpid(), getattr(signal, self.at_exit))
         sync = os.fsync
 
         def fsync(descriptor: Any) -> None:

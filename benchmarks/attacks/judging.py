@@ -42,8 +42,7 @@ def faults(
     found = []
     if ended.code not in codes:
         found.append(f"exit code {ended.code} instead of {' or '.join(map(str, codes))}")
-    text = ended.out + ended.err
-    found += [f"it says '{words}'" for words in NEVER_SAID if words in text]
+    found += never_said(ended)
     said = last_words(ended)
     if len(said) != 1 and ended.code in (2, 130, 143):
         found.append(f"{len(said)} lines say how it ended instead of one: {said[:3]}")
@@ -51,6 +50,17 @@ def faults(
         found.append(f"processes are left: {ended.left}")
     kept = {name: content for name, content in before.items() if not fnmatch_any(name, scenario.kept)}
     return found + lost(kept, tree(attacked.area)) + litter(attacked, scenario, before)
+
+
+def never_said(ended: Ended) -> list[str]:
+    """What no command may print, however it ends."""
+    return [f"it says '{words}'" for words in NEVER_SAID if words in ended.out + ended.err]
+
+
+def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    """Paths of outputs (not of caches and temporary files) that are new, gone or other than before."""
+    names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return {name for name in names if name.split("/")[0] not in ("cache", "tmp")}
 
 
 def fnmatch_any(name: str, patterns: tuple[str, ...]) -> bool:

@@ -1,4 +1,10 @@
-"""Ctrl-C, SIGTERM and SIGKILL in every command and recipe: while it starts, in the middle, and while it writes."""
+"""
+Ctrl-C, SIGTERM and SIGKILL in every command and recipe: while it starts, in the middle, while it writes, and as it ends.
+
+A command may be stopped at any moment until its work is done: it ends with one line and 130 or 143, and its output is the
+earlier one, or the whole new one where the signal came just after it was put in place. From then on a signal changes
+nothing: it ends with 0. It never says more than its line: no traceback, no "Exception ignored".
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,8 @@ from collections.abc import Iterator
 
 from attacks.disks import Row
 from attacks.hook import read_changes
-from attacks.judging import faults, last_words, litter, lost, tree
+from attacks.judging import changed, faults, fnmatch_any, last_words, litter, lost, never_said, tree
+from attacks.runner import Started
 from attacks.scenarios import Attacked, Scenario
 
 
@@ -25,13 +32,14 @@ def while_starting(
     clean = attacked.runner.spawn(scenario.argv, **attacked.env).wait()
     whole = min(time.monotonic() - begin, 14.0)
     assert clean.code == 0, clean.err[-2000:]
+    new = tree(attacked.area)
     for name in names:
         for share in SHARES_OF_START:
             attacked.clear(scenario)
             before = tree(attacked.area)
             started = attacked.runner.spawn(scenario.argv, **attacked.env)
             time.sleep(max(0.2, share * whole))
-            yield _judge(attacked, scenario, before, started, name, f"{share * whole:.1f} s after its start")
+            yield _judge(attacked, scenario, before, new, started, name, f"{share * whole:.1f} s after its start")
 
 
 def while_working(
@@ -45,6 +53,7 @@ def while_working(
     clean = started.wait()
     if clean.code:
         raise RuntimeError(clean.err[-2000:])
+    new = tree(attacked.area)
     changes = read_changes(counted)
     target = [number for number, (_, path) in enumerate(changes, 1) if "/cache/" not in path and "/tmp/" not in path]
     chosen = {len(changes) // 4 + 1, len(changes) // 2 + 1} if changes else set()
@@ -57,14 +66,18 @@ def while_working(
             started = attacked.runner.fork(scenario.argv, hook, **attacked.env)
             event, path = changes[at - 1]
             what = f"change {at} of {len(changes)} ({event} {path.rpartition('/')[2]})"
-            yield _judge(attacked, scenario, before, started, None, what, name)
+            yield _judge(attacked, scenario, before, new, started, None, what, name)
         for share in () if chosen else (0.1, 0.2, 0.3):
             attacked.clear(scenario)
             before = tree(attacked.area)
             started = attacked.runner.fork(scenario.argv, **attacked.env)
             time.sleep(share * clean.seconds)
             what = f"{share * clean.seconds:.2f} s after its imports"
-            yield _judge(attacked, scenario, before, started, name, what)
+            yield _judge(attacked, scenario, before, new, started, name, what)
+        attacked.clear(scenario)
+        before = tree(attacked.area)
+        started = attacked.runner.fork(scenario.argv, {"folders": folders, "at_exit": name}, **attacked.env)
+        yield _judge(attacked, scenario, before, new, started, None, "as it ends", name)
 
 
 def killed(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
@@ -84,7 +97,8 @@ def killed(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
         ended = attacked.runner.run(scenario.argv, hook, **attacked.env)
         event, path = changes[at - 1]
         wrong = [] if ended.code == 137 else [f"exit code {ended.code}"]
-        wrong += lost(before, tree(attacked.area)) if scenario.old else []
+        kept = {name: content for name, content in before.items() if not fnmatch_any(name, scenario.kept)}
+        wrong += lost(kept, tree(attacked.area)) if scenario.old else []
         again = attacked.runner.run(scenario.resumes or scenario.argv, **attacked.env)
         if again.code:
             wrong.append(f"the next start ended with {again.code}: {(again.err or again.out)[-800:]}")
@@ -105,18 +119,23 @@ def killed(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 def _judge(
     attacked: Attacked,
     scenario: Scenario,
-    before: dict,
-    started,
+    before: dict[str, bytes],
+    new: dict[str, bytes],
+    started: Started,
     name: str | None,
     what: str,
     sent: str = "",
-    sent_at=None,
 ) -> Row:
     if name is not None:
         started.send(getattr(signal, name), group=name == "SIGINT")
     ended = started.wait()
     kind = name or sent
+    now = tree(attacked.area)
     if ended.code == 0:  # it was done before the signal came
-        return Row(kind, scenario.name, f"{what}: was done", [])
+        wrong = never_said(ended) + litter(attacked, scenario, new)
+        wrong += [f"ended with 0 without {path}" for path in sorted(changed(before, new)) if path not in now][:3]
+        return Row(kind, scenario.name, f"{what}: was done", wrong, (ended.out + ended.err)[-1500:])
+    if changed(before, now) == changed(before, new):
+        before = now
     wrong = faults(attacked, scenario, ended, before, (CODES[kind],))
     return Row(kind, scenario.name, what, wrong, " ".join(last_words(ended)) or (ended.out + ended.err)[-1500:])

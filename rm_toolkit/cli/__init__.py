@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ..output.stop_signals import terminable
 
         try:
-            with terminable(), named_temporary_files():
+            with terminable(to_the_end=argv is None), named_temporary_files():
                 try:
                     return _run(list(sys.argv[1:] if argv is None else argv))
                 finally:

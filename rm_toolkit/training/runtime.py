@@ -33,7 +33,7 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
             from ..output.stop_signals import terminable
 
             try:
-                with terminable(), named_temporary_files():
+                with terminable(to_the_end=main.__module__ == "__main__"), named_temporary_files():
                     hide_bars_of_libraries()
                     prepare_libraries()
                     main()

@@ -216,6 +216,36 @@ def test_a_forked_process_ends_as_always():
     assert os.WTERMSIG(status) == signal.SIGTERM
 
 
+WORK = {
+    "command": "from rm_toolkit import cli\nsys.argv[1:] = []\nwork = cli.main",
+    "recipe": "from rm_toolkit.training import runtime\nruntime.prepare_libraries = lambda: None\n"
+    "work = runtime.run_main(eval('lambda: print(1)'))",
+}
+LATE = """
+import atexit, os, signal, sys, time
+from rm_toolkit.output import stop_signals
+stop_signals.SECONDS_OF_ONE_SIGNAL = 0.1
+number = signal.Signals[sys.argv[1]]
+atexit.register(os.kill, os.getpid(), number)  # what is registered first is called last
+{work}
+code = work()
+os.kill(os.getpid(), number)
+atexit.register(os.kill, os.getpid(), number)
+time.sleep({hangs})
+os.kill(os.getpid(), number)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("kind", WORK)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_the_work_changes_nothing(kind, name):
+    for hangs, codes in ((0, (0,)), (0.15, (130, 143))):  # what does not go is let go
+        command = [sys.executable, "-c", LATE.format(work=WORK[kind], hangs=hangs), name]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode in codes and ended.stderr == "", ended.stderr
+
+
 ENDINGS = {
     "mistake": (InputError("no such file"), 2, "error: no such file"),
     "disk": (disk(errno.ENOSPC), 2, "the disk is full"),
