@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         going_on = found.state == RUNNING and not args.once
         if not told or not going_on:
             print(
-                f"{page}: {found.state}, step {found.step:,}"
+                f"{page}: {found.state}{f' {found.unseen}' if found.unseen else ''}, step {found.step:,}"
                 + (f" of {found.max_steps:,}" if found.max_steps else ""),
                 flush=True,
             )

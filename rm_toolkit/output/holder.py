@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -28,11 +29,15 @@ class Holder:
     Who holds an output, as the lock file says.
 
     Args:
-        host (`str`): Name of the computer.
+        host (`str`): Name of the computer, which says nothing by itself: containers and computers may share one.
         machine (`str`): What all containers on one computer share until it is started again; else the host's name.
         pid (`int`): Process.
         command (`str`): Its command line.
         since (`str`): When it began, ISO 8601.
+        pid_namespace (`int`, *optional*): In which `pid` is a number: that of the container. `None` if it is not known, as
+            in lock files of 0.7.0 and earlier.
+        started (`int`, *optional*): When the process was started, in ticks since the computer was: another one may get
+            its number.
     """
 
     host: str
@@ -40,11 +45,20 @@ class Holder:
     pid: int
     command: str
     since: str
+    pid_namespace: int | None = None
+    started: int | None = None
 
     @property
     def is_here(self) -> bool:
-        """Whether that process is, or was, on this computer, so that a lock of the operating system tells all."""
-        return self.host == platform.node() or self.machine == machine()
+        """Whether that process is, or was, on this computer since its start, so that the system's lock tells all."""
+        return self.machine == machine()
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether that process goes on; `None` if it cannot be seen from here: on another computer, in another container."""
+        if not self.is_here or self.pid_namespace is None or self.pid_namespace != pid_namespace():
+            return None
+        return is_alive(self.pid, self.started)
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -63,14 +77,17 @@ def read_holder(path: Path) -> Holder | None:
     try:
         values = json.loads(content)
         if values.pop("kind") == KIND:
-            return Holder(**values)
+            known = {field.name for field in dataclasses.fields(Holder)}
+            return Holder(
+                **{key: value for key, value in values.items() if key in known}
+            )  # a later version may tell more
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise InputError(f"{path} is needed as a lock file, but was not written by rm_toolkit. Move it away.")
 
 
 def describe_holder(path: Path, output: Path, age: float | None = None) -> str:
-    """Says who is writing an output, and what to do; with the `age` of the last sign of life from another host."""
+    """Says who is writing an output, and what to do; with the `age` of the last sign of life, where that has decided."""
     holder = None
     for _ in range(10):  # a holder that has just taken it writes its name in a moment
         if (holder := read_holder(path)) is not None:
@@ -82,7 +99,7 @@ def describe_holder(path: Path, output: Path, age: float | None = None) -> str:
         f"{output} is being written by process {holder.pid} on host {holder.host} since {holder.since} "
         f"(`{one_line(holder.command, 100)}`). Wait for it, or end it."
     )
-    if age is not None and not holder.is_here:
+    if age is not None:
         text += (
             f" Its last sign of life is {max(0.0, age):.0f} s old; without one it counts as ended after "
             f"{STALE_SECONDS / 60:.0f} minutes, or when {path} is removed."
@@ -98,31 +115,67 @@ def heartbeat_age(path: Path) -> float:
     return time.time() - touched
 
 
-def living_holder(path: Path) -> Holder | None:
+def living_holder(path: Path) -> tuple[Holder, float | None] | None:
     """
-    Returns who holds an output now, as far as its lock file shows; nothing is locked, made or touched.
+    Returns who holds an output now, as far as its lock file shows; nothing is locked or changed.
+
+    With a process that cannot be seen from here, on another computer or in another container, come the seconds since its
+    last sign of life: without one for ten minutes it counts as ended.
 
     Args:
         path (`Path`): The lock file.
     """
     try:
         holder = read_holder(path)
-        if holder is None or (holder.is_here and not is_alive(holder.pid)):
+        alive = None if holder is None else holder.is_alive
+        if holder is None or alive is False:
             return None
-        return holder if holder.is_here or time.time() - path.stat().st_mtime < STALE_SECONDS else None
+        age = None if alive else max(0.0, heartbeat_age(path))
+        return (holder, age) if age is None or age < STALE_SECONDS else None
     except (OSError, InputError):
         return None
 
 
-def is_alive(pid: int) -> bool:
-    """Whether there is a process of that number on this computer."""
+def is_alive(pid: int, started: int | None = None) -> bool:
+    """
+    Whether there is a process of that number in this container, and it is not one that has only not been buried yet.
+
+    Args:
+        pid (`int`): Its number.
+        started (`int`, *optional*): What [`start_ticks`] gave for it: a later process of that number is another one.
+    """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass
-    return True
+    state, ticks = _status(pid)
+    return state not in ("Z", "X") and (started is None or ticks is None or ticks == started)
+
+
+def start_ticks(pid: int) -> int | None:
+    """Returns when a process was started, in ticks since its computer was; `None` where the system does not say it."""
+    return _status(pid)[1]
+
+
+def _status(pid: int) -> tuple[str | None, int | None]:
+    """The state of a process and its start, as Linux tells them."""
+    try:  # the name of the program may hold blanks and brackets
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return fields[0].decode("ascii"), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None, None
+
+
+def pid_namespace() -> int | None:
+    """Returns in which namespace this process has its number; 0 on systems that have one alone, `None` if it is not told."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
 
 
 def machine() -> str:
@@ -137,4 +190,5 @@ def this_process() -> Holder:
     """Returns the holder that this process is."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return Holder(platform.node(), machine(), os.getpid(), redact(command), since)
+    pid = os.getpid()
+    return Holder(platform.node(), machine(), pid, redact(command), since, pid_namespace(), start_ticks(pid))

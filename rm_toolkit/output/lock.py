@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .console import console
-from .holder import KIND, STALE_SECONDS, Holder, describe_holder, heartbeat_age, is_alive, read_holder, this_process
+from .holder import KIND, STALE_SECONDS, Holder, describe_holder, heartbeat_age, read_holder, this_process
 from .temporary import remove_left
 
 
@@ -232,11 +232,14 @@ def _check_free(path: Path, output: Path, locked: bool | None) -> None:
     if locked is False:
         raise OutputHeld(describe_holder(path, output))
     holder = read_holder(path)
-    if holder is None or (holder.is_here and (locked or not is_alive(holder.pid))):
+    if holder is None or (holder.is_here and locked):
+        return
+    alive = holder.is_alive
+    if alive is False:
         return
     age = heartbeat_age(path)
-    if age < STALE_SECONDS:
-        raise OutputHeld(describe_holder(path, output, age))
+    if alive or age < STALE_SECONDS:
+        raise OutputHeld(describe_holder(path, output, None if alive else age))
     console.print(
         f"warning: {output}: process {holder.pid} on host {holder.host}, which held it since {holder.since}, has given "
         f"no sign of life for {age / 60:.0f} minutes; this run takes over.",

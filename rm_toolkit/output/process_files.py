@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .holder import is_alive
+from .holder import is_alive, pid_namespace
 from .temporary import this_computer
 
 
@@ -61,10 +61,7 @@ def _own_start() -> str:
 
 def _computer() -> str:
     """Names this computer, and the container: a process number says nothing outside it."""
-    try:
-        return f"{this_computer()}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return f"{this_computer()}-0"
+    return f"{this_computer()}-{pid_namespace() or 0}"
 
 
 def _temporary_files(folder: str | os.PathLike) -> list[tuple[Path, str, int]]:

@@ -60,6 +60,7 @@ def _head(run: WatchedRun) -> str:
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     said = [IN_WORDS.get(run.state, run.state), *([run.stage] if run.stage else [])]
     said += [f"since {run.since}"] if run.since else []
+    said += [run.unseen] if run.unseen else []
     return (
         f"<header><h1>{html.escape(str(run.folder))}</h1>"
         f'<p class="second">{html.escape(", ".join(said))}; written {now}</p></header>'

@@ -39,6 +39,8 @@ class WatchedRun:
         max_steps (`int`, *optional*): Optimizer steps of the whole run.
         since (`str`, *optional*): When the process began that writes it now.
         stage (`str`, *optional*): Stage and domain of the model, where it is saved.
+        unseen (`str`, *optional*): Where the process is that writes it, if it cannot be seen from here, and its last sign
+            of life.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class WatchedRun:
     max_steps: int | None = None
     since: str | None = None
     stage: str | None = None
+    unseen: str | None = None
 
     @property
     def step(self) -> int:
@@ -86,7 +89,7 @@ def read_run(folder: str | Path) -> WatchedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder. Give the `output_dir` of a run.")
-    holder = living_holder(lock_path(folder))
+    held = living_holder(lock_path(folder))
     log = _find_log(folder)
     if log is None and not (folder / RUN_MANIFEST).is_file():
         raise InputError(
@@ -96,8 +99,12 @@ def read_run(folder: str | Path) -> WatchedRun:
     finished = (folder / FINAL_RESULTS_NAME).is_file() or (
         log is not None and log.parent == folder and log.name == TRAINER_STATE_NAME
     )
-    run = WatchedRun(folder, RUNNING if holder else FINISHED if finished else STOPPED)
-    run.since = holder.since if holder else None
+    run = WatchedRun(folder, RUNNING if held else FINISHED if finished else STOPPED)
+    if held is not None:
+        holder, age = held
+        run.since = holder.since
+        if age is not None:
+            run.unseen = f"on host {holder.host}, last sign of life {age:.0f} s ago"
     if log is not None:
         run.history, run.max_steps = _read_log(log)
     settings = load_settings(str(folder))

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
 from rm_toolkit.output import folders
+from rm_toolkit.output import holder as holder_module
 from rm_toolkit.output import lock as lock_module
 from rm_toolkit.output.folders import written_whole
-from rm_toolkit.output.holder import read_holder
+from rm_toolkit.output.holder import living_holder, read_holder
 from rm_toolkit.output.lock import OutputHeld, WriterLock, is_held, lock_path, release_all
 
 
@@ -183,20 +185,106 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeyp
         assert read_holder(path).pid == os.getpid() and code == 2
 
 
-@pytest.mark.parametrize("living", [True, False])
-def test_without_locks_in_the_file_system_the_process_decides(tmp_path, monkeypatch, living):
-    def no_locks(*_):
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that has no locks."""
+
+    def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(lock_module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock_module.fcntl, "flock", refuse)
     monkeypatch.setattr(lock_module, "SECONDS_TO_SETTLE", 0.0)
-    pid = os.getppid() if living else 2**22 + 1
-    of_another_host(lock_path(tmp_path / "run"), seconds_old=60, host=os.uname().nodename, pid=pid)
+
+
+PARENT, NOBODY = os.getppid(), 2**22 + 1
+HERE = {"machine": holder_module.machine(), "pid_namespace": holder_module.pid_namespace()}
+ELSEWHERE = {
+    "another computer": {},
+    "another computer of the same name": {"host": os.uname().nodename},
+    "another container": {**HERE, "pid_namespace": 1},
+    "lock file of 0.7.0": {"machine": HERE["machine"]},
+}
+
+
+@pytest.mark.parametrize("living", [True, False])
+def test_without_locks_in_the_file_system_the_process_decides(tmp_path, no_locks, living):
+    pid = PARENT if living else NOBODY
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=(3600 if living else 0), **HERE, pid=pid)
     if living:
-        with pytest.raises(OutputHeld, match=f"process {pid} on host"):
+        with pytest.raises(OutputHeld, match=rf"process {pid} on host .*Wait for it, or end it\.$"):
             WriterLock(tmp_path / "run")
     else:
         WriterLock(tmp_path / "run").release()
+
+
+@pytest.mark.parametrize("pid", [PARENT, NOBODY], ids=["number in use here", "number not in use here"])
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_process_number_of_elsewhere_says_nothing(tmp_path, no_locks, capsys, where, pid):
+    """It may be that of another process here, or of none: only the signs of life count."""
+    path = lock_path(tmp_path / "run")
+    of_another_host(path, seconds_old=60, **{**ELSEWHERE[where], "pid": pid})
+    assert living_holder(path)[1] == pytest.approx(60, abs=5)
+    with pytest.raises(OutputHeld, match=r"sign of life is [56]\d s old"):
+        WriterLock(tmp_path / "run")
+    os.utime(path, (time.time() - 11 * 60,) * 2)
+    assert living_holder(path) is None
+    WriterLock(tmp_path / "run").release()
+    assert "no sign of life for 11 minutes; this run takes over" in capsys.readouterr().out
+
+
+def test_another_computer_of_the_same_name_keeps_its_output_though_its_lock_is_not_seen_here(tmp_path):
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=60, host=os.uname().nodename)
+    with pytest.raises(OutputHeld, match="sign of life"):
+        WriterLock(tmp_path / "run")
+
+
+def test_a_container_that_was_killed_holds_nothing_where_locks_reach_it(tmp_path, capsys):
+    """It is started again at once, in another namespace of the same computer."""
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=1, **{**ELSEWHERE["another container"], "pid": PARENT})
+    WriterLock(tmp_path / "run").release()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_later_process_of_the_same_number_is_not_the_holder(tmp_path):
+    path = lock_path(tmp_path / "run")
+    with another_process(tmp_path / "run") as holder:
+        written = json.loads(path.read_text())
+        assert written["started"] and living_holder(path)[0].pid == holder.pid and living_holder(path)[1] is None
+        os.utime(path, (0, 0))
+        assert living_holder(path) is not None, "a stopped process gives no sign of life, and is not dead"
+        path.write_text(json.dumps({**written, "started": written["started"] - 1}))
+        assert living_holder(path) is None
+        path.write_text(json.dumps(written))
+        holder.kill()
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not asked for it yet
+        assert living_holder(path) is None
+
+
+def test_a_lock_file_of_a_later_version_is_read(tmp_path):
+    of_another_host(lock_path(tmp_path / "run"), seconds_old=0, cluster="blue")
+    assert read_holder(lock_path(tmp_path / "run")).host == "node7"
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs `unshare`")
+def test_a_run_in_a_container_is_seen_from_outside_until_it_gives_no_sign_of_life(tmp_path):
+    """A real namespace: its process number is 1 or so, which is another process out here."""
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a namespace")
+    command += [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    path = lock_path(tmp_path / "run")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as inside:
+        assert inside.stdout.readline() == "held\n"
+        found, age = living_holder(path)
+        assert found.is_here and found.is_alive is None and found.pid < 10 and age < 60
+        with pytest.raises(OutputHeld, match=f"process {found.pid} on host"):
+            WriterLock(tmp_path / "run")
+        inside.kill()
+        inside.wait()  # before the end of its input could let what is inside end by itself
+    assert living_holder(path) is not None, "it cannot be known from here yet"
+    os.utime(path, (time.time() - 11 * 60,) * 2)
+    assert living_holder(path) is None
+    WriterLock(tmp_path / "run", wait=30).release()  # the system ends what is inside a moment later
 
 
 @pytest.mark.parametrize("content", ["my notes\n", "{}", '{"kind": "rm_toolkit lock"}', "[1]"])

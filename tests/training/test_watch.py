@@ -105,6 +105,21 @@ def test_a_lock_that_a_killed_process_left_is_no_running_run(run):
     assert lock_path(folder).is_file() and read_run(folder).state == "stopped"
 
 
+def test_a_run_that_cannot_be_seen_from_here_is_told_with_its_last_sign_of_life(run, tmp_path, capsys):
+    folder = run(history())
+    with WriterLock(folder):
+        path = lock_path(folder)
+        holder = {**json.loads(path.read_text()), "host": "<node7>", "machine": "another", "pid": os.getpid()}
+        path.write_text(json.dumps(holder))
+        assert main(["watch", str(folder), "--once"]) == 0
+        assert re.search(
+            r"run-watch.html: running on host <node7>, last sign of life \d s ago, step 4", capsys.readouterr().out
+        )
+        assert "on host &lt;node7&gt;, last sign of life" in (tmp_path / "run-watch.html").read_text()
+        os.utime(path, (0, 0))
+        assert read_run(folder).state == "stopped"
+
+
 def test_names_of_data_are_text_and_nothing_else(run):
     folder = run(history(HOSTILE), name="<b>run & 'co'")
     page = watch_page(read_run(folder), 5)
