@@ -36,7 +36,8 @@ def add_pairs(sets: dict[str, list[Judged]], data: PageData) -> None:
     Gives a page the pairs of all test sets.
 
     Args:
-        sets (`dict[str, list[Judged]]`): Each test set as every model judges it, the first model's texts are shown.
+        sets (`dict[str, list[Judged]]`): Each test set as every model judges it. The first model's texts are shown; lengths
+            are those of each model's own, which differ where one reads another format.
         data (`PageData`): Gets the blocks `pairs`, `prompts-N` and `texts-N`.
     """
     tables = [judged[0].table for judged in sets.values()]
@@ -61,7 +62,7 @@ def _numbers(sets: dict[str, list[Judged]], tables: list[PreferencePairs]) -> di
         "ratioNames": list(RATIO_NAMES),
         "tags": {tag: coded(_tag_values(tables, tag)) for tag in TAGS if any(tag in table.tags for table in tables)},
         "wanted": None,
-        "models": [_model_numbers(own) for own in zip(*sets.values())],
+        "models": [_model_numbers(own, tables) for own in zip(*sets.values())],
     }
     if any(table.margin is not None for table in tables):
         nothing = [np.full(len(table), np.nan, dtype=np.float32) for table in tables]
@@ -71,15 +72,27 @@ def _numbers(sets: dict[str, list[Judged]], tables: list[PreferencePairs]) -> di
     return found
 
 
-def _model_numbers(judged: tuple[Judged, ...]) -> dict[str, Any]:
-    """Of one model: the rewards of each pair, and which of its responses were cut (1 the chosen one, 2 the other)."""
+def _model_numbers(judged: tuple[Judged, ...], shown: list[PreferencePairs]) -> dict[str, Any]:
+    """
+    Of one model: the rewards of each pair, and which of its responses were cut (1 the chosen one, 2 the other).
+
+    Also the characters of the two responses, where it reads them otherwise than they are `shown`.
+    """
     cut = _joined(own.sides_cut[0] + 2 * own.sides_cut[1].astype(np.uint8) for own in judged)
+    lengths = [_joined(side) for side in zip(*(_lengths(own.table) for own in judged))]
+    other = any((side != _joined(first)).any() for side, first in zip(lengths, zip(*map(_lengths, shown))))
     return {
         "name": judged[0].model,
         "chosen": packed(_joined(own.sides[0] for own in judged)),
         "rejected": packed(_joined(own.sides[1] for own in judged)),
         "cut": packed(cut) if cut.any() else None,
+        "lengths": [packed(side) for side in lengths] if other else None,
     }
+
+
+def _lengths(table: PreferencePairs) -> tuple[np.ndarray, np.ndarray]:
+    """Characters of the chosen and of the rejected response of each pair."""
+    return table.lengths[table.better], table.lengths[table.worse]
 
 
 def _tag_values(tables: list[PreferencePairs], tag: str) -> Iterator[str | None]:

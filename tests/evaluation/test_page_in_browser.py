@@ -246,6 +246,38 @@ def test_nothing_is_wider_than_the_window_and_both_schemes_can_be_read(browser, 
     tab.close()
 
 
+def test_lengths_are_those_that_each_model_reads(browser, tmp_path):
+    """As where a text model and a chat model judge one set: the first space belongs to the text alone."""
+    rows = [
+        {"prompt": "Which?", "chosen": " " + "a" * 7, "rejected": "b" * 10}
+    ]  # 8 : 10, and 7 : 10 without the space
+    chat = [{key: [{"role": "assistant", "content": text.strip()}] for key, text in row.items()} for row in rows]
+    found = made_evaluation({"mine": rows}, {"grft": lambda name, k: k})
+    other = made_evaluation({"mine": chat}, {"crft": lambda name, k: k})
+    for part in ("tables", "rewards", "cut"):
+        getattr(found, part).update(getattr(other, part))
+    for part in ("models", "results"):
+        found.metrics[part].update(other.metrics[part])
+    judged = judged_sets(found.tables, found.rewards, found.cut)
+    write_page(found.metrics, judged, {"": [], "grft": [], "crft": []}, tmp_path / "report.html")
+    tab = Tab(browser, tmp_path / "report.html")
+    links = [link for link in tab.locator("a").evaluate_all("all => all.map((a) => a.hash)") if "ratio=" in link]
+    for model, characters in (("grft", "8 : 10 (×0.80)"), ("crft", "7 : 10 (×0.70)")):
+        own = [link for link in links if f"model={model}" in link]
+        parts = found.metrics["results"][model]["mine"]["length"]["by_ratio"]
+        assert [part["num_pairs"] for part in parts[1:3]] == ([0, 1] if model == "grft" else [1, 0])
+        for part, link in zip(parts[1:3], own[1:3], strict=True):
+            tab.open(link)
+            assert tab.texts(".pager span") == (["1–1 of 1"] if part["num_pairs"] else ["0–0 of 0"]), (model, part)
+            if part["num_pairs"]:
+                assert characters in tab.locator(".chips").text_content()
+                assert tab.texts(".list .tags")[0].endswith(characters[-5:-1])
+                assert tab.texts(".detail .reading") == [
+                    "Shown as grft reads it; crft reads the same pair in another format."
+                ]
+    tab.close()
+
+
 @pytest.mark.slow
 def test_a_large_page_reads_its_texts_from_beside_it_and_finds_the_last_of_them(browser, write):
     rows = pair_rows(3000, **TAGGED)

@@ -9,14 +9,14 @@
 
   const CUT = ["", "chosen", "rejected", "both"];
 
-  const drawChips = (index, pair, prompt) => {
-    const length = (side) => index.length[index[side][pair]];
+  const drawChips = (index, pair, prompt, model) => {
     const chips = [chip("set", RMT.setOf(index, pair).name)];
     for (const [tag, label] of [["domain", "domain"], ["rejected_domain", "rival"], ["source", "source"]]) {
       const value = RMT.tagOf(index, tag, pair);
       if (value) chips.push(chip(label, value));
     }
-    const lengths = `${RMT.count(length("better"))} : ${RMT.count(length("worse"))} (×${RMT.fixed(RMT.ratioOf(index, pair), 2)})`;
+    const [chosen, rejected] = RMT.lengthsOf(index, pair, model).map(RMT.count);
+    const lengths = `${chosen} : ${rejected} (×${RMT.fixed(RMT.ratioOf(index, pair, model), 2)})`;
     chips.push(chip("characters", lengths, "Of the chosen and of the rejected response"));
     if (index.wanted && index.wanted[pair]) chips.push(chip("wanted margin", RMT.fixed(index.wanted[pair]), "Asked for by the data"));
     if (prompt.id) chips.push(chip("prompt", prompt.id));
@@ -49,6 +49,12 @@
     });
     const heads = ["model", "verdict", "margin", "", "p", "chosen", "rejected"].map((text, k) => RMT.el("th", { scope: "col", class: k === 2 || k > 3 ? "number" : "", text }));
     return RMT.el("div", { class: "scroll" }, RMT.el("table", { class: "verdicts" }, RMT.el("thead", {}, RMT.el("tr", {}, ...heads)), RMT.el("tbody", {}, ...lines)));
+  };
+
+  /** The texts are those of the first model of the report: what another one reads in another format is not here. */
+  const drawReading = (index, models) => {
+    const names = models.filter(({ lengths }) => lengths).map(({ name }) => name);
+    return names.length ? [RMT.el("p", { class: "reading", text: `Shown as ${index.models[0].name} reads it; ${names.join(" and ")} reads the same pair in another format.` })] : [];
   };
 
   const drawTemplate = (template) =>
@@ -105,7 +111,8 @@
     parent.replaceChildren(
       RMT.el("header", {}, RMT.el("h2", {}, RMT.pairName(index, pair)), RMT.el("div", { class: "buttons" }, ...buttons)),
       drawVerdicts(index, pair, models),
-      drawChips(index, pair, prompt),
+      drawChips(index, pair, prompt, models[0]),
+      ...drawReading(index, models),
       ...drawTemplate(texts.template),
       ...(hasPrompt ? [RMT.el("article", { class: "prompt" }, RMT.el("h3", { text: "Prompt" }), RMT.drawText(texts.prompt))] : []),
       RMT.el("div", { class: "compared" },

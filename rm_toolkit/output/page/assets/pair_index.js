@@ -3,8 +3,9 @@
 (() => {
   const TAGS = ["domain", "source", "rejected_domain"];
 
-  const openModel = ({ name, chosen, rejected, cut }) => {
+  const openModel = ({ name, chosen, rejected, cut, lengths }) => {
     const model = { name, chosen: RMT.unpack(chosen), rejected: RMT.unpack(rejected), cut: cut && RMT.unpack(cut) };
+    model.lengths = lengths && lengths.map(RMT.unpack);
     model.margin = Float64Array.from(model.chosen, (reward, k) => reward - model.rejected[k]);
     return model;
   };
@@ -54,12 +55,17 @@
     return set && Number.isInteger(number) && number >= 0 && number < set.end - set.start ? set.start + number : -1;
   };
 
-  const lengthOf = (index, side, pair) => Math.max(1, index.length[index[side][pair]]);
+  /** Characters of the chosen and of the rejected response, as a model reads them. */
+  RMT.lengthsOf = (index, pair, { lengths }) =>
+    lengths ? lengths.map((side) => side[pair]) : ["better", "worse"].map((side) => index.length[index[side][pair]]);
 
-  RMT.ratioOf = (index, pair) => lengthOf(index, "better", pair) / lengthOf(index, "worse", pair);
+  RMT.ratioOf = (index, pair, model) => {
+    const [chosen, rejected] = RMT.lengthsOf(index, pair, model);
+    return Math.max(1, chosen) / Math.max(1, rejected);
+  };
 
-  const ratioBin = (index, pair) => {
-    const ratio = RMT.ratioOf(index, pair);
+  const ratioBin = (index, pair, model) => {
+    const ratio = RMT.ratioOf(index, pair, model);
     let bin = 0;
     while (bin < index.ratioEdges.length && ratio >= index.ratioEdges[bin]) bin++;
     return bin;
@@ -84,7 +90,8 @@
   };
 
   /** Tests of a pair, those that the state asks for alone. */
-  const tests = (index, state, own, other, hits) => {
+  const tests = (index, state, models, hits) => {
+    const [own, other] = models.map(({ margin }) => margin);
     const found = [];
     const set = state.set && index.sets.find(({ name }) => name === state.set);
     if (state.set) found.push(set ? (pair) => pair >= set.start && pair < set.end : () => false);
@@ -95,7 +102,7 @@
     }
     const verdict = VERDICTS[state.verdict];
     if (verdict) found.push((pair) => verdict(own[pair], other[pair]));
-    if (state.ratio !== "") found.push((pair) => ratioBin(index, pair) === Number(state.ratio));
+    if (state.ratio !== "") found.push((pair) => ratioBin(index, pair, models[0]) === Number(state.ratio));
     if (state.min !== "") found.push((pair) => own[pair] >= Number(state.min));
     if (state.max !== "") found.push((pair) => own[pair] <= Number(state.max));
     if (state.prompt !== "") found.push((pair) => index.prompt[pair] === Number(state.prompt));
@@ -112,8 +119,9 @@
 
   /** Numbers of the pairs that are shown, in order; `hits` marks those that a search has found. */
   RMT.selectPairs = (index, state, hits) => {
-    const [own, other] = RMT.chosenModels(index, state).map(({ margin }) => margin);
-    const asked = tests(index, state, own, other, hits);
+    const models = RMT.chosenModels(index, state);
+    const [own, other] = models.map(({ margin }) => margin);
+    const asked = tests(index, state, models, hits);
     const kept = new Uint32Array(index.numPairs);
     let count = 0;
     for (let pair = 0; pair < index.numPairs; pair++) if (asked.every((test) => test(pair))) kept[count++] = pair;

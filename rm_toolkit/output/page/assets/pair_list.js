@@ -5,13 +5,13 @@
 
   RMT.verdictOf = (margin) => (margin > 0 ? "right" : margin < 0 ? "wrong" : "tie");
 
-  const tagLine = (index, pair) => {
+  const tagLine = (index, pair, model) => {
     const parts = [];
     if (index.sets.length > 1) parts.push(RMT.setOf(index, pair).name);
     const [domain, rival] = [RMT.tagOf(index, "domain", pair), RMT.tagOf(index, "rejected_domain", pair)];
     if (domain && parts[0] !== domain) parts.push(domain);
     if (rival) parts.push(`over ${rival}`);
-    parts.push(`length ×${RMT.fixed(RMT.ratioOf(index, pair), 2)}`);
+    parts.push(`length ×${RMT.fixed(RMT.ratioOf(index, pair, model), 2)}`);
     return parts.join(" · ");
   };
 
@@ -24,7 +24,7 @@
     const margins = models.map(({ name, margin }) =>
       RMT.el("span", { class: `margin ${RMT.verdictOf(margin[pair])}`, title: `Margin of ${name}`, text: RMT.fixed(margin[pair], 2, true) }));
     return RMT.el("li", { role: "option", "data-pair": String(pair), id: `pair-${pair}`, onclick: () => open(pair) },
-      RMT.el("span", { class: "margins" }, ...margins), excerpt, RMT.el("span", { class: "tags" }, tagLine(index, pair)));
+      RMT.el("span", { class: "margins" }, ...margins), excerpt, RMT.el("span", { class: "tags" }, tagLine(index, pair, models[0])));
   };
 
   /** Draws one page of the list; `open(pair)` is called for the one that the reader chooses. */
