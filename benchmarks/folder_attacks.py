@@ -91,6 +91,8 @@ UNREAD = {
     ),  # as in many base models; only in a saved reward model must it be there
     (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model names it; a notice says so
 }
+# The log of a run, which `watch` reads; a folder without one is that of a run that has not begun.
+LOG, OF_MISSING = "training_log.json", ("is missing", "is a dangling link", "is a folder", "is a pipe")
 # Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
 # An error names the tensor, which is in one of several files.
@@ -249,6 +251,7 @@ def attacks() -> list[Attack]:
         wrong = WRONG_WEIGHTS | (WRONG_MODEL_WEIGHTS if file == "model.safetensors" else {})
         optional = file == "lm_head/model.safetensors"
         found += [Attack(f"{file} {what}", file, harm, None, optional, OF_TENSORS) for what, harm in wrong.items()]
+    found += [Attack(f"{LOG} {what}", LOG, harm) for what, harm in WRONG_FILES.items() if what not in OF_MISSING]
     file = "chat_template.jinja"
     for what, content in WRONG_TEMPLATES.items():
         found.append(Attack(f"{file} {what}", file, write(content), also=OF_TEMPLATES))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from rm_toolkit.scoring.scorer import RewardScorer
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("grft", "crft", "sft")
@@ -19,6 +23,7 @@ def build(place: Path, data_format: str = "chat") -> None:
     from rm_toolkit.models.saving import save_reward_model
     from rm_toolkit.models.settings import RewardModelSettings
     from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+    from rm_toolkit.scoring.scorer import RewardScorer
     from rm_toolkit.testing import build_tiny_model, train_tokenizer
 
     texts = [f"Human: how are you, number {number}?\n\nAssistant: as well as {number * 7}." for number in range(300)]
@@ -40,19 +45,31 @@ def build(place: Path, data_format: str = "chat") -> None:
             (folder / name).write_text("{}")
         (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     rows = [{"prompt": f"number {number}?", "chosen": f"as well as {number}", "rejected": "no"} for number in range(8)]
+    unsure = unsure_pairs(RewardScorer(str(place / "model")))
     for stage in STAGES:  # without the base model that the tiny recipes build
         lines = (ROOT / "recipes" / "tiny" / f"{stage}.yaml").read_text().splitlines(keepends=True)
         (place / f"{stage}.yaml").write_text("".join(line for line in lines if not line.startswith("tiny_base")))
     tests = [{**row, "prompt": f"another {row['prompt']}"} for row in rows]
-    for name, some in (("rows", rows), ("tests", tests)):
+    for name, some in (("rows", rows), ("tests", tests), ("unsure", unsure)):
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     (place / "score.jsonl").write_text(json.dumps({"prompt": "how?", "completions": ["well", "no"]}) + "\n")
+
+
+def unsure_pairs(scorer: RewardScorer) -> list[dict[str, str]]:
+    """Pairs on which a model is right four times in five: a calibration can be fitted to them."""
+    prompts, texts = zip(*((f"number {number}?", [f"as well as {number}", "no"]) for number in range(60)))
+    found = []
+    for number, (prompt, own, rewards) in enumerate(zip(prompts, texts, scorer.score(prompts, texts))):
+        better = (rewards[1] > rewards[0]) ^ (number % 5 == 0)
+        found.append({"prompt": prompt, "chosen": own[better], "rejected": own[not better]})
+    return found
 
 
 def argv_of(command: str, place: Path, folder: Path) -> list[str]:
     """The command line, with `folder` as its model."""
     out, spec = str(place / "out"), f"{{path: {place / 'rows.jsonl'}, source: jsonl, format: chat}}"
-    recipe = ["--config", str(place / f"{command}.yaml"), "--model_name_or_path", str(folder), "--output_dir", out]
+    stage = command if command in STAGES else "grft"
+    recipe = ["--config", str(place / f"{stage}.yaml"), "--model_name_or_path", str(folder)]
     for name in ("train", "eval"):
         recipe += [f"--{name}_datasets", json.dumps({name: spec_of(place, "rows" if name == "train" else "tests")})]
     recipe += ["--max_steps", "1"]
@@ -76,11 +93,15 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
         + ["--general-datasets", f"a={spec}", "--customized-datasets", f"b={spec}", "--output", out],
         "push": ["push", "--model", str(folder), "--repo-id", "me/model", "--preview", out]
         + ["--adapter", "--base-model", "me/base"] * (folder.name == "adapter"),
+        "calibrate": ["calibrate", "--model", str(folder), "--datasets", f"a={{path: {place / 'unsure.jsonl'}, source: jsonl, format: chat}}"],
+        "watch": ["watch", str(folder), "--output", f"{out}.html", "--once"],
+        "doctor": ["doctor", *plan, "--model_name_or_path", str(folder)],
+        "doubt": ["doubt", "--folds", "2", "--output", out, *recipe, *pairs],
         "plan": ["plan", *plan, "--model_name_or_path", str(folder), "--pairs_per_step", "128"],
         "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],
-        "grft": ["grft", *recipe, *pairs],
-        "crft": ["crft", *recipe, *pairs],
-        "sft": ["sft", *recipe],
+        "grft": ["grft", "--output_dir", out, *recipe, *pairs],
+        "crft": ["crft", "--output_dir", out, *recipe, *pairs],
+        "sft": ["sft", "--output_dir", out, *recipe],
     }[command]  # fmt: skip
 
 

@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from file_damage import change
-from folder_attacks import ADAPTER, Attack, attacks
+from folder_attacks import ADAPTER, LOG, Attack, attacks
 from folder_commands import ROOT, STAGES, argv_of, build
 
 
+SOURCES = {"sft": "base", "watch": "base-rm"}  # the folder that is attacked, where it is not the model
 SECONDS, WAITED, GROWTH = 20, 60, 1 << 30
 TOKENIZER = (
     "tokenizer_config.json",
@@ -54,6 +55,9 @@ READS = {
     "evaluate": MODEL,
     "merge": (*MODEL, WEIGHTS[1]),
     "frontier": (*MODEL, WEIGHTS[1]),
+    "calibrate": MODEL,
+    "watch": ("rm_toolkit.json", LOG),
+    "doctor": (),  # which only looks whether there is a folder
     "push": MODEL,
     "plan": ("config.json",),
     "inspect": TOKENIZER,
@@ -61,6 +65,8 @@ READS = {
     "crft": MODEL,
     "sft": ("config.json", *TOKENIZER, WEIGHTS[0]),
 }
+# Launches `grft` twice, which is attacked above: only when it is named, and with more time.
+LAUNCHING = {"doubt": 6}
 OF_ADAPTER = ("python", "score", "routed", "evaluate", "push", "grft")
 
 
@@ -76,12 +82,12 @@ class Outcome:
     def judge(self, attack: Attack, command: str, left: list[str]) -> str:
         """Returns `held`, or what is wrong."""
         lines = [line for line in self.printed.splitlines() if line.strip()]
-        if self.code is None or self.seconds > SECONDS:
+        if self.code is None or self.seconds > SECONDS * LAUNCHING.get(command, 1):
             return f"took {self.seconds:.0f} s of processor time" + " and was killed" * (self.code is None)
         if self.growth > GROWTH:
             return f"took {self.growth / (1 << 30):.1f} GiB"
         if self.code == 0:
-            read = attack.of_adapter or attack.file in READS.get(command, ())
+            read = attack.of_adapter or attack.file in READS.get(command, MODEL if command in LAUNCHING else ())
             return "accepted" if read and not attack.harmless and command not in attack.unread_by else "held"
         if "Traceback" in self.printed:
             return "traceback"
@@ -175,7 +181,7 @@ def forked(command: str, place: Path, folder: Path) -> Outcome:
     chunks: list[bytes] = []
     os.set_blocking(reading, False)
     status = None
-    while time.monotonic() - begun < WAITED:
+    while time.monotonic() - begun < WAITED * LAUNCHING.get(command, 1):
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(reading, 1 << 16):
                 chunks.append(chunk)
@@ -198,15 +204,16 @@ def forked(command: str, place: Path, folder: Path) -> Outcome:
 
 def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome]:
     """Makes the folder, runs the command, judges and tidies up."""
-    source = "base" if command == "sft" else "model"
+    source = SOURCES.get(command, "model")
     folder = place / "attacked"
     shutil.copytree(place / source, folder, symlinks=True)
     try:
         if command == "routed":  # an adapter of the model that it is routed on
             change(base_model_name_or_path=str(place / "base-rm"))(folder / ADAPTER / "adapter_config.json")
         attack.apply(folder)
+        there = {*os.listdir(folder)}
         outcome = forked(command, place, folder / ADAPTER if attack.of_adapter else folder)
-        left = [path.name for path in place.glob("out*")]
+        left = [path.name for path in place.glob("out*")] + sorted({*os.listdir(folder)} - there)
         return outcome.judge(attack, command, left), outcome
     finally:
         shutil.rmtree(folder)
@@ -214,9 +221,18 @@ def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def concerns(attack: Attack, command: str, place: Path) -> bool:
+    """Whether an attack can be made on what a command reads."""
+    if attack.file == LOG:
+        return command == "watch"
+    if command in SOURCES and not os.path.lexists(place / SOURCES[command] / attack.file):
+        return False
+    return command != "sft" or "reward head" not in attack.name
+
+
 def preload() -> None:
     """Imports what the commands import, once for all children."""
-    for name in ("score", "evaluate", "merge", "push", "plan", "inspect"):
+    for name in ("score", "evaluate", "merge", "push", "plan", "inspect", "calibrate", "watch", "doctor", "doubt"):
         importlib.import_module(f"rm_toolkit.cli.{name}")
     names = "scoring.scorer scoring.files evaluation.evaluator merging.merge merging.frontier hub.models training.stages training.sft"
     for name in (
@@ -231,8 +247,8 @@ def preload() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", nargs="+", choices=[*READS, "routed"], help="default: all")
-    parser.add_argument("--only", default="", help="attacks whose name has this in it")
+    parser.add_argument("--commands", nargs="+", choices=[*READS, *LAUNCHING, "routed"], help="default: all but doubt")
+    parser.add_argument("--only", nargs="+", default=[""], help="attacks whose name has one of these in it")
     parser.add_argument("--every", type=int, default=1, help="take each n-th attack")
     parser.add_argument("--show", action="store_true", help="print every line, not only of what did not hold")
     args = parser.parse_args()
@@ -254,13 +270,11 @@ def main() -> int:
         shutil.copytree(place / "out", place / "base-rm")
         for path in place.glob("out*"):
             shutil.rmtree(path)
-        for attack in [attack for attack in attacks() if args.only in attack.name][:: args.every]:
-            for command in OF_ADAPTER if attack.of_adapter else READS:
-                if args.commands and command not in args.commands:
-                    continue
-                if command == "sft" and (
-                    not os.path.lexists(place / "base" / attack.file) or "reward head" in attack.name
-                ):
+        for attack in [attack for attack in attacks() if any(word in attack.name for word in args.only)][
+            :: args.every
+        ]:
+            for command in OF_ADAPTER if attack.of_adapter else args.commands or READS:
+                if (args.commands and command not in args.commands) or not concerns(attack, command, place):
                     continue
                 verdict, outcome = attack_with(attack, command, place)
                 tried[attack.file] += 1
