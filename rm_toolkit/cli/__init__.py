@@ -1,4 +1,4 @@
-"""`rm-toolkit COMMAND …`: finds the command, imports it alone, and shows a user's mistake without a traceback."""
+"""`rm-toolkit COMMAND …`: finds the command, imports only that one, and shows a user's mistake without a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMANDS = {
     "build-data": ("rm_toolkit.cli.build_data", "raw preference data -> Arrow datasets for TRL"),
     "inspect": ("rm_toolkit.cli.inspect", "preference data -> counts, lengths, overlaps, distinctive words"),
     "collect": ("rm_toolkit.cli.collect", "instructions x domains -> a language model's answers as DSP data"),
-    "doubt": ("rm_toolkit.cli.doubt", "a recipe -> training pairs whose label unseen models contradict"),
+    "doubt": ("rm_toolkit.cli.doubt", "a recipe -> training pairs whose labels out-of-fold models contradict"),
     "push-data": ("rm_toolkit.cli.push_data", "a built dataset -> the Hugging Face Hub"),
     "doctor": ("rm_toolkit.cli.doctor", "this machine (and a recipe) -> what works here, and what is missing"),
     "plan": ("rm_toolkit.cli.plan", "recipe + launch config -> memory per GPU, steps, hours: does it fit?"),
@@ -43,7 +43,7 @@ RECIPES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Runs one command. Returns the exit code: 0; 2 for a mistake in the input or a disk that cannot be written; 130 or 143
-    after Ctrl-C or SIGTERM; 1 for a fault of the toolkit. What is printed then is one line.
+    after Ctrl-C or SIGTERM; 1 for a bug in the toolkit. An error is printed as one line.
     """
     try:
         # Imported here, so that Ctrl-C is one line from the beginning.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         except BaseException as error:
             ending = ending_of(error)
-    except KeyboardInterrupt:  # before anything was there that says it, or a second time
+    except KeyboardInterrupt:  # before the handler was installed, or a second time
         print("stopped by Ctrl-C.", file=sys.stderr)
         return 130
     if ending.message is not None:
@@ -111,11 +111,11 @@ def _run(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         known = name_list(COMMANDS)
-        print(f"error: '{name}' is no command; there is {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        print(f"error: '{name}' is not a command; there are {known}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
     hide_bars_of_libraries()
-    os.environ.setdefault("TQDM_DELAY", "1")  # work of less than a second needs no bar; read when tqdm is imported
+    os.environ.setdefault("TQDM_DELAY", "1")  # no bar for less than a second of work; read when tqdm is imported
     module = importlib.import_module(module_name)
     command = Parser(prog=f"rm-toolkit {name}", description=summary)
     module.add_arguments(command)
@@ -127,7 +127,7 @@ def _run(argv: list[str]) -> int:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     args.recipe_flags = unknown
     args.command_line = redact(["rm-toolkit", *argv])  # it goes into reports
-    from ..models.hub_client import bound_hub_client  # not above: `--help` does not wait for it
+    from ..models.hub_client import bound_hub_client  # not at the top: `--help` need not wait for it
 
     bound_hub_client()
     with contextlib.ExitStack() as held:

@@ -23,22 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..data.sources import SOURCES
     from ..data.templates import TEMPLATES
 
-    summaries = {"auto": "whichever of these has the columns of the input"}
+    summaries = {"auto": "picks the source whose columns the input has"}
     summaries |= {name: source.summary for name, source in SOURCES.items()}
     overview = "sources:\n" + "\n".join(f"  {name:<14} {summary}" for name, summary in summaries.items())
     names = textwrap.fill(
         ", ".join(summaries), 96, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
-    parser.epilog = f"sources (--list-sources says what each reads):\n{names}"
+    parser.epilog = f"sources (--list-sources describes each):\n{names}"
     add = parser.add_argument
-    add("source", help="raw format of the input, see below; auto finds it by the columns")
-    add("--list-sources", action="version", version=overview, help="say what each source reads, and exit")
+    add("source", help="raw format of the input, see below; auto: found by its columns")
+    add("--list-sources", action="version", version=overview, help="describe each source and exit")
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
     add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
-    add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row a prompt")
+    add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row per prompt")
     add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
-    add("--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag of the rows")
-    add("--template", choices=TEMPLATES, help="what stands around a plain-text prompt in the text format")
+    add(
+        "--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag for the rows"
+    )
+    add("--template", choices=TEMPLATES, help="text put around a plain-text prompt in the text format")
     add(
         "--columns",
         nargs="+",
@@ -46,9 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         help="jsonl, preference: prompt=question chosen=good …",
     )
-    add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="read the input as if it had no such columns")
-    add("--label", metavar="NAME", help="where several columns say which response is better: the one to read")
-    add("--min-score-ratio", type=SCORE_RATIO, metavar="X", help="shp: leave out rows whose two scores are closer")
+    add(
+        "--ignore-columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="read the input as if these columns were not there",
+    )
+    add("--label", metavar="NAME", help="the column to read, where several say which response is better")
+    add("--min-score-ratio", type=SCORE_RATIO, metavar="X", help="shp: leave out rows whose score ratio is below X")
     add(
         "--drop-contradictions",
         action="store_true",
@@ -59,25 +67,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test-size",
         type=TEST_SIZE,
         default=0.1,
-        help="fraction or number of the prompts held out; 0: none (default 0.1)",
+        help="fraction or number of prompts to hold out; 0: none (default 0.1)",
     )
     add("--seed", type=SEED, default=0, help="seed of that split (default 0)")
     add(
         "--drop-pairs",
         metavar="FILE",
-        help="leave out the pairs of a reviewed list, such as `rm-toolkit doubt` writes; lines that match none are named",
+        help="leave out the pairs of a reviewed list, as `rm-toolkit doubt` writes it; lines without a match are reported",
     )
     add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
-    add("--dry-run", action="store_true", help="say how the input is read, show its first row, and write nothing")
-    add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original work's format, not cleaned")
-    add("--license", help="licence of the data, kept beside it")
+    add("--dry-run", action="store_true", help="show how the input is read and its first row; write nothing")
+    add(
+        "--export",
+        nargs=2,
+        metavar=("text-score", "FILE"),
+        help="also write the original project's format, not cleaned",
+    )
+    add("--license", help="license of the data, stored with it")
     add("--num-proc", type=PROCESSES, help="processes for cleaning (default 1)")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace an output that an earlier build wrote")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [Path(output) for output in (args.output, args.export and args.export[1]) if output]
 
 
@@ -128,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
         warn_if_glued(result, source, args.template)
     if args.export is not None:
         kind, file = args.export
-        # The original's default is one item a query; its --to_pairs is our --layout pairs.
+        # The original's default is one item per query; its --to_pairs is our --layout pairs.
         shape = args.layout or "ranked"
         number = export_text_score(source, args.input, Path(file), kind, options, shape, args.overwrite)
         print(f"wrote {file}: {number:,} items, not cleaned")
@@ -139,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_columns(pairs: list[str]) -> dict[str, str]:
-    """Parts `OURS=THEIRS` arguments; raises an `InputError` for anything else."""
+    """Splits `OURS=THEIRS` arguments; raises an `InputError` for anything else."""
     columns = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
@@ -200,19 +213,17 @@ def show(result: BuildResult, shape: str) -> None:
         for note, number in notes.items():
             print(f"note: {name}: {number:,} {note}")
     if result.shared_prompts:
-        print(
-            f"warning: {result.shared_prompts:,} prompts stand in both of the given splits; they were left as they are."
-        )
+        print(f"warning: {result.shared_prompts:,} prompts are in both of the given splits; they were left there.")
 
 
 def warn_if_glued(result: BuildResult, source: str, template: str | None) -> None:
-    """Says so if a plain-text prompt and its answer meet without a space; a template is the user's to ask for."""
+    """Prints a note if no space separates a plain-text prompt from its answer; only the user can choose a template."""
     first = next(iter(result.datasets.values()))[0]
     prompt, answer = first["prompt"], first["chosen"] if "chosen" in first else first["completions"][0]
     if source not in ("jsonl", "preference") or template or not (prompt and isinstance(prompt, str) and answer):
         return
     if not (prompt[-1].isspace() or answer[0].isspace() or prompt.endswith("Assistant:")):
         print(
-            f"note: prompt and answer meet without a space ('…{prompt[-20:]}' + '{answer[:20]}…'). "
-            "--template human-assistant puts them apart; --template none keeps them, without this note."
+            f"note: no space between prompt and answer ('…{prompt[-20:]}' + '{answer[:20]}…'). "
+            "--template human-assistant separates them; --template none leaves them as they are, without this note."
         )

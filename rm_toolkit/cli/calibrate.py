@@ -1,4 +1,4 @@
-"""`rm-toolkit calibrate --model DIR --datasets NAME=SPEC …`: what makes probabilities of a model's reward differences."""
+"""`rm-toolkit calibrate --model DIR --datasets NAME=SPEC …`: turns reward differences into probabilities."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  rm-toolkit calibrate --model outputs/crft-literature \\\n"
         "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"
-        "Give pairs that the model was not trained on, of the kind that it will judge. DIR/calibration.json is applied by\n"
-        "RewardScorer(DIR, calibrated=True).win_probability(…) and `rm-toolkit score --calibrated`; rewards stay as they are."
+        "Give pairs that the model was not trained on, of the kind that it will judge. DIR/calibration.json is read by\n"
+        "RewardScorer(DIR, calibrated=True).win_probability(…) and `rm-toolkit score --calibrated`; rewards do not change."
     )
     add = parser.add_argument
     add(
         "--model",
         required=True,
         metavar="DIR",
-        help="folder of a reward model or an adapter; the result is kept in it",
+        help="folder of a reward model or an adapter; the result is written into it",
     )
     add(
         "--datasets",
@@ -34,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=("temperature", "isotonic"),
         default="temperature",
-        help="one number that the margins are divided by (default), or a growing line of as many steps as the data want, "
-        "of 1,000 pairs or more",
+        help="temperature: one number that divides the margins (default); isotonic: an increasing step function, for "
+        "1,000 pairs or more",
     )
-    add("--split", default="test", help="split to take where a SPEC names none (default test)")
+    add("--split", default="test", help="split to use where a SPEC names none (default test)")
     add(
         "--seed",
         type=SEED,
         default=0,
-        help="seed of the parts, and of fractions and `test_size` splits: that of the run",
+        help="seed of the parts, and of fractions and `test_size` splits; use the seed of the run",
     )
     add("--device", type=DEVICE, help="where to compute, such as cuda:1 (default: a GPU where there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights")
@@ -50,20 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--chat-date",
         metavar="DATE",
-        help="YYYY-MM-DD, for a chat template that asks for the date and has none of its own",
+        help="YYYY-MM-DD, for a chat template that asks for the date, if the model has none stored",
     )
-    add("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
     add("--overwrite", action="store_true", help="replace an earlier calibration")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [Path(args.model)] if Path(args.model).is_dir() else []
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fits, shows what it does to pairs that it was not fitted to, and writes the file."""
+    """Fits, shows the effect on pairs that were not used for fitting, and writes the file."""
     from ..data.specs import parse_named_specs
     from ..evaluation.calibrate import calibrate, check_calibration_file
 
@@ -91,10 +91,10 @@ def run(args: argparse.Namespace) -> None:
     record = found.calibration.record
     names = {"ece": "ECE", "brier": "Brier", "log_loss": "log loss"}
     print_table(
-        ["on pairs that were not fitted on", *names.values()],
+        ["on pairs not used for fitting", *names.values()],
         [
             [title, *(f"{values[name]:.4f}" for name in names)]
-            for title, values in (("rewards as they are", found.before), ("calibrated", found.after))
+            for title, values in (("uncalibrated", found.before), ("calibrated", found.after))
         ],
     )
     if found.calibration.method == "temperature":

@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  rm-toolkit collect --input alpaca_data.json --no-input --num 13000 --domains data/domains.yaml \\\n"
         "      --base-url http://localhost:8000/v1 --model Qwen/Qwen3-8B --output outputs/data/dsp.json\n\n"
-        "The API key is the environment variable OPENAI_API_KEY. Stopped or killed, the same command goes on: it asks only\n"
-        "what the journal beside the output does not hold. Exit code 1: some questions are still without an answer."
+        "The API key is the environment variable OPENAI_API_KEY. Stopped or killed? The same command continues: it "
+        "asks only\n"
+        "what the journal beside the output does not have. Exit code 1: some questions still have no answer."
     )
     add = parser.add_argument
     add("--input", required=True, metavar="FILE", help="Alpaca rows, text lines (.txt), a saved dataset or a Hub id")
@@ -36,12 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", required=True, help="name of the model at the endpoint")
     add(
-        "--output", type=PLACE, required=True, metavar="FILE.json", help="DSP file; journal and report stand beside it"
+        "--output",
+        type=PLACE,
+        required=True,
+        metavar="FILE.json",
+        help="DSP file; journal and report are written beside it",
     )
     choice = parser.add_argument_group("which instructions")
-    choice.add_argument("--num", type=COUNT, help="how many (default: all); more later keeps those asked before")
-    choice.add_argument("--seed", type=SEED, default=0, help="which of them (default 0)")
-    choice.add_argument("--no-input", action="store_true", help="none that has an input field, as in the DSP data")
+    choice.add_argument(
+        "--num", type=COUNT, help="how many (default: all); a larger number later keeps those already asked"
+    )
+    choice.add_argument("--seed", type=SEED, default=0, help="seed of the choice (default 0)")
+    choice.add_argument("--no-input", action="store_true", help="skip those with an input field, as the DSP data does")
     choice.add_argument(
         "--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="instruction=question output=answer …"
     )
@@ -50,41 +57,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--temperature", type=OrNone(ranges.TEMPERATURE), default=1.0, help="default 1")
     sampling.add_argument("--top-p", type=OrNone(ranges.TOP_P), help="default: the endpoint's")
     sampling.add_argument(
-        "--max-tokens", type=OrNone(ranges.MAX_TOKENS), default=1024, help="of an answer (default 1024)"
+        "--max-tokens", type=OrNone(ranges.MAX_TOKENS), default=1024, help="tokens of an answer (default 1024)"
     )
     sampling.add_argument("--sampling-seed", type=OrNone(ranges.SAMPLING_SEED), default=0, help="default 0")
-    sampling.add_argument("--extra-body", metavar="JSON", help='further fields of a request, such as {"top_k": 40}')
+    sampling.add_argument("--extra-body", metavar="JSON", help='more fields for each request, such as {"top_k": 40}')
     asking = parser.add_argument_group("how they are asked")
-    asking.add_argument(
-        "--concurrency", type=ranges.CONCURRENCY, default=8, help="questions under way at a time (default 8)"
-    )
+    asking.add_argument("--concurrency", type=ranges.CONCURRENCY, default=8, help="requests at a time (default 8)")
     asking.add_argument("--timeout", type=ranges.TIMEOUT, default=120.0, help="seconds for one answer (default 120)")
     asking.add_argument("--max-retries", type=ranges.MAX_RETRIES, default=6, help="retries of a question (default 6)")
-    asking.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds the key")
-    filters = parser.add_argument_group(
-        "which rows are kept (the journal keeps all; changing this asks nothing again)"
+    asking.add_argument(
+        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable with the key"
     )
-    filters.add_argument("--keep", nargs="+", default=[], choices=KEEPABLE, help="do not leave these out")
-    filters.add_argument("--refusal-patterns", metavar="FILE", help="more regular expressions of refusals, one a line")
+    filters = parser.add_argument_group(
+        "which rows are kept (the journal keeps all; a change here asks no question again)"
+    )
+    filters.add_argument("--keep", nargs="+", default=[], choices=KEEPABLE, help="filters to turn off")
     filters.add_argument(
-        "--max-similarity", type=ranges.MAX_SIMILARITY, default=0.9, help="of two answers of a row (default 0.9)"
+        "--refusal-patterns", metavar="FILE", help="more regular expressions of refusals, one per line"
+    )
+    filters.add_argument(
+        "--max-similarity",
+        type=ranges.MAX_SIMILARITY,
+        default=0.9,
+        help="largest similarity of two answers in a row (default 0.9)",
     )
     filters.add_argument(
         "--length-outliers",
         type=ranges.LENGTH_OUTLIERS,
         default=5.0,
-        help="robust deviations of the log length (default 5)",
+        help="largest deviation of the log length, in robust standard deviations (default 5)",
     )
-    add("--overwrite", action="store_true", help="replace an output, and a journal of other settings")
+    add("--overwrite", action="store_true", help="replace the output, and a journal with other settings")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [args.output]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Asks, shows what was found, and ends with exit code 1 if something stays unanswered."""
+    """Asks, prints the counts, and exits with code 1 if a question has no answer."""
     from ..collection.domains import load_domains
     from ..collection.endpoint import Endpoint, Sampling, parse_extra_body
     from ..collection.filters import FilterOptions
@@ -134,7 +146,7 @@ def _collect(args: argparse.Namespace, selection: Selection, domains: list[Domai
         f"{len(selection.instructions):,} instructions of {selection.counts['read']:,} rows"
         f"{' (left out: ' + ', '.join(left_out) + ')' if left_out else ''} x {len(domains)} domains",
     )
-    with hint_if_stopped("Every answer so far is in the journal; the same command goes on from there."):
+    with hint_if_stopped("Every answer so far is in the journal; the same command continues from there."):
         found = collect(
             selection,
             domains,
@@ -161,7 +173,7 @@ def show(found: Collected, domains: list[Domain], own_answers: bool) -> None:
     rows.append(["rows left out", *(f"{counts.rows[reason]:,}" for reason in REASONS)])
     print_table(["answers", *REASONS], rows)
     if found.torn:
-        console.print("The journal ended in half a line, as a killed run leaves it; that question was asked again.")
+        console.print("The journal ended in half a line because a run was killed; that question was asked again.")
     tokens = f"{found.tokens['prompt']:,} prompt and {found.tokens['completion']:,} completion tokens"
     console.print(
         f"{found.num_answers:,} of {found.num_questions:,} answers, {found.outcome.answered:,} of them new; {tokens}.",

@@ -1,21 +1,21 @@
-"""`rm-toolkit doctor`: what is installed, what works here, and what a given recipe would miss."""
+"""`rm-toolkit doctor`: what is installed, what works here, and what a recipe would need."""
 
 from __future__ import annotations
 
 import argparse
 
 
-# What the parser does not know is a setting of the recipe.
+# Unknown arguments are settings of the recipe.
 TAKES_RECIPE_FLAGS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.epilog = "Any setting of the recipe can be given as a flag too, as at `accelerate launch`: --bf16 false"
+    parser.epilog = "Any setting of the recipe can also be given as a flag, as with `accelerate launch`: --bf16 false"
     parser.allow_abbrev = False
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a recipe: says what its run would miss here")
-    add("--accelerate-config", metavar="FILE", help="the launch config it runs with, of accelerate_configs/")
+    add("--config", metavar="FILE", help="a recipe: lists what its run needs and is missing here")
+    add("--accelerate-config", metavar="FILE", help="launch config of the run, from accelerate_configs/")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.recipe_flags and not args.config:
         raise InputError(
-            f"'{args.recipe_flags[0]}' is a setting of a recipe, and no recipe is given: add --config FILE."
+            f"'{args.recipe_flags[0]}' is a setting of a recipe, but no recipe is given: add --config FILE."
         )
     machine = this_machine()
     launch = read_launch(args.accelerate_config) if args.accelerate_config else None
@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> None:
         missing += missing_for_recipe(machine, args.config, args.recipe_flags, on_cpu=on_cpu, has=has)
     note = ""
     if launch and computes_on_cpu(machine, launch) and not launch.on_cpu:
-        note = f"{args.accelerate_config} is for GPUs; without one here, its processes compute on the CPU"
+        note = f"{args.accelerate_config} is for GPUs; there is none here, so its processes compute on the CPU"
     print_missing(args.config or args.accelerate_config, missing, note)

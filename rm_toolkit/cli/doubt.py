@@ -1,4 +1,4 @@
-"""`rm-toolkit doubt --config RECIPE --output DIR`: training pairs that models contradict which have not seen them."""
+"""`rm-toolkit doubt --config RECIPE --output DIR`: training pairs whose labels out-of-fold models contradict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..output.ranges import Number
 from .options import DEVICE, PLACE
 
 
-# What the parser does not know is a setting of the recipe.
+# Unknown arguments are settings of the recipe.
 TAKES_RECIPE_FLAGS = True
 
 
@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.epilog = (
         "example:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 5 --output outputs/doubt\n\n"
-        "The recipe is run once for each fold, on the training data without that fold (no prompt is in two folds), and its\n"
-        "model judges the pairs of the fold. DIR/doubts.jsonl lists the labels that are contradicted, most of all first:\n"
-        "delete the lines that are right after all, and pass the rest to `rm-toolkit build-data --drop-pairs`. Stopped and\n"
-        "started again, it goes on. Any setting of the recipe can be given as a flag too: --seed 1 --max_length 256"
+        "The recipe runs once per fold, on the training data without that fold (no prompt is in two folds), and its\n"
+        "model judges the pairs of the fold. DIR/doubts.jsonl lists the contradicted labels, the strongest first:\n"
+        "delete the lines whose label is right, and pass the rest to `rm-toolkit build-data --drop-pairs`. If it was\n"
+        "stopped, the same command continues. Any setting of the recipe can be given as a flag too: --seed 1 --max_length 256"
     )
     parser.allow_abbrev = False
     add = parser.add_argument
@@ -35,22 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for doubts.jsonl, summary.json and the folds",
     )
-    add("--stage", choices=("grft", "crft"), default="grft", help="whose recipe it is (default grft)")
+    add("--stage", choices=("grft", "crft"), default="grft", help="stage of the recipe (default grft)")
     add("--folds", type=Number(2, 100, whole=True), default=5, help="models to train (default 5)")
     add(
         "--threshold",
         type=Number(0, 0.5, above=True),
         help="list labels whose out-of-fold probability p is at most this (default: 1 - mean p, at most 0.5)",
     )
-    add("--calibrate", action="store_true", help="divide the margins of each fold by its best temperature before")
-    add("--accelerate-config", metavar="FILE", help="launch config of the runs, of accelerate_configs/")
-    add("--device", type=DEVICE, help="where a fold is scored, such as cuda:1 (default: a GPU where there is one)")
+    add("--calibrate", action="store_true", help="first divide the margins of each fold by its best temperature")
+    add("--accelerate-config", metavar="FILE", help="launch config of the runs, from accelerate_configs/")
+    add("--device", type=DEVICE, help="device that scores a fold, such as cuda:1 (default: a GPU where there is one)")
     add("--keep-models", action="store_true", help="keep the model of each fold")
-    add("--overwrite", action="store_true", help="begin anew in a folder of another search")
+    add("--overwrite", action="store_true", help="start over in a folder of another search")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [args.output]
 
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         search.launch = [*search.launch, "--config_file", args.accelerate_config]
     datasets, seed = load_training_data(args.config, args.recipe_flags)
     search.begin(search.identity(datasets, seed), args.overwrite)
-    with hint_if_stopped("The same command goes on with the folds that are done."):
+    with hint_if_stopped("The same command continues and keeps the folds that are done."):
         found = search.run(datasets, make_folds(datasets, args.folds, seed))
     doubts = Doubts.find(found, threshold=args.threshold, calibrate=args.calibrate)
     how = {
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     summary = doubts.save(args.output, how)
     parts = {**summary["by_dataset"], **({"all": summary} if len(summary["by_dataset"]) > 1 else {})}
     print_table(
-        ["training set", "pairs", "accuracy out of fold", "mean p", "doubted"],
+        ["training set", "pairs", "out-of-fold accuracy", "mean p", "doubted"],
         [
             [
                 name,
@@ -104,16 +104,16 @@ def run(args: argparse.Namespace) -> None:
         ],
     )
     if summary["mean_p"] <= 0.5:
-        console.print("warning: the models do no better than chance out of fold; what they contradict says little.")
+        console.print("warning: out of fold the models do no better than chance, so their contradictions say little.")
     console.print(
-        f"wrote {args.output}: doubts.jsonl (p up to {summary['threshold']:.4f}), pairs.parquet, summary.json. Delete the "
-        "lines that are right after all; `rm-toolkit build-data --drop-pairs` leaves out the rest."
+        f"wrote {args.output}: doubts.jsonl (p up to {summary['threshold']:.4f}), pairs.parquet, summary.json. "
+        f"Delete the lines whose label is right; `rm-toolkit build-data --drop-pairs` leaves out the rest."
     )
 
 
 def find_script(stage: str) -> Path:
     """
-    Returns the program of a stage: of the folder that this is started in, or of the checkout that is installed.
+    Returns the script of a stage, from the current folder or from the installed checkout.
 
     Raises:
         `InputError`: if it is in neither.
@@ -121,17 +121,18 @@ def find_script(stage: str) -> Path:
     places = [Path("recipes"), Path(__file__).resolve().parents[2] / "recipes"]
     found = next((path for place in places if (path := place / f"{stage}.py").is_file()), None)
     if found is None:
-        raise InputError(f"recipes/{stage}.py is not there. Start this from the checkout's root.")
+        raise InputError(f"recipes/{stage}.py is not there. Run this command in the root of the checkout.")
     return found
 
 
 def load_training_data(config: str, flags: list[str]) -> tuple[dict[str, Any], int]:
     """
-    Loads the training data of a recipe as its run would, with the tiny base that it may ask for; returns them and its seed.
+    Loads the training data of a recipe as its run would, with the tiny base if it asks for one; returns the data and
+    the seed.
 
     Args:
         config (`str`): The recipe.
-        flags (`list[str]`): Settings over it.
+        flags (`list[str]`): Settings that override it.
 
     Raises:
         `InputError`: for what the run would refuse, and for streams, which have no folds.
@@ -147,7 +148,7 @@ def load_training_data(config: str, flags: list[str]) -> tuple[dict[str, Any], i
     recipe.eval_datasets = {}
     train, _, _ = stages.load_stage_data(recipe, training)
     if are_streams(train):
-        raise InputError("the recipe streams its training data, which have no folds; leave out `streaming`.")
+        raise InputError("the recipe streams its training data, and a stream has no folds; leave out `streaming`.")
     stages.ensure_tiny_base(recipe, model, train, training.seed)
     if not model.model_name_or_path:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  rm-toolkit evaluate --model outputs/grft outputs/crft-literature --output outputs/report \\\n"
         "      --datasets literature='{path: data/samples/dsp.test.json, source: dsp, domain: literature}'\n\n"
-        "Any sequence classifier of transformers with one label is a reward model here; the first model is the one that\n"
-        "the others are compared with. DIR/report.html shows the result and every pair in a browser, DIR/report.md the result\n"
+        "Any transformers sequence classifier with one label is a reward model here; the first model is the baseline of\n"
+        "the comparison. DIR/report.html shows the result and every pair in a browser, DIR/report.md the result\n"
         "as text; DIR/metrics.json holds every number, DIR/pairs.parquet every pair."
     )
     add = parser.add_argument
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="MODEL",
-        help="folder or Hub id (also ID@REVISION) of a reward model; NAME=DIR names it",
+        help="folder or Hub id (also ID@REVISION) of a reward model; NAME=DIR gives it a name",
     )
     add(
         "--datasets",
@@ -39,19 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test sets: a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe",
     )
     add("--output", type=PLACE, required=True, metavar="DIR", help="folder for the report, the page and the pairs")
-    add("--split", default="test", help="split to take where a SPEC names none (default test)")
+    add("--split", default="test", help="split to use where a SPEC names none (default test)")
     add(
         "--seed",
         type=SEED,
         default=0,
-        help="seed of the bootstrap, and of fractions and `test_size` splits: that of the run (default 0)",
+        help="seed of the bootstrap, and of fractions and `test_size` splits; use the seed of the run (default 0)",
     )
     add("--resamples", type=RESAMPLES, default=2000, help="bootstrap resamples of the prompts (default 2000)")
     add(
         "--doubts",
         type=Number(0, MANY, whole=True),
         default=0,
-        help="also list that many pairs of each model and set whose label the model contradicts most, in doubts.jsonl "
+        help="also list, per model and set, the N pairs whose label the model contradicts most, in doubts.jsonl "
         "(default 0)",
     )
     _add_computing(parser)
@@ -67,7 +67,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="URL",
-        help="a server of vLLM or sglang that holds the model, whose weights are then not read here; NAME=URL for each of "
+        help="vLLM or sglang server that holds the model; weights are then not read here; NAME=URL for each of "
         "several models",
     )
     add("--device", type=DEVICE, help="where to compute, such as cuda:1 (default: a GPU where there is one)")
@@ -75,19 +75,19 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="precision of the weights, here or there",
+        help="precision of the weights, here or on the server",
     )
     add("--tokens-per-batch", type=COUNT, default=16384, help="padded tokens computed at once (default 16384)")
     add(
         "--chat-date",
         metavar="DATE",
-        help="YYYY-MM-DD, for chat templates that ask for the date, of models that have none of their own",
+        help="YYYY-MM-DD, for chat templates that ask for the date, if the model has none stored",
     )
-    add("--trust-remote-code", action="store_true", help="let code that comes with a model run")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with a model")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [args.output]
 
 
@@ -144,14 +144,14 @@ def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:
     endpoints: dict[str, str] = {}
     for text in given:
         name, equals, address = text.partition("=")
-        if not equals or "/" in name:  # an address alone
+        if not equals or "/" in name:  # only an address
             if len(models) != 1:
                 raise InputError(
-                    f"--endpoint {text}: there are several models; write NAME=URL, NAME of {name_list(models)}."
+                    f"--endpoint {text}: there are several models; write NAME=URL, with NAME one of {name_list(models)}."
                 )
             name, address = models[0], text
         if name not in models:
-            raise InputError(f"--endpoint {text}: no model is named '{name}'; there is {name_list(models)}.")
+            raise InputError(f"--endpoint {text}: no model is named '{name}'; there are {name_list(models)}.")
         if name in endpoints:
             raise InputError(f"--endpoint {text}: the model '{name}' is given twice.")
         endpoints[name] = address
@@ -159,7 +159,7 @@ def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:
 
 
 def show(found: Evaluation) -> None:
-    """Prints the accuracy of every model on every test set; the interval too where there is one model to show."""
+    """Prints the accuracy of every model on every test set, with its interval if there is only one model."""
     from ..output.console import print_table
     from ..output.markdown import number, with_interval
 

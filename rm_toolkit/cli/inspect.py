@@ -1,4 +1,4 @@
-"""`rm-toolkit inspect DATASET --output DIR`: what is in a preference data set."""
+"""`rm-toolkit inspect DATASET --output DIR`: what is in a preference dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  rm-toolkit inspect '{path: data/samples/dsp.train.json, source: dsp}' --tokenizer outputs/grft \\\n"
         "      --against test='{path: data/samples/dsp.test.json, source: dsp}' --output outputs/inspection\n\n"
-        "The data is read as it stands, not cleaned. A DSP file without a domain is counted once for each domain."
+        "The data is read as it is, without cleaning. A DSP file without a domain is counted once for each domain."
     )
     add = parser.add_argument
     add(
@@ -29,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for report.html, report.md, inspection.json and figures/",
     )
     add("--tokenizer", metavar="DIR_OR_ID", help="tokenizer or model, for lengths in tokens (default: words)")
-    add("--max-length", type=COUNT, help="tokens that a model reads (default: as the model says, else 512)")
-    add(
-        "--against", nargs="+", default=[], metavar="NAME=SPEC", help="other sets, to find prompts and texts in common"
-    )
-    add("--split", default="train", help="split to take where a SPEC names none (default train)")
+    add("--max-length", type=COUNT, help="tokens that the model reads (default: from the model, else 512)")
+    add("--against", nargs="+", default=[], metavar="NAME=SPEC", help="other sets, to find shared prompts and texts")
+    add("--split", default="train", help="split to use where a SPEC names none (default train)")
     add("--seed", type=SEED, default=0, help="seed of splits made here (default 0)")
     add("--no-word-clouds", action="store_true", help="draw no word clouds (they need the package wordcloud)")
     add("--cache-dir", help="cache of the datasets library (default: its own)")
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [args.output]
 
 
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if args.max_length is not None and args.max_length < 4:
         raise InputError(f"--max-length is {args.max_length}; a text needs room for at least 4 tokens.")
     if args.max_length is not None and args.tokenizer is None:
-        raise InputError("--max-length counts tokens: name a tokenizer too, --tokenizer DIR_OR_ID.")
+        raise InputError("--max-length counts tokens: add --tokenizer DIR_OR_ID.")
     spec = parse_spec(args.dataset, "DATASET")
     against = parse_named_specs(args.against, "--against")
 

@@ -1,4 +1,4 @@
-"""`rm-toolkit merge`: the weights between a general and a customized reward model, or the best of a series of them."""
+"""`rm-toolkit merge`: interpolates a general and a customized reward model, with a given or the best weight."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  rm-toolkit merge --general outputs/grft --customized outputs/crft-literature --weight 0.5 \\\n"
         "      --output outputs/merged\n\n"
-        "With --frontier a series of weights is evaluated in memory, and the best one for --allowed-loss is written;\n"
-        "DIR/frontier/ holds table and picture. Choose on other data than you judge the result on."
+        "With --frontier, a series of weights is evaluated in memory, and the best one within --allowed-loss is written;\n"
+        "DIR/frontier/ has the table and the figure. Choose the weight on other data than you test the result on."
     )
     add = parser.add_argument
     add("--general", required=True, metavar="DIR", help="folder of the general reward model")
@@ -24,20 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="folder of the customized reward model, or several",
+        help="folder of the customized reward model; several are allowed",
     )
     add("--output", type=PLACE, required=True, metavar="DIR", help="folder for the merged model")
-    add("--weight", type=SHARE, nargs="+", help="of each customized model, 0 to 1; the general one has the rest")
+    add(
+        "--weight",
+        type=SHARE,
+        nargs="+",
+        help="weight of each customized model, 0 to 1; the general model gets the rest",
+    )
     add("--frontier", action="store_true", help="evaluate --weights and write the best one")
     series = parser.add_argument_group("with --frontier")
     spec = "a built folder, a Hub id, or '{path: FILE, source: dsp, …}' with the keys of a recipe"
     for kind in ("general", "customized"):
         series.add_argument(f"--{kind}-datasets", nargs="+", metavar="NAME=SPEC", help=f"{kind} test sets: {spec}")
-    series.add_argument("--weights", type=SHARE, nargs="+", help="default 0 0.1 … 1; 0 and 1 are always there")
+    series.add_argument("--weights", type=SHARE, nargs="+", help="default 0 0.1 … 1; 0 and 1 are always included")
     series.add_argument(
-        "--allowed-loss", type=BELOW_ONE, help="general accuracy that may be given up (default 0.01: one point)"
+        "--allowed-loss", type=BELOW_ONE, help="general accuracy that may be lost (default 0.01: one point)"
     )
-    series.add_argument("--split", default="test", help="split to take where a SPEC names none (default test)")
+    series.add_argument("--split", default="test", help="split to use where a SPEC names none (default test)")
     series.add_argument("--seed", type=SEED, default=0, help="seed of fractions and splits (default 0)")
     series.add_argument(
         "--device", type=DEVICE, help="where to compute, such as cuda:1 (default: a GPU where there is one)"
@@ -48,15 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [args.output]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Merges, or looks for the weight to merge with."""
+    """Merges, or searches for the weight to merge with."""
     for name in ("general_datasets", "customized_datasets", "weights", "allowed_loss"):
         if getattr(args, name) is not None and not args.frontier:
-            raise InputError(f"--{name.replace('_', '-')} means something with --frontier only.")
+            raise InputError(
+                f"--{name.replace('_', '-')} is used with --frontier only. Add --frontier, or leave it out."
+            )
     if args.frontier:
         _frontier(args)
         return
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _frontier(args: argparse.Namespace) -> None:
     if args.weight is not None or len(args.customized) > 1:
-        raise InputError("--frontier takes one --customized model, and --weights instead of --weight.")
+        raise InputError("--frontier needs exactly one --customized model, and --weights instead of --weight.")
     if not args.general_datasets or not args.customized_datasets:
         raise InputError("--frontier needs --general-datasets NAME=SPEC … and --customized-datasets NAME=SPEC …")
     allowed_loss = 0.01 if args.allowed_loss is None else args.allowed_loss
@@ -101,7 +108,7 @@ def _frontier(args: argparse.Namespace) -> None:
         cache_dir=args.cache_dir,
     )
     columns, rows = frontier_rows(found)
-    print_table(columns[:3], [row[:3] for row in rows])  # each set by itself stands in the report
+    print_table(columns[:3], [row[:3] for row in rows])  # the single sets are in the report
     console.print(describe_choice(found))
 
     def add_report(folder: Path) -> None:
@@ -117,7 +124,7 @@ def _frontier(args: argparse.Namespace) -> None:
         finish=add_report,
     )
     _say_saved(args.output, checked)
-    console.print(f"Table and picture: {args.output}/frontier/")
+    console.print(f"Table and figure: {args.output}/frontier/")
 
 
 def _say_saved(output: Path, checked: int) -> None:

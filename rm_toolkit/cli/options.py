@@ -1,4 +1,4 @@
-"""What the options of the commands may be, and a parser that says a mistake in one line."""
+"""Types of the commands' options, and a parser that reports a mistake in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place(Text):
 
 @dataclass(frozen=True)
 class Device(Text):
-    """Where torch computes."""
+    """A torch device."""
 
     @property
     def text(self) -> str:
@@ -51,13 +51,13 @@ class Device(Text):
         return "cpu, cuda, or cuda:N with N the number of a GPU (also mps, xpu, npu, hpu and mlu)"
 
     def holds(self, value: Any) -> bool:
-        """Whether it names a device; whether that is here is seen when torch is loaded."""
+        """Whether it names a device. Whether this machine has it is checked when torch is loaded."""
         return isinstance(value, str) and re.fullmatch(r"(cpu|cuda|mps|xpu|npu|hpu|mlu)(:\d{1,3})?", value) is not None
 
 
 @dataclass(frozen=True)
 class OrNone(Optional):
-    """A number, or the word 'none', which stands for nothing."""
+    """A number, or the word 'none' for no value."""
 
     @property
     def text(self) -> str:
@@ -73,14 +73,16 @@ PLACE, DEVICE = Place(), Device()
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help fits a screen and says the ranges of its options, and that says a mistake in one line."""
+    """
+    A parser whose help fits a screen and shows the ranges of its options, and that reports a mistake in one line.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
 
     def finish(self) -> None:
         """
-        Completes the help once all arguments are added: ranges, names of values, the usage line. An argument without a
+        Completes the help once all arguments are added: ranges, names of values, the usage line. An argument without
         type and choices is a text that is not empty.
         """
         for action in self._actions:
@@ -91,7 +93,7 @@ class Parser(argparse.ArgumentParser):
         self.usage = usage(self.prog, self._actions)
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
-        """Refuses a misspelt option, before what is then missing is asked for."""
+        """Refuses a misspelled option before a missing one is reported."""
         for word in words:
             if word == "--":
                 return
@@ -100,7 +102,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unrecognized arguments: {name}")
 
     def error(self, message: str) -> NoReturn:
-        """In place of argparse's own, which prints all of the options first."""
+        """Replaces argparse's method, which prints all options first."""
         unknown = re.match(r"unrecognized arguments: (--?[^\s=]+)", message)
         hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
         raise InputError(f"{one_line(message, 1000).rstrip('.')}.{hint} See `{self.prog} --help`.")

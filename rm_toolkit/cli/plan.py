@@ -1,4 +1,4 @@
-"""`rm-toolkit plan`: what a run needs, from its recipe and its launch config; nothing is loaded."""
+"""`rm-toolkit plan`: what a run needs, from its recipe and its launch config, without loading anything."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from ..output.ranges import MANY, Number
 from .options import COUNT
 
 
-# What the parser does not know is a setting of the recipe.
+# Unknown arguments are settings of the recipe.
 TAKES_RECIPE_FLAGS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.epilog = "Any setting of the recipe can be given as a flag too, as at `accelerate launch`: --max_length 256"
+    parser.epilog = (
+        "Any setting of the recipe can also be given as a flag, as with `accelerate launch`: --max_length 256"
+    )
     parser.allow_abbrev = False
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="the recipe")
-    add("--accelerate-config", required=True, metavar="FILE", help="the launch config, of accelerate_configs/")
-    add("--gpu-memory", metavar="SIZE", help="memory of each GPU, like 80GiB (default: of the GPU here)")
-    add("--host-memory", metavar="SIZE", help="memory of each machine, like 512GiB (default: of this one)")
-    add("--text-length", type=COUNT, help="tokens of each text (default: the largest, max_length)")
-    add("--pairs", type=Number(1, 10**12, whole=True), help="training pairs of an epoch, for steps and hours")
+    add("--accelerate-config", required=True, metavar="FILE", help="the launch config, from accelerate_configs/")
+    add("--gpu-memory", metavar="SIZE", help="memory of each GPU, like 80GiB (default: that of this machine's GPU)")
+    add("--host-memory", metavar="SIZE", help="memory of each machine, like 512GiB (default: that of this machine)")
+    add("--text-length", type=COUNT, help="tokens per text (default: max_length, the largest)")
+    add("--pairs", type=Number(1, 10**12, whole=True), help="training pairs per epoch, for steps and hours")
     add(
         "--tokens-per-pair",
         type=Number(1, MANY),
-        help="tokens computed for a pair (default: two texts of the length above)",
+        help="tokens computed per pair (default: two texts of --text-length)",
     )
     add(
         "--tflops",
         type=Number(0, 1e9, above=True),
-        help="peak of one GPU in the run's precision, in 1e12 operations a second, for hours",
+        help="peak of one GPU in the run's precision, in TFLOP/s, for hours",
     )
     add(
         "--utilisation",
         type=Number(0, 1, above=True),
         default=0.4,
-        help="part of that peak that is reached (default 0.4)",
+        help="fraction of that peak that is reached (default 0.4)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the plan. That a run does not fit is an answer, not an error: the exit code is 0."""
+    """Prints the plan. The exit code is 0 even if the run does not fit: that is an answer, not an error."""
     from ..output.console import console
     from ..training.plan.launch import read_launch
     from ..training.plan.plan import launched_precision, make_plan
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     values = read_values(args.config, args.recipe_flags)
     on_cpu = launch.on_cpu or bool(values["use_cpu"])
     precision = launched_precision(values["bf16"], bool(values["fp16"]), on_cpu)
-    # What only a GPU honours would be refused here, where there may be none.
+    # Settings that need a GPU would be refused here, where there may be none.
     flags = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"] + ["--tf32", "false"] * bool(values["tf32"])
     recipe, training, model = parse_recipe(args.config, [*args.recipe_flags, *flags])
     plan = make_plan(recipe, training, model, launch, precision=precision, text_length=args.text_length)

@@ -12,36 +12,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder of a trained reward model")
-    add("--adapter", action="store_true", help="publish its adapter alone (default: the merged model)")
+    add("--adapter", action="store_true", help="publish only its adapter (default: the merged model)")
     add(
         "--base-model",
         metavar="NAME",
         help="Hub id of the adapter's base (also ID@REVISION), if it was trained on a folder",
     )
-    add("--evaluation", metavar="DIR", help="folder of `rm-toolkit evaluate`: its report and figures go along")
+    add(
+        "--evaluation", metavar="DIR", help="folder of `rm-toolkit evaluate`: its report and figures are published too"
+    )
     add(
         "--publish-texts",
         action="store_true",
-        help="with --evaluation: send the page and the pairs as well, with all texts of the test sets",
+        help="with --evaluation: also publish the page and the pairs, with all texts of the test sets",
     )
-    add("--license", metavar="ID", help="licence of the model, as the Hub names it, such as apache-2.0")
+    add("--license", metavar="ID", help="license of the model, as the Hub names it, such as apache-2.0")
     add_repository_arguments(parser)
     add("--verify", action="store_true", help="download it into an empty cache afterwards and compare rewards")
 
 
 def add_repository_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what `push` and `push-data` share."""
+    """Declares the arguments that `push` and `push-data` share."""
     add = parser.add_argument
     add("--repo-id", required=True, metavar="NAME", help="NAMESPACE/NAME on the Hub, or NAME in your own namespace")
     add("--private", action="store_true", default=None, help="create the repository as private")
-    add("--revision", metavar="BRANCH", help="branch to write to; made if it is not there (default: the main one)")
+    add(
+        "--revision",
+        metavar="BRANCH",
+        help="branch to write to; created if it does not exist (default: the main branch)",
+    )
     add("--message", help="commit message")
     add("--overwrite-card", action="store_true", help="replace a card on the Hub that was written or changed by hand")
-    add("--preview", metavar="DIR", help="write what would be published into a new folder and send nothing")
+    add("--preview", metavar="DIR", help="write what would be published into a new folder; send nothing")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command. The token is the one of `hf auth login` or HF_TOKEN; it is no argument, so no shell keeps it."""
+    """
+    Runs the command. The token comes from `hf auth login` or HF_TOKEN; it is not an argument, so no shell history
+    keeps it.
+    """
     from ..hub.models import preview_model, push_model
     from ..output.console import console
 
@@ -59,9 +68,7 @@ def run(args: argparse.Namespace) -> None:
     )
     options = {name: getattr(args, name) for name in names}
     if args.publish_texts and not args.evaluation:
-        raise InputError(
-            "--publish-texts sends the texts of an evaluation; name it, --evaluation DIR, or leave it out."
-        )
+        raise InputError("--publish-texts sends the texts of an evaluation; add --evaluation DIR, or leave it out.")
     if args.base_model and not args.adapter:
         check_base_is_used(args.model)
     if args.preview:
@@ -72,8 +79,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_base_is_used(folder: str) -> None:
-    """Raises an `InputError` for a `--base-model` that nothing needs."""
+    """Raises an `InputError` for a `--base-model` that is not used."""
     from ..models.files import ADAPTER_CONFIG, ADAPTER_FOLDER
 
     if not Path(folder, ADAPTER_FOLDER, ADAPTER_CONFIG).exists():
-        raise InputError(f"--base-model: {folder} holds no adapter, so it has no use; leave it out.")
+        raise InputError(f"--base-model: {folder} has no adapter, so --base-model has no use; leave it out.")

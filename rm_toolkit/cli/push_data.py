@@ -11,13 +11,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder that `rm-toolkit build-data` wrote")
-    add("--license", metavar="ID", help="licence of the data, as the Hub names it, such as cc-by-4.0")
+    add("--license", metavar="ID", help="license of the data, as the Hub names it, such as cc-by-4.0")
     add_repository_arguments(parser)
     add("--verify", action="store_true", help="load it into an empty cache afterwards and compare every row")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command. The token is the one of `hf auth login` or HF_TOKEN; it is no argument, so no shell keeps it."""
+    """
+    Runs the command. The token comes from `hf auth login` or HF_TOKEN; it is not an argument, so no shell history
+    keeps it.
+    """
     from ..hub.datasets import preview_dataset, push_dataset
     from ..output.console import console
 

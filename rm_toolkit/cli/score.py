@@ -1,4 +1,4 @@
-"""`rm-toolkit score --model … --input … --output …`: prompts and completions of any number -> their rewards."""
+"""`rm-toolkit score --model … --input … --output …`: prompts with any number of completions -> their rewards."""
 
 from __future__ import annotations
 
@@ -29,58 +29,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--input", required=True, metavar="FILE", help="JSON Lines (also .gz), Parquet, or a saved dataset")
     add("--output", required=True, type=PLACE, metavar="FILE", help="JSON Lines: the rows in order, with `reward`")
-    add("--prompt-column", default="prompt", metavar="NAME", help="string or list of messages (default: prompt)")
+    add(
+        "--prompt-column",
+        default="prompt",
+        metavar="NAME",
+        help="column with the prompt, a string or a list of messages (default: prompt)",
+    )
     add("--no-prompt", action="store_true", help="the completions are whole texts or dialogues")
     add(
         "--completion-column",
         metavar="NAME",
-        help="one completion or a list of them (default: completion, completions, response or responses)",
+        help="column with one completion or a list of them (default: completion, completions, response or responses)",
     )
-    add("--reward-column", default="reward", metavar="NAME", help="column that is added (default: reward)")
-    add("--template", choices=TEMPLATES, default="none", help="what stands around a plain-text prompt (default: none)")
+    add("--reward-column", default="reward", metavar="NAME", help="column to add (default: reward)")
+    add("--template", choices=TEMPLATES, default="none", help="text put around a plain-text prompt (default: none)")
     add(
         "--adapter",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="adapter of a domain, trained on the model; may be given often",
+        help="adapter of a domain, trained on the model; can be repeated",
     )
-    add("--domain-column", metavar="NAME", help="column that names the adapter of each row; null: the model itself")
-    add("--domain", metavar="NAME", help="the adapter for all rows")
+    add("--domain-column", metavar="NAME", help="column with the adapter name of each row; null: the model itself")
+    add("--domain", metavar="NAME", help="the one adapter for all rows")
     add(
         "--endpoint",
         metavar="URL",
-        help="a server of vLLM or sglang that holds the model (see `rm-toolkit serve-command`); no weights are read here",
+        help="vLLM or sglang server that holds the model (see `rm-toolkit serve-command`); no weights are read here",
     )
     add("--device", type=DEVICE, help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     add(
-        "--dtype", choices=DTYPES, default="float32", help="precision of the weights, here or there (default: float32)"
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="precision of the weights, here or on the server (default: float32)",
     )
     add(
         "--tokens-per-batch",
         type=COUNT,
         metavar="N",
-        help="tokens computed at once, or of one request (default: 16384 on a GPU and for a server, else 4096)",
+        help="tokens computed at once or per request (default: 16384 on a GPU and for a server, else 4096)",
     )
     add("--window", type=WINDOW, default=2048, metavar="N", help="rows sorted and written at once (default 2048)")
     add(
         "--chat-date",
         metavar="DATE",
-        help="YYYY-MM-DD, for a chat template that asks for the date, of a model that has none of its own",
+        help="YYYY-MM-DD, for a chat template that asks for the date, if the model has none stored",
     )
-    add("--calibrated", action="store_true", help="also how likely each completion of a row beats another one of it")
+    add(
+        "--calibrated",
+        action="store_true",
+        help="also write the probability that each completion beats another one of its row",
+    )
     add("--skip-invalid", action="store_true", help="leave out rows that cannot be used, and count them")
     add("--overwrite", action="store_true", help="replace the output of another run")
-    add("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
-    return [args.output] if args.output.parent.is_dir() else []  # made by nobody
+    """Paths that only one process may write at a time."""
+    return [args.output] if args.output.parent.is_dir() else []  # the folder is not created
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scores the file; started again after it was stopped, it goes on."""
+    """Scores the file; a run that was stopped is continued."""
     adapters = parse_adapters(args.adapter)
     check(args, adapters)
     import torch
@@ -116,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
         trust_remote_code=args.trust_remote_code,
         calibrated=args.calibrated,
     )
-    with hint_if_stopped(f"The same command goes on from {args.output}.partial."):
+    with hint_if_stopped(f"The same command continues from {args.output}.partial."):
         summary = score_file(
             scorer,
             identity,
@@ -129,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_adapters(pairs: list[str]) -> dict[str, str]:
-    """Parts `NAME=DIR` arguments; raises an `InputError` for anything else, and for a name given twice."""
+    """Splits `NAME=DIR` arguments; raises an `InputError` for anything else, and for a name given twice."""
     adapters: dict[str, str] = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
@@ -144,18 +156,20 @@ def parse_adapters(pairs: list[str]) -> dict[str, str]:
 def check(args: argparse.Namespace, adapters: dict[str, str]) -> None:
     """Raises an `InputError` for arguments that do not go together."""
     if adapters and not (args.domain_column or args.domain):
-        raise InputError("--adapter: say which rows each is for, with --domain-column NAME or --domain NAME.")
+        raise InputError("--adapter: choose the rows of each adapter with --domain-column NAME or --domain NAME.")
     if args.domain_column and args.domain:
         raise InputError("--domain-column and --domain are both given; give one of them.")
     if (args.domain_column or args.domain) and not adapters:
         raise InputError("a domain is given but no adapter; add --adapter NAME=DIR for each domain.")
     for name in ("window", "tokens_per_batch"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is 1 or more.")
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1.")
     if args.output.suffix in (".gz", ".parquet"):
-        raise InputError(f"--output {args.output}: JSON Lines is written, not {args.output.suffix}; name it .jsonl.")
+        raise InputError(
+            f"--output {args.output}: the output is JSON Lines, not {args.output.suffix}; use the ending .jsonl."
+        )
     if args.output.exists() and Path(args.input).exists() and args.output.samefile(args.input):
-        raise InputError(f"--output {args.output} is the input itself; name another file.")
+        raise InputError(f"--output {args.output} is the input file; name another file.")
 
 
 def report(output: Path, summary: Any) -> None:

@@ -1,4 +1,4 @@
-"""`rm-toolkit serve-command MODEL`: the commands that serve or judge this very model elsewhere, and its example."""
+"""`rm-toolkit serve-command MODEL`: the commands that serve or benchmark this model elsewhere, and its example."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id (also ID@REVISION) of a reward model; its weights are not read",
     )
     add(
-        "--server", choices=("vllm", "sglang", "rewardbench"), help="print the command of this one alone, for a script"
+        "--server",
+        choices=("vllm", "sglang", "rewardbench"),
+        help="print only the command of this program, for a script",
     )
     add(
         "--write-example",
         action="store_true",
-        help="score an example here and keep it in the folder, for `--endpoint` to check a server with; needs the weights",
+        help="score an example here and store it in the folder; `--endpoint` checks a server with it; needs the weights",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints one command a program; one that cannot read the model has the reason instead."""
+    """Prints one command per program, or the reason why the program cannot read the model."""
     from ..scoring.example import ScoredExample, example_text, write_example
     from ..scoring.scorer import RewardScorer
     from ..scoring.serving import SERVERS, find_commands

@@ -1,4 +1,4 @@
-"""`rm-toolkit watch DIR`: the live page of a run, written anew as it trains."""
+"""`rm-toolkit watch DIR`: the live page of a run, rewritten as it trains."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.epilog = (
         "example:\n  rm-toolkit watch outputs/grft\n\n"
-        "Open the file that it names in a browser: while the run trains, the page reads itself again from the disk. It ends\n"
-        "with the run; the page of a run that is over, or was killed, is written once. The folder itself is only read."
+        "Open the file that it prints in a browser: while the run trains, the page reloads itself from the disk. It ends\n"
+        "with the run; the page of a run that is over or was killed is written once. The folder itself is only read."
     )
     add = parser.add_argument
     add("folder", type=PLACE, metavar="DIR", help="the `output_dir` of a run: running, finished or killed")
     add("--output", type=PLACE, metavar="FILE", help="the page (default: DIR-watch.html, beside the folder)")
-    add("--every", type=Number(1, 3600), default=5, metavar="SECONDS", help="between two readings (default 5)")
-    add("--once", action="store_true", help="write the page once, also while the run trains")
+    add("--every", type=Number(1, 3600), default=5, metavar="SECONDS", help="seconds between two updates (default 5)")
+    add("--once", action="store_true", help="write the page once, even while the run trains")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """What one process at a time writes."""
+    """Paths that only one process may write at a time."""
     return [page_of(args)]
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if page.is_dir():
         raise InputError(f"--output {page} is a folder; name a file.")
     if page.is_file() and not page.read_bytes()[:64].lstrip().lower().startswith(b"<!doctype html"):
-        raise InputError(f"{page} is there, and is not a page; nothing was changed. Name another --output.")
+        raise InputError(f"{page} exists and is not a page; nothing was changed. Name another --output.")
     found = read_run(args.folder)
     told = False
     while True:

@@ -234,7 +234,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(arguments, tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from there" in err
+    assert process.returncode == 130 and "the same command continues from there" in err
     assert "Traceback" not in err and not (tmp_path / "dsp.json").exists()
     assert {line["query"] for line in lines_of(journal)} <= {query for _, query in state.answered}
 

@@ -111,7 +111,7 @@ def test_columns_of_the_command_line(write, tmp_path, capsys):
     path = write("own.jsonl", [{"q": f"Q{n}?", "good": "A", "bad": "B"} for n in range(10)])
     command = ["build-data", "jsonl", "--input", path, "--output", str(tmp_path / "out")]
     assert main([*command, "--columns", "prompt=q", "chosen=good", "rejected=bad"]) == 0
-    assert "--template human-assistant puts them apart" in capsys.readouterr().out
+    assert "--template human-assistant separates them" in capsys.readouterr().out
 
 
 IMPLICIT = {"chosen": "Q: why?\nA: so", "rejected": "Q: why?\nA: no"}

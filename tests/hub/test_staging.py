@@ -311,7 +311,7 @@ def test_the_texts_of_an_evaluation_are_published_only_if_that_is_asked_for(tmp_
 
 def test_texts_without_an_evaluation_are_refused(capsys):
     assert main(["push", "--model", "rm", "--repo-id", "you/rm", "--publish-texts"]) == 2
-    assert "name it, --evaluation DIR" in capsys.readouterr().err
+    assert "add --evaluation DIR" in capsys.readouterr().err
 
 
 def test_a_preview_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

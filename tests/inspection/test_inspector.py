@@ -202,7 +202,7 @@ def test_a_built_folder_and_chat_data(tmp_path, base_model):
     ("flags", "message"),
     [
         (["--max-length", "2", "--tokenizer", "x"], "--max-length is 2"),
-        (["--max-length", "64"], "name a tokenizer too"),
+        (["--max-length", "64"], "--max-length counts tokens: add --tokenizer"),
         (["--against", "x"], "--against: 'x' is not NAME=SPEC"),
     ],
 )

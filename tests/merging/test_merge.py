@@ -264,7 +264,7 @@ def test_an_output_in_use_is_left_alone(general, customized, tmp_path, no_fresh_
     ("more", "message"),
     [
         ([], "--weight is not given"),
-        (["--weight", "0.5", "--weights", "0.1"], "--weights means something with --frontier only"),
+        (["--weight", "0.5", "--weights", "0.1"], "--weights is used with --frontier only"),
         (["--frontier"], "--frontier needs --general-datasets"),
         (["--frontier", "--weight", "0.5"], "--weights instead of --weight"),
         (

@@ -373,11 +373,11 @@ def test_an_interrupted_score_with_an_adapter_does_not_go_on_with_another_base(
 
 
 ARGUMENTS = {
-    "an adapter without rows": (["--adapter", "law=x"], "say which rows each is for"),
+    "an adapter without rows": (["--adapter", "law=x"], "choose the rows of each adapter"),
     "a domain without adapters": (["--domain-column", "d"], "no adapter; add --adapter NAME=DIR"),
     "a broken pair": (["--adapter", "law", "--domain", "law"], "--adapter law: write NAME=DIR"),
     "no window": (["--window", "0"], "argument --window: it is '0'"),
-    "parquet out": (["--output", "x.parquet"], "JSON Lines is written"),
+    "parquet out": (["--output", "x.parquet"], "the output is JSON Lines"),
     "no input": (["--input", "absent.jsonl"], "absent.jsonl: no such file"),
 }
 

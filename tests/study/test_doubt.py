@@ -240,7 +240,7 @@ def test_the_command_trains_judges_lists_and_its_list_can_be_applied(base_model,
     command = ["doubt", "--config", str(recipe), "--folds", "2", "--output", str(out), "--threshold", "0.5"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "fold 2 of 2: training" in said and "accuracy out of fold" in said
+    assert "fold 2 of 2: training" in said and "out-of-fold accuracy" in said
     first = (out / "doubts.jsonl").read_bytes()
     table = pyarrow.parquet.read_table(out / "pairs.parquet").to_pydict()
     assert len(table["p"]) == 24 and len(set(table["pair_id"])) == 24 and not (tmp_path / "unused").exists()
