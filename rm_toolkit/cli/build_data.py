@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
     add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row per prompt")
     add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
-    add(
-        "--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag for the rows"
-    )
+    add("--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag of rows")
     add("--template", choices=TEMPLATES, help="text put around a plain-text prompt in the text format")
     add(
         "--columns",
@@ -48,13 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         help="jsonl, preference: prompt=question chosen=good …",
     )
-    add(
-        "--ignore-columns",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="read the input as if these columns were not there",
-    )
+    add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="columns of the input to ignore")
     add("--label", metavar="NAME", help="the column to read, where several say which response is better")
     add("--min-score-ratio", type=SCORE_RATIO, metavar="X", help="shp: leave out rows whose score ratio is below X")
     add(
@@ -77,12 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
     add("--dry-run", action="store_true", help="show how the input is read and its first row; write nothing")
-    add(
-        "--export",
-        nargs=2,
-        metavar=("text-score", "FILE"),
-        help="also write the original project's format, not cleaned",
-    )
+    add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original format, not cleaned")
     add("--license", help="license of the data, stored with it")
     add("--num-proc", type=PROCESSES, help="processes for cleaning (default 1)")
     add("--cache-dir", help="cache of the datasets library (default: its own)")

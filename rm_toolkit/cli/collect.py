@@ -36,17 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-url", required=True, metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:8000/v1"
     )
     add("--model", required=True, help="name of the model at the endpoint")
-    add(
-        "--output",
-        type=PLACE,
-        required=True,
-        metavar="FILE.json",
-        help="DSP file; journal and report are written beside it",
-    )
+    add("--output", type=PLACE, required=True, metavar="FILE.json", help="DSP file; journal and report go beside it")
     choice = parser.add_argument_group("which instructions")
-    choice.add_argument(
-        "--num", type=COUNT, help="how many (default: all); a larger number later keeps those already asked"
-    )
+    choice.add_argument("--num", type=COUNT, help="how many (default: all); a later, larger N keeps those asked")
     choice.add_argument("--seed", type=SEED, default=0, help="seed of the choice (default 0)")
     choice.add_argument("--no-input", action="store_true", help="skip those with an input field, as the DSP data does")
     choice.add_argument(
@@ -57,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--temperature", type=OrNone(ranges.TEMPERATURE), default=1.0, help="default 1")
     sampling.add_argument("--top-p", type=OrNone(ranges.TOP_P), help="default: the endpoint's")
     sampling.add_argument(
-        "--max-tokens", type=OrNone(ranges.MAX_TOKENS), default=1024, help="tokens of an answer (default 1024)"
+        "--max-tokens", type=OrNone(ranges.MAX_TOKENS), default=1024, help="of an answer (default 1024)"
     )
     sampling.add_argument("--sampling-seed", type=OrNone(ranges.SAMPLING_SEED), default=0, help="default 0")
     sampling.add_argument("--extra-body", metavar="JSON", help='more fields for each request, such as {"top_k": 40}')
@@ -66,26 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--timeout", type=ranges.TIMEOUT, default=120.0, help="seconds for one answer (default 120)")
     asking.add_argument("--max-retries", type=ranges.MAX_RETRIES, default=6, help="retries of a question (default 6)")
     asking.add_argument(
-        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable with the key"
+        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="environment variable of the key"
     )
-    filters = parser.add_argument_group(
-        "which rows are kept (the journal keeps all; a change here asks no question again)"
-    )
+    filters = parser.add_argument_group("which rows are kept (no question is asked again)")
     filters.add_argument("--keep", nargs="+", default=[], choices=KEEPABLE, help="filters to turn off")
     filters.add_argument(
-        "--refusal-patterns", metavar="FILE", help="more regular expressions of refusals, one per line"
+        "--refusal-patterns", metavar="FILE", help="further refusal patterns (regular expressions), one per line"
     )
     filters.add_argument(
-        "--max-similarity",
-        type=ranges.MAX_SIMILARITY,
-        default=0.9,
-        help="largest similarity of two answers in a row (default 0.9)",
+        "--max-similarity", type=ranges.MAX_SIMILARITY, default=0.9, help="of two answers, at most (default 0.9)"
     )
     filters.add_argument(
         "--length-outliers",
         type=ranges.LENGTH_OUTLIERS,
         default=5.0,
-        help="largest deviation of the log length, in robust standard deviations (default 5)",
+        help="robust z-score of the log length, at most (default 5)",
     )
     add("--overwrite", action="store_true", help="replace the output, and a journal with other settings")
 

@@ -29,17 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--input", required=True, metavar="FILE", help="JSON Lines (also .gz), Parquet, or a saved dataset")
     add("--output", required=True, type=PLACE, metavar="FILE", help="JSON Lines: the rows in order, with `reward`")
-    add(
-        "--prompt-column",
-        default="prompt",
-        metavar="NAME",
-        help="column with the prompt, a string or a list of messages (default: prompt)",
-    )
+    add("--prompt-column", default="prompt", metavar="NAME", help="column: string or messages (default: prompt)")
     add("--no-prompt", action="store_true", help="the completions are whole texts or dialogues")
     add(
         "--completion-column",
         metavar="NAME",
-        help="column with one completion or a list of them (default: completion, completions, response or responses)",
+        help="column: one completion or a list (default: completion, completions, response or responses)",
     )
     add("--reward-column", default="reward", metavar="NAME", help="column to add (default: reward)")
     add("--template", choices=TEMPLATES, default="none", help="text put around a plain-text prompt (default: none)")
@@ -62,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="precision of the weights, here or on the server (default: float32)",
+        help="precision of the weights, also on a server (default: float32)",
     )
     add(
         "--tokens-per-batch",
@@ -76,11 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATE",
         help="YYYY-MM-DD, for a chat template that asks for the date, if the model has none stored",
     )
-    add(
-        "--calibrated",
-        action="store_true",
-        help="also write the probability that each completion beats another one of its row",
-    )
+    add("--calibrated", action="store_true", help="also the probability that each completion beats another of its row")
     add("--skip-invalid", action="store_true", help="leave out rows that cannot be used, and count them")
     add("--overwrite", action="store_true", help="replace the output of another run")
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
