@@ -23,7 +23,9 @@ from reward_server import ServedState, reward_server
 from test_pages import PAGES, ROOT
 
 
-BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>bash|shell|python)\n(?P<text>.*?)```", re.S)
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>bash|shell|python)\n(?P<text>.*?)```", re.S
+)
 LONGEST = 900  # seconds of a block
 TOKEN = "hf_secret"
 
