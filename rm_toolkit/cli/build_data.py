@@ -14,6 +14,7 @@ from .options import PLACE, PROCESSES, SEED
 
 if TYPE_CHECKING:
     from ..data.build import BuildOptions, BuildResult
+    from ..output.ranges import Range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,15 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ", ".join(summaries), 96, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
     parser.epilog = f"sources (--list-sources describes each):\n{names}"
-    add = parser.add_argument
-    add("source", help="raw format of the input, see below; auto: found by its columns")
-    add("--list-sources", action="version", version=overview, help="describe each source and exit")
+    parser.add_argument("source", help="raw format of the input, see below; auto: found by its columns")
+    parser.add_argument("--list-sources", action="version", version=overview, help="describe each source and exit")
+    add = parser.add_argument_group("how the input is read").add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help="file, folder or Hub id; or train=FILE test=FILE")
-    add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
-    add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row per prompt")
-    add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
+    add("--dry-run", action="store_true", help="show how the input is read and its first row; write nothing")
     add("--domain", help="dsp: whose answers are preferred; hh folder: helpful or harmless; others: a tag of rows")
-    add("--template", choices=TEMPLATES, help="text put around a plain-text prompt in the text format")
     add(
         "--columns",
         nargs="+",
@@ -48,13 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--ignore-columns", nargs="+", default=[], metavar="NAME", help="columns of the input to ignore")
     add("--label", metavar="NAME", help="the column to read, where several say which response is better")
-    add("--min-score-ratio", type=SCORE_RATIO, metavar="X", help="shp: leave out rows whose score ratio is below X")
-    add(
-        "--drop-contradictions",
-        action="store_true",
-        help="ultrafeedback: leave out completions whose score contradicts their own ratings",
-    )
-    add("--strip-citations", action="store_true", help="webgpt: remove marks like [1] from the answers")
+    add("--template", choices=TEMPLATES, help="text put around a plain-text prompt in the text format")
+    _add_left_out(parser, SCORE_RATIO)
+    add = parser.add_argument_group("what is written").add_argument
+    add("--output", type=PLACE, metavar="DIR", help="folder for the built dataset")
+    add("--layout", choices=SHAPES, help="chosen/rejected pairs (default), or one ranked row per prompt")
+    add("--format", choices=FORMATS, default="text", help="strings (default), or lists of messages")
     add(
         "--test-size",
         type=TEST_SIZE,
@@ -62,18 +59,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fraction or number of prompts to hold out; 0: none (default 0.1)",
     )
     add("--seed", type=SEED, default=0, help="seed of that split (default 0)")
+    add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original format, not cleaned")
+    add("--license", help="license of the data, stored with it")
+    add("--overwrite", action="store_true", help="replace an output that an earlier build wrote")
+    parser.add_argument("--num-proc", type=PROCESSES, help="processes for cleaning (default 1)")
+    parser.add_argument("--cache-dir", help="cache of the datasets library (default: its own)")
+
+
+def _add_left_out(parser: argparse.ArgumentParser, ratio: Range) -> None:
+    add = parser.add_argument_group("what is left out").add_argument
+    add("--min-score-ratio", type=ratio, metavar="X", help="shp: leave out rows whose score ratio is below X")
+    add(
+        "--drop-contradictions",
+        action="store_true",
+        help="ultrafeedback: completions whose score contradicts their own ratings",
+    )
+    add("--strip-citations", action="store_true", help="webgpt: marks like [1] in the answers")
     add(
         "--drop-pairs",
         metavar="FILE",
-        help="leave out the pairs of a reviewed list, as `rm-toolkit doubt` writes it; lines without a match are reported",
+        help="pairs of a reviewed list, as `rm-toolkit doubt` writes it; lines without a match are reported",
     )
-    add("--skip-invalid", action="store_true", help="leave out records that cannot be used, and count them")
-    add("--dry-run", action="store_true", help="show how the input is read and its first row; write nothing")
-    add("--export", nargs=2, metavar=("text-score", "FILE"), help="also write the original format, not cleaned")
-    add("--license", help="license of the data, stored with it")
-    add("--num-proc", type=PROCESSES, help="processes for cleaning (default 1)")
-    add("--cache-dir", help="cache of the datasets library (default: its own)")
-    add("--overwrite", action="store_true", help="replace an output that an earlier build wrote")
+    add("--skip-invalid", action="store_true", help="records that cannot be used; they are counted")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:

@@ -22,6 +22,10 @@ COUNT = Number(1, MANY, whole=True)
 PROCESSES = Number(1, 1024, whole=True)
 SHARE = Number(0, 1)
 BELOW_ONE = Number(0, 1, below=True)
+COMPUTING = frozenset(
+    {"--device", "--dtype", "--tokens-per-batch", "--window", "--endpoint", "--num-proc", "--cache-dir"}
+    | {"--chat-date", "--trust-remote-code"}
+)
 RESAMPLES = Number(1, 10_000_000, whole=True)
 
 
@@ -78,7 +82,16 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self.computing: argparse._ArgumentGroup | None = None
         super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse does it; what says where and how to compute, alike in all commands, gets a part of the help."""
+        if names[0] not in COMPUTING:
+            return super().add_argument(*names, **options)
+        if self.computing is None:
+            self.computing = self.add_argument_group("computing")
+        return self.computing.add_argument(*names, **options)
 
     def finish(self) -> None:
         """
