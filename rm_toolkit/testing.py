@@ -19,9 +19,10 @@ from transformers import (
     set_seed,
 )
 
+from .errors import InputError
 from .models.loading import quiet_loading
 from .output.nested_ranges import Keys
-from .output.ranges import Choice, Flag, Number
+from .output.ranges import Choice, Flag, Number, Text
 
 
 # What `tiny_base` of a recipe takes.
@@ -33,6 +34,7 @@ TINY_BASE = Keys(
         "num_heads": Number(1, 128, whole=True),
         "architecture": Choice(("llama", "qwen3")),
         "tie_word_embeddings": Flag(),
+        "chat_template": Text(empty=False),  # a file
     }
 )
 ARCHITECTURES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
@@ -51,25 +53,34 @@ def train_tokenizer(
 
     Returns:
         `PreTrainedTokenizerBase`: BOS in front, no EOS, byte fallback; newlines and runs of spaces are kept.
+
+    Raises:
+        `InputError`: if the texts have too many different characters for `vocab_size`, or none at all.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=0.9999,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        split_digits=True,
-        max_sentence_length=1 << 20,
-        num_threads=1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=0.9999,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # its own words name the smallest size that would do
+        reason = str(error).rpartition("] ")[2]
+        raise InputError(
+            f"`vocab_size` is {vocab_size}, and no tokenizer of that size can be trained on these texts: {reason}"
+        ) from error
     Path(folder, "tokenizer.model").write_bytes(model.getvalue())
     config = {
         "tokenizer_class": "LlamaTokenizer",

@@ -61,7 +61,8 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "Build a tiny Llama and a sentencepiece tokenizer at model_name_or_path from the training texts: "
-            "{vocab_size, hidden_size, num_layers, num_heads}. For trying things out without a download.",
+            "{vocab_size, hidden_size, num_layers, num_heads}, and for chats chat_template, a file. For trying things "
+            "out without a download.",
             "nargs": "+",
         },
     )

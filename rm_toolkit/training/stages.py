@@ -24,6 +24,7 @@ from ..output.console import console, print_table
 from ..output.folders import written_whole
 from ..output.lock import WriterLock
 from ..output.shared_files import await_files
+from ..output.strict_yaml import read_text
 from ..testing import build_tiny_model, train_tokenizer
 from .config import RewardModelConfig
 from .engines import read_engine
@@ -127,11 +128,16 @@ def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dat
             f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
         )
     size = dict(recipe.tiny_base)
+    template = size.pop("chat_template", None)
+    if template is not None:
+        template = read_text(template, "the `chat_template` of `tiny_base`", "Name a file with a chat template.")
     console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
     # Moved into place when it is complete: another run may be looking for it.
     with written_whole(folder) as building:
         tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
         build_tiny_model(building, len(tokenizer), seed=seed, **size)
+        if template is not None:
+            Path(building, "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def build_trainer(

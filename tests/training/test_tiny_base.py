@@ -1,0 +1,57 @@
+"""The tiny base that a recipe asks for: its chat template, and what it says where it cannot be built."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from rm_toolkit.errors import InputError
+from rm_toolkit.models.tokenizer import load_tokenizer
+from rm_toolkit.training import stages
+from rm_toolkit.training.recipe import parse_recipe
+
+
+ROOT = Path(__file__).parents[2]
+SIZE = {"vocab_size": 420, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.fixture
+def build(rows, tmp_path):
+    """`build(**tiny_base)`: builds the base of these sizes and keys; gives its folder."""
+
+    def make(**keys):
+        folder = tmp_path / "base"
+        flags = ["--use_cpu", "true", "--model_name_or_path", str(folder), "--tiny_base", json.dumps({**SIZE, **keys})]
+        recipe, _, model = parse_recipe(ROOT / "recipes/tiny/grft.yaml", flags)
+        stages.ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
+        return folder
+
+    return make
+
+
+def test_a_tiny_base_has_the_chat_template_that_its_recipe_names(build, tmp_path):
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for message in messages %}<{{ message.content }}>{% endfor %}")
+    tokenizer = load_tokenizer(str(build(chat_template=str(template))))
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<hi>"
+
+
+def test_a_tiny_base_has_no_chat_template_unless_its_recipe_names_one(build):
+    assert load_tokenizer(str(build())).chat_template is None
+
+
+def test_a_chat_template_that_is_not_there_is_named_and_nothing_is_built(build, tmp_path):
+    with pytest.raises(InputError, match=r"the `chat_template` of `tiny_base` .*nowhere\.jinja cannot be read"):
+        build(chat_template=str(tmp_path / "nowhere.jinja"))
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_vocabulary_too_small_for_the_characters_of_the_texts_is_named(build):
+    with pytest.raises(InputError, match=r"`vocab_size` is 262, and no tokenizer .* smaller than required_chars"):
+        build(vocab_size=262)
+
+
+def test_an_empty_name_of_a_chat_template_is_refused(build):
+    with pytest.raises(InputError, match=r"`tiny_base\.chat_template` is ''; it is a string"):
+        build(chat_template="")
