@@ -19,7 +19,16 @@ PAGE = 4096
 PAGES = (0, 8, 64, 400, 2500)
 INODES = (0, 2, 8)
 ROOMY = "size=2g,nr_inodes=100000"
-REMEDIES = ("Make room", "Name ", "Change its rights", "Take another", "name a", "name another", "Pass ")
+REMEDIES = (
+    "Make room",
+    "Name ",
+    "Change its rights",
+    "Take another",
+    "Use another",
+    "name a",
+    "name another",
+    "Pass ",
+)
 # Error -> how far into the work it comes, from the first change to the last.
 INJECTED = {"ENOSPC": (0.0, 0.5, 1.0), "EDQUOT": (0.4, 0.9), "EROFS": (0.6,), "EACCES": (0.2,)}
 

@@ -1,4 +1,4 @@
-"""The starting model's judgement of the replayed pairs: computed once, kept in Arrow, so that no second model is held."""
+"""The starting model's rewards of the replayed pairs: computed once and kept in Arrow, so that no second model is needed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def set_anchor(
     save: bool = True,
 ) -> None:
     """
-    Gives the joined training data the margins that the general pairs have by the model before its first step.
+    Gives the joined training data the margins of the general pairs, as the model scores them before its first step.
 
     Args:
-        data (`TokenizedPreferences`): What is trained on: its last pairs are those of `general`.
+        data (`TokenizedPreferences`): The training data; its last pairs are those of `general`.
         general (`TokenizedPreferences`): The pairs to replay.
         output_dir (`str`): Output folder of the run, where the rewards are kept.
-        compute_rewards (`Callable`, *optional*): Of the present model; `None` where the run goes on from a checkpoint
-            and the weights are no longer the general model's.
+        compute_rewards (`Callable`, *optional*): Rewards by the current model; `None` where the run resumes from a
+            checkpoint
+        and the weights are no longer the general model's.
         save (`bool`): Whether this process writes.
     """
     folder = Path(output_dir, ANCHOR_FOLDER)
@@ -50,11 +51,11 @@ def set_anchor(
 
 def save_anchor_rewards(folder: Path, data: TokenizedPreferences, rewards: np.ndarray) -> None:
     """
-    Writes the rewards as an Arrow data set, beside its place first.
+    Writes the rewards as an Arrow dataset, first to a temporary folder beside it.
 
     Args:
         folder (`Path`): Replaced if it is there.
-        data (`TokenizedPreferences`): What was scored.
+        data (`TokenizedPreferences`): The scored data.
         rewards (`np.ndarray` of shape `(num_sequences,)`): In logits.
     """
     rows = Dataset.from_dict({"reward": rewards.astype(np.float32), "num_tokens": data.lengths})
@@ -68,19 +69,19 @@ def load_anchor_rewards(folder: Path, data: TokenizedPreferences) -> np.ndarray:
     Reads what [`save_anchor_rewards`] wrote for the same sequences.
 
     Raises:
-        `InputError`: if it is not there, or belongs to other data.
+        `InputError`: if it is missing, or was computed for other data.
     """
     try:
         rows = load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} cannot be read ({error}). The anchor was computed by the model before its first step and cannot "
-            "be had again from a checkpoint: start afresh, or resume with --anchor_coef 0."
+            "be computed again from a checkpoint: start a new run, or resume with --anchor_coef 0."
         ) from error
     if rows.info.description != _fingerprint(data):
         raise InputError(
-            f"{folder} holds the rewards of other general pairs than `replay_datasets` gives now. Resume with the data "
-            "(and `max_length`) of the run's start, or start afresh."
+            f"{folder} has the rewards of other general pairs than `replay_datasets` gives now. Resume with the data "
+            "(and `max_length`) of the run's start, or start a new run."
         )
     return np.array(rows["reward"], dtype=np.float32)
 

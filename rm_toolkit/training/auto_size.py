@@ -1,4 +1,4 @@
-"""Which size the micro-batches of a run have: as its settings say, as its checkpoint records, or as a search finds."""
+"""The size of a run's micro-batches: from its settings, from its checkpoint, or found by a search."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def choose_size(
     search: Callable[[DeviceMemory], Found],
 ) -> MicroBatchSize:
     """
-    Returns the size that a run begins with, the same on all processes, which call this together.
+    Returns the size that a run begins with. Called by all processes together; all get the same size.
 
-    A run that goes on takes what its checkpoint records, and searches for nothing: another size would be the same
-    training, but not to the last bit.
+    A resumed run uses the size that its checkpoint records and does not search: with another size, training would be
+    the same, but not bit for bit.
 
     Args:
         args (`RewardModelConfig`): Of the run.
         accelerator (`Accelerator`): Of the run.
         size (`MicroBatchSize`): What the settings say, pairs for `auto`.
-        folder (`str`, *optional*): The checkpoint that it goes on from.
+        folder (`str`, *optional*): The checkpoint that it resumes from.
         search (`Callable`): Finds the number of tokens on this process.
     """
     if not args.computes_again:
@@ -46,9 +46,9 @@ def choose_size(
         return _say(accelerator, recorded, f"as {folder} records")
     memory, why_not = memory_of(accelerator.device), None
     if memory is None:
-        why_not = "nothing measures the memory of a CPU"
+        why_not = "the memory of a CPU is not measured"
     elif shards(accelerator):
-        why_not = "under DeepSpeed and FSDP no process can try a step alone"
+        why_not = "under DeepSpeed and FSDP a process cannot try a step on its own"
     elif args.n_gpu > 1:
         why_not = "one process feeds several GPUs"
     if auto and why_not is None:
@@ -63,7 +63,7 @@ def choose_size(
 
 
 def recorded_in_lineage(settings: RewardModelSettings, size: MicroBatchSize) -> RewardModelSettings:
-    """Returns settings whose last entry of the lineage says what size the micro-batches had."""
+    """Returns settings whose last lineage entry records the size of the micro-batches."""
     entry = {**settings.lineage[-1], "micro_batch": str(size)}
     return dataclasses.replace(settings, lineage=[*settings.lineage[:-1], entry])
 
@@ -75,10 +75,10 @@ def _searched(
     everyone = gather_object([found]) if accelerator.num_processes > 1 else [found]
     least = min(everyone, key=lambda one: (one.peak is not None, one.tokens))
     if least.peak is None:
-        how = f"not even a pair of the longest texts fits into {_gib(least.budget)}"
+        how = f"not even one pair of the longest texts fits into {_gib(least.budget)}"
     else:
         how = (
-            f"a trial took {_gib(least.peak)} of the {_gib(least.budget)} that leave a tenth of the GPU free; "
+            f"a trial took {_gib(least.peak)} of the {_gib(least.budget)} available when a tenth of the GPU stays free; "
             f"{least.trials} trial(s)"
         )
     if len(everyone) > 1:
@@ -101,7 +101,7 @@ def _recorded(folder: str | None) -> MicroBatchSize | None:
             identity = RunIdentity.load(folder)
             answer[0] = identity.settings.get("micro_batch") if identity else None
         except InputError:
-            pass  # said where the whole of it is compared
+            pass  # reported where the whole record is compared
     broadcast_object_list(answer)
     return MicroBatchSize.parse(answer[0])
 

@@ -1,4 +1,4 @@
-"""Whether the metric that picks the best checkpoint, stops a run early or lowers its rate is one that will be measured."""
+"""Checks that the metric that picks the best checkpoint, stops a run early or lowers its rate will be measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .curve_sample import sampled_name
 
 
 PREFERENCE_METRICS = tuple(field.name for field in fields(PreferenceMetrics))
-SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second")  # of all sets together; nothing to be best at
+SPEED_METRICS = (
+    "runtime",
+    "samples_per_second",
+    "steps_per_second",
+)  # of all sets together; no criterion for a best model
 MOST_LISTED = 20  # names in an error
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
@@ -28,17 +32,18 @@ def check_best_metric(
     of_all_sets: tuple[str, ...] = (),
 ) -> None:
     """
-    Refuses a `metric_for_best_model` that no evaluation of the run will give, before anything is computed.
+    Refuses a `metric_for_best_model` that no evaluation of the run will report, before anything is computed.
 
     Args:
         args (`TrainingArguments`): Of the run. `metric_for_best_model` counts with and without `eval_` in front.
-        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; the metrics of a dict bear its names.
-        callbacks (*optional*): Those of the run, among which `EarlyStoppingCallback` reads the metric.
-        metrics (`tuple[str, ...]`): What is measured on each set.
-        of_all_sets (`tuple[str, ...]`): What is measured besides, under a name without that of a set.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; with a dict, metrics are named after
+            its keys.
+        callbacks (*optional*): Callbacks of the run; `EarlyStoppingCallback` reads the metric.
+        metrics (`tuple[str, ...]`): Metrics measured on each set.
+        of_all_sets (`tuple[str, ...]`): Other metrics, whose names have no set in them.
 
     Raises:
-        `InputError`: naming what needs the metric, and the metrics there will be.
+        `InputError`: naming what needs the metric, and the metrics that will be reported.
     """
     users = _users(args, callbacks)
     metric = args.metric_for_best_model or None
@@ -67,18 +72,18 @@ def check_best_metric(
     if full not in [*known, *(f"eval_{name}" for name in (*of_all_sets, *SPEED_METRICS))]:
         if fraction < 1 and full in whole:
             raise InputError(
-                f"{needed}, but with `eval_curve_fraction` {fraction:g} that is measured at the start and the end only. "
-                f"Between them there are {_listed(eval_dataset, metrics)}.{did_you_mean(full, known)}"
+                f"{needed}, but with `eval_curve_fraction` {fraction:g} that is measured at the start and at the end "
+                f"only. Between them there are {_listed(eval_dataset, metrics)}.{did_you_mean(full, known)}"
             )
         default = " (transformers' default)" if metric == "loss" else ""
         raise InputError(
-            f"{needed}{default}, but the test sets will give no '{full}', only {_listed(eval_dataset, metrics)}."
-            f"{did_you_mean(full, known) or ' Take one of these.'}"
+            f"{needed}{default}, but the test sets will not report '{full}', only {_listed(eval_dataset, metrics)}."
+            f"{did_you_mean(full, known) or ' Use one of these.'}"
         )
 
 
 def _users(args: TrainingArguments, callbacks: Iterable[Any] | None) -> list[str]:
-    """What of a run reads the metric."""
+    """The parts of a run that read the metric."""
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     users = {
         "`load_best_model_at_end`": args.load_best_model_at_end,

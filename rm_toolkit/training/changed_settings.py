@@ -1,4 +1,4 @@
-"""Compares the run that a checkpoint belongs to with the one that wants to go on from it."""
+"""Compares the run of a checkpoint with the run that is to resume from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .run_identity import SCHEDULE, same
 
 
 WIDTH = 44  # characters of a value in a table
-# A difference in one of these makes one in the entries below it, which then says nothing of its own.
+# A difference in one of these causes a difference in the entries below it, which is then not reported separately.
 CAUSES = {
     "train_tokens": (
         "train_data", "base_files", "base_weights", "max_length", "data_format", "pooling_type", "lm_loss_coef",
@@ -26,20 +26,20 @@ CAUSES = {
     "pools_eos": ("pooling_type", "data_format"),
     "chat_date": ("data_format",),
 }  # fmt: skip
-# Schedules that are a function of the step alone; the others follow the metrics, and keep their rate themselves.
+# Schedules that depend on the step alone; the others follow the metrics and store their rate themselves.
 FOLLOW_METRICS = ("reduce_lr_on_plateau", "greedy")
 
 
 @dataclass(frozen=True)
 class Change:
     """
-    One entry that is not what it was.
+    One entry that has changed.
 
     Args:
         name (`str`): Entry, such as `learning_rate` or `adapter.r`.
-        before, after (`Any`): In the checkpoint, and now.
+        before, after (`Any`): Its value in the checkpoint, and now.
         kind (`str`): Of its rule.
-        why (`str`): Why it cannot change, where it cannot.
+        why (`str`): Why it cannot change, if so.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Change:
         return f"{label_of(self.name)} {_short(self.before)} -> {_short(self.after)}"
 
     def record(self, step: int) -> dict[str, Any]:
-        """Returns what the lineage says of it."""
+        """Returns its entry in the lineage."""
         return {"step": step, "setting": self.name, "before": self.before, "after": self.after}
 
 
@@ -66,12 +66,13 @@ def find_changes(
         before (mapping): Of the checkpoint.
         after (mapping): Of this launch.
         defaults (mapping, *optional*): Values of fields that the checkpoint's version may not have had yet; `None` if
-            what it does not record is unknown.
+            missing entries are unknown.
         step (`int`): Of the checkpoint.
 
     Returns:
-        `tuple`: What differs, without what merely follows from something else; and the entries of which the checkpoint
-        says nothing.
+        `tuple`: What differs, without what merely follows from something else; and the entries that the checkpoint
+            does
+        not record.
     """
     found, unknown = {}, []
     for name, now in after.items():
@@ -84,7 +85,7 @@ def find_changes(
                 and "eval_sets" in before
                 and name.partition(".")[2] not in before["eval_sets"]
             ):
-                continue  # a new test set, which `eval_sets` says
+                continue  # a new test set, which `eval_sets` reports
             if defaults is None or name not in defaults:
                 if now is not None or not name.startswith("given_"):
                     unknown.append(name)
@@ -103,16 +104,16 @@ def find_changes(
 def _verdict(name: str, was: Any, now: Any, after: Mapping[str, Any], step: int) -> tuple[str, str]:
     rule = rule_of(name)
     if name == "total_steps" and now < step:
-        return REFUSED, f"the checkpoint stands at step {step}"
+        return REFUSED, f"the checkpoint is at step {step}"
     if name in SCHEDULE and any(kind in FOLLOW_METRICS for kind in (was, after.get("lr_scheduler_type"))):
-        return REFUSED, "such a schedule follows the metrics and has a rate of its own"
+        return REFUSED, "a schedule of this kind follows the metrics and stores its own rate"
     if name in SCHEDULE and now is None:
         return REFUSED, "the scheduler is made in Python"
     return rule.kind, rule.why
 
 
 def _parts(name: str, was: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """Of two mappings, the entries that differ."""
+    """The entries in which two mappings differ."""
     if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
         return [(name, was, now)]
     keys = [key for key in {**was, **now} if not same(was.get(key), now.get(key))]
@@ -150,7 +151,7 @@ def check_changes(changes: list[Change], folder: str, step: int, allow: bool) ->
         others = "the others, if they alone differ," if fixed else "the new values"
         advice.append(f"--allow_changed_settings accepts {others} from step {step} on, and records them.")
     advice.append(
-        "Go on with the values of the checkpoint; or begin a new run: in another --output_dir, or with "
+        "Resume with the values of the checkpoint; or start a new run: in another --output_dir, or with "
         "--overwrite_output_dir instead of --resume_from_checkpoint."
     )
     raise InputError(
@@ -160,14 +161,14 @@ def check_changes(changes: list[Change], folder: str, step: int, allow: bool) ->
 
 def describe_changes(changes: list[Change], unknown: list[str], folder: str, step: int, version: str) -> list[str]:
     """
-    Returns what a run says that goes on although something differs, one line each.
+    Returns what a run reports that resumes although something differs, one line each.
 
     Args:
         changes (`list[Change]`): From [`find_changes`], checked.
-        unknown (`list[str]`): Entries of which the checkpoint says nothing.
+        unknown (`list[str]`): Entries that the checkpoint does not record.
         folder (`str`): The checkpoint.
         step (`int`): Its step.
-        version (`str`): Of rm_toolkit that wrote it.
+        version (`str`): Version of rm_toolkit that wrote it.
     """
     lines = []
     accepted = [change for change in changes if change.kind == ACCEPTED]
@@ -176,13 +177,13 @@ def describe_changes(changes: list[Change], unknown: list[str], folder: str, ste
         lines.append(f"From step {step} on, as --allow_changed_settings says: {'; '.join(map(str, accepted))}.")
     if said:
         lines.append(
-            f"warning: {folder} was written with another {', '.join(map(str, said))}: the run goes on with the same "
+            f"warning: {folder} was written with another {', '.join(map(str, said))}: the run continues with the same "
             "data, but sums and dropout are not bit for bit those of the uninterrupted run."
         )
     named = list(dict.fromkeys(label_of(name.partition(".")[0]) for name in unknown))
     if named:
         lines.append(
-            f"note: {folder} (written by rm_toolkit {version}) does not record, and so was not compared in: "
+            f"note: {folder} (written by rm_toolkit {version}) does not record these settings, so they were not compared: "
             f"{', '.join(named)}."
         )
     return lines

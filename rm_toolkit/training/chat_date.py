@@ -1,4 +1,4 @@
-"""The date in the chat template of a run: fixed when it begins, and kept by whatever goes on from it."""
+"""The date in the chat template of a run: fixed when the run begins, and kept by every run and stage that continues it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..output.progress import say
 
 @dataclass
 class DatedConfig:
-    """The date in the configs of all stages; to stand before the `TrainingArguments` that they extend."""
+    """The date in the configs of all stages; must come before the `TrainingArguments` that they extend."""
 
     chat_date: str | None = field(
         default=None,
@@ -36,18 +36,18 @@ def dated_tokenizer(
     tokenizer: PreTrainedTokenizerBase, args: TrainingArguments, known: str | None
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     """
-    Returns the tokenizer of a run, with a date in place of the clock in its chat template, and that date.
+    Returns the tokenizer of a run, with a fixed date instead of the clock in its chat template, and that date.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): As the user gives it; it stays as it is.
-        args (`TrainingArguments`): `data_format`, and `chat_date` where one is asked for.
-        known (`str`, *optional*): The date of the checkpoint or of the model that the run goes on from.
+        tokenizer (`PreTrainedTokenizerBase`): As the user gives it; it is not changed.
+        args (`TrainingArguments`): `data_format`, and `chat_date` where one is given.
+        known (`str`, *optional*): The date of the checkpoint or model that the run continues.
 
     Returns:
-        `tuple`: The tokenizer, a copy where a date was written into it; and the date, None where the template has none.
+        `tuple`: The tokenizer (a copy if a date was written into it), and the date (`None` if the template has none).
 
     Raises:
-        `InputError`: if the date that is asked for would not be used, or cannot be written into the template.
+        `InputError`: if the given date would not be used, or cannot be written into the template.
     """
     if args.data_format != "chat":
         if args.chat_date is not None:
@@ -59,12 +59,12 @@ def dated_tokenizer(
     if not reads_clock(tokenizer):
         return tokenizer, date
     if args.should_log:
-        say(f"The chat template asks for the date: {date} is written into it, for good (`chat_date`).")
+        say(f"The chat template asks for the date: {date} is written into it permanently (`chat_date`).")
     return with_date(tokenizer, date), date
 
 
 def _same_day() -> str:
-    """Today by the clock of the main process; others may be past midnight."""
+    """Today's date by the clock of the main process; on the others it may be past midnight already."""
     answer = [today()]
     if PartialState().num_processes > 1:
         broadcast_object_list(answer)
@@ -73,9 +73,9 @@ def _same_day() -> str:
 
 def inherit_date(trainer: Any, folder: str | None) -> None:
     """
-    Lets a run go on with the date of its checkpoint, where the trainer was made before that was known.
+    Makes a run continue with the date of its checkpoint, if the trainer was created before that was known.
 
-    A date that was asked for stays: the comparison with the checkpoint says that it is another.
+    A date that the user gave stays: the comparison with the checkpoint reports that it differs.
 
     Args:
         trainer (`StepTrainer`): Before its first step.

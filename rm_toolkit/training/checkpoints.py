@@ -1,4 +1,4 @@
-"""The checkpoints of a run: where they lie, when one counts as whole, and which of them stay."""
+"""The checkpoints of a run: where they are, when one counts as complete, and which ones are kept."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .run_files import begin_run
 
 class Checkpoints:
     """
-    The `checkpoint-N` folders of a run. What changes the disk is done by the processes that save, the others pass.
+    The `checkpoint-N` folders of a run. Only the processes that save change the disk; the others do nothing.
 
     Args:
         output_dir (`str`): Output folder of the run.
         limit (`int`, *optional*): How many to keep; `None` or 0 keeps all.
         saves (`bool`): Whether this process saves.
-        num_processes (`int`): Those of the run.
-        on_each_machine (`bool`): Whether each machine has such a folder of its own.
+        num_processes (`int`): Processes of the run.
+        on_each_machine (`bool`): Whether each machine has its own copy of the folder.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Checkpoints:
     ):
         self.output_dir, self.limit, self.saves, self.num_processes = output_dir, limit, saves, num_processes
         self.on_each_machine = on_each_machine
-        self.saved_step: int | None = None  # of the checkpoint that was written or resumed from last
+        self.saved_step: int | None = None  # of the last checkpoint that was written or resumed from
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """The folder of the checkpoint of a step."""
         return Path(self.output_dir, f"checkpoint-{step}")
 
     def newest(self) -> str | None:
@@ -48,14 +48,14 @@ class Checkpoints:
         return newest_complete(self.output_dir)
 
     def begin_run(self, folder: str | os.PathLike | None) -> None:
-        """A run begins, or goes on from a checkpoint: what a killed one has left half done is removed."""
+        """Called when a run begins or resumes: removes what a killed run left unfinished."""
         self.saved_step = int(Path(folder).name.rpartition("-")[2]) if folder else None
         if self.saves:
             begin_run(self.output_dir)
             clear_leftovers(self.output_dir, self.saved_step)
 
     def begin(self, step: int) -> Path:
-        """Makes room for the checkpoint of a step, and returns where it goes."""
+        """Makes room for the checkpoint of a step, and returns its folder."""
         folder = self.folder(step)
         if self.saves:
             record_written(self.output_dir, [f"{folder.name}/"])
@@ -65,8 +65,8 @@ class Checkpoints:
 
     def seen_by_all(self, step: int) -> list[str]:
         """
-        Returns the files of the checkpoint of a step that any process sees: a machine may see another's a little later.
-        All processes call it; nothing where each machine has a folder of its own (`save_on_each_node`).
+        Returns the files of the checkpoint of a step that any process sees: a machine may see another's files a little
+        later. All processes call it. Empty if each machine has its own folder (`save_on_each_node`).
         """
         if self.num_processes == 1 or self.on_each_machine:
             return []
@@ -75,14 +75,14 @@ class Checkpoints:
 
     def seal(self, step: int, names: Iterable[str] = ()) -> None:
         """
-        The checkpoint of a step is whole: all processes have written what is theirs.
+        Called when all processes have written their part of the checkpoint of a step: marks it complete.
 
         Args:
             step (`int`): The step.
-            names (`Iterable[str]`): What the processes see of it; what another machine wrote is waited for.
+            names (`Iterable[str]`): Files that the processes see; those of another machine are waited for.
 
         Raises:
-            `InputError`: if that does not appear.
+            `InputError`: if they do not appear.
         """
         if self.saves:
             await_files(self.folder(step) / name for name in sorted({*names}))
@@ -90,11 +90,11 @@ class Checkpoints:
 
     def rotate(self, step: int, best: str | None) -> None:
         """
-        Removes the oldest ones, now that the newest is whole.
+        Removes the oldest checkpoints, now that the newest is complete.
 
         Args:
             step (`int`): Step of the newest.
-            best (`str`, *optional*): The checkpoint of the best model so far, which stays.
+            best (`str`, *optional*): The checkpoint of the best model so far, which is kept.
         """
         if self.saves:
             rotate(self.output_dir, self.limit, str(self.folder(step)), best)

@@ -1,4 +1,4 @@
-"""Our fields over TRL's: `RewardModelConfig`. Each says its meaning, unit and range once, in its help."""
+"""The fields that `RewardModelConfig` adds to TRL's. The help of each gives its meaning, unit and range."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     """
     Configuration of [`~rm_toolkit.training.trainer.RewardModelTrainer`].
 
-    All batch sizes count pairs. Other defaults than in `trl.RewardConfig`: `max_length` 512, `bf16` only where the
+    All batch sizes count pairs. Defaults that differ from `trl.RewardConfig`: `max_length` 512, `bf16` only where the
     device has it, `ddp_find_unused_parameters` False (every trainable parameter takes part in every step).
     """
 
     max_length: Annotated[int, TEXT_LENGTH] = field(
         default=512,
         metadata={
-            "help": "Tokens a text may have, special tokens included. Longer texts lose their beginning; none is dropped."
+            "help": "Most tokens per text, special tokens included. Longer texts are cut at their beginning; none is dropped."
         },
     )
     pooling_type: Annotated[str, Choice(POOLING_TYPES)] = field(
         default="last",
         metadata={
             "help": "Where the reward is read: 'last' token of the text, 'eos' appended to it, 'average' or 'max' over "
-            "its tokens, 'cls' (encoders: the stock class). Only 'last', 'eos' and 'cls' open in stock classes."
+            "its tokens, 'cls' (encoders: the stock class). Only 'last', 'eos' and 'cls' can be loaded by stock classes."
         },
     )
     data_format: Annotated[str, Choice(DATA_FORMATS)] = field(
@@ -53,44 +53,48 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         },
     )
     padding_side: Annotated[str, Choice(("right", "left"))] = field(
-        default="right", metadata={"help": "Side of the padding, 'right' or 'left'. Rewards are the same."}
+        default="right", metadata={"help": "Side of the padding, 'right' or 'left'. Does not change rewards."}
     )
     lm_loss_coef: Annotated[float, COEFFICIENT] = field(
         default=0.0,
-        metadata={"help": "Weight of the language-modelling loss (the paper: 0.1). 0 computes no logits at all."},
+        metadata={"help": "Weight of the language-modelling loss (the paper: 0.1). 0 (off): no logits are computed."},
     )
     lm_score_threshold: Annotated[float, Number(0, 1)] = field(
         default=0.85,
-        metadata={"help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this."},
+        metadata={
+            "help": "A text counts for the LM loss if score / (best score + 1e-5) of its row is above this value."
+        },
     )
     lm_loss_on: Annotated[str, Choice(LM_LOSS_ON)] = field(
         default="text",
-        metadata={"help": "'text' (the whole text, as the paper) or 'completion' (the response alone)."},
+        metadata={"help": "'text' (the whole text, as in the paper) or 'completion' (the response alone)."},
     )
     general_replay_fraction: Annotated[float, Number(0, 1, below=True)] = field(
         default=0.0,
         metadata={
-            "help": "Share of each step's pairs that is general preferences (`replay_datasets`): keeps "
-            "general ability in customized fine-tuning. The customized pairs of an epoch stay as many. 0 loads none."
+            "help": "Share of each step's pairs taken from general preferences (`replay_datasets`): keeps "
+            "general ability in customized fine-tuning. An epoch still has all customized pairs. 0 (off): none are loaded."
         },
     )
     anchor_coef: Annotated[float, COEFFICIENT] = field(
         default=0.0,
         metadata={
             "help": "Weight of the cross-entropy of sigmoid(margin) against the starting model's on the replayed "
-            "general pairs. Its rewards are computed once, before the first step. 0 computes none."
+            "general pairs. Its rewards are computed once, before the first step. 0 (off): none are computed."
         },
     )
     pair_weighting: Annotated[str, Choice(PAIR_WEIGHTINGS)] = field(
         default="pair",
         metadata={
-            "help": "'pair': every pair of a step weighs the same. 'prompt': mean within a row, then over rows, tied ones too."
+            "help": "'pair': all pairs of a step weigh the same. 'prompt': mean within each row, then over rows, "
+            "with tied rows."
         },
     )
     group_by_prompt: bool = field(
         default=True,
         metadata={
-            "help": "Keep the pairs of a prompt in one step, so that its texts are computed once. Off: rows shuffled one by one."
+            "help": "Keep the pairs of a prompt in one step, so that its texts are computed once. Off: rows are "
+            "shuffled singly."
         },
     )
     pairs_per_step: Annotated[int | None, Number(1, MANY, whole=True)] = field(
@@ -103,8 +107,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     batch_layout: Annotated[str, Choice(BATCH_LAYOUTS)] = field(
         default="auto",
         metadata={
-            "help": "'plain': one padded row a text. 'shared': one row without padding, a shared prompt computed once, "
-            "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and pays."
+            "help": "'plain': one padded row per text. 'shared': one row without padding, a shared prompt computed once, "
+            "the same rewards and gradients. 'auto': 'shared' where it is exact for this model and saves tokens."
         },
     )
     max_tokens_per_batch: Annotated[int | str | None, Number(1, MANY, whole=True, also=(AUTO,))] = field(
@@ -112,38 +116,39 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         metadata={
             "help": "Fill micro-batches up to this many tokens (padding included, a shared prompt once) instead of "
             "per_device_train_batch_size pairs; at least 2 * max_length. 'auto': as many as fit on this GPU, found before "
-            "the first step (not under DeepSpeed or FSDP, nor on a CPU). Pairs of a step stay as they are."
+            "the first step (not under DeepSpeed or FSDP, or on a CPU). The pairs of a step do not change."
         },
     )
     auto_find_batch_size: bool = field(
         default=False,
         metadata={
-            "help": "Compute a step that runs out of memory again in micro-batches of half the size, which later steps "
-            "have too; gradients stay the same. Not under DeepSpeed or FSDP. On with max_tokens_per_batch 'auto'."
+            "help": "If a step runs out of memory, compute it again in micro-batches of half the size, and later steps "
+            "too; gradients stay the same. Not under DeepSpeed or FSDP. On with max_tokens_per_batch 'auto'."
         },
     )
     shuffle_buffer_size: Annotated[int, Number(1, MANY, whole=True, unit="rows")] = field(
         default=1000,
         metadata={
-            "help": "Streamed training data: rows that each process holds at a time. They are shuffled, and "
-            "pairs of one prompt found, within these; all of them are in memory."
+            "help": "Streamed training data: rows that each process holds in memory at a time. Rows are shuffled and "
+            "pairs of one prompt are grouped within these."
         },
     )
     merge_adapter: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether the saved folder is the merged stock model, with the adapter in `adapter/`, or the adapter "
-            "alone. If not set: merged, except on a base in 4 bits."
+            "help": "Whether the saved folder is the merged stock model, with the adapter in `adapter/`, or only the "
+            "adapter. If not set: merged, except on a 4-bit base."
         },
     )
     eval_at_start: bool | None = field(
-        default=None, metadata={"help": "The original's name of eval_on_start: evaluate before the first step."}
+        default=None, metadata={"help": "The original's name for eval_on_start: evaluate before the first step."}
     )
     eval_curve_fraction: Annotated[float, Number(0, 1, above=True)] = field(
         default=1.0,
         metadata={
-            "help": "Share of each test set (its prompts, by domain and source) that is evaluated between first "
-            "and last step, as 'eval_NAME_sample_accuracy' and so on: names for `metric_for_best_model`. 1: always the whole."
+            "help": "Share of each test set (its prompts, by domain and source) that is evaluated between the first "
+            "and the last step, as 'eval_NAME_sample_accuracy' etc. (usable in `metric_for_best_model`). 1: all of "
+            "it, always."
         },
     )
     bf16: bool | None = field(
@@ -156,7 +161,7 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         default=False,
         metadata={
             "help": "Liger's fused RMSNorm, SwiGLU and RoPE in the backbone, on a GPU; its losses stay off. Needs the extra "
-            "'gpu'. Rewards differ by kernel noise. RoPE of other models of this type in the process is Liger's, too."
+            "'gpu'. Rewards differ by kernel noise. It also replaces RoPE of other models of this type in the process."
         },
     )
     liger_kernel_config: dict[str, bool] | None = field(
@@ -165,14 +170,15 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     torch_compile: bool = field(
         default=False,
         metadata={
-            "help": "Compile the backbone's layers one by one, in place: names of weights stay, TF32 stays off. Costs a "
-            "minute or so at the start; rewards differ by kernel noise."
+            "help": "Compile the backbone's layers one by one, in place: weight names do not change, TF32 stays off. Takes "
+            "about a minute at the start; rewards differ by kernel noise."
         },
     )
     full_determinism: bool = field(
         default=False,
         metadata={
-            "help": "The same run bit for bit on the same kind of GPU and versions; slower. A CPU is so without."
+            "help": "The same run bit for bit on the same kind of GPU and the same versions; slower. A CPU needs no "
+            "flag for this."
         },
     )
     ddp_find_unused_parameters: bool | None = field(
@@ -182,12 +188,12 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     allow_changed_settings: bool = field(
         default=False,
         metadata={
-            "help": "On resume, accept another number of steps, rate, schedule, precision or test set than the checkpoint "
-            "was made with, from its step on; the lineage records it. Off: any change is refused."
+            "help": "On resume, accept a number of steps, rate, schedule, precision or test set that differs from the "
+            "checkpoint, from its step on; the lineage records it. Off: any change is refused."
         },
     )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "On resume, early stopping goes on counting where it was."}
+        default=True, metadata={"help": "On resume, early stopping continues its count."}
     )
 
     def __post_init__(self):
@@ -197,11 +203,12 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         check_reports(self.report_to)
         if self.eval_at_start is not None:
             self.eval_on_start = self.eval_at_start
-        # TRL applies these after the tokenizer was prepared: what is saved would read other tokens than what was trained.
+        # TRL applies these after the tokenizer was prepared: the saved model would read other tokens than the trained
+        # one.
         for name in ("pad_token", "eos_token", "chat_template_path"):
             if getattr(self, name) is not None:
                 raise InputError(
-                    f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and give that one "
+                    f"`{name}` is '{getattr(self, name)}'; set it on the tokenizer instead, and pass that one "
                     "(`processing_class`, or --tokenizer_name_or_path DIR)."
                 )
         # With `torch_compile` transformers would turn on TF32 for the whole process: RoPE multiplies positions in fp32.
@@ -224,8 +231,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     def for_one_batch_a_step(self, streaming: bool) -> RewardModelConfig:
         """
         Returns a copy for transformers' loop: one batch of its loader is a whole optimizer step, so that the step's
-        denominators are known before it begins, and to the loop there is nothing to accumulate. Reports and cards go on
-        naming what is accumulated within the step.
+        denominators are known before it begins and the loop has nothing to accumulate. Reports and cards still name
+        the accumulation within the step.
 
         Args:
             streaming (`bool`): Whether the training data is a stream.
@@ -233,23 +240,23 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         args = copy.copy(self)
         args.accumulated = self.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
-        args.model_init_kwargs = None  # the model is there
-        # Upstream's loop would change models of transformers' own classes alone, and say that it changes nothing.
+        args.model_init_kwargs = None  # the model is loaded already
+        # Upstream's loop would change only models of transformers' own classes, and report that it changes nothing.
         args.with_liger, args.use_liger_kernel = self.use_liger_kernel, False
-        # Upstream would begin the whole run anew.
+        # Upstream would restart the whole run.
         args.computes_again = self.auto_find_batch_size or self.max_tokens_per_batch == AUTO
         args.auto_find_batch_size = False
-        args.ignore_data_skip |= streaming  # the position in a stream is restored, not counted off
-        args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it, at two syncs
+        args.ignore_data_skip |= streaming  # the position in a stream is restored, not reached by skipping
+        args.logging_nan_inf_filter = False  # such a loss ends the run; the filter would hide it and cost two syncs
         return args
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers', for reports; the micro-batches of a step count as accumulated."""
+        """As in transformers, for reports; the micro-batches of a step count as accumulated."""
         accumulated = getattr(self, "accumulated", self.gradient_accumulation_steps)
         fused = getattr(self, "with_liger", self.use_liger_kernel)
         again = getattr(self, "computes_again", self.auto_find_batch_size)
         found = {"gradient_accumulation_steps": accumulated, "use_liger_kernel": fused, "auto_find_batch_size": again}
-        # Of the model, where a trainer has one: reports show where it comes from.
+        # Name of the model, where a trainer has one: reports show its origin.
         found |= {"rm_toolkit": self.model_record} if getattr(self, "model_record", None) else {}
         return super().to_dict() | found
 
@@ -267,7 +274,7 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         if self.pairs_per_step < 1 or self.pairs_per_step % at_once:
             raise InputError(
                 f"`pairs_per_step` is {self.pairs_per_step}, which {self.world_size} process(es) of "
-                f"{self.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+                f"{self.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Use a "
                 f"multiple of {at_once}, or change the batch size."
             )
         self.gradient_accumulation_steps = self.pairs_per_step // at_once

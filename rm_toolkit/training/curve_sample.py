@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..errors import InputError
 
 
-STRATA = ("domain", "source")  # columns within whose values the share is taken, where a set has them
+STRATA = ("domain", "source")  # the share is taken within each value of these columns, where a set has them
 
 
 def sampled_name(name: str) -> str:
@@ -22,7 +22,7 @@ def sampled_name(name: str) -> str:
 
 
 def sampled_of(names: Iterable[str]) -> dict[str, str]:
-    """Returns, for the name of each sampled part that test sets of these names have, the name of its set."""
+    """Maps the name of each sampled part of test sets with these names to the name of its set."""
     return {sampled_name("" if name == "eval" else name): name for name in names}
 
 
@@ -32,15 +32,15 @@ def sample_sets(dataset: Any, fraction: float, seed: int) -> dict[str, Dataset]:
 
     Args:
         dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets.
-        fraction (`float`): Share of the prompts of each set and each of its domains and sources, above 0. 1 takes none:
-            the whole sets are evaluated all the time.
+        fraction (`float`): Share of the prompts of each set and each of its domains and sources, above 0. With 1,
+            nothing is sampled: the whole sets are always evaluated.
         seed (`int`): Of the draw; the same seed and rows give the same share in every launch.
 
     Returns:
-        `dict[str, Dataset]`: By the names that the metrics have.
+        `dict[str, Dataset]`: By the names used in the metrics.
 
     Raises:
-        `InputError`: if a set is not held as rows, or is named as the sampled part of another.
+        `InputError`: if a set does not consist of rows, or has the name of the sampled part of another set.
     """
     if dataset is None or fraction == 1:
         return {}
@@ -50,21 +50,21 @@ def sample_sets(dataset: Any, fraction: float, seed: int) -> dict[str, Dataset]:
         if not isinstance(rows, Dataset):
             raise InputError(
                 f"`eval_curve_fraction` is {fraction:g}, but the test set '{name or 'eval'}' is a {type(rows).__name__}, not "
-                "a `datasets.Dataset` of rows to take a share of. Give its rows, or leave the setting out."
+                "a `datasets.Dataset` of rows to sample from. Give its rows, or leave the setting out."
             )
         found[sampled_name(name)] = sample_prompts(rows, fraction, [seed, zlib.crc32(name.encode())])
     both = next((name for name in found if name in sets), None)
     if both is not None:
         raise InputError(
             f"the test set '{both}' has the name that `eval_curve_fraction` {fraction:g} gives the sampled part of another "
-            "one. Rename it."
+            "set. Rename it."
         )
     return found
 
 
 def sample_prompts(dataset: Dataset, fraction: float, seed: int | list[int]) -> Dataset:
     """
-    Takes a share of the prompts with all of their rows, in the order of the set: of each stratum at least one prompt.
+    Samples prompts, with all their rows, in the order of the set: at least one prompt of each stratum.
 
     Args:
         dataset (`Dataset`): Preference rows.
@@ -85,7 +85,7 @@ def sample_prompts(dataset: Dataset, fraction: float, seed: int | list[int]) -> 
 
 
 def _prompts(dataset: Dataset) -> Iterable[Any]:
-    """What the rows of one prompt share; a row without a prompt is one of its own."""
+    """Key shared by the rows of one prompt; a row without a prompt has its own key."""
     for name in ("prompt_id", "prompt"):
         if name in dataset.column_names:
             return (
@@ -97,7 +97,7 @@ def _prompts(dataset: Dataset) -> Iterable[Any]:
 
 def sets_of_a_call(whole: dict[str, Any], samples: dict[str, Any], while_training: bool) -> dict[str, Any]:
     """
-    Returns what one evaluation of a run's own test sets scores.
+    Returns the sets that one evaluation of a run's own test sets scores.
 
     Args:
         whole (`dict`): The test sets.

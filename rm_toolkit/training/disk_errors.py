@@ -1,4 +1,4 @@
-"""A full disk, whatever library meets it: one error that says what was lost (nothing) and what to do."""
+"""A full disk, whichever library runs into it: one error that says that nothing was lost, and what to do."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .manifest import newest_complete, read_manifest
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ALMOST_NOTHING = 1 << 22  # bytes; torch.save does not say why a write failed
+ALMOST_NOTHING = 1 << 22  # bytes; torch.save does not report why a write failed
 
 
 @contextlib.contextmanager
 def named_disk_errors(output_dir: str, unfinished: Path | None = None) -> Iterator[None]:
     """
-    Turns the many ways in which libraries say that a disk is full into one that says what to do.
+    Turns the various errors that libraries raise on a full disk into one that says what to do.
 
     Args:
-        output_dir (`str`): What is written to.
-        unfinished (`Path`, *optional*): A folder that is of no use if writing it fails: removed, which gives room.
+        output_dir (`str`): The folder written to.
+        unfinished (`Path`, *optional*): A folder that is useless if writing it fails; removed to make room.
 
     Raises:
-        `InputError`: naming the folder, the room left and the last good checkpoint.
+        `InputError`: naming the folder, the error and the last good checkpoint.
     """
     try:
         yield
-    except Exception as error:  # tokenizers raises a plain one, torch a RuntimeError, safetensors its own
+    except Exception as error:  # tokenizers raises `Exception`, torch `RuntimeError`, safetensors its own
         if isinstance(error, InputError) or not _is_full_disk(error, output_dir):
             raise
         if unfinished is not None and read_manifest(unfinished) is None:
@@ -38,10 +38,10 @@ def named_disk_errors(output_dir: str, unfinished: Path | None = None) -> Iterat
         found = newest_complete(output_dir)
         kept = f"The last good checkpoint is {found}" if found else "There is no checkpoint yet"
         full = InputError(
-            f"{unfinished or output_dir} could not be written: the disk is full ({error}). {kept}. Make room, then go on "
+            f"{unfinished or output_dir} could not be written: the disk is full ({error}). {kept}. Make room, then resume "
             "with --resume_from_checkpoint auto (`save_total_limit` keeps fewer checkpoints)."
         )
-        full.of_one_process = True  # the others may have room; they end when this one is gone
+        full.of_one_process = True  # the others may have space; they end when this one has exited
         raise full from error
 
 

@@ -1,4 +1,4 @@
-"""What a run prints: one bar, one short line a log, one short line a test set."""
+"""What a run prints: one bar, one short line per log, one short line per test set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RunProgressCallback(TrainerCallback):
     A progress bar with one readable line for each log, instead of a dictionary.
 
     Args:
-        show_bar (`bool`): Whether to draw the bar on a terminal; the lines are printed all the same.
+        show_bar (`bool`): Whether to draw the bar on a terminal; the lines are printed either way.
     """
 
     def __init__(self, show_bar: bool = True):
@@ -45,10 +45,10 @@ class RunProgressCallback(TrainerCallback):
 
 def describe(logs: dict[str, Any], step: int, max_steps: int) -> list[str]:
     """
-    Lines for one log: a training log gives one, an evaluation one a test set, anything else none.
+    Lines for one log: one for a training log, one per test set for an evaluation, none for anything else.
 
     Args:
-        logs (`dict[str, Any]`): As the trainer logs them.
+        logs (`dict[str, Any]`): Logs as the trainer makes them.
         step (`int`): Optimizer step.
         max_steps (`int`): Steps of the run.
     """
@@ -63,7 +63,7 @@ def describe(logs: dict[str, Any], step: int, max_steps: int) -> list[str]:
         if not key.endswith("_accuracy") or key.endswith("_first_two_accuracy"):
             continue
         prefix = key[: -len("accuracy")]
-        if prefix + "margin" not in logs:  # another trainer's
+        if prefix + "margin" not in logs:  # from another trainer
             continue
         name = prefix.removeprefix("eval_").rstrip("_") or "eval"
         ties = f", {logs[prefix + 'num_ties']} ties" if logs.get(prefix + "num_ties") else ""
@@ -76,11 +76,11 @@ def describe(logs: dict[str, Any], step: int, max_steps: int) -> list[str]:
 
 def describe_truncation(data: TokenizedPreferences, max_length: int) -> str:
     """
-    One line that says how much of a data set is not read.
+    One line that says how much of a dataset is cut off.
 
     Args:
         data (`TokenizedPreferences`): The data set.
-        max_length (`int`): Tokens a text may have.
+        max_length (`int`): Most tokens per text.
     """
     return (
         f"data set '{data.name}': {data.num_truncated:,} of {data.num_sequences:,} texts are longer than `max_length` "

@@ -1,4 +1,4 @@
-"""What checkpoints say of their run that were written before `run_identity.json`: up to version 0.2.1."""
+"""What checkpoints from before `run_identity.json` (up to version 0.2.1) say about their run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .run_record import is_recorded, plain
 
 def recorded_settings(folder: str, config: type[TrainingArguments], stages: int | None) -> dict[str, Any]:
     """
-    Reads what a checkpoint of version 0.2.1 records of its run, as the entries of
+    Reads what a checkpoint of version 0.2.1 records about its run, as the entries of
     [`~rm_toolkit.training.run_identity.describe_run`]; what it does not record is left out. No pickle is read.
 
     Args:
         folder (`str`): The checkpoint.
         config (`type`): Class of the configuration, for the defaults.
-        stages (`int`, *optional*): Entries that the lineage of this run has; `None` if the run has none of its own.
+        stages (`int`, *optional*): Number of lineage entries of this run; `None` if the run adds none.
 
     Raises:
         `InputError`: if one of its files cannot be read.
@@ -80,5 +80,5 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Restore it, or take another checkpoint.") from error
+        raise InputError(f"{path} cannot be read ({error}). Restore it, or use another checkpoint.") from error
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What a run really runs on, read from the accelerator; and what DeepSpeed and FSDP are told so that all compute alike."""
+"""What a run really runs on, read from the accelerator; and settings of DeepSpeed and FSDP that make all engines agree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..models.precision import AUTOCAST_DTYPES
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-# What accelerate turns into one of DeepSpeed's own optimizers that does the same.
+# Optimizers that accelerate replaces by an equivalent one of DeepSpeed.
 OFFLOADED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adagrad")
 
 
 @dataclass(frozen=True)
 class Engine:
     """
-    What a run runs on. A launch config can silently turn into something else, so this is read where it is too late to.
+    What a run runs on. A launch config can silently turn into something else, so this is read once it cannot change.
 
     Args:
         distributed_type (`str`): As accelerate names it: `NO`, `MULTI_CPU`, `MULTI_GPU`, `DEEPSPEED`, `FSDP`.
@@ -35,7 +35,7 @@ class Engine:
         device (`str`): `cpu`, `cuda`, …
         precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
         zero_stage (`int`, *optional*): Of DeepSpeed.
-        offload (`tuple[str]`): What stands in the host's memory: `optimizer`, `param`.
+        offload (`tuple[str]`): What is kept in the host's memory: `optimizer`, `param`.
         fsdp_version (`int`, *optional*): Of FSDP.
     """
 
@@ -60,7 +60,7 @@ class Engine:
 
 def read_engine(accelerator: Accelerator) -> Engine:
     """
-    Reads from the accelerator what the run runs on; of DeepSpeed from its engine, once there is one.
+    Reads from the accelerator what the run runs on; for DeepSpeed from its engine, once there is one.
 
     Args:
         accelerator (`Accelerator`): The trainer's.
@@ -93,8 +93,8 @@ def launched_with(name: str) -> bool:
 
 def launched_for_cpu() -> bool:
     """
-    Whether the processes are to compute on the CPU. Several processes on a machine without an accelerator can do
-    nothing else, but `Trainer` would not let them work together unless `use_cpu` says so.
+    Whether the processes are to compute on the CPU. Several processes on a machine without an accelerator have
+    no other choice, but `Trainer` connects them only if `use_cpu` is set.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return launched_with("CPU") or (several and not torch.accelerator.is_available())
@@ -103,11 +103,12 @@ def launched_for_cpu() -> bool:
 @contextlib.contextmanager
 def full_precision_weights(config: TrainingArguments):
     """
-    Within it `TrainingArguments` sets itself up; afterwards bf16 and fp16 mean autocast under DeepSpeed, too.
+    A context in which `TrainingArguments` initializes itself; afterwards bf16 and fp16 mean autocast under DeepSpeed,
+    too.
 
-    DeepSpeed's own `bf16` keeps the weights themselves in bf16 and saves them so: rewards lose their digits, and what
-    is saved is not what was trained. Its `torch_autocast` does what every other engine does. No layer is listed as safe
-    to be sent in 16 bits, because gathered weights are also what is saved.
+    DeepSpeed's own `bf16` keeps the weights themselves in bf16 and saves them so: rewards lose precision, and the
+    saved model is not the trained one. Its `torch_autocast` does what every other engine does. No layer is listed as
+    safe to be communicated in 16 bits, because gathered weights are also the ones that are saved.
 
     Args:
         config (`TrainingArguments`): Its `bf16` and `fp16` are off afterwards where DeepSpeed does the autocasting.
@@ -119,7 +120,7 @@ def full_precision_weights(config: TrainingArguments):
     deepspeed = launched_with("DEEPSPEED") or config.deepspeed
     if deepspeed:
         config.bf16 = config.fp16 = False
-    # What to compute in is the recipe's to say; a launch config would otherwise add to it unseen.
+    # The recipe decides the precision; a launch config could otherwise change it unnoticed.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
     yield
     if not deepspeed:
@@ -129,32 +130,32 @@ def full_precision_weights(config: TrainingArguments):
         if (plugin.deepspeed_config.get(name) or {}).get("enabled") is True:
             raise InputError(
                 f"the DeepSpeed config has `{name}.enabled: true`, which would keep the weights in 16 bits and save "
-                f"them so. Take the section out; `{name}: true` in the recipe computes in {name} on fp32 weights."
+                f"them so. Remove the section; `{name}: true` in the recipe computes in {name} on fp32 weights."
             )
     if config.autocast:
         dtype = AUTOCAST_DTYPES[config.autocast]
         autocast = {"enabled": True, "dtype": dtype, "lower_precision_safe_modules": []}
         plugin.deepspeed_config["torch_autocast"] = autocast
     zero = plugin.deepspeed_config.get("zero_optimization", {})
-    if zero.get("stage") == 3:  # otherwise nothing that stock classes open could be saved
+    if zero.get("stage") == 3:  # otherwise no model that stock classes can load could be saved
         zero["stage3_gather_16bit_weights_on_model_save"] = True
 
 
 def check_engine(accelerator: Accelerator, optim: str) -> None:
     """
-    Refuses launches that turned into something else than they say, or would.
+    Refuses launches that turned into something other than their config says, or would.
 
     Args:
         accelerator (`Accelerator`): The trainer's.
         optim (`str`): Name of the optimizer.
 
     Raises:
-        `InputError`: saying what was asked for and what would run.
+        `InputError`: naming what was requested and what would run.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
         raise InputError(
-            f"{started} processes were started, but each of them would run by itself. To compute on the CPU of a "
+            f"{started} processes were started, but each of them would run on its own. To compute on the CPU of a "
             "machine that has a GPU too, pass --use_cpu true."
         )
     kind = accelerator.distributed_type
@@ -162,7 +163,7 @@ def check_engine(accelerator: Accelerator, optim: str) -> None:
         if kind != DistributedType.FSDP:
             raise InputError(
                 "the launch config asks for FSDP, but what would run is "
-                f"{str(kind).rsplit('.', 1)[-1]}: accelerate has no FSDP without a GPU, nor with one process. Take "
+                f"{str(kind).rsplit('.', 1)[-1]}: accelerate has no FSDP without a GPU or with one process. Use "
                 "accelerate_configs/cpu.yaml or single_gpu.yaml."
             )
         if accelerator.state.fsdp_plugin.fsdp_version != 2:
@@ -173,16 +174,16 @@ def check_engine(accelerator: Accelerator, optim: str) -> None:
         if forced and _offloaded(plugin, "optimizer") and optim not in OFFLOADED_OPTIMIZERS:
             raise InputError(
                 f"`optim` is '{optim}', but with the optimizer offloaded DeepSpeed would run its Adam instead. Set "
-                "`optim: adamw_torch`, or take a launch config without `offload_optimizer_device`."
+                "`optim: adamw_torch`, or use a launch config without `offload_optimizer_device`."
             )
 
 
 def replay_bias_correction(optimizer: Any) -> None:
     """
-    Brings DeepSpeed's CPU Adam to the very powers of its betas that it had when its state was saved.
+    Restores in DeepSpeed's CPU Adam the exact powers of its betas from when its state was saved.
 
-    It multiplies them up in fp32, one step after the other, and after a resume takes `pow` instead, whose rounding is
-    another: early in training that changes the next step by 1e-5 of its length.
+    Adam multiplies them in fp32, one step after the other, and after a resume uses `pow` instead, which rounds
+    differently: early in training that changes the next step by 1e-5 of its length.
 
     Args:
         optimizer (`DeepSpeedCPUAdam`): With its state loaded.
@@ -195,16 +196,16 @@ def replay_bias_correction(optimizer: Any) -> None:
 
 
 def gpu_has_bf16() -> bool | None:
-    """Whether the GPU of this machine computes in bf16; None where there is no GPU to ask."""
+    """Whether the GPU of this machine computes in bf16; `None` without a GPU."""
     return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else None
 
 
 def default_bf16(fp16: bool, on_cpu: bool, available: bool) -> bool:
     """
-    What a run takes where its recipe says nothing of `bf16`.
+    The default of `bf16`, if the recipe does not set it.
 
     Args:
-        fp16 (`bool`): Whether the recipe asks for fp16.
+        fp16 (`bool`): Whether the recipe sets fp16.
         on_cpu (`bool`): Whether the run computes on a CPU.
         available (`bool`): Whether its GPU has bf16.
     """
@@ -212,25 +213,28 @@ def default_bf16(fp16: bool, on_cpu: bool, available: bool) -> bool:
 
 
 class LaunchedConfig:
-    """What the configs of all stages take from the launch; to stand before the `TrainingArguments` that they extend."""
+    """
+    What the configs of all stages read from the launch; must come before the `TrainingArguments` that they extend.
+    """
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or launched_for_cpu()
         if self.bf16 is None:
             self.bf16 = default_bf16(bool(self.fp16), self.use_cpu, bool(gpu_has_bf16()))
-        # transformers 5.20 renamed the field and warns at every use of TRL's own default.
+        # transformers 5.20 renamed the field and warns at each use of TRL's default.
         for name in ("checkpointing", "checkpointing_kwargs"):
             if getattr(self, f"activation_{name}") is None:
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         with full_precision_weights(self):
             super().__post_init__()
         if self.device.type == "cpu":
-            # accelerate imports DeepSpeed wherever it is installed, which would warn that it had to guess this.
+            # accelerate imports DeepSpeed wherever it is installed, and DeepSpeed would warn that it had to guess
+            # this.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 class BiasCorrectionCallback(TrainerCallback):
-    """Where DeepSpeed's CPU Adam goes on from a checkpoint: see [`replay_bias_correction`]."""
+    """Applied where DeepSpeed's CPU Adam resumes from a checkpoint: see [`replay_bias_correction`]."""
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         while state.global_step and optimizer is not None:  # accelerate's wrapper, that of ZeRO, Adam itself
@@ -241,18 +245,18 @@ class BiasCorrectionCallback(TrainerCallback):
 
 class EngineHooks:
     """
-    What the trainers of all stages do otherwise where an engine shards the model. They define `save_weights`, which
+    What the trainers of all stages do differently if an engine shards the model. They define `save_weights`, which
     writes a model on the process that saves.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Checks what really runs; FSDP computes by autocast on fp32 weights, as every other engine here."""
+        """Checks what really runs; FSDP computes with autocast on fp32 weights, as every other engine here."""
         super().create_accelerator_and_postprocess()
         check_engine(self.accelerator, str(getattr(self.args.optim, "value", self.args.optim)))
         if self.is_fsdp_enabled:
             from torch.distributed.fsdp import MixedPrecisionPolicy
 
-            # accelerate's policy would compute, reduce and return the rewards themselves in bf16.
+            # accelerate's policy would even compute, reduce and return the rewards in bf16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> contextlib.AbstractContextManager:
@@ -260,7 +264,7 @@ class EngineHooks:
         return self.accelerator.autocast() if self.is_fsdp_enabled else contextlib.nullcontext()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves what stock classes open; under FSDP also where the checkpoint's own state stays in parts."""
+        """Saves a model that stock classes can load; under FSDP also where the checkpoint's own state is sharded."""
         if self.is_fsdp_enabled:
             state_dict = self.accelerator.get_state_dict(self.model)  # whole, on the first process
             self.save_weights(output_dir or self.args.output_dir, state_dict)

@@ -1,4 +1,4 @@
-"""Evaluation inside a training run: every test set by itself, its rewards computed once for each distinct text."""
+"""Evaluation inside a training run: every test set separately, with each distinct text scored once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..evaluation.metrics import preference_metrics
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """
-    Within it a model computes without gradients and without dropout.
+    A context in which a model computes without gradients and without dropout.
 
     Args:
-        model (`torch.nn.Module`): In whatever mode, which it has again afterwards.
+        model (`torch.nn.Module`): In any mode, which is restored afterwards.
     """
     was_training = model.training
     model.eval()
@@ -40,13 +40,13 @@ def evaluate_sets(
     compute_rewards: Callable[[TokenizedPreferences], np.ndarray],
 ) -> dict[str, float]:
     """
-    Scores every test set by itself.
+    Scores every test set separately.
 
     Args:
         sets (`dict[str, Dataset]`): Test sets; one without a name is called `""`.
         prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
-        prepare (`Callable`): Makes token ids of a set.
-        compute_rewards (`Callable`): Rewards of its sequences.
+        prepare (`Callable`): Tokenizes a set.
+        compute_rewards (`Callable`): Returns the rewards of its sequences.
 
     Returns:
         `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `reward_mean`, `reward_std`, `num_pairs`,
@@ -66,10 +66,11 @@ def evaluate_sets(
 
 def sets_by_name(dataset: Any, own: Any) -> dict[str, Any]:
     """
-    Returns what is to be scored, by name; a set without a name is called `""`.
+    Returns the sets to score, by name; a set without a name is called `""`.
 
     Args:
-        dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): What was asked for; a name chooses one of `own`.
+        dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): What the caller passed; a name chooses one of
+            `own`.
         own (`Dataset` or `dict[str, Dataset]`): The test sets of the run, which are the default.
     """
     if isinstance(dataset, str):

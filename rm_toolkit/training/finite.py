@@ -1,4 +1,4 @@
-"""A loss that is no number stops the run in the step where it arises, with the rows that it comes from."""
+"""A loss that is not finite stops the run in the step where it occurs, and the error names the rows that caused it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def not_finite(
 
     Args:
         what (`str`): `"loss"` or `"gradient norm"`.
-        value (`float`): The number that is none, of this process.
+        value (`float`): The value on this process that is not finite.
         parts (`list`): What the step computed on this process.
         step (`int`): Number of the step, from 1.
         output_dir (`str`): Output folder of the run, with its checkpoints.
-        describe (`Callable`): Names a row, its pair, and the data that it is from.
+        describe (`Callable`): Names a row, its pair, and its dataset.
     """
     levels = zip(*gather_object([_suspects(parts, describe)]))
     closest = next((level for level in (list(chain(*level)) for level in levels) if level), [])
-    found = [text for _, text in sorted(dict(closest).items())] or ["(none of them is known)"]
+    found = [text for _, text in sorted(dict(closest).items())] or ["(not known)"]
     number = len(found)
     shown = "; ".join(found[:MOST_ROWS]) + (f"; and {number - MOST_ROWS} more" if number > MOST_ROWS else "")
     last = newest_complete(output_dir)
@@ -44,15 +44,15 @@ def not_finite(
     shape = "is not finite" if value == value and abs(value) != float("inf") else f"is {value}"
     return InputError(
         f"the {what} of step {step} {shape}; the run ends before it is saved. It comes from "
-        f"the row(s) {shown}. {kept}. Look at these rows, or start again with a lower `learning_rate`, more "
+        f"row(s) {shown}. {kept}. Check these rows, or start again with a lower `learning_rate`, more "
         "`warmup_steps` or a smaller `max_grad_norm`."
     )
 
 
 def _suspects(parts: Parts, describe: Callable[[int, int, Any], str]) -> list[list[tuple[int, str]]]:
     """
-    Rows of this process, with what is said of them: those whose own rewards are not finite; those of micro-batches
-    with such a loss; all of the step.
+    Rows of this process, with their descriptions: rows whose own rewards are not finite; else rows of micro-batches
+    with such a loss; else all rows of the step.
     """
     pairs: list[tuple[int, tuple]] = []
     batches: list[tuple[int, tuple]] = []

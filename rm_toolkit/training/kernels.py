@@ -1,4 +1,4 @@
-"""How a run computes, where that is not what a CPU does by default: casts, Liger's kernels, compiled layers."""
+"""How a run computes where that differs from a CPU's default: casts, Liger's kernels, compiled layers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .weight_bytes import weight_bytes
 
 def check_kernels(args: RewardModelConfig, backbone: PreTrainedModel) -> None:
     """
-    Refuses what [`change_layers`] could not do, before any data is prepared.
+    Refuses settings that [`change_layers`] could not apply, before any data is prepared.
 
     Args:
         args (`RewardModelConfig`): From [`RewardModelConfig.for_one_batch_a_step`].
         backbone (`PreTrainedModel`): The model under the head.
 
     Raises:
-        `InputError`: if Liger does not know the model or an option, there is no such backend to compile with, or there is no
-            GPU to offload from.
+        `InputError`: if Liger does not support the model or an option, the compile backend does not exist, or there is
+            no GPU to offload from.
     """
     if args.activation_offloading and args.device.type == "cpu":
         raise InputError("`activation_offloading` is on, which needs a GPU to offload from. Leave it out on a CPU.")
@@ -42,8 +42,8 @@ def change_layers(args: RewardModelConfig, backbone: PreTrainedModel, *, compile
 
     Args:
         args (`RewardModelConfig`): From [`RewardModelConfig.for_one_batch_a_step`].
-        backbone (`PreTrainedModel`): The model under the head, or that of a trial; changed in place.
-        compiled (`bool`): Whether its layers are compiled, where that is asked for.
+        backbone (`PreTrainedModel`): The model under the head, or the one of a trial; changed in place.
+        compiled (`bool`): Whether its layers are compiled, if the settings say so.
     """
     if args.with_liger:
         apply_liger(backbone, args.liger_kernel_config)
@@ -53,7 +53,7 @@ def change_layers(args: RewardModelConfig, backbone: PreTrainedModel, *, compile
 
 def compute_copies(model: RewardModel, accelerator: Accelerator, *, num_gpus: int) -> ComputeCopies | None:
     """
-    What makes the 16-bit copies of the weights, or `None` in fp32 and where each process holds its part of the weights.
+    Makes the 16-bit copies of the weights; `None` in fp32, or if each process holds a part of the weights.
 
     Args:
         model (`RewardModel`): The model, with its adapter.
@@ -68,7 +68,7 @@ def compute_copies(model: RewardModel, accelerator: Accelerator, *, num_gpus: in
 
 def describe_kernels(args: RewardModelConfig, copies: ComputeCopies | None) -> str:
     """
-    Says how the weights are cast, whether layers are compiled, and whose kernels run; empty in fp32 without any.
+    Describes how the weights are cast, whether layers are compiled, and which kernels run; empty in plain fp32.
 
     Args:
         args (`RewardModelConfig`): From [`RewardModelConfig.for_one_batch_a_step`].
@@ -76,7 +76,7 @@ def describe_kernels(args: RewardModelConfig, copies: ComputeCopies | None) -> s
     """
     parts = []
     if copies is not None:
-        parts.append("weights cast once a step")
+        parts.append("weights cast once per step")
     elif args.autocast:
         parts.append("weights cast in every forward pass")
     if args.torch_compile:

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it does not count: `manifest.json`, written last, with the size and hash of every file."""
+"""A checkpoint is complete or does not count: `manifest.json`, written last, has the size and hash of every file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from ..output.progress import no_bar
 from ..output.written import is_inside, read_written
 
 
-# Pickles and weights, whatever they are called.
+# Pickles and weights, under any name.
 READ_ENDINGS = (".pt", ".pth", ".bin", ".pkl", ".safetensors", ".safetensors.index.json")
 OF_A_TRAINER = ("trainer_state.json", "training_args.bin")
 BLOCK = 1 << 23  # bytes read at once
-_seen_whole: dict[Path, tuple] = {}  # sizes and times of checkpoints that this process has read: not read again
+_seen_whole: dict[
+    Path, tuple
+] = {}  # sizes and times of checkpoints already verified by this process
 
 
 def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
     """
-    Declares a checkpoint complete: lists its files and puts them on the disk. The last thing that is written into it.
+    Declares a checkpoint complete: lists its files and flushes them to disk. Written last.
 
     Args:
         folder (`str` or `os.PathLike`): The checkpoint; all processes have written their part.
@@ -48,7 +50,7 @@ def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
 
 
 def read_manifest(folder: str | os.PathLike) -> dict | None:
-    """Returns the manifest of a checkpoint; `None` if it has none, which is so if writing it was interrupted."""
+    """Returns the manifest of a checkpoint; `None` if it has none, because writing it was interrupted."""
     try:
         content = load_json(Path(folder, MANIFEST_NAME))
     except FileNotFoundError:
@@ -76,7 +78,7 @@ def find_damage(folder: str | os.PathLike) -> str | None:
     folder = Path(folder)
     content = read_manifest(folder)
     if content is None:
-        return f"it has no `{MANIFEST_NAME}`, so that it was never completed"
+        return f"it has no `{MANIFEST_NAME}`, so it was never completed"
     if not content:
         return f"its `{MANIFEST_NAME}` is damaged"
     for name, expected in content["files"].items():
@@ -90,21 +92,21 @@ def find_damage(folder: str | os.PathLike) -> str | None:
         found = _fingerprints([folder / name for name in content["files"]])
         for (name, expected), fingerprint in zip(content["files"].items(), found):
             if fingerprint != expected:
-                return f"'{name}' is not what was saved: its content has changed"
+                return f"'{name}' has changed since it was saved"
         _seen_whole[folder.resolve()] = state
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
     unknown = sorted(name for name in names - content["files"].keys() - {MANIFEST_NAME} if _would_be_read(name))
-    return f"'{unknown[0]}' was put there afterwards" if unknown else None
+    return f"'{unknown[0]}' was added later" if unknown else None
 
 
 def _would_be_read(name: str) -> bool:
-    """Whether a file has the name of weights, of a pickle, or of anything else that a model or a state is read from."""
+    """Whether a file is named like weights, a pickle, or anything else that a model or a state is read from."""
     row = find_row(name)
     return name.endswith(READ_ENDINGS) or (row is not None and (row.loaded or row.writer == "checkpoint"))
 
 
 def checkpoints(output_dir: str | os.PathLike) -> dict[int, Path]:
-    """Lists the `checkpoint-N` folders of a run by N, whole or not, in rising order."""
+    """Lists the `checkpoint-N` folders of a run by ascending N, complete or not."""
     found = {}
     for path in Path(output_dir).glob("checkpoint-*"):
         number = re.fullmatch(r"checkpoint-(\d+)", path.name)
@@ -120,11 +122,12 @@ def newest_complete(output_dir: str | os.PathLike) -> str | None:
 
 def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, list[str]]:
     """
-    Finds the newest checkpoint of a run that is whole.
+    Finds the newest complete checkpoint of a run.
 
     Returns:
-        `tuple`: Its folder, or `None`; and what is wrong with newer ones that were completed once, one line each. Those
-        that were never completed are passed over silently: that is what an interrupted save leaves.
+        `tuple`: Its folder, or `None`; and what is wrong with newer ones that had been completed, one line each. Those
+            that
+        were never completed are skipped silently: an interrupted save leaves them.
     """
     damaged = []
     for path in reversed(checkpoints(output_dir).values()):
@@ -137,12 +140,12 @@ def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, list[str
 
 
 def is_unfinished(output_dir: str | os.PathLike) -> bool:
-    """Whether a folder holds nothing but what a run leaves that was killed before its first checkpoint."""
+    """Whether a folder has nothing but the files of a run that was killed before its first checkpoint."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return False
     rows = dict(list_folder(folder))
-    if (written := read_written(folder)) is not None:  # what else is there stays there
+    if (written := read_written(folder)) is not None:  # anything else in the folder is kept
         rows = {name: rows[name] for name in written if name in rows}
     return all(row is not None and row.writer in ("trainer", "reports") for row in rows.values()) and all(
         read_manifest(path) is None and was_begun_by_us(path) for path in checkpoints(folder).values()
@@ -150,7 +153,7 @@ def is_unfinished(output_dir: str | os.PathLike) -> bool:
 
 
 def was_begun_by_us(checkpoint: Path) -> bool:
-    """Whether a checkpoint may be one of ours: our settings are in it before the state of the Trainer."""
+    """Whether a checkpoint may be ours: our settings are written before the state of the Trainer."""
     if "rm_toolkit_version" in (read_manifest(checkpoint) or {}):
         return True
     rows = [row for _, row in list_folder(checkpoint)]
@@ -161,7 +164,7 @@ def was_begun_by_us(checkpoint: Path) -> bool:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Removes a checkpoint so that, killed in the middle of it, no half of it stands under its name."""
+    """Removes a checkpoint; if killed midway, no partial checkpoint is left under its name."""
     doomed = path.with_name(f".removing-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(path, doomed)
@@ -174,7 +177,7 @@ def clear_leftovers(output_dir: str | os.PathLike, resumed_step: int | None) -> 
 
     Args:
         output_dir (`str` or `os.PathLike`): Output folder of the run.
-        resumed_step (`int`, *optional*): Step of the checkpoint that the run goes on from.
+        resumed_step (`int`, *optional*): Step of the checkpoint that the run resumes from.
     """
     for pattern in LEFTOVERS:
         for path in Path(output_dir).glob(pattern):
@@ -190,7 +193,7 @@ def clear_leftovers(output_dir: str | os.PathLike, resumed_step: int | None) -> 
 
 def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str, best: str | None) -> None:
     """
-    Removes the oldest checkpoints; called when the newest one is complete. That one and the best one stay.
+    Removes the oldest checkpoints; called when the newest one is complete. The newest and the best one are kept.
 
     Args:
         output_dir (`str` or `os.PathLike`): Output folder of the run.
@@ -210,18 +213,18 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str, best: 
 def refuse_damaged(folder: str) -> None:
     """
     Raises:
-        `InputError`: naming the file of a checkpoint that is not as it was saved.
+        `InputError`: naming the file of a checkpoint that has changed since it was saved.
     """
     damage = find_damage(folder)
     if damage:
         raise InputError(
-            f"{folder} cannot be resumed from: {damage}. Name another checkpoint-N folder, or take "
-            "`--resume_from_checkpoint auto`, which finds the newest one that is whole."
+            f"{folder} cannot be resumed from: {damage}. Name another checkpoint-N folder, or use "
+            "`--resume_from_checkpoint auto`, which finds the newest complete one."
         )
 
 
 def _fingerprints(paths: list[Path], to_disk: bool = False) -> list[dict[str, int | str]]:
-    """Size and hash of each file; hashing leaves the interpreter free, so several files are read at a time."""
+    """Size and hash of each file; hashing releases the GIL, so several files are read at a time."""
     total = sum(path.stat().st_size for path in paths)
     with (
         ThreadPoolExecutor(4) as pool,
@@ -249,6 +252,6 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network file systems know no such thing
+        pass  # some network file systems do not support it
     finally:
         os.close(descriptor)

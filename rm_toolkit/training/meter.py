@@ -1,4 +1,4 @@
-"""What the steps of a run add up to between two logs: sums over all micro-batches of all processes, divided once."""
+"""Metrics of a run between two logs: sums over all micro-batches of all processes, divided once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .stopping import agree
 
 class Meter:
     """
-    Counts what the steps compute, and keeps the micro-batches of the present step until it is known to be finite.
-    Nothing is read from the device before [`check`], which every step ends with, or a log.
+    Counts what the steps compute, and keeps the micro-batches of the current step until it is known to be finite.
+    Nothing is read from the device before [`check`], at the end of every step, or a log.
 
     Args:
-        accelerator (`Accelerator`): Of the run; sums are taken over its processes.
+        accelerator (`Accelerator`): The run's accelerator; sums are taken over its processes.
         lm_loss, anchor_loss (`bool`): Whether these losses are part of the run, and so of its logs.
     """
 
@@ -32,12 +32,12 @@ class Meter:
         self.steps = 0
 
     def begin(self) -> None:
-        """A step begins: the one before is forgotten."""
+        """Called when a step begins: forgets the previous one."""
         self.parts.clear()
         self._sums_before = self.sums
 
     def begin_again(self) -> None:
-        """The present step is computed again: what was counted of it is forgotten."""
+        """Called when the current step is computed again: forgets its counts."""
         self.parts.clear()
         self.sums = self._sums_before
 
@@ -49,7 +49,7 @@ class Meter:
         Args:
             batch (`MicroBatch`): Its pairs and their weights.
             rewards (`torch.Tensor` of shape `(num_sequences,)`): In logits.
-            *losses (`torch.Tensor` of shape `()`): Ranking, LM and anchor loss: its shares in those of the step.
+            *losses (`torch.Tensor` of shape `()`): Its shares of the step's ranking, LM and anchor loss.
         """
         self.parts.append((batch, rewards, losses))
         difference = rewards[batch.better] - rewards[batch.worse]
@@ -60,22 +60,23 @@ class Meter:
         self.sums = values if self.sums is None else self.sums + values
 
     def end_step(self) -> None:
-        """All micro-batches of a step have been added."""
+        """Called when all micro-batches of a step have been added."""
         self.steps += 1
 
     def check(
         self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None = None, received: int = 0
     ) -> tuple[str | None, int]:
         """
-        Finds out, on all processes together, whether a step is finite and whether the run is told to stop. One sync.
+        Checks, on all processes together, whether a step is finite and whether the run is told to stop. One sync.
 
         Args:
             loss (`torch.Tensor` of shape `()`): This process's share of the step's loss.
-            grad_norm (`torch.Tensor` or `float`, *optional*): Norm of the step's gradient, where it is known already.
+            grad_norm (`torch.Tensor` or `float`, *optional*): Norm of the step's gradient, if already known.
             received (`int`): Signal that this process has received, or 0.
 
         Returns:
-            `tuple[str | None, int]`: `"loss"` or `"gradient norm"` if that is not finite anywhere; the signal to stop at.
+            `tuple[str | None, int]`: `"loss"` or `"gradient norm"` if that is not finite on some process; and the
+                signal to stop at.
         """
         bad_norm: torch.Tensor | float = 0.0
         if grad_norm is not None and self.accelerator.scaler is None:  # fp16: the scaler skips such a step by itself
@@ -88,8 +89,8 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """
-        Returns what was counted since the last time, on all processes together, and begins anew: losses apart, accuracy
-        and margin over pairs, reward statistics. Empty if nothing was counted.
+        Returns what was counted since the last call, over all processes, and resets: each loss, accuracy and margin
+        over pairs, reward statistics. Empty if nothing was counted.
         """
         if self.sums is None:
             return {}
@@ -110,12 +111,12 @@ class Meter:
 
     def restore(self, sums: list[float] | None, steps: int, device: Any) -> None:
         """
-        Goes on from sums that [`state`] gave.
+        Continues from sums that [`state`] returned.
 
         Args:
             sums (`list[float]`, *optional*): Of this process.
             steps (`int`): Steps that they were counted over.
-            device (`torch.device`): Where to go on counting.
+            device (`torch.device`): Device to continue counting on.
         """
         self.sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
         self.steps = steps

@@ -1,4 +1,4 @@
-"""How large a micro-batch may be: by pairs or by tokens, as it is said, recorded and halved."""
+"""The largest size of a micro-batch, in pairs or tokens: how it is printed, recorded and halved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MicroBatchSize:
 
     @classmethod
     def parse(cls, text: str | None) -> MicroBatchSize | None:
-        """Reads what `str()` gave; `None` of anything else."""
+        """Parses the output of `str()`; `None` for anything else."""
         found = re.fullmatch(r"(\d+) (pairs|tokens)", text or "")
         if found is None:
             return None
@@ -39,17 +39,17 @@ class MicroBatchSize:
         return cls(number) if found[2] == "pairs" else cls(1, number)
 
     def filled(self, batches: Sequence[MicroBatch]) -> int:
-        """How far the fullest of some micro-batches is filled, in the unit of this size."""
+        """Size of the fullest of some micro-batches, in the unit of this size."""
         if self.tokens is None:
             return max((batch.num_places for batch in batches), default=0)
         return max((batch.input_ids.numel() for batch in batches if batch.num_places), default=0)
 
     def halved(self, filled: int) -> MicroBatchSize:
         """
-        Returns half of what a micro-batch held that did not fit.
+        Returns half the size of a micro-batch that did not fit.
 
         Args:
-            filled (`int`): From [`filled`]; at most this size but for a single pair.
+            filled (`int`): From [`filled`]; at most this size, except for a single pair.
         """
         if self.tokens is None:
             return MicroBatchSize(max(1, min(self.pairs, filled) // 2))
@@ -57,10 +57,10 @@ class MicroBatchSize:
 
 
 def number_or_auto(value: int | str | None) -> int | str | None:
-    """What a recipe says in YAML or on the command line, where every number comes as text."""
+    """Parses the value of a recipe or of the command line, where every number is text."""
     if not isinstance(value, str) or value == AUTO:
         return value
     try:
         return int(value)
     except ValueError:
-        raise InputError(f"`max_tokens_per_batch` is '{value}'; it is a number of tokens, or '{AUTO}'.") from None
+        raise InputError(f"`max_tokens_per_batch` is '{value}'; it must be a number of tokens, or '{AUTO}'.") from None

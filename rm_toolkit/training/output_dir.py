@@ -1,4 +1,4 @@
-"""The output folder of a training run: apart from what the run reads, and for one run at a time."""
+"""The output folder of a training run: separate from what the run reads, and used by one run at a time."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 def take_output_dir(recipe: RecipeArguments, training: TrainingArguments, model: ModelConfig) -> None:
     """
-    Takes the output folder for this run until its process ends, before anything is read or changed.
+    Locks the output folder for this run until its process ends, before anything is read or changed.
 
     Args:
         recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
 
     Raises:
-        `InputError`: if it is, holds or lies in something that the run reads, or another process writes into it.
+        `InputError`: if it is, contains or is inside something that the run reads, or another process writes into it.
     """
     for name, place in _inputs(recipe, model):
         relation = _relation(training.output_dir, place)
         if relation:
             raise InputError(
                 f"`output_dir` {training.output_dir} {relation} {place}, which is `{name}` of this run. Name another folder: "
-                "nothing that a run reads may be where it writes."
+                "a run may not write where it reads."
             )
     hold_output_dir(training.output_dir)
 
 
 def _inputs(recipe: RecipeArguments, model: ModelConfig) -> Iterator[tuple[str, str]]:
-    """Yields the settings that name what is read, with their folders, files and Hub ids."""
+    """Yields the settings that name inputs, with their folders, files and Hub ids."""
     for name, place in (
         ("model_name_or_path", model.model_name_or_path),
         ("tokenizer_name_or_path", recipe.tokenizer_name_or_path),
@@ -59,16 +59,16 @@ def _inputs(recipe: RecipeArguments, model: ModelConfig) -> Iterator[tuple[str, 
             yield from ((f"{name} (base of the adapter)", found) for found in (base, os.path.join(place, base)))
     for name in ("train_datasets", "eval_datasets", "replay_datasets"):
         for key, spec in (getattr(recipe, name) or {}).items():
-            with contextlib.suppress(InputError):  # said when it is loaded
+            with contextlib.suppress(InputError):  # reported when it is loaded
                 yield f"{name}: {key}", DatasetSpec.parse(spec, key).path
 
 
 def _relation(output_dir: str, place: str) -> str | None:
-    """How a folder is related to a place that is read: by what is on the disk, whatever the two are called."""
+    """How a folder is related to an input: by what is on the disk, whatever the names."""
     output, place = os.path.realpath(output_dir), os.path.realpath(place)
     if output == place or _same(output, place):
         return "is"
-    if not os.path.exists(place):  # a Hub id, or a mistake that is named later
+    if not os.path.exists(place):  # a Hub id, or a mistake that is reported later
         return None
     if any(_same(str(above), place) for above in Path(output).parents):
         return "lies in"
@@ -86,10 +86,11 @@ def _same(one: str, other: str) -> bool:
 
 def hold_output_dir(output_dir: str) -> contextlib.AbstractContextManager:
     """
-    Takes the output folder of a run before anything in it is read. The main process takes it, all hear the result.
+    Locks the output folder of a run before anything in it is read. The main process takes the lock, all get the
+    result.
 
     Returns:
-        A context manager that lets others have it. Left alone, the end of the process does so.
+        A context manager that releases it. Otherwise the end of the process does.
 
     Raises:
         `InputError`: naming the process that writes into it.
@@ -99,10 +100,10 @@ def hold_output_dir(output_dir: str) -> contextlib.AbstractContextManager:
 
 def on_main_process(action: Callable[[], Any]) -> Any:
     """
-    Does something on the main process, while the others wait.
+    Runs an action on the main process, while the others wait.
 
     Returns:
-        What the action returns; `None` on the other processes.
+        Result of the action; `None` on the other processes.
 
     Raises:
         `InputError`: on all processes, if the action raises one.

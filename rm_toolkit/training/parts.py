@@ -1,4 +1,4 @@
-"""What a run is made of: the parts that its record describes, and that a later launch may differ in."""
+"""The parts of a run, which its record describes and in which a later launch may differ."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class RunParts:
 
     Args:
         args (`RewardModelConfig`): Settings.
-        model (`RewardModel`): What is trained.
-        data (`TrainingData`): What it is trained on.
+        model (`RewardModel`): The trained model.
+        data (`TrainingData`): Training data.
         tests (`dict[str, TokenizedPreferences]`): Test sets.
-        base (`Base`): What the model was made from.
-        accelerator (`Accelerator`): What the run runs on.
-        batch_layout (`str`): How its micro-batches lie in memory.
-        given_optimizers (`tuple`): Optimizer and scheduler, where they were made in Python.
-        content (`dict`): What a recipe knows of the content of its data.
-        micro_batch (`str`): The most that a process computes at once, as it is recorded.
-        plan_version (`int`): By which rule its pairs are split over several processes, as it is recorded.
-        owns_lineage (`bool`): Whether the last entry of the model's lineage is this run's.
+        base (`Base`): What the model was created from.
+        accelerator (`Accelerator`): The run's accelerator.
+        batch_layout (`str`): Layout of its micro-batches in memory.
+        given_optimizers (`tuple`): Optimizer and scheduler, if they were passed from Python.
+        content (`dict`): What a recipe knows about the content of its data.
+        micro_batch (`str`): Size of a micro-batch, as recorded.
+        plan_version (`int`): Version of the rule that splits its pairs over processes, as recorded.
+        owns_lineage (`bool`): Whether the last entry of the model's lineage is from this run.
     """
 
     args: RewardModelConfig

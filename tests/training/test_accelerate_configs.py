@@ -244,7 +244,7 @@ class Accelerator:
 
 def test_independent_runs_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=r"2 processes were started, but each of them would run by itself"):
+    with pytest.raises(InputError, match=r"2 processes were started, but each of them would run on its own"):
         check_engine(Accelerator(), "adamw_torch")
     assert launched_for_cpu() is not torch.accelerator.is_available()
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -111,7 +111,7 @@ def test_a_resumed_run_refuses_the_anchor_of_other_pairs(make, make_trainer, row
         other.train(resume_from_checkpoint=str(checkpoint))
     (checkpoint / IDENTITY_NAME).unlink()  # as up to version 0.2.1
     write_manifest(checkpoint, 1)
-    with pytest.raises(InputError, match="holds the rewards of other general pairs"):
+    with pytest.raises(InputError, match="has the rewards of other general pairs"):
         other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 
 

@@ -166,14 +166,14 @@ def test_where_nothing_fits_the_smallest_is_taken_and_said(base_model, rows, tmp
     trainer.choose_micro_batches(None)
     size = trainer.steps.size
     assert size.tokens == 2 * longest_text(trainer.data.joined, 64)
-    assert "not even a pair of the longest texts fits" in capfd.readouterr().out
+    assert "not even one pair of the longest texts fits" in capfd.readouterr().out
 
 
 def test_on_a_cpu_auto_counts_pairs_as_ever(base_model, rows, tmp_path, monkeypatch, capfd):
     data = rows.pairs(16)
     auto = make(base_model(), tmp_path / "a", data, monkeypatch, max_tokens_per_batch="auto", save_strategy="no")
     auto.choose_micro_batches(None)
-    said = "micro-batches of up to 2 pairs: `max_tokens_per_batch` is 'auto', but nothing measures the memory of a CPU"
+    said = "micro-batches of up to 2 pairs: `max_tokens_per_batch` is 'auto', but the memory of a CPU is not measured"
     assert said in capfd.readouterr().out
     assert auto.steps.size == MicroBatchSize(2)
     assert max(len(batch.pairs) for batch in next(iter(auto.get_train_dataloader()))) == 2

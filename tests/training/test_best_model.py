@@ -40,7 +40,7 @@ def make(make_trainer, rows):
 )
 def test_a_metric_that_no_named_set_gives_is_refused(make, metric, reader):
     with pytest.raises(
-        InputError, match=rf"`metric_for_best_model` is '{metric}'.* give no .*'eval_helpful_accuracy'"
+        InputError, match=rf"`metric_for_best_model` is '{metric}'.* not report .*'eval_helpful_accuracy'"
     ):
         make(["helpful", "harmless"], metric_for_best_model=metric, **{**EVERY_STEP, **reader})
 

@@ -229,12 +229,14 @@ def test_another_length_brings_its_schedule_with_it(go_on, flags, total):
 
 
 def test_fewer_steps_than_are_done_cannot_be_accepted(go_on):
-    with pytest.raises(InputError, match="A run keeps its steps of the run: the checkpoint stands at step 4"):
+    with pytest.raises(InputError, match="A run keeps its steps of the run: the checkpoint is at step 4"):
         go_on("--max_steps", "3")
 
 
 def test_a_schedule_that_follows_metrics_cannot_take_the_place_of_another(go_on):
-    with pytest.raises(InputError, match="A run keeps its lr_scheduler_type: such a schedule follows the metrics"):
+    with pytest.raises(
+        InputError, match="A run keeps its lr_scheduler_type: a schedule of this kind follows the metrics"
+    ):
         go_on(
             "--lr_scheduler_type",
             "reduce_lr_on_plateau",
@@ -309,7 +311,7 @@ def test_what_only_rounds_otherwise_is_said_and_recorded(output, base_model, fil
     assert trainer.steps.plan.version == 1, "a run goes on by the rule that it began with"
     assert json.loads((folder / "checkpoint-8" / IDENTITY_NAME).read_text())["settings"]["plan_version"] == 1
     assert (
-        "checkpoint-4 was written with another micro-batch 4 pairs -> 2 pairs: the run goes on with the same data, but "
+        "checkpoint-4 was written with another micro-batch 4 pairs -> 2 pairs: the run continues with the same data, but "
         "sums and dropout are not bit for bit those of the uninterrupted run." in capsys.readouterr().out
     )
     changed = trainer.model.settings.lineage[-1]["changed_from_step"]
@@ -405,7 +407,7 @@ def test_a_checkpoint_of_021_names_what_it_does_not_record(output, base_model, f
     _, trainer, resume = start(base_model(), folder, files, *GO_ON)
     trainer.train(resume_from_checkpoint=resume)
     line = next(line for line in capsys.readouterr().out.splitlines() if "does not record" in line)
-    listed = line.partition("compared in: ")[2].rstrip(".").split(", ")
+    listed = line.partition("not compared: ")[2].rstrip(".").split(", ")
     assert {"base model", "token ids of the training data", "device", "engine"} <= set(listed)
     for name in ("seed", "learning_rate", "pooling_type", "training data", "lm_loss_coef", "adapter", "optimizer"):
         assert name not in listed

@@ -99,10 +99,10 @@ def test_the_curve_is_of_the_sample_and_both_ends_of_the_whole(make_trainer, row
     with pytest.raises(InputError, match=r"other settings \(eval_curve_fraction\)[\s\S]*would be of different rows"):
         make_trainer(rows.pairs(16), **{**options, "eval_curve_fraction": 0.5}).train(resume_from_checkpoint=True)
     with pytest.raises(
-        InputError, match=r"with `eval_curve_fraction` 0\.34 that is measured at the start and the end"
+        InputError, match=r"with `eval_curve_fraction` 0\.34 that is measured at the start and at the end"
     ):
         make_trainer(rows.pairs(16), **{**options, "metric_for_best_model": "a_accuracy"})
-    with pytest.raises(InputError, match="the test sets will give no 'eval_a_sample_accuracy'"):
+    with pytest.raises(InputError, match="the test sets will not report 'eval_a_sample_accuracy'"):
         check_best_metric(make_trainer(rows.pairs(16), **{**options, "eval_curve_fraction": 1.0}).args, sets)
 
 

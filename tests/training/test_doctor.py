@@ -111,7 +111,7 @@ def test_the_command_ends_with_2_where_something_is_missing(capfd, monkeypatch):
         == 0
     )
     printed = capfd.readouterr().out
-    for part in ("Engines", "Kernels", "Packages", "everything that it asks for is here"):
+    for part in ("Engines", "Kernels", "Packages", "everything that it needs is here"):
         assert part in printed
     monkeypatch.setattr("rm_toolkit.training.doctor.machine.this_machine", lambda: LAPTOP)
     fsdp = ["--accelerate-config", "accelerate_configs/fsdp2.yaml"]

@@ -151,9 +151,9 @@ DAMAGES = {
     ),
     "edited": (lambda folder: edit(folder / "optimizer.pt"), "'optimizer.pt' is not what was saved"),
     "missing": (lambda folder: (folder / "rng_state.pth").unlink(), "'rng_state.pth' is missing"),
-    "smuggled in": (lambda folder: (folder / "x.pt").write_bytes(b"x"), "'x.pt' was put there afterwards"),
+    "smuggled in": (lambda folder: (folder / "x.pt").write_bytes(b"x"), "'x.pt' was added later"),
     **{
-        f"smuggled in: {name}": (smuggle(name), f"'{name}' was put there afterwards")
+        f"smuggled in: {name}": (smuggle(name), f"'{name}' was added later")
         for name in (
             "model-extra.safetensors",
             "adapter_model.safetensors",

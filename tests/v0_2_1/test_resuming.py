@@ -41,7 +41,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(recipe, old, state_of, capfd):
 def test_a_pickle_that_was_put_into_a_checkpoint_is_refused(recipe, old, capfd):
     (old / "interrupted" / "checkpoint-3" / "more.pt").write_bytes(b"pickle")
     assert recipe("grft", "interrupted", *RESUME) == 2
-    assert "'more.pt' was put there afterwards" in capfd.readouterr().err
+    assert "'more.pt' was added later" in capfd.readouterr().err
 
 
 def test_a_checkpoint_in_another_folder_is_refused(recipe, capfd):

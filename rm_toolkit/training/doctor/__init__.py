@@ -1,1 +1,1 @@
-"""What is installed here, what works on this machine, and what a run would miss; nothing is loaded or trained."""
+"""What is installed, what works on this machine, and what a run is missing; nothing is loaded or trained."""

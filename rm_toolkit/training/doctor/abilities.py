@@ -1,4 +1,4 @@
-"""Which engines and which kernels work on a machine, and what the others wait for."""
+"""Which engines and kernels work on a machine, and what the others need."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ...models.shared_prompts.varlen_attention import kernel_for
 from .machine import Machine
 
 
-# The engines by the kind that a launch config has; see [`~rm_toolkit.training.plan.launch.Launch`].
+# The engines by the kind of a launch config; see [`~rm_toolkit.training.plan.launch.Launch`].
 ZERO = ("zero2", "zero3")
 
 
 @dataclass(frozen=True)
 class Ability:
     """
-    Something that a machine can do, or not.
+    Something that a machine can or cannot do.
 
     Args:
-        name (`str`): What.
-        missing (`str`): What it waits for; empty where it works.
-        remark (`str`): By what it works.
+        name (`str`): Its name.
+        missing (`str`): What is missing; empty if it works.
+        remark (`str`): What implements it.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Ability:
 
 def engine_missing(machine: Machine, kind: str, *, on_cpu: bool, offload: bool, processes: int, has: Callable) -> str:
     """
-    What an engine waits for here; empty where it works.
+    What an engine needs that is missing here; empty if it works.
 
     Args:
         machine (`Machine`): From [`~rm_toolkit.training.doctor.machine.this_machine`].
-        kind (`str`): As of [`~rm_toolkit.training.plan.launch.Launch`].
+        kind (`str`): As in [`~rm_toolkit.training.plan.launch.Launch`].
         on_cpu (`bool`): Whether it computes on CPUs.
         offload (`bool`): Whether the optimizer runs on the host.
         processes (`int`): Processes of this machine.
@@ -80,7 +80,7 @@ def engines(machine: Machine, has: Callable) -> list[Ability]:
 
 
 def kernels(machine: Machine, has: Callable) -> list[Ability]:
-    """What is computed by kernels of its own: shared prompts, compiled layers, Liger, 4 bits, bf16."""
+    """What needs special kernels: shared prompts, compiled layers, Liger, 4 bits, bf16."""
     gpu = bool(machine.gpus)
     compilers = [] if machine.compiler else ["a C++ compiler (g++)"]
     compilers += ["Triton (pip install triton)"] * (gpu and not machine.triton)

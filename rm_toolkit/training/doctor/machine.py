@@ -1,4 +1,4 @@
-"""What this machine computes with: cores, memory, GPUs, a compiler."""
+"""The hardware and compilers of this machine: cores, memory, GPUs, C++ compiler."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Machine:
         gpu_memory (`int`, *optional*): Bytes of the first GPU.
         bf16 (`bool`, *optional*): Whether the GPU computes in bf16; `None` without a GPU.
         compiler (`str`, *optional*): Path of a C++ compiler.
-        ninja (`bool`): Whether ninja is here, which builds C++ code.
-        triton (`bool`): Whether Triton is here, which builds GPU kernels.
-        gloo, nccl (`bool`): What lets several processes talk, on CPUs and on NVIDIA GPUs.
+        ninja (`bool`): Whether ninja is installed, which builds C++ code.
+        triton (`bool`): Whether Triton is installed, which builds GPU kernels.
+        gloo, nccl (`bool`): Whether torch has these backends, for several processes on CPUs and on NVIDIA GPUs.
     """
 
     cores: int
@@ -43,7 +43,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Looks at the machine that this runs on."""
+    """Inspects the machine that this runs on."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu_memory, memory = found_memory(on_cpu=not gpus)
     distributed = torch.distributed

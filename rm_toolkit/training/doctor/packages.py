@@ -1,4 +1,4 @@
-"""Which of the packages that this toolkit asks for are installed, and in which version."""
+"""Which of the packages that this toolkit requires are installed, and in which version."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NAME = "rm-toolkit"
 @dataclass(frozen=True)
 class Package:
     """
-    A package that the toolkit asks for.
+    A package that the toolkit requires.
 
     Args:
         name (`str`): As on the package index.
-        wanted (`str`): The versions that it asks for, such as `>=1.16,<2`; empty for any.
-        installed (`str`, *optional*): The version that is here; `None` where there is none.
-        extra (`str`, *optional*): The extra that asks for it; `None` for what every run needs.
+        wanted (`str`): The versions that it requires, such as `>=1.16,<2`; empty for any.
+        installed (`str`, *optional*): The installed version; `None` if it is not installed.
+        extra (`str`, *optional*): The extra that requires it; `None` for what every run needs.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Package:
 
     @property
     def fits(self) -> bool:
-        """Whether a version is here that the toolkit asks for."""
+        """Whether a version that fits is installed."""
         specifier = Requirement(f"{self.name}{self.wanted}").specifier
         return self.installed is not None and specifier.contains(self.installed, prereleases=True)
 
     @property
     def state(self) -> str:
-        """In words: `works`, `missing`, or that its version is another one."""
+        """In words: `works`, `missing`, or that another version is needed."""
         if self.installed is None:
             return "missing"
         return "works" if self.fits else "another version is needed"
@@ -45,7 +45,7 @@ class Package:
 
 def wanted_packages(requirements: Iterable[str] | None = None) -> list[Package]:
     """
-    What the metadata of the toolkit ask for on this system, sorted by extra and name.
+    What the metadata of the toolkit require on this system, sorted by extra and name.
 
     Args:
         requirements (`Iterable[str]`, *optional*): Lines like `trl>=1.16; extra == "x"`. Default: those of the installed
@@ -65,7 +65,7 @@ def wanted_packages(requirements: Iterable[str] | None = None) -> list[Package]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package that is here, or `None`."""
+    """The installed version of a package, or `None`."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -73,7 +73,7 @@ def installed(name: str) -> str | None:
 
 
 def _extra_of(requirement: Requirement) -> str | None:
-    """The extra that a requirement belongs to: the one name of which its marker is true with it and false without."""
+    """The extra of a requirement: the one name with which its marker is true and without which it is false."""
     if requirement.marker is None:
         return None
     named = str(requirement.marker).split("extra == ")

@@ -1,4 +1,4 @@
-"""What a run would miss here: packages, a GPU, data, the model."""
+"""What a run needs that is missing here: packages, a GPU, data, the model."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ BASE_LM_GROUPS = (BaseLmArguments, BaseLmConfig, ModelConfig)
 
 
 def computes_on_cpu(machine: Machine, launch: Launch) -> bool:
-    """Whether a launch would compute on the CPU here: it says so, or there is nothing else and its engine can."""
+    """Whether a launch would compute on the CPU here: its config says so, or there is no GPU and its engine can."""
     return launch.on_cpu or (not machine.gpus and launch.kind != "fsdp2")
 
 
 def takes_cpu(machine: Machine, launch: Launch | None) -> bool:
-    """Whether the settings of a run would be read for a CPU: the launch says so, or several processes have nothing else."""
+    """Whether the settings of a run would be read for a CPU: the launch says so, or several processes have no GPU."""
     return launch is not None and (launch.on_cpu or (launch.num_processes > 1 and computes_on_cpu(machine, launch)))
 
 
 def missing_for_launch(machine: Machine, launch: Launch, has: Callable) -> list[str]:
     """
-    What a launch config asks for that is not here.
+    What a launch config needs that is missing here.
 
     Args:
         machine (`Machine`): From [`~rm_toolkit.training.doctor.machine.this_machine`].
@@ -60,7 +60,7 @@ def missing_for_recipe(
     machine: Machine, config: str | Path, flags: list[str], *, on_cpu: bool, has: Callable
 ) -> list[str]:
     """
-    What a recipe asks for that is not here; what the recipe itself gets wrong ends in an `InputError`, as in a run.
+    What a recipe needs that is missing here. A mistake in the recipe itself raises an `InputError`, as in a run.
 
     Args:
         machine (`Machine`): From [`~rm_toolkit.training.doctor.machine.this_machine`].
@@ -72,7 +72,7 @@ def missing_for_recipe(
     groups = BASE_LM_GROUPS if "sft_texts" in load_yaml(config) else GROUPS
     values = read_values(config, flags, groups)
     on_cpu = on_cpu or bool(values["use_cpu"])
-    # What only a GPU honours is asked for below, one by one; parsing would stop at the first of it.
+    # Settings that need a GPU are checked below, one by one; parsing would stop at the first one.
     off = ["bf16", "fp16", "tf32", "use_liger_kernel", "load_in_4bit", "activation_offloading"]
     neutral = ["--use_cpu", "true", *(word for name in off if values.get(name) for word in (f"--{name}", "false"))]
     recipe, training, model = parse_recipe(config, [*flags, *neutral, "--report_to", "none"], groups=groups)
@@ -115,7 +115,7 @@ def _of_settings(machine: Machine, values: dict[str, Any], on_cpu: bool, has: Ca
 
 
 def _of_model(model: Any, *, built: bool) -> list[str]:
-    """A folder is there, or an id is in the cache of the Hub or can be asked for."""
+    """Whether a folder exists, or a Hub id is cached or can be downloaded."""
     name = str(model.model_name_or_path)
     if built or Path(name).is_dir():
         return []

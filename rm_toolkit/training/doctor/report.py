@@ -72,15 +72,15 @@ def print_packages(packages: Sequence[Package]) -> None:
 
 def print_missing(what: str, missing: Sequence[str], note: str = "") -> None:
     """
-    Prints what a run would miss.
+    Prints what a run is missing.
 
     Args:
         what (`str`): The recipe, or the launch config.
         missing (`Sequence[str]`): One line each.
-        note (`str`): What is otherwise than it may be thought, though nothing is missing.
+        note (`str`): What may be unexpected, though nothing is missing.
 
     Raises:
-        `InputError`: if anything is missing, so that a script sees it by the exit code.
+        `InputError`: if anything is missing, so that a script sees it in the exit code.
     """
     console.print(f"\n{what}")
     if note:
@@ -89,4 +89,4 @@ def print_missing(what: str, missing: Sequence[str], note: str = "") -> None:
         console.print(f"  no   {line}")
     if missing:
         raise InputError(f"{what} cannot run here yet: {len(missing)} thing(s) are missing, as listed above.")
-    console.print("  yes  everything that it asks for is here")
+    console.print("  yes  everything that it needs is here")
