@@ -26,9 +26,7 @@ from ..output.written import is_inside, read_written
 READ_ENDINGS = (".pt", ".pth", ".bin", ".pkl", ".safetensors", ".safetensors.index.json")
 OF_A_TRAINER = ("trainer_state.json", "training_args.bin")
 BLOCK = 1 << 23  # bytes read at once
-_seen_whole: dict[
-    Path, tuple
-] = {}  # sizes and times of checkpoints already verified by this process
+_seen_whole: dict[Path, tuple] = {}  # sizes and times of checkpoints already verified by this process
 
 
 def write_manifest(folder: str | os.PathLike, num_processes: int) -> None:
