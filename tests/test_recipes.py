@@ -121,9 +121,9 @@ MISTAKES = {
     "an unknown flag": (
         "seed: 1",
         ["--learning_rte", "1"],
-        r"'--learning_rte' is no flag of this recipe. Did you mean '--learning_rate'\?",
+        r"'--learning_rte' is not a flag of this recipe. Did you mean '--learning_rate'\?",
     ),
-    "an abbreviated flag": ("seed: 1", ["--learning", "1"], "'--learning' is no flag of this recipe"),
+    "an abbreviated flag": ("seed: 1", ["--learning", "1"], "'--learning' is not a flag of this recipe"),
     "an indivisible step": (
         "pairs_per_step: 10\nper_device_train_batch_size: 4",
         [],

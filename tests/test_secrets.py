@@ -137,7 +137,7 @@ def test_a_token_in_a_recipe_or_a_flag_is_refused(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"hub_token: {TOKEN}\nbf16: false\n")
     for argv in (["--config", str(recipe)], ["--hub_token", TOKEN, "--use_cpu", "true"]):
-        with pytest.raises(InputError, match="`hub_token` stands in a recipe or on a command line") as error:
+        with pytest.raises(InputError, match="`hub_token` is in a recipe or on a command line") as error:
             parse_recipe(ROOT / "recipes" / "tiny" / "grft.yaml", argv)
         assert TOKEN not in str(error.value)
 

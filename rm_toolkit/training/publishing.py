@@ -1,4 +1,4 @@
-"""How a run publishes its result: as `rm-toolkit push` does, and never at the cost of the trained model."""
+"""Publishes the result of a run as `rm-toolkit push` does; a failure never loses the trained model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..output.progress import say
 def check_hub_strategy(args: TrainingArguments) -> None:
     """
     Raises:
-        `InputError`: if checkpoints are to be published.
+        `InputError`: if `hub_strategy` asks for publishing checkpoints.
     """
     if args.hub_strategy not in ("every_save", "end"):
         raise InputError(
@@ -30,17 +30,17 @@ def repository_of(args: TrainingArguments) -> str:
 
 def open_repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
     """
-    Finds out before the first step whether the token may write to the repository, and makes it.
+    Checks before the first step whether the token may write to the repository, and creates the repository.
 
     Args:
         args (`TrainingArguments`): `hub_model_id`, `hub_revision`, `hub_token`, `hub_private_repo`.
-        token, private (*optional*): Instead of those.
+        token, private (*optional*): Used instead of the settings.
 
     Returns:
-        `str`: Its full name, where the Hub could be reached.
+        `str`: Full name of the repository, if the Hub could be reached.
 
     Raises:
-        `InputError`: if the Hub refuses. A Hub that cannot be reached is no reason not to train.
+        `InputError`: if the Hub refuses. If the Hub cannot be reached, the run trains anyway.
     """
     from ..hub.repository import Repository, Unreachable
 
@@ -51,7 +51,7 @@ def open_repository(args: TrainingArguments, token: str | None = None, private: 
         repo_id = repository.repo_id
         repository.open(private)
     except Unreachable as error:
-        say(f"Not ready to publish yet, training all the same: {error}")
+        say(f"Cannot publish yet, training anyway: {error}")
     return repo_id
 
 
@@ -69,14 +69,14 @@ def publish_result(
 
     Args:
         folder (`str`): Output folder of the run.
-        repo_id (`str`): Where to.
-        message, token, revision, private (*optional*): As `rm-toolkit push` takes them.
+        repo_id (`str`): Name of the repository.
+        message, token, revision, private (*optional*): As for `rm-toolkit push`.
 
     Returns:
         `str`: Address of the commit.
 
     Raises:
-        `InputError`: if it cannot be published; it says where the model is and how to try again.
+        `InputError`: if it cannot be published; the message says where the model is and how to try again.
     """
     from ..hub import push_model
 

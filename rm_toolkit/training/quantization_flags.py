@@ -1,4 +1,4 @@
-"""TRL's `--load_in_4bit` and the flags beside it -> what the base is loaded with."""
+"""TRL's `--load_in_4bit` and related flags -> the quantization config that the base is loaded with."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .engines import launched_with
 
 def quantization_config(model: ModelConfig, training: RewardModelConfig) -> BitsAndBytesConfig | None:
     """
-    What `--load_in_4bit` and TRL's flags beside it ask for; products are computed in the run's own precision.
+    The quantization that `--load_in_4bit` and TRL's related flags ask for; products are computed in the run's
+    precision.
 
     Args:
         model (`ModelConfig`): TRL's flags.
         training (`RewardModelConfig`): Its precision.
 
     Raises:
-        `InputError`: for what cannot be trained, or not under this engine, or where bitsandbytes is not installed.
+        `InputError`: if it cannot be trained, or not under this engine, or bitsandbytes is not installed.
     """
     if model.load_in_8bit:
         raise InputError("`load_in_8bit` is not supported. Set `load_in_4bit: true`, which takes half the memory.")
@@ -32,7 +33,7 @@ def quantization_config(model: ModelConfig, training: RewardModelConfig) -> Bits
     sharded = training.deepspeed_plugin is not None and training.deepspeed_plugin.zero_stage == 3
     if sharded or launched_with("FSDP"):
         raise InputError(
-            "`load_in_4bit` is true under an engine that takes the weights apart. Take accelerate_configs/single_gpu.yaml; "
+            "`load_in_4bit` is true under an engine that shards the weights. Use accelerate_configs/single_gpu.yaml; "
             "LoRA without `load_in_4bit` runs under all of them."
         )
     check_installed()

@@ -1,4 +1,4 @@
-"""Recipe arguments: one YAML, overridden by flags, and strict: a name that is not known stops the run."""
+"""Recipe arguments: one YAML, overridden by flags, and strict: an unknown name stops the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .setting_ranges import check_settings, setting_ranges
 
 @dataclass
 class RecipeArguments:
-    """What a recipe needs beside the trainer's and the model's arguments."""
+    """Settings of a recipe besides the trainer's and the model's."""
 
     train_datasets: dict | str | None = field(
         default=None,
@@ -41,7 +41,7 @@ class RecipeArguments:
     )
     eval_datasets: dict | str | None = field(
         default=None,
-        metadata={"help": "Named test sets, each evaluated by itself: `{name: SPEC, …}`.", "nargs": "+"},
+        metadata={"help": "Named test sets, each evaluated separately: `{name: SPEC, …}`.", "nargs": "+"},
     )
     replay_datasets: dict | str | None = field(
         default=None,
@@ -51,11 +51,11 @@ class RecipeArguments:
         },
     )
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer, where it does not stand with the model."}
+        default=None, metadata={"help": "Tokenizer. If not set: the one saved with the model."}
     )
     domain: str | None = field(
         default=None,
-        metadata={"help": "The domain to customize for; stands for '{domain}' in names, specs and output_dir."},
+        metadata={"help": "The domain to customize for; replaces '{domain}' in names, specs and output_dir."},
     )
     tiny_base: Annotated[dict | str | None, TINY_BASE] = field(
         default=None,
@@ -69,26 +69,27 @@ class RecipeArguments:
     dataset_streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training data row by row while training, never whole; needs max_steps. `streaming: true` "
-            "in one of train_datasets says the same."
+            "help": "Read the training data row by row while training, without loading it whole; needs max_steps. "
+            "`streaming: true` "
+            "in one of train_datasets does the same."
         },
     )
     allow_overlap: bool = field(
-        default=False, metadata={"help": "Go on although prompts of a test set are also trained on."}
+        default=False, metadata={"help": "Train even if prompts of a test set are in the training data."}
     )
     allow_new_head: bool = field(
         default=False,
         metadata={
-            "help": "Customized fine-tuning from a base without a reward head: a new one is drawn from the seed."
+            "help": "Allow customized fine-tuning from a base without a reward head: a new one is initialized from the seed."
         },
     )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier run in output_dir."})
     dataset_cache_dir: str | None = field(default=None, metadata={"help": "Cache folder of the datasets library."})
     cpu_threads: Annotated[int | None, Number(1, 4096, whole=True)] = field(
         default=None,
-        metadata={"help": "Threads of each process on a CPU. Default: the cores, shared by the processes."},
+        metadata={"help": "Threads per process on a CPU. Default: the cores divided by the processes."},
     )
-    next_command: str | None = field(default=None, metadata={"help": "Printed at the end: what to run next."})
+    next_command: str | None = field(default=None, metadata={"help": "Printed at the end: the command to run next."})
 
 
 GROUPS = (RecipeArguments, RewardModelConfig, ModelConfig)
@@ -105,7 +106,7 @@ def parse_recipe(
     Reads `--config FILE.yaml` (or the default) and the flags that override it.
 
     Args:
-        default_config (`str` or `Path`): The recipe taken where no `--config` is given.
+        default_config (`str` or `Path`): The recipe used if no `--config` is given.
         argv (`Sequence[str]`, *optional*): Defaults to the command line.
         description (`str`, *optional*): For `--help`.
         groups (`Sequence[type]`): Dataclasses whose fields are the settings; by default those of reward modelling.
@@ -114,8 +115,8 @@ def parse_recipe(
         `tuple`: An instance of each group.
 
     Raises:
-        `InputError`: for a file that cannot be read, an unknown or doubled key, a value of the wrong type, or a flag
-            that does not exist.
+        `InputError`: for a file that cannot be read, an unknown or duplicate key, a value of the wrong type, or an
+            unknown flag.
     """
     parser, rest, path = _make_parser(default_config, argv, description, groups)
     try:
@@ -132,16 +133,16 @@ def parse_recipe(
             check_model_flags(group, training)
     if training.hub_token:
         raise InputError(
-            "`hub_token` stands in a recipe or on a command line, where others can read it. Take it out, and log in with "
+            "`hub_token` is in a recipe or on a command line, where others can read it. Remove it, and log in with "
             "`hf auth login` or set the environment variable HF_TOKEN."
         )
     for name in DICT_FIELDS:
         setattr(recipe, name, _as_mapping(name, getattr(recipe, name)))
     for group in parsed:
-        if not isinstance(group, TrainingArguments):  # which checks itself, before upstream changes its values
+        if not isinstance(group, TrainingArguments):  # it checks itself, before upstream changes its values
             check_settings(group)
     _fill_domain(recipe.domain, parsed)
-    if isinstance(training, RewardModelConfig):  # what is measured follows from the names of the test sets alone
+    if isinstance(training, RewardModelConfig):  # the metrics follow from the names of the test sets
         check_best_metric(training, dict.fromkeys(recipe.eval_datasets))
     return tuple(parsed)
 
@@ -150,10 +151,10 @@ def read_values(
     default_config: str | Path, argv: Sequence[str] | None = None, groups: Sequence[type] = GROUPS
 ) -> dict[str, Any]:
     """
-    What [`parse_recipe`] reads, by name, before it is fitted to the device that is found here.
+    The values that [`parse_recipe`] reads, by name, before they are adapted to the device of this machine.
 
     Args:
-        default_config, argv, groups: As of [`parse_recipe`].
+        default_config, argv, groups: As in [`parse_recipe`].
 
     Raises:
         `InputError`: as [`parse_recipe`] does for the file and the flags.
@@ -199,16 +200,16 @@ def _refuse_unknown(leftover: Sequence[str], parser: HfArgumentParser) -> None:
     if leftover:
         flag = leftover[0].split("=")[0]
         hint = did_you_mean(flag, [f"--{name}" for name in _known(parser)])
-        raise InputError(f"'{leftover[0]}' is no flag of this recipe.{hint} `--help` lists them all.")
+        raise InputError(f"'{leftover[0]}' is not a flag of this recipe.{hint} `--help` lists them all.")
 
 
 def _refuse_flag(message: str) -> None:
-    """In place of argparse's own, which prints all of the several hundred flags first."""
+    """Replaces argparse's method, which prints all of the several hundred flags first."""
     raise InputError(f"{message.rstrip('.')}. `--help` lists every flag with its meaning, unit and range.")
 
 
 def _as_mapping(name: str, value: Any) -> dict[str, Any]:
-    """A dict from YAML, one in braces (JSON or YAML), or a list of NAME=SPEC as all commands read them."""
+    """A mapping from YAML, one in braces (JSON or YAML), or a list of NAME=SPEC as in all commands."""
     if value is None or isinstance(value, dict):
         return dict(value or {})
     items = [value] if isinstance(value, str) else list(value)

@@ -21,15 +21,15 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Reads a recipe.
 
     Raises:
-        `InputError`: if the file is not there, is no YAML mapping, or names a key twice.
+        `InputError`: if the file does not exist, is not a YAML mapping, or has a duplicate key.
     """
     return read_yaml(path, "the recipe", "Give a YAML file with --config.")
 
 
 def check_values(values: dict[str, Any], known: set[str], path: str | Path, groups: Sequence[type]) -> None:
     """
-    Checks the names, the types and the ranges of a recipe's values; numbers that YAML reads as text (1e-6) become
-    numbers in place.
+    Checks the names, types and ranges of a recipe's values; numbers that YAML reads as text (1e-6) are converted in
+    place.
 
     Raises:
         `InputError`: naming file, key and value.
@@ -65,7 +65,7 @@ def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return value
     wrong_bool = isinstance(value, bool) and bool not in allowed
-    # str in a hint is often an enum's or a JSON form's other way in; a number or a list is never meant by it.
+    # `str` in a type hint is often the other form of an enum or of JSON; it never means a number or a list.
     if wrong_bool or not isinstance(value, allowed):
         if isinstance(value, str) and not set(allowed) & {int, float, bool, list, dict}:
             return value
@@ -75,7 +75,7 @@ def _converted(key: str, value: Any, hint: Any, path: str | Path) -> Any:
 
 
 def _written(value: Any) -> str:
-    """A value as JSON writes it, where that is short."""
+    """A value as JSON, if that is short."""
     try:
         text = json.dumps(value, default=str)
     except ValueError:

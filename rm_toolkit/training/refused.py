@@ -1,4 +1,4 @@
-"""Rows of a recipe's data sets that the chat template refuses: named by file and line, or left out and counted."""
+"""Rows of a recipe's datasets that the chat template refuses: named by file and line, or left out and counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def refusals_located(recipe: RecipeArguments) -> Iterator[None]:
-    """Within it a row that the chat template refuses is named where it stands in the data that the recipe names."""
+    """A context in which a row that the chat template refuses is reported with its place in the recipe's data."""
     try:
         yield
     except RefusedRow as error:
@@ -61,22 +61,23 @@ def leave_out_refused(
     data_format: str,
 ) -> dict[str, Dataset | IterableDataset]:
     """
-    Returns data sets without the rows that the chat template refuses, where their spec says `skip_invalid`; says how many.
+    Returns datasets without the rows that the chat template refuses, if their spec has `skip_invalid`; prints how
+    many.
 
     Args:
-        datasets (`Mapping[str, Dataset]`): By name; of a stream each row is looked at as it passes.
-        specs (`Mapping[str, Any]`, *optional*): What each was loaded by.
-        tokenizer (`PreTrainedTokenizerBase`): Has the template; without one it is the default.
+        datasets (`Mapping[str, Dataset]`): By name; rows of a stream are checked as they are read.
+        specs (`Mapping[str, Any]`, *optional*): The spec that each was loaded with.
+        tokenizer (`PreTrainedTokenizerBase`): Its chat template is used, or the default one.
         data_format (`str`): `"text"` or `"chat"`.
 
     Raises:
-        `InputError`: if no row of a data set is left.
+        `InputError`: if no row of a dataset is left.
     """
     datasets = dict(datasets)
     for name, dataset in datasets.items() if data_format == "chat" else ():
         spec = (specs or {}).get(name)
         if spec is None or not DatasetSpec.parse(spec, name).skip_invalid or id_columns(dataset.features):
-            continue  # token ids are rendered already
+            continue  # already token ids
         if not tokenizer.chat_template:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE

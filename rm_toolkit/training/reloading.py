@@ -1,4 +1,4 @@
-"""Whether what a run saved gives the rewards that it had in training."""
+"""Checks that a saved model gives the same rewards as in training."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def check_saved_model(
     low_precision: bool = False,
 ) -> int:
     """
-    Opens a saved folder in a fresh process and compares rewards of raw texts, one of them over-long, and of the example,
-    which is kept in the folder with its reward there.
+    Loads a saved folder in a fresh process and compares rewards of raw texts, one of them over-long, and of the
+    example, which is stored in the folder with its reward.
 
     Args:
-        folder (`str`): What was saved.
-        samples (`list`): Prompt and response of a few texts.
+        folder (`str`): The saved folder.
+        samples (`list`): Prompts and responses of a few texts.
         tokenizer (`PreTrainedTokenizerBase`): That of the run.
         args (`RewardModelConfig`): Settings of the run.
-        compute_rewards (`Callable`): Rewards of tokenised texts by the model in memory; called by all processes.
-        low_precision (`bool`): Whether its weights themselves are in bf16 or fp16.
+        compute_rewards (`Callable`): Returns rewards of tokenized texts by the model in memory; called by all
+            processes.
+        low_precision (`bool`): Whether the weights themselves are in bf16 or fp16.
 
     Returns:
         `int`: Number of the samples compared.
@@ -60,7 +61,7 @@ def check_saved_model(
 
 
 def _readable_example(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """The example, unless the chat template refuses it (one that wants a system turn, say)."""
+    """The example, unless the chat template refuses it (for instance, because it needs a system turn)."""
     text = example_text(options["data_format"])
     try:
         tokenize_texts([text], tokenizer, **options)

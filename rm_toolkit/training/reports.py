@@ -7,13 +7,14 @@ from transformers.integrations import integration_utils
 from ..errors import InputError
 
 
-# What each needs, where the package has another name.
+# Package of each, where its name differs.
 PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet_ml", "flyte": "flytekit"}
 
 
 def check_reports(report_to: str | list[str] | None) -> None:
     """
-    Refuses what is not installed, before a model is loaded or data are read; unknown names are out of the setting's range.
+    Refuses trackers that are not installed, before a model or data is loaded; unknown names are out of the setting's
+    range.
 
     Args:
         report_to (`str` or `list[str]`, *optional*): As given; "none" and "all" are transformers' own.

@@ -1,4 +1,4 @@
-"""The results of a run: the metrics of each test set, read from its log, and the files that hold them."""
+"""The results of a run: the metrics of each test set, read from its log, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..output.written import record_written
 from .curve_sample import sampled_of
 
 
-MARKER = "first_two_accuracy"  # in every evaluation, and in nothing else
+MARKER = "first_two_accuracy"  # in every evaluation, and nowhere else
 
 Results = dict[str, dict[str, float]]
 
@@ -26,8 +26,8 @@ def results_of(log_history: list[dict[str, float]], order: Iterable[str] = (), s
     Metrics of each test set at one step.
 
     Args:
-        log_history (`list[dict]`): What was logged.
-        order (`Iterable[str]`): Names of test sets, in the order to return them. Their sampled parts (see
+        log_history (`list[dict]`): The log.
+        order (`Iterable[str]`): Names of test sets, in the order to return. Their sampled parts (see
             [`~rm_toolkit.training.curve_sample`]) are not results.
         step (`int`, *optional*): Optimizer step; the last evaluated one by default.
 
@@ -60,7 +60,9 @@ def last_evaluated_step(log_history: list[dict[str, float]], names: Iterable[str
 
 
 def _evaluated(log: dict[str, float], names: list[str]) -> dict[str, str]:
-    """The test sets that a log has metrics of, with what stands before these; without the sampled parts of `names`."""
+    """
+    The test sets that a log has metrics of, with the prefix of the metrics; without the sampled parts of `names`.
+    """
     samples = sampled_of(names).keys() - set(names)
     prefixes = [key.removesuffix(MARKER) for key in log if key.endswith(f"_{MARKER}")]
     found = {prefix.removeprefix("eval_").removesuffix("_") or "eval": prefix for prefix in prefixes}
@@ -74,7 +76,7 @@ def write_results(output_dir: str, results: dict[str, Results], log: dict[str, A
     Args:
         output_dir (`str`): Output folder of the run.
         results (`dict`): Every test set at the start and at the end.
-        log (`dict`): Everything that was logged, for learning curves.
+        log (`dict`): The whole log, for learning curves.
     """
     record_written(output_dir, [FINAL_RESULTS_NAME, TRAINING_LOG_NAME])
     _write_json(results, Path(output_dir, FINAL_RESULTS_NAME))
@@ -83,7 +85,7 @@ def write_results(output_dir: str, results: dict[str, Results], log: dict[str, A
 
 def write_log(output_dir: str, log: dict[str, Any]) -> None:
     """
-    Writes `training_log.json` alone, while a run trains.
+    Writes only `training_log.json`, while a run trains.
 
     Args:
         output_dir, log: As in [`write_results`].

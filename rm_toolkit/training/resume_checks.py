@@ -1,4 +1,4 @@
-"""Begins a run, or goes on with one: only with the data and settings that its checkpoint was made with."""
+"""Begins or resumes a run; a resumed run needs the data and settings that its checkpoint was made with."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SPEEDS = ("runtime", "per_second")
 
 def identify_run(run: RunParts, folder: str | None) -> RunIdentity:
     """
-    Takes down what a run is and, where it goes on from a checkpoint, compares. Called by all processes together; the
-    first one does it. Nothing is changed on the disk.
+    Records the identity of a run and, if it resumes, compares it with the checkpoint's. Called by all processes
+    together; the first one does the work. Changes nothing on the disk.
 
     Args:
         run (`RunParts`): Before its first step.
-        folder (`str`, *optional*): The checkpoint that it goes on from.
+        folder (`str`, *optional*): The checkpoint that it resumes from.
 
     Raises:
-        `InputError`: with a table of what may not change within a run.
+        `InputError`: with a table of the changes that a run may not have.
     """
     answer: list[Any] = [None, None]
     if PartialState().is_main_process:
@@ -65,13 +65,13 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
         stages = len(run.model.settings.lineage) if run.owns_lineage else None
         before, defaults, identity = recorded_settings(folder, config, stages), None, RunIdentity()
     else:
-        # Not recorded before it could be anything else.
+        # Not recorded before it could differ.
         before, identity = {"pools_eos": False, "plan_version": 1} | old.settings, old
         defaults = {
             item.name: plain(item.default_factory() if item.default is dataclasses.MISSING else item.default)
             for item in dataclasses.fields(config)
         }
-    before.setdefault("chat_date", settings["chat_date"])  # not recorded before; the token ids tell
+    before.setdefault("chat_date", settings["chat_date"])  # not recorded before; the token ids show a difference
     changes, unknown = find_changes(before, settings, defaults, step)
     check_changes(changes, folder, step, run.args.allow_changed_settings)
     version = (read_manifest(folder) or {}).get("rm_toolkit_version", "an earlier version")
@@ -85,14 +85,14 @@ def _identify(run: RunParts, folder: str | None) -> RunIdentity:
 
 def recorded_plan_version(folder: str | None) -> int:
     """
-    Returns by which rule a run splits the pairs of a step over processes: that of its checkpoint, or the newest for a run
-    that begins. Called by all processes together.
+    Returns the version of the rule by which a run splits the pairs of a step over processes: the checkpoint's, or the
+    newest for a new run. Called by all processes together.
 
     Args:
-        folder (`str`, *optional*): The checkpoint that it goes on from.
+        folder (`str`, *optional*): The checkpoint that it resumes from.
 
     Raises:
-        `InputError`: if a later version of rm_toolkit made it by a rule of its own.
+        `InputError`: if a later version of rm_toolkit made it with a rule that this version does not have.
     """
     answer: list[Any] = [PLAN_VERSION]
     if folder is not None and PartialState().is_main_process:
@@ -100,7 +100,7 @@ def recorded_plan_version(folder: str | None) -> int:
             identity = RunIdentity.load(folder)
             answer[0] = identity.settings.get("plan_version", 1) if identity else 1
         except InputError:
-            pass  # said where the whole of it is compared
+            pass  # reported where the whole record is compared
     broadcast_object_list(answer)
     if answer[0] not in range(1, PLAN_VERSION + 1):
         raise InputError(
@@ -113,10 +113,10 @@ def recorded_plan_version(folder: str | None) -> int:
 
 def refuse_other_runs(folder: str, output_dir: str) -> None:
     """
-    Refuses a folder in which checkpoints of several runs lie: one may have been moved there, or left by an earlier run.
+    Refuses a folder with checkpoints of several runs: one may have been moved there, or left by an earlier run.
 
     Args:
-        folder (`str`): The checkpoint to go on from.
+        folder (`str`): The checkpoint to resume from.
         output_dir (`str`): Output folder of the run.
 
     Raises:
@@ -128,21 +128,22 @@ def refuse_other_runs(folder: str, output_dir: str) -> None:
         try:
             identity = RunIdentity.load(path)
         except InputError:
-            continue  # a damaged checkpoint, which no run goes on from
+            continue  # a damaged checkpoint, which no run resumes from
         runs.setdefault(identity.run_id if identity else "", []).append(str(path))
     known = {run_id: paths for run_id, paths in runs.items() if run_id}
     if len(known) > 1:
         named = " and ".join(f"{', '.join(paths)} (run {run_id})" for run_id, paths in known.items())
         raise InputError(
-            f"{output_dir} holds checkpoints of several runs: {named}. Move those of the other run away, and go on from "
-            "this run's own."
+            f"{output_dir} holds checkpoints of several runs: {named}. Move those of the other run away, and resume from a "
+            "checkpoint of this run."
         )
-    # Up to version 0.2.1 a run had no name; what it had logged tells it from another.
+    # Up to version 0.2.1 a run had no id; its log distinguishes it from another.
     for path in runs.get("", []):
         if not _same_log(Path(path), Path(folder)):
             raise InputError(
-                f"{output_dir} holds checkpoints of several runs: what {path} and {folder} have logged is not the same "
-                "up to the step of the earlier one. Move those of the other run away, and go on from this run's own."
+                f"{output_dir} holds checkpoints of several runs: the logs of {path} and {folder} differ "
+                "before the step of the earlier one. Move those of the other run away, and resume from a checkpoint "
+                "of this run."
             )
 
 
@@ -153,7 +154,7 @@ def _same_log(one: Path, other: Path) -> bool:
             state = load_json(path / "trainer_state.json")
             logs.append((int(state["global_step"]), [_without_speeds(entry) for entry in state["log_history"]]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return True  # what is wrong with it is said elsewhere
+            return True  # what is wrong with it is reported elsewhere
     (_, shorter), (_, longer) = sorted(logs, key=lambda log: log[0])
     return shorter == longer[: len(shorter)]
 
@@ -164,12 +165,12 @@ def _without_speeds(entry: dict[str, Any]) -> str:
 
 def apply_new_schedule(identity: RunIdentity, scheduler: Any, learning_rate: float) -> None:
     """
-    Lets another rate or length of the run take effect from here on: the checkpoint has brought back the old rate.
+    Applies a new learning rate or run length from here on: the checkpoint has restored the old rate.
 
     Args:
-        identity (`RunIdentity`): What the present launch has changed.
-        scheduler (`LRScheduler`): With the state of its checkpoint; its schedule is a function of the step.
-        learning_rate (`float`): That of the present launch.
+        identity (`RunIdentity`): What this launch has changed.
+        scheduler (`LRScheduler`): With the state of its checkpoint; its schedule depends only on the step.
+        learning_rate (`float`): Learning rate of this launch.
     """
     if not {*SCHEDULE, "total_steps"} & {name.partition(".")[0] for name in identity.accepted}:
         return
@@ -180,7 +181,7 @@ def apply_new_schedule(identity: RunIdentity, scheduler: Any, learning_rate: flo
     old = [change["before"] for change in identity.changed if change["setting"] == "learning_rate"]
     bases = scheduler.base_lrs
     if "learning_rate" in identity.accepted:
-        # Some groups have a rate of their own.
+        # Some parameter groups have their own rate.
         bases = [learning_rate if base == old[-1] else base * learning_rate / old[-1] for base in bases]
     rates = [base * rate(scheduler.last_epoch) for base, rate in zip(bases, scheduler.lr_lambdas)]
     scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": bases, "_last_lr": rates})

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which ones it must not touch."""
+"""Which checkpoint a run resumes from, and which ones it refuses."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
     Turns `--resume_from_checkpoint auto|true|PATH` into a folder.
 
     Returns:
-        `str` or `None`: `None` for a fresh start; `auto` starts afresh where there is no checkpoint yet.
+        `str` or `None`: `None` for a new run; with `auto`, also if there is no checkpoint yet.
 
     Raises:
-        `InputError`: if the checkpoint asked for is not there, or is not one that this run can go on from.
+        `InputError`: if the named checkpoint does not exist, or this run cannot resume from it.
     """
     wanted = training.resume_from_checkpoint
     if wanted in (None, False, "false", "False", ""):
@@ -40,7 +40,8 @@ def resolve_resume(training: RewardModelConfig) -> str | None:
 
 def goes_on(training: RewardModelConfig, resume: str | None) -> bool:
     """
-    Whether a run may begin in an output folder that is in use: it resumes, or `auto` finds one that was killed early.
+    Whether a run may begin in an output folder that is in use: it resumes, or `auto` finds a run that was killed
+    early.
 
     Args:
         training (`RewardModelConfig`): Its arguments.
@@ -51,14 +52,14 @@ def goes_on(training: RewardModelConfig, resume: str | None) -> bool:
 
 def checked_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
     """
-    Finds and checks the checkpoint to resume from. One process reads the files, all of them hear the result.
+    Finds and checks the checkpoint to resume from. One process reads the files; all get the result.
 
     Args:
-        wanted (`str` or `bool`, *optional*): A folder, `True` or `"auto"` for the newest whole one, or `None`.
+        wanted (`str` or `bool`, *optional*): A folder, `True` or `"auto"` for the newest complete one, or `None`.
         output_dir (`str`): Output folder of the run.
 
     Returns:
-        `str` or `None`: The folder; `None` if none is wanted, or `"auto"` finds none.
+        `str` or `None`: The folder; `None` if `wanted` is, or `"auto"` finds none.
 
     Raises:
         `InputError`: naming the folder or file and what to do.
@@ -86,13 +87,13 @@ def _find_and_check(wanted: str | bool, output_dir: str) -> str | None:
     if wanted in (True, "auto"):
         found, damaged = find_checkpoint(output_dir)
         if found is None and damaged:
-            raise InputError(f"{damaged[0]}. No other checkpoint is whole: restore the file, or start afresh.")
+            raise InputError(f"{damaged[0]}. No other checkpoint is complete: restore the file, or start a new run.")
         if found is None and wanted == "auto":
             return None
         if found is None:
             raise InputError(f"{output_dir} has no checkpoint to resume from. Start without the flag, or use `auto`.")
         for line in damaged:
-            console.print(f"warning: {line}. The run goes on from {found} instead.")
+            console.print(f"warning: {line}. The run continues from {found} instead.")
         folder = found
     check_resumable(folder, output_dir)
     refuse_other_runs(folder, output_dir)
@@ -101,10 +102,10 @@ def _find_and_check(wanted: str | bool, output_dir: str) -> str | None:
 
 def check_resumable(folder: str, output_dir: str) -> None:
     """
-    Refuses a checkpoint that is damaged, stands elsewhere, is older than others, or cannot continue exactly.
+    Refuses a checkpoint that is damaged, is elsewhere, is older than others, or cannot be continued exactly.
 
-    Optimizer and RNG states are pickles, and DeepSpeed loads its own without restriction: what stands in them can run
-    code. So they are read only from where this run has written them.
+    Optimizer and RNG states are pickles, and DeepSpeed loads its own without restriction, so they can run code. They
+    are read only from where this run has written them.
 
     Args:
         folder (`str`): The checkpoint.
@@ -116,18 +117,19 @@ def check_resumable(folder: str, output_dir: str) -> None:
     named = f"`resume_from_checkpoint` is '{folder}'"
     path = Path(folder).resolve()
     if not path.is_dir():
-        raise InputError(f"{named}, which is no folder. Name a checkpoint-N folder, or `auto`.")
+        raise InputError(f"{named}, which is not a folder. Name a checkpoint-N folder, or `auto`.")
     for pattern, what in (("*.safetensors", "no weights"), ("trainer_state.json", "no state of a run")):
         if not any(path.glob(pattern)):
             raise InputError(
-                f"{named}, which holds {what} (`{pattern}`): it is no checkpoint of a run. Name a checkpoint-N folder, or "
+                f"{named}, which has {what} (`{pattern}`), so it is not a checkpoint of a run. Name a checkpoint-N "
+                f"folder, or "
                 "`auto`."
             )
     if path.parent != Path(output_dir).resolve() or path not in [
         p.resolve() for p in checkpoints(output_dir).values()
     ]:
         raise InputError(
-            f"{named}, which is no checkpoint-N folder in `output_dir` {output_dir}. Its optimizer state is a pickle, "
+            f"{named}, which is not a checkpoint-N folder in `output_dir` {output_dir}. Its optimizer state is a pickle, "
             "which can run code when it is read: if the checkpoint is your own, set `output_dir` to its parent folder, or "
             "move it there."
         )
@@ -136,12 +138,12 @@ def check_resumable(folder: str, output_dir: str) -> None:
     newer = [other for n, other in checkpoints(output_dir).items() if n > step and find_damage(other) is None]
     if newer:
         raise InputError(
-            f"{named}, but the run has gone on to {newer[-1]}, which a later `auto` would take. Move the newer ones away "
-            "to go on from this one."
+            f"{named}, but the run continued to {newer[-1]}, which a later `auto` would use. Move the newer ones away "
+            "to resume from this one."
         )
     state = [path / "optimizer.pt", path / "optimizer.bin", *path.glob("global_step*"), *path.glob("optimizer_*")]
     if not any(file.exists() for file in state):
         raise InputError(
-            f"{folder} holds weights but no optimizer state (`save_only_model`): a run cannot go on from it. Start a new "
-            "one from it with --model_name_or_path."
+            f"{folder} holds weights but no optimizer state (`save_only_model`): a run cannot resume from it. Start a new "
+            "run from it with --model_name_or_path."
         )

@@ -14,12 +14,12 @@ IGNORED = "ignored"
 @dataclass(frozen=True)
 class Rule:
     """
-    What happens when a setting is not what the checkpoint was made with.
+    What happens if a setting differs from the checkpoint's.
 
     Args:
         kind (`str`): `REFUSED`, `ACCEPTED` (with `allow_changed_settings`, and recorded), `SAID` (and recorded) or `IGNORED`.
-        why (`str`): Of a refusal, for the message.
-        compared_as (`str`, *optional*): The entry that this setting takes part in, if not one of its own name.
+        why (`str`): Reason of a refusal, for the message.
+        compared_as (`str`, *optional*): The entry that this setting is compared in, if it has another name.
     """
 
     kind: str
@@ -38,25 +38,29 @@ def _compared_as(entry: str, names: str) -> None:
     RULES.update({name: Rule(RULES[entry].kind, RULES[entry].why, entry) for name in names.split()})
 
 
-# ---- refused: also with `allow_changed_settings` ----
+# ---- refused, even with `allow_changed_settings` ----
 
 _ORDER = "the place in the data is counted in steps of the old data and order"
 _add(REFUSED, "train_data train_tokens replay_data replay_tokens", _ORDER)
 _add(REFUSED, "seed data_seed pairs_per_step group_by_prompt general_replay_fraction shuffle_buffer_size", _ORDER)
-_add(REFUSED, "plan_version", "a run goes on as it began to split its pairs over processes")
+_add(REFUSED, "plan_version", "a run keeps its rule for splitting pairs over processes")
 _add(REFUSED, "train_sampling_strategy dataloader_drop_last dataloader_in_order ignore_data_skip", _ORDER)
 _OBJECTIVE = "one run has one objective"
 _add(REFUSED, "stage domain lm_loss_coef lm_score_threshold lm_loss_on pair_weighting anchor_coef", _OBJECTIVE)
 _add(REFUSED, "center_rewards_coefficient label_smoothing_factor neftune_noise_alpha disable_dropout", _OBJECTIVE)
-_MODEL = "the weights in the checkpoint belong to the old one"
+_MODEL = "the weights in the checkpoint are for the old one"
 _add(REFUSED, "base_files base_weights base_options adapter quantization", _MODEL)
-_OPTIMIZER = "the optimizer's state in the checkpoint belongs to the old one"
+_OPTIMIZER = "the optimizer's state in the checkpoint is for the old one"
 _add(REFUSED, "optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon", _OPTIMIZER)
 _add(REFUSED, "max_grad_norm given_optimizer given_scheduler", _OPTIMIZER)
 _READING = "the model has learned to read texts in the old way"
 _add(REFUSED, "pooling_type data_format max_length pools_eos chat_date", _READING)
-_add(REFUSED, "eval_data eval_tokens", "results before and after training would be of different rows; name it anew")
-_add(REFUSED, "eval_curve_fraction", "the curve before and after would be of different rows")
+_add(
+    REFUSED,
+    "eval_data eval_tokens",
+    "results before and after training would be for different rows; give the set a new name",
+)
+_add(REFUSED, "eval_curve_fraction", "the curve before and after would be for different rows")
 # Of the base-LM stage.
 _add(REFUSED, "sft_texts completion_only_loss assistant_only_loss loss_type router_aux_loss_coef", _OBJECTIVE)
 _add(REFUSED, "average_tokens_across_devices", _OBJECTIVE)
@@ -69,7 +73,7 @@ _add(ACCEPTED, "total_steps learning_rate lr_scheduler_type lr_scheduler_kwargs 
 _add(ACCEPTED, "precision tf32")
 _add(ACCEPTED, "eval_sets best_model restore_callback_states_from_checkpoint")
 
-# ---- said and recorded: the same training, up to the rounding of sums and the draws of dropout ----
+# ---- reported and recorded: the same training, up to rounding of sums and random draws of dropout ----
 
 _add(SAID, "num_processes micro_batch batch_layout padding_side pad_to_multiple_of auto_find_batch_size")
 _add(SAID, "device engine attention threads full_determinism use_liger_kernel liger_kernel_config")
@@ -78,7 +82,7 @@ _add(
 )
 _add(SAID, "rm_toolkit torch transformers trl accelerate datasets peft")
 
-# ---- ignored: how a run is shown, saved and loaded, paths, and what does nothing here ----
+# ---- ignored: how a run is shown, saved and loaded, paths, and settings without effect here ----
 
 _add(
     IGNORED,
@@ -110,7 +114,7 @@ _add(
     "ddp_timeout dtype",
 )
 
-# ---- settings that are compared by what comes of them ----
+# ---- settings that are compared by their result ----
 
 _compared_as("total_steps", "max_steps num_train_epochs")
 _compared_as("precision", "bf16 fp16")
@@ -132,7 +136,7 @@ _compared_as(
     "quantization", "load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage"
 )
 
-# How entries whose names say too little are called in messages.
+# Names in messages, for entries whose own names are unclear.
 LABELS = {
     "train_data": "training data",
     "train_tokens": "token ids of the training data",
@@ -155,14 +159,14 @@ LABELS = {
 
 def rule_of(name: str) -> Rule:
     """
-    Returns the rule of a setting or entry, such as `seed`, `adapter.r` or `eval_data.helpful`. What nobody has thought
-    of, a field of a later version of a library, is refused when it changes.
+    Returns the rule of a setting or entry, such as `seed`, `adapter.r` or `eval_data.helpful`. An unknown entry (a
+    field of a later version of a library) is refused when it changes.
     """
-    return RULES.get(name.partition(".")[0], Rule(REFUSED, "this version does not know what it changes"))
+    return RULES.get(name.partition(".")[0], Rule(REFUSED, "this version does not know its effect"))
 
 
 def label_of(name: str) -> str:
-    """Returns what a message calls an entry."""
+    """Returns the name of an entry in messages."""
     head, dot, rest = name.partition(".")
     label = LABELS.get(head)
     if label is None:

@@ -1,4 +1,4 @@
-"""A step that runs out of memory is computed again, in micro-batches of half the size, on all processes together."""
+"""Computes a step that ran out of memory again, in micro-batches of half the size, on all processes together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .stopping import agree
 
 
 WHAT_ELSE = (
-    "Set `gradient_checkpointing: true`, lower `max_length`, or take a launch config that shards the model; "
-    "`rm-toolkit plan` says what takes the memory."
+    "Set `gradient_checkpointing: true`, lower `max_length`, or use a launch config that shards the model; "
+    "`rm-toolkit plan` shows what takes the memory."
 )
 
 
 class RandomState:
-    """State of the generators that a forward pass draws from (dropout), to begin a step again with the same draws."""
+    """State of the random generators of a forward pass (dropout), to repeat a step with the same draws."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -32,7 +32,7 @@ class RandomState:
         self.on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def restore(self) -> None:
-        """Goes back to it."""
+        """Restores it."""
         torch.set_rng_state(self.on_host)
         if self.on_device is not None:
             torch.cuda.set_rng_state(self.on_device, self.device)
@@ -40,15 +40,15 @@ class RandomState:
 
 class StepRetry:
     """
-    Computes steps, and computes one again that does not fit: with the same pairs, the same weights and the same draws, in
-    micro-batches of half the size, which all later steps have too.
+    Computes steps, and repeats one that does not fit: with the same pairs, the same weights and the same draws, in
+    micro-batches of half the size, which all later steps use too.
 
-    Processes that average their gradients do so after all of them have computed their share. A process that ran out of
-    memory within that average would leave the others waiting in it.
+    Gradients are averaged over processes after all of them have computed their share: a process that runs out of
+    memory within the average would leave the others waiting.
 
     Args:
         accelerator (`Accelerator`): Of the run.
-        steps (`Steps`): Plans a step anew.
+        steps (`Steps`): Plans a step again.
         wanted (`bool`): Whether the settings ask for it.
     """
 
@@ -58,18 +58,21 @@ class StepRetry:
 
     @property
     def averages_gradients(self) -> bool:
-        """Whether gradients are averaged by [`average_gradients`], and no forward pass may set the engine about it."""
+        """
+        Whether gradients are averaged by [`average_gradients`], so that no forward pass may start the engine's
+        average.
+        """
         return self.active and self.accelerator.num_processes > 1
 
     @property
     def said_of_scoring(self) -> Callable[[int], None] | None:
-        """What an evaluation calls where a batch does not fit, and is computed in halves; `None` lets the error go."""
+        """Called by an evaluation if a batch does not fit and is computed in halves; `None` passes the error on."""
         return self._say_of_scoring if self.active else None
 
     def _say_of_scoring(self, num_sequences: int) -> None:
         console.print(
             f"evaluation ran out of memory on process {self.accelerator.process_index}: its batches of {num_sequences} texts "
-            "are computed in halves; a smaller `per_device_eval_batch_size` saves the attempt"
+            "are computed in halves; a smaller `per_device_eval_batch_size` avoids the failed attempt"
         )
 
     def step(
@@ -86,10 +89,10 @@ class StepRetry:
             inputs (`list[MicroBatch]`): This process's micro-batches.
             number (`int`): Number of the step, from 0, over the whole run.
             compute (`Callable`): Forward and backward pass of all of them; returns the step's loss.
-            forget (`Callable`): Undoes what `compute` has left behind: gradients, and what was counted.
+            forget (`Callable`): Undoes the side effects of `compute`: gradients and counts.
 
         Raises:
-            `InputError`: if not even micro-batches of one pair fit, or nothing may be computed again.
+            `InputError`: if micro-batches of one pair do not fit, or the step may not be computed again.
         """
         if not self.active:
             return self._without_retry(inputs, number, compute)
@@ -107,7 +110,7 @@ class StepRetry:
             inputs = self._smaller(inputs, number, failed)
 
     def average_gradients(self, model: torch.nn.Module) -> None:
-        """Replaces the gradients of all processes by their means, as DDP does: each divided first, then summed."""
+        """Replaces the gradients of all processes by their means, as DDP does: first divided, then summed."""
         waiting = []
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -142,7 +145,7 @@ class StepRetry:
             raise InputError(
                 f"step {number + 1} does not fit into memory, even with a single pair in each micro-batch. {WHAT_ELSE}"
             )
-        # Of those that failed, the fullest: a limit that none of them had reached says nothing.
+        # The fullest of those that failed: a limit that none of them reached tells nothing.
         smaller = size.halved(max(filled for did_fail, filled, _ in everyone if did_fail))
         self.steps.resize(smaller)
         if self.accelerator.is_main_process:
@@ -157,14 +160,16 @@ class StepRetry:
 
 def shards(accelerator: Accelerator) -> bool:
     """
-    Whether an engine exchanges weights or gradients within the forward and backward pass: a process that fails there
-    leaves the others waiting, and what is summed up so far lies inside the engine. Such a step cannot be begun again.
+    Whether an engine exchanges weights or gradients within the forward and backward pass. A process that fails there
+    leaves the others waiting, and the sums so far are inside the engine, so the step cannot be repeated.
     """
     return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
 def _attempt(compute: Callable[[list[MicroBatch]], torch.Tensor], inputs: list[MicroBatch]) -> torch.Tensor | None:
-    """The loss, or `None` where memory ran out. The error, which holds on to what was computed, ends here."""
+    """
+    The loss, or `None` if memory ran out. The error is dropped here, because it keeps the computed tensors alive.
+    """
     try:
         return compute(inputs)
     except RuntimeError as error:

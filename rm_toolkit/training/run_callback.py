@@ -1,4 +1,4 @@
-"""What ties the objects of a run to the hooks of transformers' loop."""
+"""Connects the objects of a run to the hooks of transformers' loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .upstream import TrainerHooks
 
 class RunCallback(TrainerCallback):
     """
-    Tells the objects of a run where its loop is, takes down what [`RunProgress`] holds and puts it back.
+    Tells the objects of a run where its loop is, and saves and restores [`RunProgress`].
 
     Args:
         trainer (`RewardModelTrainer`): Its objects, and the state of its loop.
@@ -27,7 +27,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, trainer: TrainerHooks):
         self.trainer = trainer
-        self.folder: str | None = None  # to go on from
+        self.folder: str | None = None  # to resume from
         self.begin = time.time()
         self.seconds_before = 0.0
         self.learning_rate: float | None = None
@@ -38,7 +38,9 @@ class RunCallback(TrainerCallback):
         trainer = self.trainer
         self.begin, self.seconds_before, self._position_from = time.time(), 0.0, self.folder
         if self.folder is not None:
-            state.compute_steps(args, state.max_steps)  # of logs and saves: this launch's, not the checkpoint's
+            state.compute_steps(
+                args, state.max_steps
+            )  # intervals of logs and saves: this launch's, not the checkpoint's
             if trainer.given_optimizers[1] is None:
                 apply_new_schedule(trainer.run_identity, lr_scheduler, args.learning_rate)
             self._restore(RunProgress.load(self.folder), state, control)
@@ -63,11 +65,11 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         epoch = self.trainer.steps.epoch(state.global_step, state.max_steps)
-        state.epoch = state.epoch if epoch is None else epoch  # the loop would begin at 0 again
+        state.epoch = state.epoch if epoch is None else epoch  # the loop would restart at 0
         stop = self.trainer.stop
         if not stop.signal:
             return
-        # Save and leave; what else is due is put off to the resumed run.
+        # Save and exit; everything else that is due is left to the resumed run.
         if args.save_strategy == SaveStrategy.NO:
             stop.leave(state.global_step, None)
         stop.evaluation_put_off = control.should_evaluate
@@ -82,11 +84,11 @@ class RunCallback(TrainerCallback):
             self.trainer.copies.drop()
 
     def progress(self) -> RunProgress:
-        """Takes down where the run is; called by all processes together."""
+        """Records the progress of the run; called by all processes together."""
         trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
         loss, norm = trainer.loss_state(), trainer.grad_norm
         every = gather_object([{"loss": loss.pop("loss"), "sums": trainer.meter.state()}])
-        # What the loop does at the end of an epoch comes after this checkpoint.
+        # The loop's work at the end of an epoch comes after this checkpoint.
         comes = not self.at_epoch_end and (float(state.epoch).is_integer() or state.global_step >= state.max_steps)
         return RunProgress(
             loss=[entry["loss"] for entry in every],
@@ -110,13 +112,13 @@ class RunCallback(TrainerCallback):
         if progress.log or progress.evaluate:
             self._make_up_for(progress, state, control)
         if "total_steps" in trainer.run_identity.accepted and not progress.ended:
-            control.should_training_stop = control.should_epoch_stop = False  # of the end that no longer is one
-        # The loop would take one step more before it looks.
+            control.should_training_stop = control.should_epoch_stop = False  # of the end of an earlier, shorter run
+        # The loop would do one more step before it checks.
         if progress.ended or control.should_training_stop or state.global_step >= state.max_steps:
             raise RunFinished
 
     def _make_up_for(self, progress: RunProgress, state: Any, control: Any) -> None:
-        """The log and the evaluation that the interrupted run had still before it at this step."""
+        """The log and the evaluation that the interrupted run still had to do at this step."""
         trainer = self.trainer
         control.should_log, control.should_evaluate, control.should_save = progress.log, progress.evaluate, False
         trainer.control = control

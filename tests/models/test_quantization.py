@@ -115,7 +115,7 @@ def test_a_missing_library_is_named_with_its_command(training, monkeypatch):
 
 def test_engines_that_take_weights_apart_are_refused(training, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match=r"takes the weights apart. Take accelerate_configs/single_gpu.yaml"):
+    with pytest.raises(InputError, match=r"shards the weights. Use accelerate_configs/single_gpu.yaml"):
         quantization_config(ModelConfig(load_in_4bit=True, use_peft=True), training)
 
 

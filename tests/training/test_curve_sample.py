@@ -96,7 +96,7 @@ def test_the_curve_is_of_the_sample_and_both_ends_of_the_whole(make_trainer, row
     again.train(resume_from_checkpoint=True)
     for log, other in zip(logs[2:], [log for log in again.state.log_history if "eval_a_sample_loss" in log][-2:]):
         assert {k: v for k, v in log.items() if "sample_" in k and "per_second" not in k}.items() <= other.items()
-    with pytest.raises(InputError, match=r"other settings \(eval_curve_fraction\)[\s\S]*would be of different rows"):
+    with pytest.raises(InputError, match=r"other settings \(eval_curve_fraction\)[\s\S]*would be for different rows"):
         make_trainer(rows.pairs(16), **{**options, "eval_curve_fraction": 0.5}).train(resume_from_checkpoint=True)
     with pytest.raises(
         InputError, match=r"with `eval_curve_fraction` 0\.34 that is measured at the start and at the end"

@@ -62,7 +62,7 @@ def test_auto_goes_on_from_the_checkpoint_before_one_whose_manifest_is_damaged(w
     said = " ".join(capsys.readouterr().out.split())
     assert found == str(output / "checkpoint-3")
     assert said.count("warning:") == 1 and "checkpoint-6 is damaged" in said
-    assert f"The run goes on from {found} instead." in said
+    assert f"The run continues from {found} instead." in said
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(run, damage
     assert "checkpoint-6 is damaged" in capsys.readouterr().out
     for step in (2, 4):
         make(run / f"checkpoint-{step}")
-    with pytest.raises(InputError, match=f"checkpoint-6 is damaged: .*{message}.*start afresh"):
+    with pytest.raises(InputError, match=f"checkpoint-6 is damaged: .*{message}.*start a new run"):
         checked_checkpoint("auto", str(run))
 
 
@@ -194,10 +194,10 @@ def test_damage_that_comes_after_the_first_look_is_seen(run):
 def test_a_checkpoint_from_elsewhere_is_not_read(run, tmp_path):
     stranger = shutil.copytree(run / "checkpoint-6", tmp_path / "theirs" / "checkpoint-6")
     with pytest.raises(
-        InputError, match=r"which is no checkpoint-N folder in `output_dir` .*pickle, which can run code"
+        InputError, match=r"which is not a checkpoint-N folder in `output_dir` .*pickle, which can run code"
     ):
         checked_checkpoint(str(stranger), str(run))
-    with pytest.raises(InputError, match="no checkpoint-N folder in `output_dir`"):
+    with pytest.raises(InputError, match="not a checkpoint-N folder in `output_dir`"):
         checked_checkpoint(str(shutil.copytree(run / "checkpoint-6", run / "copy")), str(run))
 
 
@@ -208,7 +208,7 @@ def test_the_trainer_itself_refuses_a_stranger_s_pickles(make_trainer, rows, run
 
 
 def test_an_older_checkpoint_is_refused_while_newer_ones_stand_there(run):
-    with pytest.raises(InputError, match=r"the run has gone on to .*checkpoint-6.* Move the newer ones away"):
+    with pytest.raises(InputError, match=r"the run continued to .*checkpoint-6.* Move the newer ones away"):
         checked_checkpoint(str(run / "checkpoint-2"), str(run))
 
 

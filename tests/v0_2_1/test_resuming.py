@@ -47,7 +47,7 @@ def test_a_pickle_that_was_put_into_a_checkpoint_is_refused(recipe, old, capfd):
 def test_a_checkpoint_in_another_folder_is_refused(recipe, capfd):
     flags = ("--resume_from_checkpoint", "interrupted/checkpoint-3", "--output_dir", "elsewhere")
     assert recipe("grft", "interrupted", *flags) == 2
-    assert "no checkpoint-N folder in `output_dir` elsewhere" in capfd.readouterr().err
+    assert "not a checkpoint-N folder in `output_dir` elsewhere" in capfd.readouterr().err
 
 
 def test_the_checkpoints_say_that_0_2_1_wrote_them(old):

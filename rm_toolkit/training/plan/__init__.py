@@ -1,1 +1,1 @@
-"""What a run needs: memory of each GPU and of the host, steps, and hours, worked out before anything is loaded."""
+"""What a run needs: memory per GPU and per host, steps, and hours, computed before anything is loaded."""

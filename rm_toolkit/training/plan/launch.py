@@ -1,4 +1,4 @@
-"""Where an engine keeps parameters, gradients and optimizer states: bytes of each GPU and of each machine's host."""
+"""Where an engine keeps parameters, gradients and optimizer states: bytes per GPU and per machine's host."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Launch:
         kind (`str`): `none`, `ddp`, `zero2`, `zero3` or `fsdp2`.
         num_processes (`int`): Over all machines.
         num_machines (`int`): Machines.
-        on_cpu (`bool`): Whether it computes on CPUs: then the processes share the host's memory.
-        offload_optimizer (`bool`): Whether gradients and optimizer states stand on the host.
-        offload_parameters (`bool`): Whether parameters do.
+        on_cpu (`bool`): Whether it computes on CPUs; the processes then share the host's memory.
+        offload_optimizer (`bool`): Whether gradients and optimizer states are kept on the host.
+        offload_parameters (`bool`): Whether parameters are kept on the host.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Launch:
 
     def launched(self, precision: str = "no") -> engines.Engine:
         """
-        What a run that is launched so says of itself.
+        The engine as a run with this launch reports it.
 
         Args:
             precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
@@ -92,7 +92,7 @@ def read_launch(path: str | Path) -> Launch:
     remedy = "Give one of accelerate_configs/, or what `accelerate config` wrote."
     values = read_yaml(path, "the launch config", remedy)
     if "distributed_type" not in values:
-        raise InputError(f"{path} is no launch config of accelerate (it has no `distributed_type`). {remedy}")
+        raise InputError(f"{path} is not a launch config of accelerate (it has no `distributed_type`). {remedy}")
     launch_keys().check("launch config", values, f"{path}: ")
     kind = str(values["distributed_type"]).upper()
     number = values.get("num_processes") or 1
@@ -113,7 +113,8 @@ def read_launch(path: str | Path) -> Launch:
         launch.kind = ""
     if not launch.kind:
         raise InputError(
-            f"{path}: no plan is made for this kind of run (`distributed_type: {kind}`); DeepSpeed stages 2 and 3, FSDP and DDP are known."
+            f"{path}: this kind of run cannot be planned (`distributed_type: {kind}`). Supported: DeepSpeed stages 2 "
+            f"and 3, FSDP and DDP."
         )
     return launch
 
@@ -125,8 +126,8 @@ class Weights:
 
     Args:
         parameters (`int`): Number of all parameters.
-        trained (`int`): Number of those that are trained.
-        stored (`int`): Bytes of all of them as they are stored.
+        trained (`int`): Number of trained parameters.
+        stored (`int`): Bytes of all parameters as stored.
         largest (`int`): Parameters of the largest layer, which a sharding engine gathers at a time.
     """
 
@@ -138,7 +139,7 @@ class Weights:
 
 @dataclass
 class Memory:
-    """Bytes by what takes them: on each GPU (or CPU process), and on each host."""
+    """Bytes by kind: on each GPU (or CPU process), and on each host."""
 
     device: dict[str, int]
     host: dict[str, int]
@@ -158,11 +159,11 @@ def model_states(launch: Launch, weights: Weights, optimizer: str, *, accumulate
     Bytes of parameters, gradients, optimizer states and the engine's own buffers.
 
     Args:
-        launch (`Launch`): Where they stand.
+        launch (`Launch`): Where they are kept.
         weights (`Weights`): How many there are.
         optimizer (`str`): Name of `optim`.
-        accumulates (`bool`): Whether gradients are there while a micro-batch is computed; otherwise those are counted
-            with the activations, among which they come to be.
+        accumulates (`bool`): Whether gradients of earlier micro-batches are in memory while one is computed; otherwise
+            they are counted with the activations.
     """
     held, trained = weight_bytes(launch.launched()), weights.trained
     parts = launch.num_processes if launch.kind != "ddp" else 1
@@ -182,7 +183,7 @@ def model_states(launch: Launch, weights: Weights, optimizer: str, *, accumulate
             device[name] = 0
     host["copies on their way"] = held.moved * trained // parts * launch.per_machine
     device["gathered layers and buckets"] = _buffers(launch, weights, held)
-    # PyTorch's plain AdamW on a GPU keeps one more value a parameter while it steps.
+    # PyTorch's plain AdamW on a GPU keeps one more value per parameter during the step.
     on_gpu = not launch.on_cpu and not launch.offload_optimizer
     step_extra = held.element * trained // parts if on_gpu and optimizer == "adamw_torch" else 0
     host["processes"] = PROCESS * launch.per_machine
@@ -201,7 +202,7 @@ def _buffers(launch: Launch, weights: Weights, held: WeightBytes) -> int:
         live = min(MAX_LIVE_PARAMETERS, weights.parameters)
         return element * (max(live, weights.largest) + min(REDUCE_BUCKET, weights.trained))
     if launch.kind == "fsdp2":
-        return 3 * element * weights.largest  # a layer, the next one on its way, and the gradients of the last
+        return 3 * element * weights.largest  # a layer, the next one being gathered, and the gradients of the last
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a launch config of accelerate may say: its keys as accelerate itself has them, also inside `deepspeed_config`."""
+"""The keys that a launch config of accelerate may have, taken from accelerate, also inside `deepspeed_config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of the tensors that are alive while something is computed, on real tensors or on fake ones."""
+"""Bytes of the tensors that are alive during a computation, on real or fake tensors."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch.utils._pytree import tree_iter
 
 class PeakTracker(TorchDispatchMode):
     """
-    Counts what the operations inside it create: the bytes alive now, and the most there were.
+    Counts the tensors that operations inside it create: bytes alive now, and the peak.
 
-    Under `FakeTensorMode`, where tensors have shapes and no memory, this is what a step would take. There, values that
-    an operation depends on are not known; the two that a training step of this toolkit asks for are answered: a
-    comparison holds, and `bincount` has the length that it is given at least.
+    Under `FakeTensorMode`, where tensors have shapes but no memory, this is what a step would take. Values are not
+    known there; the two that a training step of this toolkit depends on are assumed: a comparison is true, and
+    `bincount` has its minimum length.
 
     Args:
-        known (`Iterable[Tensor]`): Tensors that were there before; views of them, and they themselves, do not count.
+        known (`Iterable[Tensor]`): Tensors that existed before; they and their views do not count.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()):
         super().__init__()
         self.now = self.peak = 0
         self._storages: dict[int, int] = {}
-        self._known = [tensor.untyped_storage() for tensor in known]  # held, so that no address is used again
+        self._known = [tensor.untyped_storage() for tensor in known]  # kept alive, so that no address is reused
         self._addresses = {storage._cdata for storage in self._known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

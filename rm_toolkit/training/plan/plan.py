@@ -1,4 +1,4 @@
-"""The plan of a run: memory, whether it fits, steps and hours, from a recipe and a launch config alone."""
+"""The plan of a run: memory, whether it fits, steps and hours, from only a recipe and a launch config."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Precision:
     """
-    What a run computes in.
+    The precision of a run.
 
     Args:
         name (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
-        reason (`str`): Why that one, in words.
+        reason (`str`): The reason, in words.
     """
 
     name: str
@@ -46,29 +46,29 @@ class Precision:
 
 def launched_precision(bf16: bool | None, fp16: bool, on_cpu: bool) -> Precision:
     """
-    What the launch of a recipe will compute in, as [`~rm_toolkit.training.engines.LaunchedConfig`] decides there.
+    The precision that the launch of a recipe will use, as [`~rm_toolkit.training.engines.LaunchedConfig`] decides.
 
     Args:
-        bf16 (`bool`, *optional*), fp16 (`bool`): As the recipe's parser reads them.
+        bf16 (`bool`, *optional*), fp16 (`bool`): Values as parsed from the recipe.
         on_cpu (`bool`): Whether the run computes on a CPU.
 
     Raises:
-        `InputError`: if both are asked for.
+        `InputError`: if both are true.
     """
     if bf16 and fp16:
         raise InputError("`bf16` and `fp16` are both true. Keep one of them.")
     if fp16 or bf16 is not None:
-        return Precision("fp16" if fp16 else "bf16" if bf16 else "no", "as the recipe says")
+        return Precision("fp16" if fp16 else "bf16" if bf16 else "no", "as set in the recipe")
     if on_cpu:
-        return Precision("no", "`bf16` is not set; a run on a CPU then leaves it off")
+        return Precision("no", "`bf16` is not set, so it is off on a CPU")
     found = gpu_has_bf16()
     here = {
-        None: "there is no GPU here to ask, so that this plan assumes it has",
-        True: "that of this machine has",
-        False: "that of this machine has not",
+        None: "there is no GPU here to check, so this plan assumes that it does",
+        True: "the GPU of this machine does",
+        False: "the GPU of this machine does not",
     }[found]
     taken = default_bf16(fp16, on_cpu, found is not False)
-    return Precision("bf16" if taken else "no", f"`bf16` is not set; a run then takes it where its GPU has it: {here}")
+    return Precision("bf16" if taken else "no", f"`bf16` is not set, so it is on if the GPU supports it: {here}")
 
 
 @dataclass
@@ -77,19 +77,19 @@ class RunPlan:
     What a run needs.
 
     Args:
-        launch (`Launch`): What is launched.
+        launch (`Launch`): The launch.
         weights (`Weights`): Sizes of the model.
         states (`Memory`): Parameters, gradients, optimizer, buffers.
         step (`StepMemory`): Activations of one micro-batch.
-        layout (`str`): Batch layout that was counted.
-        batch (`str`): The micro-batch that was counted, in words.
+        layout (`str`): Batch layout of the calculation.
+        batch (`str`): The micro-batch of the calculation, in words.
         micro_batches (`int`): Micro-batches of each process in a step.
         pairs_per_step (`int`): Pairs of an optimizer step over all processes.
         deepspeed (`tuple`, *optional*): DeepSpeed's own estimate, see [`deepspeed_estimate`].
-        matrix_parameters (`int`): Parameters that every token is multiplied with.
+        matrix_parameters (`int`): Parameters in matrix products with every token.
         recomputes (`bool`): Whether the forward pass is computed twice.
         precision (`str`): `no`, or the 16-bit type of autocast: `bf16`, `fp16`.
-        precision_from (`str`): Why that one, in words.
+        precision_from (`str`): The reason, in words.
     """
 
     launch: Launch
@@ -108,7 +108,7 @@ class RunPlan:
 
     @property
     def device_rows(self) -> dict[str, int]:
-        """Bytes of each GPU, or of each process on a CPU, by what takes them, at the moment when most is taken."""
+        """Bytes per GPU (or per process on a CPU) by kind, at the moment of peak memory."""
         rows = dict(self.states.device)
         activations = self.step.peak
         in_step = self.states.step_extra + max(self.step.gradients, 0)
@@ -130,7 +130,9 @@ class RunPlan:
         return on_host + (self.device_total * self.launch.per_machine if self.launch.on_cpu else 0)
 
     def flops(self, tokens: float) -> float:
-        """Operations of training on so many tokens: 2 a parameter forward, 4 backward, 2 more where it recomputes."""
+        """
+        Operations of training on this many tokens: per parameter 2 forward, 4 backward, 2 more with recomputation.
+        """
         return (8 if self.recomputes else 6) * self.matrix_parameters * tokens
 
 
@@ -144,7 +146,7 @@ def make_plan(
     text_length: int | None = None,
 ) -> RunPlan:
     """
-    Works out what a run needs.
+    Computes what a run needs.
 
     Args:
         recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
@@ -153,7 +155,7 @@ def make_plan(
         text_length (`int`, *optional*): Tokens of each text; by default the largest, `max_length`.
 
     Raises:
-        `InputError`: if the recipe's batch does not divide over the processes, or its base is not there.
+        `InputError`: if the recipe's batch cannot be divided over the processes, or its base does not exist.
     """
     precision = precision or Precision(training.autocast or "no", "as in `training`")
     config = base_config(recipe, model)
@@ -179,7 +181,7 @@ def make_plan(
         _simulated_step(skeleton, batch, launch, autocast, accumulates),
         layout,
         f"{len(batch.better)} pair(s) of two texts of {length} tokens"
-        + (" (`auto` takes as many as fit on the GPU)" if training.max_tokens_per_batch == AUTO else ""),
+        + (" (`auto` uses as many as fit on the GPU)" if training.max_tokens_per_batch == AUTO else ""),
         micro_batches,
         training.pairs_per_step,
         deepspeed_estimate(launch, weights),
@@ -243,7 +245,7 @@ def _matrix_parameters(model: RewardModel) -> int:
 
 
 def _tokens(training: RewardModelConfig) -> int | None:
-    """Tokens of a micro-batch; `auto` is counted with as many pairs as `per_device_train_batch_size` says."""
+    """Tokens of a micro-batch; for `auto`, those of `per_device_train_batch_size` pairs."""
     return None if training.max_tokens_per_batch == AUTO else training.max_tokens_per_batch
 
 
@@ -256,7 +258,7 @@ def _micro_batches(training: RewardModelConfig, launch: Launch) -> int:
     if training.pairs_per_step % at_once:
         raise InputError(
             f"`pairs_per_step` is {training.pairs_per_step}, which {launch.num_processes} process(es) of "
-            f"{training.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Take a "
+            f"{training.per_device_train_batch_size} pairs (`per_device_train_batch_size`) do not divide. Use a "
             f"multiple of {at_once}, or change the batch size."
         )
     return training.pairs_per_step // at_once

@@ -1,4 +1,4 @@
-"""A plan in words: the table, what dominates, whether it fits, and what to change."""
+"""Prints a plan: the table, what dominates, whether it fits, and what to change."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .plan import RunPlan
 
 GIB = 2**30
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
-# What to change, by what takes most.
+# What to change, by the largest item.
 REMEDIES = {
     "parameters": "shard them (ZeRO-3 or FSDP2), offload them, or train an adapter on 4 bits (--use_peft --load_in_4bit)",
     "gradients": "shard them (ZeRO-2, ZeRO-3, FSDP2), or train an adapter (--use_peft)",
     "optimizer states": "shard them (ZeRO-2, ZeRO-3, FSDP2), offload them, or train an adapter (--use_peft)",
     "the optimizer's own weights": "offload them (zero3_offload.yaml), or train an adapter (--use_peft)",
-    "gathered layers and buckets": "take a DeepSpeed config with smaller `reduce_bucket_size` and `stage3_max_live_parameters`",
+    "gathered layers and buckets": "use a DeepSpeed config with smaller `reduce_bucket_size` and "
+    "`stage3_max_live_parameters`",
     "activations kept for the backward pass": "set gradient_checkpointing: true, or a smaller per_device_train_batch_size "
     "(max_tokens_per_batch), or a smaller max_length",
-    "the rest of the backward pass": "take a smaller per_device_train_batch_size (max_tokens_per_batch), or max_length",
-    "the optimizer's step": "take optim: adamw_torch_fused",
+    "the rest of the backward pass": "use a smaller per_device_train_batch_size (max_tokens_per_batch) or max_length",
+    "the optimizer's step": "set optim: adamw_torch_fused",
 }
 
 
@@ -43,7 +44,7 @@ def parse_size(text: str, name: str) -> int:
     except ValueError:
         size = 0
     if size <= 0:
-        raise InputError(f"`{name}` is '{text}', which is no size. Write it like 80GiB.")
+        raise InputError(f"`{name}` is '{text}', which is not a size. Write it like 80GiB.")
     return int(size)
 
 
@@ -75,7 +76,7 @@ def print_plan(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -
 
     Args:
         plan (`RunPlan`): From [`~rm_toolkit.training.plan.plan.make_plan`].
-        gpu_memory (`int`, *optional*): Bytes of each GPU, None where nobody knows.
+        gpu_memory (`int`, *optional*): Bytes of each GPU; `None` if unknown.
         host_memory (`int`, *optional*): Bytes of each host.
 
     Returns:
@@ -103,7 +104,7 @@ def explain(plan: RunPlan) -> list[str]:
     weights, launch = plan.weights, plan.launch
     lines = [
         f"Model: {count(weights.parameters)} parameters, {count(weights.trained)} of them trained; fp32 weights, gradients "
-        f"and AdamW's two moments take 4 + 4 + 8 bytes a trained parameter{_more_copies(launch)}.",
+        f"and AdamW's two moments take 4 + 4 + 8 bytes per trained parameter{_more_copies(launch)}.",
         f"Precision: {plan.precision}{'' if plan.precision == 'no' else ', by autocast on fp32 weights'} "
         f"({plan.precision_from}).{_casts(plan)}",
         f"Step: {plan.pairs_per_step} pairs = {launch.num_processes} process(es) x {plan.micro_batches} micro-batch(es) of "
@@ -112,7 +113,7 @@ def explain(plan: RunPlan) -> list[str]:
         + ("; each layer is computed again in the backward pass." if plan.recomputes else "."),
     ]
     if launch.kind == "fsdp2" and launch.offload_optimizer:
-        lines.append("On the host: half as much again as the numbers themselves, for pinned blocks.")
+        lines.append("On the host: 1.5 times the size of the numbers themselves, for pinned blocks.")
     if launch.kind == "zero3":
         lines.append(
             "Gathered layers and buckets: at most 1e9 parameters at a time, and 5e8 gradients (DeepSpeed's defaults)."
@@ -120,12 +121,13 @@ def explain(plan: RunPlan) -> list[str]:
     if plan.deepspeed is not None:
         device, host = plan.deepspeed
         lines.append(
-            f"For comparison, DeepSpeed's own estimate, which is for 16-bit weights: {size(device)} a GPU, {size(host)} a "
+            f"For comparison, DeepSpeed's own estimate, which is for 16-bit weights: {size(device)} per GPU, "
+            f"{size(host)} per "
             f"host for all {count(weights.parameters)} parameters, without activations and buckets."
         )
     largest = max(plan.device_rows, key=plan.device_rows.get)
     share = plan.device_rows[largest] / plan.device_total
-    lines.append(f"Most of it: {largest}, {share:.0%}.")
+    lines.append(f"Largest item: {largest}, {share:.0%}.")
     return lines
 
 
@@ -133,9 +135,9 @@ def _more_copies(launch: Launch) -> str:
     held = weight_bytes(launch.launched())
     copies = []
     if held.master:
-        copies.append(f"{held.master} more for the weights that the optimizer steps on")
+        copies.append(f"{held.master} more for the weights that the optimizer updates")
     if held.moved:
-        copies.append(f"{held.moved} for copies on their way between host and GPU")
+        copies.append(f"{held.moved} for copies in transit between host and GPU")
     return ", and DeepSpeed " + ", ".join(copies) if copies else ""
 
 
@@ -144,7 +146,7 @@ def _casts(plan: RunPlan) -> str:
         return ""
     held = weight_bytes(plan.launch.launched())
     if held.cast_once:
-        return " The 16-bit copies of the weights, made once a step, count with the activations."
+        return " The 16-bit copies of the weights, made once per step, count with the activations."
     if held.casts_kept:
         return " The 16-bit copies that autocast makes of the weights count with the activations."
     return " Autocast makes 16-bit copies of one layer's weights at a time."
@@ -159,7 +161,7 @@ def _verdict(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -> 
     fits: bool | None = True
     for name, flag, needed, there, rows in known:
         if there is None:
-            console.print(f"Fits? There is none here to ask; say {flag}. It needs {size(needed)} of {name}.")
+            console.print(f"Fits? Unknown: there is none here; pass {flag}. It needs {size(needed)} of {name}.")
             fits = None if fits else fits
             continue
         if needed <= there:
@@ -167,7 +169,7 @@ def _verdict(plan: RunPlan, gpu_memory: int | None, host_memory: int | None) -> 
             continue
         fits = False
         largest = max((row for row in rows if row in REMEDIES), key=rows.get, default=None)
-        remedy = f" Most is {largest}: {REMEDIES[largest]}." if largest else ""
+        remedy = f" Largest item: {largest}. To reduce it, {REMEDIES[largest]}." if largest else ""
         console.print(f"Does not fit: {size(needed)} of {size(there)} of {name}.{remedy}")
     return fits
 
@@ -190,12 +192,12 @@ def run_length(
         pairs (`int`, *optional*): Training pairs of one epoch.
         steps (`int`): `max_steps`, or not above 0.
         epochs (`float`): `num_train_epochs`.
-        tokens_per_pair (`float`): Tokens that are computed for a pair.
-        tflops (`float`, *optional*): Peak of one GPU in the precision of the run, in 1e12 operations a second.
-        utilization (`float`): Part of that peak that is reached.
+        tokens_per_pair (`float`): Tokens computed per pair.
+        tflops (`float`, *optional*): Peak of one GPU in the precision of the run, in TFLOP/s.
+        utilization (`float`): Fraction of that peak that is reached.
     """
     if steps <= 0 and pairs is None:
-        return ["Steps: say --pairs N (training pairs of an epoch), or set max_steps, for steps, tokens and hours."]
+        return ["Steps: pass --pairs N (training pairs per epoch), or set max_steps, for steps, tokens and hours."]
     if steps <= 0:
         steps = -(-pairs // plan.pairs_per_step) * max(1, round(epochs))
         total = round(pairs * epochs)
@@ -207,13 +209,13 @@ def run_length(
     lines = [
         f"Length: {steps:,} steps, {total:,} pairs x {tokens_per_pair:g} tokens = {count(tokens)} tokens.",
         f"Work: {factor} x {count(plan.matrix_parameters)} x {count(tokens)} = {flops:.2e} operations"
-        f"{' (8: the forward pass twice)' if plan.recomputes else ''}.",
+        f"{' (8: the forward pass is computed twice)' if plan.recomputes else ''}.",
     ]
     if tflops:
         number = plan.launch.num_processes
         hours = flops / (tflops * 1e12 * utilization * number) / 3600
         lines.append(
             f"Hours, an estimate: {flops:.2e} / ({number} x {tflops:g}e12 x {utilization:g}) = {hours:.2f} h of training, "
-            "without evaluation, loading, saving and what offloading waits for."
+            "without evaluation, loading, saving and waiting for offloaded data."
         )
     return lines

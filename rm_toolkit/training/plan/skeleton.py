@@ -1,4 +1,4 @@
-"""The reward model of a recipe without its weights: every tensor has its shape and type, and no memory."""
+"""The reward model of a recipe without its weights: every tensor has its shape and type, but no memory."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig:
     """
-    The config of a recipe's base: of its folder or Hub repository, or of the tiny base that the recipe would build.
+    The config of a recipe's base: from its folder or Hub repository, or of the tiny base that the recipe would build.
 
     Raises:
-        `InputError`: if there is neither, or the folder holds the weights of another model.
+        `InputError`: if there is neither, or the folder has the weights of another model.
     """
     name = model.model_name_or_path
     if recipe.tiny_base and not Path(name or "", "config.json").exists():
@@ -56,7 +56,7 @@ def base_config(recipe: RecipeArguments, model: ModelConfig) -> PreTrainedConfig
     config = load_classifier_config(
         name, revision=model.model_revision, trust_remote_code=getattr(model, "trust_remote_code", False)
     )
-    if Path(name).is_dir():  # weights on the Hub stay there
+    if Path(name).is_dir():  # weights on the Hub are not downloaded
         check_weights(name, config)
     return config
 
@@ -69,16 +69,16 @@ def build_skeleton(
     compute_dtype: torch.dtype | None = None,
 ) -> RewardModel:
     """
-    Builds the model that [`~rm_toolkit.training.trainer.RewardModelTrainer`] would train, on the meta device.
+    Builds, on the meta device, the model that [`~rm_toolkit.training.trainer.RewardModelTrainer`] would train.
 
     Args:
-        config (`PreTrainedConfig`): Of the base.
+        config (`PreTrainedConfig`): Config of the base.
         training (`RewardModelConfig`): Pooling, LM loss and checkpointing are taken from it.
-        peft_config (`PeftConfig`, *optional*): Puts the adapter on.
-        compute_dtype (`torch.dtype`, *optional*): Of a quantised base: its linear layers compute in this type.
+        peft_config (`PeftConfig`, *optional*): Adds the adapter.
+        compute_dtype (`torch.dtype`, *optional*): Compute type of the linear layers of a quantized base.
 
     Raises:
-        `InputError`: if the LM loss is wanted of a base without a language-modelling head, or no model can be built from
+        `InputError`: if the LM loss is on for a base without a language-modeling head, or no model can be built from
             the config.
     """
     config = copy.deepcopy(config)
@@ -87,7 +87,7 @@ def build_skeleton(
     with torch.device("meta"):
         try:
             classifier = AutoModelForSequenceClassification.from_config(config, dtype=WEIGHT_DTYPE)
-        except Exception as error:  # each architecture raises what it likes
+        except Exception as error:  # each architecture raises its own errors
             raise InputError(weights_error(config.name_or_path, config, error)) from error
         length = min(training.max_length, max_positions(classifier) or training.max_length)
         settings = RewardModelSettings(pooling_type=training.pooling_type, max_length=length)
@@ -110,7 +110,9 @@ def _lm_head(classifier: PreTrainedModel, training: RewardModelConfig) -> LMHead
     if training.lm_loss_coef <= 0:
         return None
     if not is_causal_lm(classifier.config):
-        raise InputError("`lm_loss_coef` is above 0, but the base is an encoder, without next-token predictions.")
+        raise InputError(
+            "`lm_loss_coef` is above 0, but the base is an encoder and predicts no next token. Set it to 0."
+        )
     embedding = classifier.get_input_embeddings().weight
     tied = bool(getattr(classifier.config.get_text_config(), "tie_word_embeddings", False))
     weight = embedding if tied else nn.Parameter(torch.empty(embedding.shape))
@@ -119,11 +121,11 @@ def _lm_head(classifier: PreTrainedModel, training: RewardModelConfig) -> LMHead
 
 def materialize(model: RewardModel, mode: FakeTensorMode) -> None:
     """
-    Puts a model of the meta device on a CPU that does not exist: operations know where they run, nothing is stored.
+    Moves a model from the meta device to a fake CPU: operations have a device, but nothing is stored.
 
     Args:
         model (`RewardModel`): From [`build_skeleton`]; changed in place.
-        mode (`FakeTensorMode`): What it will be computed under.
+        mode (`FakeTensorMode`): The mode of the later computation.
     """
     made: dict[int, torch.Tensor] = {}
 
@@ -148,19 +150,19 @@ def quantized_modules(model: RewardModel) -> list[nn.Module]:
 
 def adapter_and_bits(model: ModelConfig) -> tuple[PeftConfig | None, float | None]:
     """
-    The adapter of a recipe, and the bytes of a quantised weight.
+    The adapter of a recipe, and the bytes per quantized weight.
 
-    Four bits, and a scale of four bytes for 64 of them (about a byte for 64 with double quantisation); eight bits and a
-    scale a row.
+    With four bits, a scale of four bytes per 64 weights is added (about one byte with double quantization); with eight
+    bits, a scale per row.
 
     Raises:
-        `InputError`: for a quantised base without an adapter.
+        `InputError`: for a quantized base without an adapter.
     """
     quantization: Any = get_quantization_config(model)
     if quantization is None:
         return get_peft_config(model), None
     if not model.use_peft:
-        raise InputError("the base is quantised, but its weights cannot be trained. Pass --use_peft.")
+        raise InputError("the base is quantized, and quantized weights cannot be trained. Pass --use_peft.")
     if not getattr(model, "load_in_4bit", False):
         return get_peft_config(model), 1.0
     return get_peft_config(model), 0.5 + (1 / 64 if model.use_bnb_nested_quant else 4 / 64)

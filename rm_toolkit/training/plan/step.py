@@ -1,4 +1,4 @@
-"""One micro-batch computed with fake tensors: what is kept for the backward pass, and the most there is at a time."""
+"""One micro-batch computed with fake tensors: bytes kept for the backward pass, and the peak."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .memory_tracker import PeakTracker
 @dataclass
 class StepMemory:
     """
-    Bytes of one micro-batch beside parameters, optimizer and the gradients that were there before.
+    Bytes of one micro-batch, without parameters, optimizer and earlier gradients.
 
     Args:
-        kept (`int`): At the end of the forward pass: what the backward pass reads.
-        peak (`int`): The most at any time, with gradients that the backward pass creates.
-        gradients (`int`): Gradients that are there afterwards.
+        kept (`int`): Bytes at the end of the forward pass, kept for the backward pass.
+        peak (`int`): Peak, with gradients that the backward pass creates.
+        gradients (`int`): Bytes of the gradients afterwards.
     """
 
     kept: int
@@ -51,11 +51,11 @@ def largest_batch(
     The largest micro-batch that a run can meet: all texts `text_length` tokens long, with nothing in common.
 
     Args:
-        pairs (`int`): Pairs of the micro-batch, not used where `tokens` is given.
+        pairs (`int`): Pairs of the micro-batch; not used if `tokens` is given.
         text_length (`int`): Tokens of each text.
         layout (`str`): `"plain"` or `"shared"`.
-        vocab_size (`int`): Ids are below this.
-        lm_loss_on (`str`, *optional*): `"text"` or `"completion"`: the better text of each pair counts.
+        vocab_size (`int`): Number of token ids.
+        lm_loss_on (`str`, *optional*): `"text"` or `"completion"`: the LM loss counts the better text of each pair.
         tokens (`int`, *optional*): Tokens of the micro-batch (`max_tokens_per_batch`).
     """
     if tokens is not None:
@@ -63,7 +63,7 @@ def largest_batch(
     rng = np.random.default_rng(0)
     number = 2 * pairs
     ids = rng.integers(3, max(4, vocab_size), (number, text_length), dtype=np.int32)
-    ids[:, 0] = np.arange(number) % vocab_size  # no common beginning
+    ids[:, 0] = np.arange(number) % vocab_size  # no shared prefix
     pair = np.arange(pairs)
     data = TokenizedPreferences(
         name="plan",
@@ -96,18 +96,18 @@ def simulate(
     accumulated: bool,
 ) -> StepMemory:
     """
-    Runs forward and backward pass of a micro-batch without computing anything.
+    Runs the forward and backward pass of a micro-batch on fake tensors, without computing anything.
 
     Args:
         model (`RewardModel`): From [`~rm_toolkit.training.plan.skeleton.build_skeleton`].
-        batch (`MicroBatch`): What is computed.
+        batch (`MicroBatch`): The micro-batch.
         mode (`FakeTensorMode`): The mode that the model was built under.
-        autocast (`torch.dtype`, *optional*): The 16-bit type of autocast, where it is on.
+        autocast (`torch.dtype`, *optional*): The 16-bit type of autocast, if it is on.
         casts_kept (`bool`): Whether the 16-bit weights of the forward pass are kept for the backward pass; otherwise
             the backward pass casts them again, layer by layer.
-        cast_once (`bool`): Whether they are made once a step, and held until its end.
-        gpu (`bool`): Whether the run is on a GPU, which holds more logits at a time.
-        accumulated (`bool`): Whether gradients of an earlier micro-batch are there already.
+        cast_once (`bool`): Whether they are made once per step and kept until its end.
+        gpu (`bool`): Whether the run is on a GPU, where more logits are in memory at a time.
+        accumulated (`bool`): Whether gradients of an earlier micro-batch exist already.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     again = contextlib.nullcontext() if casts_kept or autocast is None else _casting_again()
@@ -147,7 +147,7 @@ def _fake(batch: MicroBatch, mode: FakeTensorMode) -> MicroBatch:
 
 
 class _CastAgain(torch.autograd.Function):
-    """What DeepSpeed makes of `torch.nn.functional.linear` under ZeRO-3: it keeps the fp32 weight, not its cast."""
+    """How DeepSpeed replaces `torch.nn.functional.linear` under ZeRO-3: it keeps the fp32 weight, not its cast."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -178,7 +178,7 @@ def _casting_again() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logits_of(gpu: bool) -> Iterator[None]:
-    """Fake tensors are those of a CPU; for a GPU, as many logits are held at a time as it would hold."""
+    """Fake tensors are on a CPU; for a GPU, makes as many logits be in memory at a time as on a GPU."""
     table = losses.LOGITS_AT_A_TIME
     before = table["cpu"]
     table["cpu"] = table["cuda"] if gpu else before

@@ -286,15 +286,14 @@ def test_a_precision_that_is_not_set_says_what_is_assumed(small_base, tmp_path, 
         assert main([*command, f"accelerate_configs/{config}.yaml", *flags]) == 0
         return " ".join(capsys.readouterr().out.split())
 
-    unset = "(`bf16` is not set; a run"
-    assert (
-        f"Precision: bf16, by autocast on fp32 weights {unset} then takes it where its GPU has it: there is no GPU "
-        in (said("zero2", None, "--per_device_train_batch_size", "1", "--pairs_per_step", "8"))
+    unset = "(`bf16` is not set, so it is"
+    assert f"Precision: bf16, by autocast on fp32 weights {unset} on if the GPU supports it: there is no GPU " in (
+        said("zero2", None, "--per_device_train_batch_size", "1", "--pairs_per_step", "8")
     )
     assert f"Precision: bf16, by autocast on fp32 weights {unset}" in said("single_gpu", True)
     assert f"Precision: no {unset}" in said("single_gpu", False)
-    assert f"Precision: no {unset} on a CPU then leaves it off" in said("cpu", True)
-    assert "Precision: fp16, by autocast on fp32 weights (as the recipe says)" in said("single_gpu", None, "--fp16")
+    assert f"Precision: no {unset} off on a CPU" in said("cpu", True)
+    assert "Precision: fp16, by autocast on fp32 weights (as set in the recipe)" in said("single_gpu", None, "--fp16")
     assert main([*command, "accelerate_configs/single_gpu.yaml", "--fp16", "--bf16=true"]) == 2
     assert "`bf16` and `fp16` are both true" in capsys.readouterr().err
     for wrong in ("--bf16", "--bf16=maybe", "--no_bf16"):
@@ -333,7 +332,7 @@ def test_the_command_answers_in_words(small_base, tmp_path, capsys):
     for flags, message in (
         (["--gpu-memory", "much"], "`--gpu-memory` is 'much'"),
         (["--per_device_train_batch_size", "3"], "do not divide"),
-        (["--per_device_batch", "3"], "is no flag of this recipe"),
+        (["--per_device_batch", "3"], "is not a flag of this recipe"),
     ):
         assert main([*command, *flags]) == 2
         assert message in capsys.readouterr().err
@@ -375,7 +374,7 @@ def test_a_quantized_base_takes_half_a_byte_a_weight(small_base, tmp_path):
     layer = 2 * 96 * 96 + 2 * 96 * 48 + 3 * 96 * 192
     saved = 5 * layer * (4 - 0.5 - 4 / 64)
     assert whole.states.device["parameters"] - plan.states.device["parameters"] == pytest.approx(saved, abs=100)
-    with pytest.raises(InputError, match="its weights cannot be trained"):
+    with pytest.raises(InputError, match="quantized weights cannot be trained"):
         planned(tmp_path, small_base[0], {"load_in_4bit": True}, Launch("none"))
 
 
