@@ -88,3 +88,38 @@ class Tab:
         self.context.close()
         network = [url for url in self.asked if not url.startswith(("file:", "data:", "about:"))]
         assert self.complaints == [] and network == []
+
+
+def look_over(path, *, pictures):
+    """Opens a page of tables and figures, narrow and wide, light and dark: nothing is cut, unreadable or missing."""
+    with opened_browser() as browser:
+        for width, scheme in ((800, "light"), (800, "dark"), (1600, "light"), (1600, "dark")):
+            tab = Tab(browser, path, width=width, scheme=scheme)
+            assert tab.overflow <= 0
+            ground, ink = (
+                tab.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).map(Number)[0]")
+                for name in ("backgroundColor", "color")
+            )
+            assert (ground - ink > 150) if scheme == "light" else (ink - ground > 150)
+            broken = "[...document.querySelectorAll('tbody th, thead button')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+            assert tab.evaluate(f"{broken}.map((e) => e.textContent)") == [], "a name is cut"
+            wide = (
+                "[...document.querySelectorAll('.table .scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+            )
+            assert width < 1600 or tab.evaluate(wide) == 0, "a column is out of sight"
+            for picture in tab.locator("figure img").all():
+                picture.scroll_into_view_if_needed()
+            tab.wait("[...document.images].every((image) => image.naturalWidth > 100)")
+            assert tab.locator("figure img").count() == pictures
+            assert tab.locator(".tabs button").count() == 0 and tab.evaluate("window.hit") is None
+            heading = tab.locator("thead button").first
+            heading.click()
+            assert tab.locator("th[aria-sort=ascending], th[aria-sort=descending]").count() == 1
+            sorted_once = tab.texts("tbody >> nth=0 >> th")
+            heading.focus()
+            tab.keyboard.press("Enter")
+            assert sorted(tab.texts("tbody >> nth=0 >> th")) == sorted(sorted_once)
+            tab.locator(".contents button").last.click()
+            tab.wait("document.querySelector('section:last-of-type').getBoundingClientRect().top < window.innerHeight")
+            yield tab
+            tab.close()

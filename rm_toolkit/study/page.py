@@ -34,6 +34,7 @@ def study_content(
     if runner.failed:
         failed = [[cell.name, reason] for cell, reason in runner.failed.items()]
         sections.append(content.section("Failed", [content.table(["run", "reason"], failed)]))
-    sections.append(content.section("Runs", [content.table(["run", "seconds", "command"], run_rows(results))]))
+    rows = [[*row, content.command(command)] for *row, command in run_rows(results)]
+    sections.append(content.section("Runs", [content.table(["run", "seconds", "command"], rows)]))
     title = f"Study: {', '.join(study.base_models)}"
     return content.page(title, sections, f"{len(results)} of {len(runner.cells)} runs")

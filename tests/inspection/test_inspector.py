@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from browser import look_over
 from datasets import Dataset
 
 from rm_toolkit.cli import main
@@ -156,6 +157,22 @@ def test_the_command_writes_counts_lengths_overlap_and_words(dsp_file, base_mode
     )
     assert main(command) == 2
     assert "the output folder is in use" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path):
+    domains = ["law", "entertainment-and-television", "</script><script>window.hit=1</script>"]
+    items = [
+        {"query": f"Which {k}?", "responses": {name: f"The {name} ruled {k}, and no other." for name in domains}}
+        for k in range(12)
+    ]
+    (tmp_path / "dsp.json").write_text(json.dumps(items))
+    command = ["inspect", f"{{path: {tmp_path / 'dsp.json'}, source: dsp}}", "--no-word-clouds"]
+    command += ["--against", f"held={{path: {tmp_path / 'dsp.json'}, source: dsp}}", "--output", str(tmp_path / "out")]
+    assert main([*command, "--cache-dir", str(tmp_path / "cache")]) == 0
+    for tab in look_over(tmp_path / "out" / "report.html", pictures=1):
+        assert tab.texts("thead >> nth=0 >> th")[1:] == domains
+        assert "rm-toolkit inspect" in tab.locator(".code pre").text_content() or tab.locator(".code").count() == 0
 
 
 def test_without_tokenizer_and_clouds(dsp_file, tmp_path, read_json):

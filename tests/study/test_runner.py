@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from browser import look_over
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.output.lock import WriterLock
@@ -99,3 +100,15 @@ def test_the_report_has_table_pictures_and_commands(study, capsys):
     assert "│ hh, LM loss 0.1 │ imitation │" in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert '["hh","imitation","0.800","0.830"' in page and page.count('"source":"data:image/png;base64,') == 2
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(study_file):
+    runner = StudyRunner(load_study(study_file()))
+    runner.run()
+    write_report(runner)
+    for tab in look_over(Path(runner.study.output_dir) / "report.html", pictures=2):
+        assert tab.locator("tbody code").count() == len(runner.cells)
+        assert (
+            tab.locator("tbody code").first.text_content() in (Path(runner.study.output_dir) / "README.md").read_text()
+        )

@@ -60,7 +60,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = 
 
     Args:
         columns (`Sequence[str]`): Headings; the first column is text, the others are numbers.
-        rows (`Iterable[Sequence]`): Cells: strings, or [`link`].
+        rows (`Iterable[Sequence]`): Cells: strings, [`link`] or [`command`].
         caption (`str`): What the numbers are, where the headings do not say it.
     """
     return {"kind": "table", "columns": list(columns), "rows": [list(row) for row in rows], "caption": caption}
@@ -69,6 +69,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = 
 def link(label: str, target: str) -> dict[str, str]:
     """Returns a cell that leads to another place of the page, by the part of its address behind `#`."""
     return {"text": label, "to": target}
+
+
+def command(text: str) -> dict[str, Any]:
+    """Returns a cell that is a command."""
+    return {"text": text, "code": True}
 
 
 def figures_of(content: Block) -> list[Block]:

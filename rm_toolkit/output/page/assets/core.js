@@ -23,6 +23,10 @@ RMT.inline = (text) =>
     return document.createTextNode(part);
   });
 
+/** A command, whose options are not broken after their hyphens. */
+RMT.command = (text) =>
+  text.split(/((?<=\s)-[\w-]{1,40}(?=[\s=]|$))/).map((part, k) => (k % 2 ? RMT.el("span", { class: "whole", text: part }) : part));
+
 RMT.count = (number) => number.toLocaleString("en-US");
 
 RMT.plural = (number, one) => `${RMT.count(number)} ${one}${number === 1 ? "" : "s"}`;

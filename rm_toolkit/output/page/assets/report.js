@@ -20,6 +20,7 @@
   /** A number apart from the interval or the count behind it, which are read second. */
   const draw = (cell, numeric) => {
     const text = cellText(cell);
+    if (cell && cell.code) return [RMT.el("code", {}, ...RMT.command(text))];
     const found = numeric && text.match(/^(\S+)( [[(].*| ± .*)$/);
     const shown = found ? [found[1], RMT.el("span", { class: "aside", text: found[2] })] : [text];
     return cell && cell.to ? [RMT.el("a", { href: `#${cell.to}` }, ...shown)] : shown;
@@ -60,7 +61,7 @@
 
   const drawCode = ({ text }) =>
     RMT.el("div", { class: "code" },
-      RMT.el("pre", { text }),
+      RMT.el("pre", {}, ...RMT.command(text)),
       RMT.el("button", { type: "button", onclick: () => RMT.copy(text, "Command") }, "Copy"));
 
   const drawFigure = ({ source, file, caption }) =>
