@@ -225,7 +225,7 @@ CASES = {
             (place.output / "config.json").write_text("mine"),
             {"overwrite_output_dir": "true"},
         )[-1],
-        r"output holds files, but no run of this toolkit has written it .*--overwrite_output_dir leaves it alone",
+        r"output has files, but no run of this toolkit has written it .*--overwrite_output_dir leaves it alone",
     ),
     "an output folder that is a file": (
         lambda place: (place.output.write_text("mine"), {})[-1],
@@ -241,7 +241,7 @@ CASES = {
     ),
     "a checkpoint without weights": (
         lambda place: {"resume_from_checkpoint": place.checkpoint("trainer_state.json")},
-        r"`resume_from_checkpoint` is '.*checkpoint-7', which holds no weights \(`\*.safetensors`\)",
+        r"`resume_from_checkpoint` is '.*checkpoint-7', which has no weights \(`\*.safetensors`\)",
     ),
     "a model instead of a checkpoint": (
         lambda place: {"resume_from_checkpoint": place.checkpoint("model.safetensors")},

@@ -1,4 +1,4 @@
-"""What a run is made of, by content: its base model and its data, wherever they lie."""
+"""Fingerprints of a run's base model and data, by content, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..models.heads import HEAD_NAMES
 from ..output.json_files import load_json
 
 
-WHOLE = 1 << 26  # bytes up to which a file is read whole; of a larger one blocks are read, spread evenly
+WHOLE = 1 << 26  # up to this many bytes a file is read whole; a larger one is sampled in evenly spaced blocks
 BLOCK, NUM_BLOCKS = 1 << 16, 256
 NUMBERS_AT_ONCE = 1 << 22
 VALUES_OF_A_WEIGHT = 4096
-# What a model was saved with or from; it changes no weight.
+# How a model was saved; it changes no weight.
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "base_model_name_or_path", "peft_version")
 MODEL_FILES = (
     "config.json", "adapter_config.json", "*.safetensors", "*.index.json", "pytorch_model*.bin", "adapter_model.bin",
@@ -38,13 +38,13 @@ MODEL_FILES = (
 @dataclass
 class Base:
     """
-    Where a run begins.
+    The model that a run starts from.
 
     Args:
-        name (`str`): Folder or Hub id; empty for a model that was given in memory.
+        name (`str`): Folder or Hub id; empty for a model passed in memory.
         revision (`str`, *optional*): Of the Hub.
-        weights (`str`): Of a model in memory: digest of its weights.
-        options (`dict`, *optional*): What it was loaded with that changes the model.
+        weights (`str`): Digest of the weights of a model in memory.
+        options (`dict`, *optional*): Loading options that change the model.
     """
 
     name: str = ""
@@ -55,7 +55,7 @@ class Base:
     @classmethod
     def of(cls, model: Any, options: Mapping[str, Any] | None) -> Base:
         """
-        Describes the model that a trainer is given, before anything is added to it.
+        Describes the model passed to a trainer, before anything is added to it.
 
         Args:
             model (`str` or `nn.Module`): Folder, Hub id, or the model itself.
@@ -64,7 +64,7 @@ class Base:
         options = dict(options or {})
         revision = options.pop("revision", None)
         for name in ("attn_implementation", "quantization_config", "cache_dir", "token", "local_files_only"):
-            options.pop(name, None)  # compared by what comes of them, or places and secrets
+            options.pop(name, None)  # compared by their result, or paths and secrets
         named = {name: str(value) for name, value in sorted(options.items()) if value is not None} or None
         if isinstance(model, str):
             return cls(model, revision, options=named)
@@ -82,8 +82,8 @@ class Base:
 
 def weights_digest(model: nn.Module) -> str:
     """
-    Returns 16 hex digits over the names, shapes and some thousand values of each weight but the reward head's, which
-    a stock class draws without a seed.
+    Returns 16 hex digits over the names, shapes and some thousand values of each weight except the reward head's,
+    which a stock class initializes without a seed.
     """
     digest = xxhash.xxh3_64()
     for name, value in model.named_parameters():
@@ -99,7 +99,7 @@ def weights_digest(model: nn.Module) -> str:
 
 def files_digest(name: str, revision: str | None = None) -> str | None:
     """
-    Returns 16 hex digits over config and weights of a saved model, wherever it lies; `None` if its files are not here.
+    Returns 16 hex digits over config and weights of a saved model, wherever it is; `None` if its files are not local.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -146,7 +146,7 @@ def _folder_of(name: str, revision: str | None) -> str | None:
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """Returns 16 hex digits over size and content of a file; of a large one, over 256 blocks spread through it."""
+    """Returns 16 hex digits over size and content of a file; for a large one, over 256 blocks spread through it."""
     digest, size = xxhash.xxh3_64(), os.path.getsize(path)
     digest.update(str(size).encode())
     with open(path, "rb") as stream:
@@ -162,11 +162,11 @@ def file_digest(path: str | os.PathLike) -> str:
 
 def tokens_digest(data: TokenizedPreferences, with_lm_targets: bool = False) -> str:
     """
-    Returns 16 hex digits over what a model reads of a data set: token ids, pairs, their rows, prompts and margins.
+    Returns 16 hex digits over what a model reads of a dataset: token ids, pairs, their rows, prompts and margins.
 
     Args:
-        data (`TokenizedPreferences`): Tokenised.
-        with_lm_targets (`bool`): Whether it also matters which texts count for the LM loss.
+        data (`TokenizedPreferences`): The dataset.
+        with_lm_targets (`bool`): Whether to include which texts count for the LM loss.
     """
     digest = xxhash.xxh3_64()
     columns = [data.ids, data.offsets, data.better, data.worse, data.row, data.prompt]
@@ -182,7 +182,7 @@ def tokens_digest(data: TokenizedPreferences, with_lm_targets: bool = False) -> 
 
 def describe_content(entry: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Returns what a stage's entry of the lineage says of the content of its data, as entries of a run's record.
+    Returns what a lineage entry of a stage records about the content of its data, as entries of a run's record.
 
     Args:
         entry (mapping): From [`~rm_toolkit.training.run_record.lineage_entry`].
@@ -199,7 +199,7 @@ def describe_content(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _contents(described: Mapping[str, Mapping[str, Any]]) -> list[str] | None:
-    """What identifies data sets, in their order; `None` if one of them cannot be."""
+    """Identifiers of datasets, in their order; `None` if one of them has none."""
     found = []
     for name, entry in described.items():
         if entry.get("fingerprint"):
@@ -212,7 +212,7 @@ def _contents(described: Mapping[str, Mapping[str, Any]]) -> list[str] | None:
 
 
 def _stream_digest(spec: DatasetSpec) -> str:
-    """Of a stream, which nobody reads before it is trained on: its files, and what is taken of them."""
+    """Identifier of a stream, which is not read before training: its files, and which rows of them are used."""
     digest = xxhash.xxh3_64()
     options = [spec.source, spec.split, spec.domain, spec.layout, spec.format, spec.fraction, spec.test_size]
     options += [spec.columns, spec.template, spec.strip_citations, spec.skip_invalid]

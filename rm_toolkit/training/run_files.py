@@ -1,4 +1,4 @@
-"""Which files of an output folder a run has written, and how they are removed: those, and nothing else."""
+"""Which files of an output folder a run has written; removes those, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,30 +34,34 @@ ANCHOR_FILES = ("data-*.arrow", "dataset_info.json", "state.json")
 # Where the integrations of `report_to` write within the output folder.
 REPORTS = ("runs", "wandb", "mlruns", "trackio", "emissions.csv", "emissions.csv.bak")
 EVENT_FILES = "events.out.tfevents*"
-EVENTS_OF_OURS = (b"pairs_per_step", b"lm_loss_coef")  # settings that the log of a run of this toolkit shows
+EVENTS_OF_OURS = (b"pairs_per_step", b"lm_loss_coef")  # settings in the log of any run of this toolkit
 CARD_OF_OURS = "A reward model trained with [rm_toolkit](https://github.com/rm-toolkit/rm-toolkit)"
 NOT_OF_A_RUN = (MERGE_NAME, ".rm_toolkit_push.json", ".cache/huggingface")  # a merge; a download from the Hub
-ONLY_OF_SFT = ("generation_config.json", "trainer_state.json")  # whose folders of 0.2.1 cannot be told from others'
+ONLY_OF_SFT = (
+    "generation_config.json",
+    "trainer_state.json",
+)  # its folders of 0.2.1 cannot be distinguished from others
 
 
 def is_in_use(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds anything but a lock file, and the list of a run that has written nothing yet."""
+    """Whether a folder has anything besides a lock file and the list of a run that has written nothing yet."""
     folder = Path(folder)
     return folder.is_dir() and any(path.name not in (LOCK_NAME, RUN_MANIFEST) for path in folder.iterdir())
 
 
 def own_files(folder: str | os.PathLike) -> list[str] | None:
     """
-    Returns what runs of this toolkit have written into a folder.
+    Returns the files that runs of this toolkit have written into a folder.
 
-    A run lists it. A folder of version 0.2.1 or earlier has no list: there it is what that version wrote by its name, but
-    for a card, a `config.json` and `runs/` that are not ours by their content.
+    A run keeps a list. A folder of version 0.2.1 or earlier has none: there, files count by the names that this
+    version wrote, except for a card, a `config.json` and `runs/` whose content is not ours.
 
     Args:
         folder (`str` or `os.PathLike`): An output folder.
 
     Returns:
-        `list[str]`, *optional*: Paths of files, relative to the folder; `None` if no run of ours wrote it.
+        `list[str]`, *optional*: Paths of files, relative to the folder; `None` if no run of this toolkit wrote the
+        folder.
     """
     folder = Path(folder)
     names = read_written(folder)
@@ -73,7 +77,7 @@ def own_files(folder: str | os.PathLike) -> list[str] | None:
 
 
 def is_of_earlier_version(folder: Path) -> bool:
-    """Whether a run of version 0.2.1 or earlier wrote a folder: it holds our settings, or a checkpoint that does."""
+    """Whether a run of version 0.2.1 or earlier wrote a folder: it has our settings, or a checkpoint with them."""
     if any(os.path.lexists(folder / name) for name in NOT_OF_A_RUN):
         return False
     return _are_settings(folder / SETTINGS_NAME) or any(
@@ -82,18 +86,18 @@ def is_of_earlier_version(folder: Path) -> bool:
 
 
 def begin_run(output_dir: str | os.PathLike) -> None:
-    """Begins the list of what a run writes; what an earlier version wrote into the folder is on it."""
+    """Starts the list of a run's files, including those that an earlier version wrote into the folder."""
     begin_written(output_dir, own_files(output_dir) or ())
 
 
 def clear_output_dir(output_dir: str) -> None:
     """
-    Removes what earlier runs wrote into an output folder, and nothing else. Called when the new run is ready to begin.
+    Removes what earlier runs wrote into an output folder, and nothing else. Called when the new run is ready to start.
 
-    Folders go when they are empty; links are removed and never followed.
+    Empty folders are removed too; links are removed and never followed.
 
     Raises:
-        `InputError`: if a folder in it may not be written; nothing is removed then.
+        `InputError`: if a folder in it is not writable; then nothing is removed.
     """
     on_main_process(lambda: _remove(Path(output_dir)))
 
@@ -104,10 +108,9 @@ def _remove(folder: Path) -> None:
         names = list(_files_of_earlier_version(folder))
     for parent in sorted({(folder / name).parent for name in names}):
         if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(
-                f"{parent} may not be written, so that {folder} cannot be overwritten. Nothing was changed."
-            )
-    # A checkpoint without its manifest does not count, and the list goes last: killed here, the next start goes on.
+            raise InputError(f"{parent} is not writable, so {folder} cannot be overwritten. Nothing was changed.")
+    # A checkpoint without its manifest does not count, and the list is removed last: after a kill the next start
+    # finishes.
     names.sort(key=lambda name: (name == RUN_MANIFEST, Path(name).name != MANIFEST_NAME, name))
     for name in names:
         _remove_one(folder, name)
@@ -117,7 +120,7 @@ def _remove_one(folder: Path, name: str) -> None:
     path = folder
     for part in Path(name).parts:
         path = path / part
-        if path.is_symlink():  # where it leads to is nothing that a run wrote
+        if path.is_symlink():  # a run did not write the target
             path.unlink()
             return
     if path.is_dir():
@@ -132,7 +135,7 @@ def _remove_one(folder: Path, name: str) -> None:
 
 
 def _files_in(folder: Path, name: str) -> Iterator[str]:
-    """What a run wrote into one of its folders; a person may have put something beside it."""
+    """What a run wrote into one of its folders; a person may have added other files."""
     top = folder / name
     if top.is_symlink():
         yield name
@@ -149,7 +152,7 @@ def _files_in(folder: Path, name: str) -> Iterator[str]:
             if ours and is_inside(inside):
                 yield f"{name}/{inside}"
     if top.is_dir() and not any(top.iterdir()):
-        yield f"{name}/{MANIFEST_NAME}"  # which would come last; its folder goes with it
+        yield f"{name}/{MANIFEST_NAME}"  # would come last; removed with its folder
 
 
 def _is_of_checkpoint(name: str) -> bool:
@@ -181,7 +184,7 @@ def _are_settings(path: Path) -> bool:
 
 
 def _is_our_config(path: Path) -> bool:
-    """A sequence classifier's with one label, as only a reward model has it."""
+    """Whether a config is that of a sequence classifier with one label, as only a reward model has."""
     values = _read_json(path)
     names = values.get("architectures") or [""]
     named = str(names[0]).endswith("ForSequenceClassification") or names == ["RewardModel"]
@@ -210,7 +213,7 @@ def _read_json(path: Path) -> dict:
 
 class RecordReports(TrainerCallback):
     """
-    Puts on the list of a run what the integrations of `report_to` write into its output folder.
+    Adds what the integrations of `report_to` write into the output folder to the list of a run.
 
     Args:
         output_dir (`str`): Output folder of the run.

@@ -1,4 +1,4 @@
-"""What a run is: taken down in each of its checkpoints, so that a later launch cannot go on with something else."""
+"""The identity of a run, recorded in each checkpoint, so that a later launch cannot resume with something else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 IDENTITY_NAME = "run_identity.json"
 FORMAT = 1
-# Of an adapter's config: what says where it is used, not what it is.
+# Fields of an adapter's config that say where it is used, not what it is.
 NOT_OF_THE_ADAPTER = (
     "base_model_name_or_path",
     "revision",
@@ -49,13 +49,13 @@ SCHEDULE = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup
 @dataclass
 class RunIdentity:
     """
-    Which run a checkpoint belongs to, and what that run is.
+    The run of a checkpoint, and its settings.
 
     Args:
-        run_id (`str`): Drawn when the run began; kept when it is resumed.
-        settings (`dict[str, Any]`): What [`describe_run`] found.
+        run_id (`str`): Random id, drawn when the run began; kept when it resumes.
+        settings (`dict[str, Any]`): Result of [`describe_run`].
         changed (`list[dict]`): What has changed since the run began: `step`, `setting`, `before`, `after`.
-        accepted (`list[str]`): Entries that the present launch has changed; not saved.
+        accepted (`list[str]`): Entries that this launch has changed; not saved.
     """
 
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -71,10 +71,10 @@ class RunIdentity:
     @classmethod
     def load(cls, folder: str | os.PathLike) -> RunIdentity | None:
         """
-        Reads `run_identity.json` of a checkpoint; `None` where there is none, as up to version 0.2.1.
+        Reads `run_identity.json` of a checkpoint; `None` if there is none, as up to version 0.2.1.
 
         Raises:
-            `InputError`: if it is there and cannot be read.
+            `InputError`: if it exists and cannot be read.
         """
         path = Path(folder, IDENTITY_NAME)
         try:
@@ -88,12 +88,12 @@ class RunIdentity:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error!r}). Restore it, or take another checkpoint.") from error
+            raise InputError(f"{path} cannot be read ({error!r}). Restore it, or use another checkpoint.") from error
 
 
 def describe_run(run: RunParts) -> dict[str, Any]:
     """
-    Takes down what a run is, as far as a later launch may differ in it. Values are those in effect, not as spelled.
+    Describes a run, as far as a later launch may differ. Values are the effective ones, not those as written.
 
     Args:
         run (`RunParts`): Before its first step.
@@ -101,7 +101,7 @@ def describe_run(run: RunParts) -> dict[str, Any]:
     values = {item.name: getattr(run.args, item.name) for item in dataclasses.fields(run.args)}
     found = effective_settings(values, streaming=run.data.is_stream, total_steps=_total_steps(run))
     found |= {name: getattr(run.model.settings, name) for name in ("stage", "domain", "pools_eos", "chat_date")}
-    if run.micro_batch is not None:  # as found, or halved since
+    if run.micro_batch is not None:  # as found by the search, or halved since
         found["micro_batch"] = run.micro_batch
     if run.plan_version is not None:
         found["plan_version"] = run.plan_version
@@ -117,10 +117,10 @@ def describe_run(run: RunParts) -> dict[str, Any]:
 
 def effective_settings(values: Mapping[str, Any], *, streaming: bool, total_steps: int | None) -> dict[str, Any]:
     """
-    Returns what the fields of a configuration come to: one entry for all ways to say the same.
+    Returns the effective values of a configuration: one entry for all ways to write the same.
 
     Args:
-        values (mapping): Fields and their values; not necessarily all of them.
+        values (mapping): Fields and their values; may be incomplete.
         streaming (`bool`): Whether the training data is a stream.
         total_steps (`int`, *optional*): Optimizer steps of the whole run.
     """
@@ -157,10 +157,10 @@ def effective_settings(values: Mapping[str, Any], *, streaming: bool, total_step
 
 def describe_adapter(config: PeftConfig | None) -> Any:
     """
-    Returns what an adapter is: the settings that differ from the defaults of its kind, with rank and scale always.
+    Describes an adapter: the settings that differ from the defaults of its type, and always rank and scale.
 
     Args:
-        config (`PeftConfig`, *optional*): Of the model, or of a checkpoint.
+        config (`PeftConfig`, *optional*): Config of the model's adapter, or of a checkpoint's.
     """
     if config is None:
         return "none"
@@ -176,7 +176,7 @@ def describe_adapter(config: PeftConfig | None) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values mean the same: `None`, `False`, `0` and `{}` all say that nothing is asked for."""
+    """Whether two values mean the same: `None`, `False`, `0` and `{}` all mean "off"."""
     return one == other or (not one and not other)
 
 
@@ -231,6 +231,6 @@ def _describe_machine(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def _describe_given(given: Any) -> dict[str, Any]:
-    """Of an optimizer or a scheduler that was made in Python: its class, and an optimizer's settings."""
+    """Describes an optimizer or scheduler passed from Python: its class, and an optimizer's settings."""
     values = {name: value for name, value in getattr(given, "defaults", {}).items() if not callable(value)}
     return {"class": type(given).__name__, **{name: plain(value) for name, value in values.items()}}

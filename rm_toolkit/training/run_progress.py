@@ -1,4 +1,4 @@
-"""What a run must know, beyond the Trainer's own state, to go on as if it had never stopped."""
+"""What a run needs, beyond the Trainer's own state, to resume as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PROGRESS_NAME = "run_progress.json"
 
 
 class RunFinished(Exception):
-    """The checkpoint stands at the end of training: what is left is what comes after it."""
+    """Raised if a checkpoint is at the end of training: only the work after the last step is left."""
 
 
 @dataclass
 class RunProgress:
     """
-    What stands between two logs when a checkpoint is written, and what the step still has before it.
+    State between two logs when a checkpoint is written, and the work that the step still has to do.
 
     Args:
-        loss (`list[float]`): Sum of the losses since the last log, of each process.
-        sums (`list`): What [`~rm_toolkit.training.meter.Meter`] has counted since then, of each process.
-        steps_counted (`int`): Steps of these sums.
+        loss (`list[float]`): Sum of the losses since the last log, per process.
+        sums (`list`): Sums of [`~rm_toolkit.training.meter.Meter`] since then, per process.
+        steps_counted (`int`): Number of steps in these sums.
         last_logged (`int`): Step of the last log.
-        total_loss (`float`): Sum of all losses logged so far, and `first_step` the step it begins at.
-        seconds (`float`): Time that the run has taken so far.
-        grad_norm, learning_rate (`float`): Of this step, for a log that comes after the checkpoint.
-        log, evaluate (`bool`): Whether such a log, and an evaluation, still belong to this step.
+        total_loss (`float`): Sum of all losses logged so far; `first_step` is the step it begins at.
+        seconds (`float`): Duration of the run so far, in seconds.
+        grad_norm, learning_rate (`float`): Values of this step, for a log that comes after the checkpoint.
+        log, evaluate (`bool`): Whether this step still has to log, and to evaluate.
         ended (`bool`): Whether training was over before its last step (early stopping).
     """
 
@@ -63,13 +63,13 @@ class RunProgress:
             return cls(**load_json(Path(folder, PROGRESS_NAME)))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                f"{folder} cannot be resumed from: its `{PROGRESS_NAME}` cannot be read ({error}). Take another one."
+                f"{folder} cannot be resumed from: its `{PROGRESS_NAME}` cannot be read ({error}). Use another one."
             ) from error
 
     def share(self, rank: int, num_processes: int) -> tuple[float, list[float] | None]:
         """
-        Returns the loss and the sums that one process goes on from; with other processes than before, what all of them
-        had counted is shared out anew.
+        Returns the loss and the sums that one process continues from; if the number of processes has changed, the
+        totals are divided among them again.
         """
         if len(self.loss) == num_processes:
             return self.loss[rank], self.sums[rank]
@@ -81,11 +81,11 @@ class RunProgress:
 
 def whole_run_speed(logs: dict[str, float], seconds_before: float) -> None:
     """
-    Corrects the speeds of a resumed run in place: its counts are those of the whole run, and so is the time.
+    Corrects the speeds of a resumed run in place: counts are of the whole run, so the time must be too.
 
     Args:
         logs (`dict[str, float]`): The last log of a run; any other is left alone.
-        seconds_before (`float`): What the run had taken when it was resumed.
+        seconds_before (`float`): Duration of the run before it was resumed, in seconds.
     """
     runtime = logs.get("train_runtime")
     if not runtime or not seconds_before:

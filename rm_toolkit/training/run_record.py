@@ -1,4 +1,4 @@
-"""What a run writes down about itself in `rm_toolkit.json`: data, settings, versions. The model card is made of it."""
+"""What a run records about itself in `rm_toolkit.json`: data, settings, versions. The model card is built from it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .config import RewardModelConfig
     from .recipe import RecipeArguments
 
-# What moves no weight (how a run is shown, saved or loaded), names a place or a secret of the user's machine, or
-# stands elsewhere in the record.
+# Settings that change no weight (how a run is shown, saved or loaded), that name a path or a secret of the user's
+# machine, or that are elsewhere in the record.
 NOT_RECORDED = (
     "output_dir", "model_name_or_path", "run_name", "project", "report_to", "disable_tqdm", "prediction_loss_only",
     "push_to_hub", "resume_from_checkpoint", "allow_changed_settings", "local_rank", "log", "logging", "save", "hub", "trackio", "dataloader",
@@ -49,13 +49,13 @@ def lineage_entry(
     replay: dict[str, Dataset],
 ) -> dict[str, Any]:
     """
-    Returns what one stage adds to the lineage of its model.
+    Returns the entry that one stage adds to the lineage of its model.
 
     Args:
         stage (`str`): `"grft"` or `"crft"`.
         recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
-        base (`str`): Folder or Hub id that it starts from.
-        train, evaluation, replay (`dict[str, Dataset]`): Loaded, by name.
+        base (`str`): Folder or Hub id of the model that it starts from.
+        train, evaluation, replay (`dict[str, Dataset]`): Loaded datasets, by name.
     """
     keeping = {}
     if replay:
@@ -85,9 +85,9 @@ def lineage_entry(
 
 def changed_settings(*groups: Any) -> dict[str, Any]:
     """
-    Returns the settings that decide what is trained and differ from their defaults.
+    Returns the settings that affect training and differ from their defaults.
 
-    `pairs_per_step` follows from other settings where it is not given and is recorded by itself.
+    `pairs_per_step` follows from other settings if it is not given, and is recorded separately.
 
     Args:
         groups: Configuration dataclasses, such as `RewardModelConfig` and `trl.ModelConfig`.
@@ -99,7 +99,7 @@ def changed_settings(*groups: Any) -> dict[str, Any]:
                 continue
             default = item.default_factory() if item.default is dataclasses.MISSING else item.default
             value = plain(getattr(group, item.name))
-            # None stands for "decided at the start": false is what it comes to where nothing is done.
+            # None means "decided at the start"; if nothing is decided, the effective value is false.
             differs = value != plain(default) and not (default is None and value is False)
             of_adapter = getattr(group, "use_peft", False) and item.name in ("lora_r", "lora_alpha", "lora_dropout")
             if differs or of_adapter:
@@ -108,17 +108,17 @@ def changed_settings(*groups: Any) -> dict[str, Any]:
 
 
 def is_recorded(name: str) -> bool:
-    """Whether [`changed_settings`] takes down a setting that differs from its default."""
+    """Whether [`changed_settings`] records a setting that differs from its default."""
     return not any(name == other or name.startswith(f"{other}_") for other in NOT_RECORDED)
 
 
 def describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> dict[str, Any]:
     """
-    Returns rows, fingerprint, spec, sources and licence of each data set of a run.
+    Returns rows, fingerprint, spec, sources and license of each dataset of a run.
 
     Args:
-        datasets (`dict[str, Dataset]`): Loaded, by name.
-        specs (`dict`): What the recipe says of each.
+        datasets (`dict[str, Dataset]`): Loaded datasets, by name.
+        specs (`dict`): The recipe's spec of each.
     """
     described = {}
     for name, dataset in datasets.items():
@@ -135,7 +135,7 @@ def describe_datasets(datasets: dict[str, Dataset], specs: dict[str, Any]) -> di
 
 
 def _content(dataset: Dataset | IterableDataset, spec: DatasetSpec | None) -> dict[str, Any]:
-    if not hasattr(dataset, "__len__"):  # a stream: nobody has read it yet
+    if not hasattr(dataset, "__len__"):  # a stream: not read yet
         return {"rows": None, "streaming": True, "sources": [spec.source] if spec and spec.source else []}
     return {
         "rows": len(dataset),
@@ -145,7 +145,7 @@ def _content(dataset: Dataset | IterableDataset, spec: DatasetSpec | None) -> di
 
 
 def stated_license(path: str) -> str | None:
-    """Returns the licence that `build-data --license` wrote into a folder, or `None`."""
+    """Returns the license that `build-data --license` wrote into a folder, or `None`."""
     try:
         return load_json(Path(path, INFO_FILE)).get("license")
     except OSError:
@@ -155,12 +155,12 @@ def stated_license(path: str) -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of the libraries that a run rests on."""
+    """Returns the versions of the libraries that a run depends on."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: enums by their values, sets as lists."""
+    """A value for JSON: enums by their values, sets as lists."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):

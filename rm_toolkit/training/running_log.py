@@ -1,4 +1,4 @@
-"""`training_log.json` as it goes: what was logged so far can be read while a run trains, and after it was killed."""
+"""`training_log.json` as it goes: readable while a run trains, and after it was killed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .results import write_log
 from .upstream import TrainerHooks
 
 
-# A log of many entries takes long to write: it is put off until writing takes a small part of the time.
+# A log of many entries takes long to write: it is delayed so that writing takes only a small part of the time.
 LEAST_SECONDS, LARGEST_PART = 1.0, 0.02
 
 
 def log_of(trainer: TrainerHooks) -> dict[str, Any]:
     """
-    Returns what `training_log.json` holds of a run.
+    Returns the content of `training_log.json` for a run.
 
     Args:
-        trainer (`RewardModelTrainer`): Its state; of a resumed run that is the whole run's.
+        trainer (`RewardModelTrainer`): Its state is used; for a resumed run, that of the whole run.
     """
     state = trainer.state
     return {
@@ -32,7 +32,7 @@ def log_of(trainer: TrainerHooks) -> dict[str, Any]:
 
 class RunningLog(TrainerCallback):
     """
-    Writes the log of a run whenever something was logged, whole or not at all, on the process that saves.
+    Writes the log of a run, atomically, whenever something was logged, on the process that saves.
 
     Args:
         trainer (`RewardModelTrainer`): The run.
@@ -57,7 +57,7 @@ class RunningLog(TrainerCallback):
         self.training = False
 
     def _write(self, args: Any, state: Any) -> None:
-        # An evaluation outside of training changes no run; a log that was written already is as it was.
+        # An evaluation outside of training does not change the run: a log that was written already is kept.
         if not (self.training and args.should_save and state.is_world_process_zero):
             return
         if len(state.log_history) == self.written:

@@ -1,4 +1,4 @@
-"""What a run needs of the machine before it begins: quiet imports, threads, an output folder that is free."""
+"""What a run sets up before it begins: quiet imports, threads, an output folder that is free."""
 
 # Nothing heavy is imported here: a recipe imports this module before [`run_main`] can turn Ctrl-C into one line.
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 
-# Work of less than a second needs no bar; read by tqdm when it is imported.
+# No bar for less than a second of work; read by tqdm when it is imported.
 os.environ.setdefault("TQDM_DELAY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 def run_main(main: Callable[[], None]) -> Callable[[], None]:
     """
     Wraps a recipe's `main`: a user's mistake is one message on the main process and exit code 2, without a traceback;
-    a full disk, a signal or a fault is one line too, see [`~rm_toolkit.output.ending.ending_of`].
+    a full disk, a signal or a bug is reported in one line too, see [`~rm_toolkit.output.ending.ending_of`].
 
     Args:
         main (`Callable`): The recipe.
@@ -43,7 +43,7 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
                 ending, said = ending_of(error), is_said_here(error)
             finally:
                 leave()
-        except KeyboardInterrupt:  # before anything was there that says it, or a second time
+        except KeyboardInterrupt:  # before the handler was installed, or a second time
             print("stopped by Ctrl-C.", file=sys.stderr)
             sys.exit(130)
         if ending is not None:
@@ -55,14 +55,14 @@ def run_main(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def is_said_here(error: BaseException) -> bool:
-    """Whether this process prints how it ended: what all processes meet is said once."""
+    """Whether this process prints how it ended; an error of all processes is printed once."""
     from ..errors import InputError
 
     return int(os.environ.get("RANK", "0")) == 0 or not isinstance(error, InputError) or error.of_one_process
 
 
 def prepare_libraries() -> None:
-    """Imports what everything else waits for, quietly, and ties this process to its launcher."""
+    """Imports the slow libraries quietly, and ties this process to its launcher."""
     import logging
 
     import torch
@@ -70,17 +70,17 @@ def prepare_libraries() -> None:
     from ..models.hub_client import bound_hub_client
     from .stopping import end_with_launcher
 
-    # DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is a fine place to be.
+    # DeepSpeed looks for an accelerator when it is first imported and warns if there is none; a CPU is fine here.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # On a CPU bitsandbytes asks for a package that would fetch kernels from the Hub; it computes without them.
+    # On a CPU bitsandbytes suggests a package that would download kernels from the Hub; it works without them.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     end_with_launcher()
     bound_hub_client()
 
 
 def leave() -> None:
-    """Leaves the group of processes, and gives back what this one holds."""
+    """Leaves the process group, and releases what this process holds."""
     from ..output.lock import release_all
 
     leave_process_group()
@@ -89,10 +89,11 @@ def leave() -> None:
 
 def leave_process_group() -> None:
     """
-    Ends this process's part in the process group, while Python is still there for the group's threads.
+    Leaves the process group while Python still runs, because the group has threads.
 
-    What still holds the group (the device mesh of a sharded model, say) would keep gloo's threads until the interpreter
-    is torn down, where they abort the process ("terminate called without an active exception") in some runs of many.
+    Whatever still refers to the group (such as the device mesh of a sharded model) would keep gloo's threads alive
+    until the interpreter is torn down, where they sometimes abort the process ("terminate called without an active
+    exception").
     """
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "distributed"):
@@ -101,8 +102,8 @@ def leave_process_group() -> None:
         import gc
 
         gc.collect()
-        # DeepSpeed holds groups of its own. After an error the other processes may never come to a collective call;
-        # leaving needs none.
+        # DeepSpeed has its own groups. After an error the other processes may never reach a collective call; leaving
+        # needs none.
         deepspeed = sys.modules.get("deepspeed")
         held = deepspeed is not None and deepspeed.comm.is_initialized()
         (deepspeed.comm if held else torch.distributed).destroy_process_group()
@@ -113,11 +114,11 @@ def use_all_cores(cpu_threads: int | None) -> None:
     """
     Gives each process of a CPU run its share of the cores.
 
-    `accelerate launch` sets `OMP_NUM_THREADS=1` unless a config names another number, which would leave all cores but
-    one idle. Any other value is the user's and stays.
+    `accelerate launch` sets `OMP_NUM_THREADS=1` unless a config sets another number, which would leave all cores but
+    one idle. Any other value was set by the user and is kept.
 
     Args:
-        cpu_threads (`int`, *optional*): Threads of this process; overrides everything.
+        cpu_threads (`int`, *optional*): Threads of this process; overrides everything else.
     """
     import torch
 
@@ -131,7 +132,7 @@ def use_all_cores(cpu_threads: int | None) -> None:
 
 
 def silence_launch_noise() -> None:
-    """Hides messages of libraries about other libraries, which nobody who runs a recipe can act on."""
+    """Hides messages of libraries about other libraries, which a user of a recipe cannot act on."""
     import warnings
 
     # DeepSpeed 0.19 calls names that torch 2.13 has renamed.
@@ -143,7 +144,8 @@ def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
     Refuses an output folder that is in use or cannot be written. Changes nothing: the run may still fail to start.
 
     Raises:
-        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`; or if no run of ours wrote it.
+        `InputError`: naming `--overwrite_output_dir` and `--resume_from_checkpoint`; or if no run of this toolkit
+            wrote it.
     """
     from pathlib import Path
 
@@ -161,20 +163,20 @@ def claim_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
     if not existing.is_dir():
         problem = f"`output_dir` {output_dir}: {existing} is a file; name a folder."
     elif not os.access(existing, os.W_OK | os.X_OK):
-        problem = f"`output_dir` {output_dir}: {existing} may not be written; name a folder elsewhere."
+        problem = f"`output_dir` {output_dir}: {existing} is not writable; name a folder elsewhere."
     elif is_in_use(folder) and not resume:
         if own_files(folder) is None and not is_unfinished(folder):
             problem = (
-                f"{output_dir} holds files, but no run of this toolkit has written it (it has no `{RUN_MANIFEST}` and no "
+                f"{output_dir} has files, but no run of this toolkit has written it (it has no `{RUN_MANIFEST}` and no "
                 f"`{SETTINGS_NAME}` of a run); nothing was changed. Name another `output_dir`, or empty it yourself: "
                 "--overwrite_output_dir leaves it alone."
             )
         elif not overwrite:
             problem = (
-                f"{output_dir} holds an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
-                "--resume_from_checkpoint auto to go on from its last checkpoint."
+                f"{output_dir} has an earlier run; nothing was changed. Pass --overwrite_output_dir to replace it, or "
+                "--resume_from_checkpoint auto to resume from its last checkpoint."
             )
-    # Every process looks before any of them writes.
+    # Every process checks before any of them writes.
     PartialState().wait_for_everyone()
     if problem:
         raise InputError(problem)

@@ -23,7 +23,7 @@ from .upstream import TrainerHooks
 
 class ScoringTrainer(EngineHooks, TrainerHooks):
     """
-    Scores test sets by their distinct texts; what it needs of the steps is set by
+    Scores test sets by their distinct texts; the attributes of the steps are set by
     [`~rm_toolkit.training.step_trainer.StepTrainer`].
     """
 
@@ -35,19 +35,19 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
     prepare_data: Callable[[Any, str], Any]
 
     def test_sets(self) -> dict[str, Any]:
-        """Test sets by name; one that was given without a name is called `eval`."""
+        """Test sets by name; one without a name is called `eval`."""
         tests = self.eval_dataset
         return tests if isinstance(tests, dict) else {} if tests is None else {"eval": tests}
 
     def weights_cast_once(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the weights stay as they are, and autocast does not cast them anew in every forward pass."""
+        """A context in which the weights do not change, so autocast does not cast them again in every forward pass."""
         return self.copies.used(keep_frozen=self.is_in_train) if self.copies else contextlib.nullcontext()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """
-        Scores every test set by itself and logs all metrics at once, see [`evaluate_sets`].
+        Scores every test set separately and logs all metrics at once, see [`evaluate_sets`].
 
         Args:
             eval_dataset (`Dataset`, `dict[str, Dataset]` or `str`, *optional*): Defaults to the trainer's test sets; a
@@ -56,7 +56,7 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
             metric_key_prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
         """
         step, sets = self.state.global_step, sets_by_name(eval_dataset, self.eval_dataset)
-        # Of the loop's own evaluations alone: one that a callback asks for is not put off.
+        # Only for the loop's own evaluations: one that a callback requests is not postponed.
         of_the_loop = self.is_in_train and (self.control.should_evaluate or step == 0)
         if eval_dataset is None:
             sets = sets_of_a_call(sets, self.curve_sets, of_the_loop and 0 < step < self.state.max_steps)
@@ -78,15 +78,15 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
         Args:
             test_dataset (`Dataset`): Preference rows.
             ignore_keys: Not used.
-            metric_key_prefix (`str`): `test` gives `test_accuracy` and so on.
+            metric_key_prefix (`str`): `test` gives `test_accuracy` etc.
 
         Returns:
             `PredictionOutput`: `predictions`, `np.ndarray` of shape `(num_pairs, 2)`: the rewards, in logits, of the better
-            and of the worse response of each pair, in the order of the rows (of a ranked row all its pairs); `label_ids`,
-            `None`; and `metrics`, as [`evaluate`] counts them.
+            and of the worse response of each pair, in the order of the rows (for a ranked row, all its pairs);
+            `label_ids`, `None`; and `metrics`, as [`evaluate`] counts them.
 
         Raises:
-            `InputError`: if the rows are no preferences.
+            `InputError`: if the rows are not preferences.
         """
         data = self.prepare_data(test_dataset, metric_key_prefix)
         rewards = self.compute_rewards(data)
@@ -97,12 +97,12 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
         return PredictionOutput(np.stack([rewards[data.better], rewards[data.worse]], axis=1), None, metrics)
 
     def leave_evaluation(self) -> NoReturn:
-        """Called where a signal ends an evaluation of the loop."""
+        """Called if a signal ends an evaluation of the loop."""
         self.stop.leave(self.state.global_step, None)
 
     def compute_rewards(self, data: TokenizedPreferences, before_each: Callable[[int], None] | None = None) -> Any:
         """
-        Rewards of all sequences of a tokenised data set, on every process.
+        Rewards of all sequences of a tokenized dataset, on every process.
 
         Args:
             data (`TokenizedPreferences`): The set.

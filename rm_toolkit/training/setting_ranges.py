@@ -1,4 +1,4 @@
-"""The ranges of upstream's settings, as far as they reach a run; our own fields state theirs where they are declared."""
+"""Ranges of the upstream settings that a run uses; our own fields declare theirs in place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..output.stated_ranges import check_ranges, ranges_of
 from ..output.strict_json import strict_json
 
 
-MOST_SEED = 2**32 - 1  # of NumPy's generator
+MOST_SEED = 2**32 - 1  # limit of NumPy's generator
 MOST_PROCESSES = 1024
 MOST_BATCH = 65_536
 TEXT_LENGTH = Number(4, 2**24, whole=True, unit="tokens")
@@ -48,7 +48,7 @@ class UpstreamKeys(Keys):
     file: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether it is a mapping, or a string that upstream makes one of."""
+        """Whether it is a mapping, or a string that upstream converts to one."""
         if not isinstance(value, str):
             return super().holds(value)
         return value.lstrip().startswith("{") or (self.file and Path(value).is_file())
@@ -59,7 +59,7 @@ class UpstreamKeys(Keys):
         return super().text + (" or the path of a JSON file" if self.file else "")
 
     def check(self, name: str, value: Any, where: str = "") -> None:
-        """As of every mapping, also inside of JSON, and of what upstream makes of it."""
+        """As for every mapping, also inside JSON, and for the converted value."""
         value = value.to_dict() if hasattr(value, "to_dict") else value
         Range.check(self, name, value, where)
         if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -75,7 +75,7 @@ class UpstreamKeys(Keys):
 
 @dataclass(frozen=True)
 class Pairs(Text):
-    """A string `name=value,name=value`, as upstream takes apart."""
+    """A string `name=value,name=value`, as upstream parses it."""
 
     @property
     def text(self) -> str:
@@ -154,7 +154,7 @@ UPSTREAM: dict[str, Range] = {
     "include_num_input_tokens_seen": Choice(("all", "non_padding", "no", True, False)),
     "optim_args": Pairs(),
     "report_to": OneOrMore((*INTEGRATION_TO_CALLBACK, "all", "none")),
-    "lora_target_modules": ListOf(Text(empty=False), alone=True),  # TRL makes a string of a list of one
+    "lora_target_modules": ListOf(Text(empty=False), alone=True),  # TRL converts a list of one to a string
     "lora_task_type": Choice(tuple(kind.value for kind in TaskType)),
     "output_dir": Text(empty=False),
     "model_revision": Text(empty=False),
@@ -177,7 +177,7 @@ UPSTREAM: dict[str, Range] = {
 
 @functools.cache
 def setting_ranges(settings: type) -> Mapping[str, Range | None]:
-    """Returns what each field of a recipe's dataclass may be, see [`~rm_toolkit.output.stated_ranges.ranges_of`]."""
+    """Returns the range of each field of a recipe's dataclass, see [`~rm_toolkit.output.stated_ranges.ranges_of`]."""
     return ranges_of(settings, UPSTREAM)
 
 
@@ -186,8 +186,8 @@ def check_settings(settings: Any, where: str = "") -> None:
     Refuses the first value of a recipe's dataclass that is out of its range.
 
     Args:
-        settings: An instance, before upstream makes something else of its values.
-        where (`str`): Stands in front of the message.
+        settings: An instance, before upstream converts its values.
+        where (`str`): Prefix of the message.
 
     Raises:
         `InputError`: naming the setting, its value and its range.

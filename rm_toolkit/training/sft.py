@@ -48,12 +48,12 @@ SFT_TEXTS = ("best", "all")
 
 @dataclass
 class BaseLmArguments(RecipeArguments):
-    """What `recipes/sft.py` needs beside the trainer's and the model's arguments."""
+    """Settings of `recipes/sft.py` besides the trainer's and the model's."""
 
     sft_texts: Annotated[str, Choice(SFT_TEXTS)] = field(
         default="best",
         metadata={
-            "help": "'best': the texts that the LM loss of a reward model counts (score / best score above 0.85). "
+            "help": "'best': the texts that count for the LM loss of a reward model (score / best score above 0.85). "
             "'all': every text, for pretraining on little data."
         },
     )
@@ -64,13 +64,15 @@ class BaseLmArguments(RecipeArguments):
 
 @dataclass
 class BaseLmConfig(DatedConfig, LaunchedConfig, SFTConfig):
-    """TRL's `SFTConfig`. Other defaults: `bf16` only where the device has it, loss on the whole text, 512 tokens."""
+    """
+    TRL's `SFTConfig`. Defaults that differ: `bf16` only if the device has it, loss on the whole text, 512 tokens.
+    """
 
     max_length: Annotated[int, TEXT_LENGTH] = field(
-        default=512, metadata={"help": "Tokens of a text; longer ones lose their beginning."}
+        default=512, metadata={"help": "Most tokens per text; longer texts are cut at their beginning."}
     )
     completion_only_loss: bool = field(
-        default=False, metadata={"help": "Count the response alone instead of the whole text."}
+        default=False, metadata={"help": "Compute the loss on the response only. Off: on the whole text."}
     )
     data_format: Annotated[str, Choice(DATA_FORMATS)] = field(
         default="text", metadata={"help": "'text' or 'chat', as in the other recipes."}
@@ -87,7 +89,7 @@ class BaseLmConfig(DatedConfig, LaunchedConfig, SFTConfig):
 
 class SealCheckpoints(TrainerCallback):
     """
-    Declares each checkpoint complete, so that `auto` finds it; one that was killed while it was written is not.
+    Declares each checkpoint complete, so that `auto` finds it; one interrupted while it was written is not.
 
     Args:
         checkpoints (`Checkpoints`): Those of the run.
@@ -97,13 +99,13 @@ class SealCheckpoints(TrainerCallback):
         self.checkpoints = checkpoints
 
     def on_save(self, args, state, control, **kwargs):
-        """All processes have written what is theirs before one of them lists and hashes the files."""
+        """All processes write their part before one of them lists and hashes the files."""
         PartialState().wait_for_everyone()
         self.checkpoints.seal(state.global_step, self.checkpoints.seen_by_all(state.global_step))
 
 
 class BaseLmTrainer(EngineHooks, BaseLmHooks):
-    """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no card of another's making."""
+    """TRL's SFTTrainer with this toolkit's progress lines; saves no pickled arguments and no generic card."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -124,12 +126,12 @@ class BaseLmTrainer(EngineHooks, BaseLmHooks):
             self.add_callback(callback)
 
     def begin_checkpoint(self) -> None:
-        """The folder is on the list of the run before any process makes it: otherwise it would count as somebody else's."""
+        """Lists the folder as the run's before any process creates it: otherwise it would count as foreign."""
         self.checkpoints.begin(self.state.global_step)
         self.accelerator.wait_for_everyone()
 
     def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes the model and its tokenizer whole or not at all, on the process that saves."""
+        """Writes the model and its tokenizer atomically, on the process that saves."""
         if not self.args.should_save:
             return
         with moved_into(Path(folder)) as temporary:
@@ -148,7 +150,7 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
 
     Raises:
-        `InputError`: if there is no causal LM of that name, or one of its files cannot be read.
+        `InputError`: if there is no causal LM with that name, or one of its files cannot be read.
     """
     name, init = model.model_name_or_path, {"revision": model.model_revision}
     read_checked(name, "generation_config.json", model.model_revision)
@@ -165,7 +167,7 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
             loaded, info = AutoModelForCausalLM.from_pretrained(
                 name, dtype=WEIGHT_DTYPE, use_safetensors=True, output_loading_info=True, **init
             )
-    except Exception as error:  # each architecture raises what it likes
+    except Exception as error:  # each architecture raises its own errors
         raise InputError(weights_error(name, described, error, "causal LM")) from error
     _check_complete(name, loaded, info["missing_keys"])
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
@@ -175,7 +177,7 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
 
 
 def _check_complete(name: str, loaded: PreTrainedModel, missing: Iterable[str]) -> None:
-    """Refuses a checkpoint that lacks more than the head: what is missing is drawn at random, whatever it is."""
+    """Refuses a checkpoint that lacks more than the head: missing weights would be random."""
     head = next((key for key, part in loaded.named_modules() if part is loaded.get_output_embeddings()), "lm_head")
     other = sorted(key for key in missing if not key.startswith(f"{head}."))
     if other:
@@ -183,7 +185,7 @@ def _check_complete(name: str, loaded: PreTrainedModel, missing: Iterable[str]) 
 
 
 def adapter_config(model: ModelConfig) -> PeftConfig | None:
-    """Returns the adapter that the flags ask for, with the revision of the base that it is for."""
+    """Returns the adapter config of the flags, with the revision of its base."""
     config = get_peft_config(model)
     if config is not None:
         config.revision = recorded_revision(model.model_name_or_path, model.model_revision)
@@ -194,22 +196,22 @@ def language_modeling_rows(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: BaseLmArguments, config: BaseLmConfig, name: str
 ) -> Dataset:
     """
-    Token ids of the texts of a preference data set, each distinct one once, with EOS at the end.
+    Token ids of the distinct texts of a preference dataset, with EOS at the end.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows.
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
-        arguments (`BaseLmArguments`): Which texts.
-        config (`BaseLmConfig`): How many tokens of them, and on which the loss is.
-        name (`str`): Name of the data set, for messages.
+        arguments (`BaseLmArguments`): Which texts to use.
+        config (`BaseLmConfig`): How many tokens per text, and which ones have a loss.
+        name (`str`): Name of the dataset, for messages.
 
     Returns:
-        `datasets.Dataset`: Columns `input_ids` and `completion_mask` (1 where the loss is).
+        `datasets.Dataset`: Columns `input_ids` and `completion_mask` (1 where a loss is computed).
     """
     data = tokenize_preferences(
         dataset,
         tokenizer,
-        max_length=config.max_length - 1,  # EOS comes on top
+        max_length=config.max_length - 1,  # EOS is added
         data_format=config.data_format,
         lm_target_eos=True,
         name=name,
@@ -231,12 +233,12 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
     Trains, saves, and prints the loss of each test set before and after.
 
     Args:
-        trainer (`SFTTrainer`): On rows of [`language_modeling_rows`].
-        resume (`str`, *optional*): Checkpoint folder to go on from.
+        trainer (`SFTTrainer`): Trainer on rows of [`language_modeling_rows`].
+        resume (`str`, *optional*): Checkpoint folder to resume from.
     """
     if trainer.is_world_process_zero():
         console.print(f"{read_engine(trainer.accelerator)}; {len(trainer.train_dataset):,} texts.")
-    # Inside `train`: before it, DeepSpeed would be set up for the evaluation alone, and stumble over the batch size.
+    # Inside `train`: before it, DeepSpeed would be set up for evaluation only, and fail on the batch size.
     at_start = for_this_call(trainer.args, eval_on_start=bool(trainer.eval_dataset) and not resume)
     if trainer.args.should_save:
         begin_run(trainer.args.output_dir)

@@ -1,4 +1,4 @@
-"""How large the micro-batches of a run are: chosen before it begins, written down wherever that has changed."""
+"""The size of a run's micro-batches: chosen before it begins, and recorded whenever it changes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .trial import find_tokens, longest_text
 
 
 class SizedTrainer(StepTrainer):
-    """Computes steps in micro-batches of a size that it chooses, as [`~rm_toolkit.training.step_trainer.StepTrainer`]."""
+    """Computes steps in micro-batches of a chosen size, as [`~rm_toolkit.training.step_trainer.StepTrainer`]."""
 
-    owns_lineage = False  # whether the last entry of the model's lineage is this run's
+    owns_lineage = False  # whether the last entry of the model's lineage is from this run
 
     def choose_micro_batches(self, folder: str | None) -> None:
         """
-        Chooses the size that micro-batches begin with, see [`choose_size`], and the rule by which pairs are split over
-        processes; before an engine wraps the model.
+        Chooses the initial size of micro-batches, see [`choose_size`], and the rule for splitting pairs over
+        processes. Called before an engine wraps the model.
 
         Args:
-            folder (`str`, *optional*): The checkpoint that the run goes on from.
+            folder (`str`, *optional*): The checkpoint that the run resumes from.
         """
         self.steps.plan_version = recorded_plan_version(folder)
         longest = longest_text(self.data.joined, self.model.settings.max_length)
@@ -49,8 +49,8 @@ class SizedTrainer(StepTrainer):
             self.model.settings = recorded_in_lineage(self.model.settings, self.steps.size)
 
     def _try_batch(self, batch: MicroBatch) -> None:
-        """One micro-batch as the steps compute it; what it counts is forgotten."""
+        """Computes one micro-batch as in a step; its counts are discarded."""
         self.meter.begin()
-        with self.accelerator.autocast():  # which comes with the engine
+        with self.accelerator.autocast():  # applied by the engine otherwise
             self._compute_step(self.model, [batch])
         self.meter.begin_again()

@@ -1,4 +1,4 @@
-"""What the recipes do otherwise where the training data is a stream."""
+"""What the recipes do differently if the training data is a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .trainer import RewardModelTrainer
 
 
-# Rows of each stream that a tiny base's tokenizer is trained on.
+# Number of rows of each stream for training a tiny base's tokenizer.
 TOKENIZER_ROWS = 10_000
 
 
@@ -42,17 +42,19 @@ def watch_overlap(
     evaluation: dict[str, Dataset],
     allow_overlap: bool,
 ) -> None:
-    """Looks for prompts of the test sets among the rows as they pass, since a stream cannot be read ahead; says so."""
+    """
+    Looks for prompts of the test sets among the rows as they are read, since a stream cannot be read ahead; logs this.
+    """
     trainer.train_dataset.watch = OverlapWatch(train, evaluation, allow_overlap)
     if evaluation and trainer.is_world_process_zero():
         console.print(
-            "The training data is a stream: prompts that also stand in a test set are found when they pass, not before "
+            "The training data is a stream: prompts that are also in a test set are found when they are read, not before "
             "the run."
         )
 
 
 def report_overlap(trainer: RewardModelTrainer) -> None:
-    """Says how many streamed rows had the prompt of a test row, where that was allowed."""
+    """Prints how many streamed rows had the prompt of a test row, if that was allowed."""
     watch = getattr(trainer.train_dataset, "watch", None)
     if watch is None:
         return
@@ -67,7 +69,7 @@ def sample_texts(datasets: dict[str, Dataset | IterableDataset]) -> Iterator[str
     """Texts to train a tokenizer on: all, or those of the first rows of a stream."""
     for dataset in datasets.values():
         if id_columns(dataset.features) is not None:
-            raise InputError("`tiny_base` trains its tokenizer on texts, and the training data holds token ids.")
+            raise InputError("`tiny_base` trains its tokenizer on texts, but the training data has token ids.")
         for row in dataset.take(TOKENIZER_ROWS) if isinstance(dataset, IterableDataset) else dataset:
             responses = row["completions"] if "completions" in row else [row["chosen"], row["rejected"]]
             for response in responses:

@@ -1,4 +1,4 @@
-"""What the recipes of all stages share: data, base model, trainer, the run itself, and what is printed at its end."""
+"""What the recipes of all stages share: data, base model, trainer, the run, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -40,26 +40,28 @@ from .stage_streams import amount_of_data, are_streams, report_overlap, sample_t
 from .trainer import RewardModelTrainer
 
 
-SECONDS_FOR_TINY_BASE = 600.0  # which another run may be building
+SECONDS_FOR_TINY_BASE = 600.0  # another run may be building it
 
 
 def load_stage_data(
     recipe: RecipeArguments, training: RewardModelConfig
 ) -> tuple[dict[str, Dataset], dict[str, Dataset], dict[str, Dataset]]:
     """
-    Loads the named training sets, test sets and sets to replay, and checks that no prompt is trained and tested on.
+    Loads the named training sets, test sets and sets to replay, and checks that no prompt is in both training and test
+    sets.
 
     Returns:
         `tuple`: Training sets, test sets, and sets to replay (none if `general_replay_fraction` is 0), by name.
 
     Raises:
-        `InputError`: if there is nothing to train on, a set cannot be loaded, or a prompt is trained and tested on.
+        `InputError`: if there is nothing to train on, a set cannot be loaded, or a prompt is in both training and test
+            sets.
     """
     if not recipe.train_datasets:
         raise InputError("`train_datasets` is empty; name at least one: --train_datasets NAME=PATH")
     loaded = []
     options = {"seed": training.seed, "cache_dir": recipe.dataset_cache_dir, "format": training.data_format}
-    # The main process fills the cache of datasets, the others read it.
+    # The main process fills the cache of datasets; the others read it.
     with PartialState().main_process_first():
         # The base-LM stage has no replay.
         replayed = (recipe.replay_datasets or {}) if getattr(training, "general_replay_fraction", 0) else {}
@@ -80,7 +82,7 @@ def load_stage_data(
 
 def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDataset:
     """
-    Puts training sets together. Pairs and ranked rows may be mixed: then all become pairs.
+    Concatenates training sets. If pairs and ranked rows are mixed, all become pairs.
 
     Args:
         datasets (`dict[str, Dataset]`): From [`load_stage_data`].
@@ -105,7 +107,7 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
     Args:
         recipe (`RecipeArguments`): Its `tiny_base` gives the size.
         model (`ModelConfig`): Its `model_name_or_path` is the folder.
-        train (`dict[str, Dataset]`): Texts that the tokenizer is trained on.
+        train (`dict[str, Dataset]`): Training texts of the tokenizer.
         seed (`int`): Seed of the weights.
     """
     if not recipe.tiny_base:
@@ -125,14 +127,14 @@ def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dat
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"`tiny_base` is to be built in `model_name_or_path` {folder}, which holds other files. Name a new folder."
+            f"`tiny_base` is to be built in `model_name_or_path` {folder}, which has other files. Name a new folder."
         )
     size = dict(recipe.tiny_base)
     template = size.pop("chat_template", None)
     if template is not None:
         template = read_text(template, "the `chat_template` of `tiny_base`", "Name a file with a chat template.")
     console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
-    # Moved into place when it is complete: another run may be looking for it.
+    # Moved into place when it is complete: another run may be waiting for it.
     with written_whole(folder) as building:
         tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
         build_tiny_model(building, len(tokenizer), seed=seed, **size)
@@ -151,7 +153,7 @@ def build_trainer(
     stage: str,
 ) -> RewardModelTrainer:
     """
-    Makes the trainer of a stage. Customized fine-tuning (`crft`) needs a base with a reward head.
+    Creates the trainer of a stage. Customized fine-tuning (`crft`) needs a base with a reward head.
 
     Args:
         recipe, training, model: From [`~rm_toolkit.training.recipe.parse_recipe`].
@@ -162,7 +164,7 @@ def build_trainer(
     if not name:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
     trust_remote_code = training.trust_remote_code or getattr(model, "trust_remote_code", False)
-    if not is_adapter(name, model.model_revision):  # first of all, so that it is the model that a wrong path is about
+    if not is_adapter(name, model.model_revision):  # first: a wrong path is the model's error
         load_config(name, revision=model.model_revision, trust_remote_code=trust_remote_code)
     tokenizer, revision = recipe.tokenizer_name_or_path, None
     if not tokenizer:
@@ -199,8 +201,8 @@ def build_trainer(
 
 
 def _loading_options(model: ModelConfig, training: RewardModelConfig) -> dict[str, Any]:
-    """What TRL's flags say of how the base is loaded."""
-    # fp32 weights, TRL's default, are what the optimizer works on; bf16 enters as autocast (see RewardModelConfig.bf16).
+    """The loading options of the base in TRL's flags."""
+    # The optimizer works on fp32 weights, TRL's default; bf16 means autocast (see RewardModelConfig.bf16).
     init = {"attn_implementation": model.attn_implementation, "revision": model.model_revision}
     if model.dtype not in (None, "float32"):
         init["dtype"] = model.dtype
@@ -211,11 +213,11 @@ def _loading_options(model: ModelConfig, training: RewardModelConfig) -> dict[st
 
 def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str | None) -> None:
     """
-    Trains, saves, checks what was saved in a fresh process, writes the results and prints them.
+    Trains, saves, checks the saved model in a fresh process, writes the results and prints them.
 
     Args:
         trainer (`RewardModelTrainer`): From [`build_trainer`].
-        recipe (`RecipeArguments`): For what is printed at the end.
+        recipe (`RecipeArguments`): Its settings for the summary at the end.
         resume (`str`, *optional*): Checkpoint folder to go on from.
     """
     if not resume and (recipe.overwrite_output_dir or goes_on(trainer.args, resume)):
@@ -226,7 +228,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     report_overlap(trainer)
     if trainer.eval_dataset and trainer.evaluated_step() != trainer.state.global_step:
         trainer.evaluate()
-    trainer.save_model(_internal_call=True)  # published below, when the results are written
+    trainer.save_model(_internal_call=True)  # published below, after the results are written
     checked = trainer.reload_check()
     results = trainer.save_results()
     if trainer.is_world_process_zero():
@@ -241,12 +243,12 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
 
 def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], checked: int) -> None:
     """
-    Prints accuracies before and after, and where the model is.
+    Prints the accuracies before and after training, and the folder of the model.
 
     Args:
-        folder (`str`): Where the model was saved.
+        folder (`str`): Folder of the saved model.
         results (`dict`): From `save_results`.
-        checked (`int`): Texts of the reload check.
+        checked (`int`): Number of texts in the reload check.
     """
     rows = [
         [
@@ -262,12 +264,12 @@ def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], 
 
 def describe_engine(trainer: RewardModelTrainer) -> str:
     """
-    Says what really runs, read from the accelerator: a launch config can silently turn into something else.
+    Prints what really runs, read from the accelerator: a launch config can silently turn into something else.
 
     Args:
         trainer (`RewardModelTrainer`): The trainer.
     """
-    amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} a step{_replay_note(trainer)}"
+    amount = f"{amount_of_data(trainer)}, {trainer.pairs_per_step} per step{_replay_note(trainer)}"
     attention = f"layout {trainer.batch_layout}, attention by {trainer.attention}"
     return (
         f"{read_engine(trainer.accelerator)}{describe_kernels(trainer.args, trainer.copies)}; {attention}; {amount}."

@@ -1,4 +1,4 @@
-"""The loss of one micro-batch: its share in the loss of the whole step."""
+"""The loss of one micro-batch: its share of the loss of the whole step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def micro_batch_loss(
     centering_coef: float | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """
-    Adds up the losses of a micro-batch; its weights are already divided by the counts of the whole step.
+    Sums the losses of a micro-batch, whose weights are already divided by the counts of the whole step.
 
     Args:
         inputs (`MicroBatch`): Pairs and weights.
         rewards (`torch.Tensor` of shape `(num_sequences,)`): In logits.
-        lm_losses (`torch.Tensor`): Of the sequences that the LM loss counts, in nats a token.
+        lm_losses (`torch.Tensor`): Losses of the sequences that count for the LM loss, in nats per token.
         lm_loss_coef, anchor_coef, centering_coef (`float`): Weights of these losses.
 
     Returns:
-        `tuple`: The loss, and the parts of it to be logged: ranking, LM, anchor, without their coefficients.
+        `tuple`: The loss, and its parts for the log: ranking, LM, anchor, without their coefficients.
     """
-    if inputs.reward_grad is not None:  # the loss of the pairs is known, and its gradient by these rewards
+    if inputs.reward_grad is not None:  # the pairs' loss and its gradient are known
         given = (rewards * inputs.reward_grad).sum()
         loss = given + (inputs.prompt_loss - given).detach()
         rank = anchor = torch.zeros((), device=rewards.device)
@@ -55,7 +55,7 @@ def _loss_of_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, and the ranking and anchor losses in it."""
     rank = (inputs.pair_weight * ranking_loss(rewards, inputs.better, inputs.worse, inputs.margin)).sum()
-    loss = rank + 0.0 * rewards.sum()  # an empty micro-batch still has a gradient: zero, for every parameter
+    loss = rank + 0.0 * rewards.sum()  # an empty micro-batch still has a gradient: zero for every parameter
     if centering_coef is not None:
         centering = (inputs.pair_weight * centering_loss(rewards, inputs.better, inputs.worse)).sum()
         loss = loss + centering_coef * centering

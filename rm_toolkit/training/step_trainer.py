@@ -1,4 +1,4 @@
-"""How steps are computed: the trainer without what outlasts a step."""
+"""How steps are computed: the trainer without the state that outlasts a step."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StepTrainer(ScoringTrainer):
         **kwargs: Any,
     ):
         check_kernels(args, model.backbone)
-        # Encoders count positions from the first token, each in its own way; `cls` reads there.
+        # Encoders count positions from the first token, each in its own way; `cls` pools the first token.
         self.padding_side = "right" if is_encoder(model.base_classifier) else args.padding_side
         self.preparation = Preparation(processing_class, args)
         self.batch_layout = "plain"
@@ -79,11 +79,11 @@ class StepTrainer(ScoringTrainer):
         self._take_data(train_dataset, replay_dataset)
         self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
         self.stop = Stop(self.accelerator)
-        self.grad_norm: Any = None  # of the present step
+        self.grad_norm: Any = None  # of the current step
         self.copies = compute_copies(model, self.accelerator, num_gpus=args.n_gpu)
         self._choose_kernels()
 
-    train_data = property(lambda self: self.data.joined, doc="What is trained on, with what is replayed.")
+    train_data = property(lambda self: self.data.joined, doc="The training data, with the replayed data.")
     replay_data = property(lambda self: self.data.replay, doc="General pairs to replay, or `None`.")
     sample_texts = property(lambda self: self.data.samples, doc="Prompt and response of a few texts.")
     pairs_per_step = property(lambda self: self.args.pairs_per_step, doc="Pairs of one optimizer step.")
@@ -97,7 +97,7 @@ class StepTrainer(ScoringTrainer):
         self.retry = StepRetry(self.accelerator, self.steps, self.args.computes_again)
 
     def read_data_again(self) -> None:
-        """Makes token ids anew of the rows that were given: the chat template is another one."""
+        """Tokenizes the given rows again, because the chat template has changed."""
         self.preparation = Preparation(self.processing_class, self.args)
         (train, replay), tests = self.data.sources, self.test_sources
         self.train_dataset = self.prepare_data(train, "train")
@@ -107,7 +107,7 @@ class StepTrainer(ScoringTrainer):
         self._take_data(train, replay)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As the engine's; accelerate would compile the whole model, heads included, under other names of weights."""
+        """As the engine's; accelerate would compile the whole model, heads included, and rename the weights."""
         with for_this_call(self.args, torch_compile_backend="no", torch_compile_mode=None):
             super().create_accelerator_and_postprocess()
 
@@ -130,7 +130,7 @@ class StepTrainer(ScoringTrainer):
         return PreferenceCollator(pad, self.padding_side, multiple, lm_loss_on=lm_loss_on, layout=self.batch_layout)
 
     def prepare_data(self, dataset: Any, name: str) -> Any:
-        """Makes token ids of a data set, see [`Preparation`]."""
+        """Tokenizes a dataset, see [`Preparation`]."""
         return self.preparation.prepare(dataset, name)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -160,7 +160,7 @@ class StepTrainer(ScoringTrainer):
             model.zero_grad()
             self.meter.begin_again()
 
-        if self.retry.averages_gradients:  # not through DDP, whose forward pass may wait for another process
+        if self.retry.averages_gradients:  # without DDP, whose forward pass may wait for another process
             model = self.accelerator.unwrap_model(model)
         total = self.retry.step(inputs, self.state.global_step, partial(self._compute_step, model), forget)
         if self.retry.averages_gradients:
@@ -173,7 +173,7 @@ class StepTrainer(ScoringTrainer):
         return total
 
     def _compute_step(self, model: torch.nn.Module, inputs: list[MicroBatch]) -> torch.Tensor:
-        """Adds up the gradients of the micro-batches; an engine averages them over processes with the last one."""
+        """Accumulates the gradients of the micro-batches; an engine averages them over processes at the last one."""
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
         with self.weights_cast_once():
@@ -185,7 +185,7 @@ class StepTrainer(ScoringTrainer):
                 with sync, self.maybe_activation_offload_context:
                     with self.compute_loss_context_manager(), passes.draws_again(number):
                         loss = self.compute_loss(model, batch.to(self.args.device))
-                    if last and deepspeed:  # whose backward pass ends with the optimizer's step
+                    if last and deepspeed:  # its backward pass ends with the optimizer's step
                         self.check_step(total + loss.detach())
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
                 total += loss.detach()
@@ -195,9 +195,9 @@ class StepTrainer(ScoringTrainer):
         self, model: torch.nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """
-        The share of one micro-batch in the step's loss: weights are already divided by the counts of the whole step.
+        The share of one micro-batch in the step's loss; weights are already divided by the counts of the whole step.
 
-        Engines average gradients over processes; the factor `num_processes` makes that average the sum it should be.
+        Engines average gradients over processes; the factor `num_processes` turns that average into the correct sum.
         """
         rewards, lm_losses = model(inputs)
         loss = self._counted_loss(inputs, rewards, lm_losses, count=model.training) * self.accelerator.num_processes
@@ -212,13 +212,15 @@ class StepTrainer(ScoringTrainer):
         return loss
 
     def check_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None = None) -> None:
-        """Ends the run on all processes if a loss or gradient is no number; hears of signals. See [`Meter.check`]."""
+        """
+        Ends the run on all processes if a loss or gradient is not finite, and checks for signals. See [`Meter.check`].
+        """
         bad, self.stop.signal = self.meter.check(loss, grad_norm, self.stop.received)
         if bad:
             raise self._not_finite(bad, loss.item() if bad == "loss" else float(grad_norm))
 
     def check_gradient(self, norm: Any) -> None:
-        """Called with the norm of every step's gradient before it is applied; DeepSpeed has applied it by then."""
+        """Called with the norm of every step's gradient before it is applied (with DeepSpeed, after it)."""
         self.grad_norm = norm
         if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
             self.check_step(self.step_loss, norm)
@@ -231,7 +233,7 @@ class StepTrainer(ScoringTrainer):
         return not_finite(what, value, self.meter.parts, **where)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was counted since the last log."""
+        """Adds the metrics since the last log."""
         if "loss" in logs:
             logs.update(self.meter.take())
         super().log(logs, start_time)

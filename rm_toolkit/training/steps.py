@@ -34,13 +34,13 @@ from .stopping import leave_signals_to_the_run
 
 class Steps:
     """
-    The optimizer steps of a run: one batch of its loader is one process's share of one step, a list of micro-batches.
+    The optimizer steps of a run: a batch of its loader is one process's share of a step, a list of micro-batches.
 
     Args:
         args (`RewardModelConfig`): Sizes, seed, weighting.
         train (`TokenizedPreferences` or `PreferenceStream`): The training rows.
-        joined (`TokenizedPreferences` or `PreferenceStream`): These, and after them what is replayed.
-        accelerator (`Accelerator`): Of the run: which share is this process's.
+        joined (`TokenizedPreferences` or `PreferenceStream`): The training rows followed by the replayed rows.
+        accelerator (`Accelerator`): The run's accelerator; decides which share is this process's.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class Steps:
     ):
         self.args, self.train, self.joined, self.accelerator = args, train, joined, accelerator
         self.plan: EpochPlan | StreamPlan | None = None
-        self.plan_version = PLAN_VERSION  # of the checkpoint, where the run goes on from one
-        # `auto` counts pairs until a number of tokens is found.
+        self.plan_version = PLAN_VERSION  # the checkpoint's, if the run resumes
+        # `auto` counts pairs until the number of tokens is found.
         tokens = args.max_tokens_per_batch
         self.size = MicroBatchSize(args.per_device_train_batch_size, None if tokens == AUTO else tokens)
         self._collator: PreferenceCollator | None = None
-        self._resized, self._first_step = False, 0  # whether this process has halved them; first step of the epoch
+        self._resized, self._first_step = False, 0  # whether this process has halved the size; first step of the epoch
 
     @property
     def stream_plan(self) -> StreamPlan | None:
-        """The plan where the training data is a stream."""
+        """The plan, if the training data is a stream."""
         return self.plan if isinstance(self.plan, StreamPlan) else None
 
     def loader(self, collator: PreferenceCollator, take_step: Callable[[Any], Any]) -> DataLoader:
         """
-        Plans the steps anew and returns what loads them.
+        Plans the steps again and returns their loader.
 
         Args:
-            collator (`PreferenceCollator`): Makes the micro-batches; its layout is planned for.
-            take_step (`Callable`): The loader's `collate_fn`: takes the step out of the list that it is given.
+            collator (`PreferenceCollator`): Builds the micro-batches; the plan is for its layout.
+            take_step (`Callable`): The loader's `collate_fn`: takes the step out of its list.
         """
         args, accelerator, self._collator = self.args, self.accelerator, collator
         planning = {
@@ -112,29 +112,29 @@ class Steps:
         )
 
     def recorded(self) -> dict[str, Any]:
-        """Returns what a checkpoint records of how the pairs of a step are split, as it is now."""
+        """Returns what a checkpoint records about the current split of a step's pairs."""
         return {"micro_batch": str(self.size), "plan_version": self.plan_version}
 
     def begin_epoch(self, global_step: int) -> None:
-        """Tells the plan which epoch begins, on a fresh start and on resume alike."""
+        """Tells the plan which epoch begins, both on a new start and on resume."""
         if isinstance(self.plan, EpochPlan):
             epoch, done = divmod(global_step, len(self.plan))
-            # The loop reads over what is done; nothing of it has to be planned.
+            # The loop skips finished steps, which need no plan.
             done = 0 if self.args.ignore_data_skip else done
             self.plan.set_epoch(epoch, skipped=done)
             self._first_step = global_step - done
 
     def resize(self, size: MicroBatchSize) -> None:
-        """Another size of the micro-batches, from the next step on that is planned."""
+        """Changes the size of the micro-batches, from the next planned step on."""
         self.size, self._resized = size, True
         self.plan.resize(size.pairs, size.tokens)
 
     def planned_again(self, batches: list[MicroBatch], number: int) -> list[MicroBatch]:
         """
-        Returns the micro-batches of a step in the present size; called by all processes together.
+        Returns the micro-batches of a step in the current size; called by all processes together.
 
         Args:
-            batches (`list[MicroBatch]`): In another size.
+            batches (`list[MicroBatch]`): Micro-batches of another size.
             number (`int`): Number of the step, from 0, over the whole run.
         """
         if self.stream_plan is not None:
@@ -149,27 +149,27 @@ class Steps:
         return batches
 
     def epoch(self, global_step: int, max_steps: int) -> float | None:
-        """Of a stream, which has no epochs: the part of the run that is done."""
+        """For a stream, which has no epochs: the part of the run that is done."""
         return None if self.stream_plan is None else global_step / max_steps
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Each process saves its position in a stream into a checkpoint."""
+        """Saves the position of each process in a stream into a checkpoint."""
         if self.stream_plan is not None:
             path = Path(folder, stream_state_name(self.args.process_index))
             replace_text(path, json.dumps(self.stream_plan.state_dict()) + "\n")
 
     def restore(self, folder: str | os.PathLike) -> None:
         """
-        Each process goes to its position in a stream, before the first step is read.
+        Moves each process to its position in a stream, before the first step is read.
 
         Raises:
-            `InputError`: if the checkpoint has none.
+            `InputError`: if the checkpoint has no position.
         """
         if self.stream_plan is not None:
             self.stream_plan.load_state_dict(_read_position(str(folder), self.args.process_index))
 
     def report(self) -> None:
-        """Says of a stream what was read of it; called by all processes together."""
+        """Prints how much of a stream was read; called by all processes together."""
         if self.stream_plan is None:
             return
         stream, accelerator = self.stream_plan.stream, self.accelerator
@@ -186,7 +186,7 @@ class Steps:
         rows, texts, cut, pairs, *equal = (sum(numbers) for numbers in zip(*everyone))
         say(
             f"stream: {rows:,} rows read in this run, up to pass {stream.pass_number + 1} over the data; {cut:,} of "
-            f"{texts:,} texts were longer than `max_length` {self.args.max_length} and lost their beginning"
+            f"{texts:,} texts were longer than `max_length` {self.args.max_length} and were cut at their beginning"
         )
         by_rows = self.args.pair_weighting == "prompt"
         line = describe_equal_pairs(stream.name, np.array(equal), pairs, keep_equal=by_rows, tied_rows=by_rows)
@@ -201,38 +201,38 @@ def stream_state_name(process_index: int) -> str:
 
 def _read_position(checkpoint: str, process_index: int) -> dict[str, Any]:
     path = Path(checkpoint, stream_state_name(process_index))
-    if not path.exists():  # with another number of processes, the file of the first says how many there were
+    if not path.exists():  # if the number of processes has changed, the file of the first one has the old number
         path = Path(checkpoint, stream_state_name(0))
     try:
         return load_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{checkpoint} holds no readable position in the stream ({path.name}: {error}): it was not made by a run "
-            "that streams its data. Resume without `streaming`, or start afresh."
+            f"{checkpoint} has no readable position in the stream ({path.name}: {error}): it was not made by a run "
+            "that streams its data. Resume without `streaming`, or start a new run."
         ) from error
 
 
 def check_stream_arguments(args: RewardModelConfig) -> None:
     """
-    Refuses settings that a stream cannot follow.
+    Refuses settings that do not work with a stream.
 
     Raises:
         `InputError`: without `max_steps`, with replayed data, or with loader processes.
     """
     if args.max_steps <= 0:
         raise InputError(
-            "the training data is a stream, whose length nobody knows: set `max_steps` (optimizer steps of the run; "
+            "the training data is a stream of unknown length: set `max_steps` (optimizer steps of the run; "
             f"{args.pairs_per_step} pairs each). `num_train_epochs` does not apply."
         )
     if args.general_replay_fraction > 0:
         raise InputError(
-            f"`general_replay_fraction` is {args.general_replay_fraction:g}, but replay goes with training data that is "
+            f"`general_replay_fraction` is {args.general_replay_fraction:g}, but replay needs training data that is "
             "loaded whole. Leave out `streaming`, or mix the general data into the stream as one more of train_datasets."
         )
     if args.dataloader_num_workers > 0:
         raise InputError(
             f"`dataloader_num_workers` is {args.dataloader_num_workers}, but a stream is read by the training process "
-            "itself, which agrees with the others on every step. Set it to 0."
+            "itself, because processes must agree on every step. Set it to 0."
         )
 
 

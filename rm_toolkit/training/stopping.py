@@ -1,4 +1,4 @@
-"""How a run is told to stop: SIGTERM and SIGINT become a wish that all processes hear of at the same step."""
+"""How a run is told to stop: SIGTERM and SIGINT become a request that all processes see at the same step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..output.ending import stopped
 from ..output.progress import say
 
 
-# A terminal and a launcher may both pass on the same Ctrl-C; a second one after this time means it.
+# A terminal and a launcher may both forward the same Ctrl-C; after this time it counts as a second one.
 SECONDS_TO_INSIST = 3.0
 TURNS_BETWEEN_CHECKS = 16  # of an evaluation on several processes
 LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 
 
 class RunStopped(SystemExit):
-    """The run was told to stop by SIGTERM and has written what it has to write: exit code 143, as the shell counts."""
+    """The run was told to stop by SIGTERM and has written its checkpoint: exit code 143, as in the shell."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -35,10 +35,10 @@ class RunStopped(SystemExit):
 
 class StopSignals:
     """
-    A context in which SIGTERM and SIGINT are noted instead of ending the process at once.
+    A context in which SIGTERM and SIGINT are recorded instead of ending the process at once.
 
-    Further SIGTERMs change nothing (a scheduler and a launcher may both send one); a second Ctrl-C after three seconds
-    ends the process as usual. Outside the main thread, where Python has no handlers, it notes nothing.
+    Further SIGTERMs have no effect (a scheduler and a launcher may both send one); a second Ctrl-C after three seconds
+    ends the process as usual. Outside the main thread, where Python has no handlers, it records nothing.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,12 @@ class StopSignals:
 
 
 class StopEvaluation(BaseException):
-    """Leaves an evaluation that is in the way of stopping; it is made up for when the run goes on."""
+    """Ends an evaluation so that the run can stop; the evaluation is repeated when the run resumes."""
 
 
 def agree(flags: list[torch.Tensor | float], accelerator: Any) -> list[float]:
     """
-    Sums some flags over all processes, so that all of them act at the same step. One transfer to the host.
+    Sums flags over all processes, so that all of them act at the same step. One transfer to the host.
 
     Args:
         flags (`list`): Numbers, or scalar tensors on the accelerator's device.
@@ -86,7 +86,8 @@ def agree(flags: list[torch.Tensor | float], accelerator: Any) -> list[float]:
 
 class Stop:
     """
-    Whether a run is to stop: the signal that all of its processes have agreed on, and what is put off because of it.
+    Whether a run is to stop: the signal that all of its processes have agreed on, and the work postponed because of
+    it.
 
     Args:
         accelerator (`Accelerator`): Of the run.
@@ -100,7 +101,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """A context in which signals are heard."""
+        """A context in which signals are recorded."""
         self.signal, self.evaluation_put_off = 0, False
         with StopSignals() as self.signals:
             try:
@@ -115,7 +116,7 @@ class Stop:
 
     def check_evaluation(self, turn: int) -> None:
         """
-        Leaves an evaluation inside a run that is told to stop; called by all processes at the same turns.
+        Ends an evaluation inside a run that is told to stop; called by all processes at the same batches.
 
         Args:
             turn (`int`): Number of the batch.
@@ -137,7 +138,7 @@ class Stop:
 
     def leave(self, step: int, folder: Path | None) -> NoReturn:
         """
-        Ends the run, and says what to go on from.
+        Ends the run, and prints what to resume from.
 
         Args:
             step (`int`): Steps done.
@@ -146,27 +147,27 @@ class Stop:
         if self.accelerator.is_main_process:
             name = signal.Signals(self.signal).name
             saved = (
-                f"{folder} is complete; go on with --resume_from_checkpoint auto." if folder else "Nothing was saved."
+                f"{folder} is complete; resume with --resume_from_checkpoint auto." if folder else "Nothing was saved."
             )
             say(f"Stopped by {name} at step {step}. {saved}")
         raise self.signals.stop(self.signal)
 
 
 def leave_signals_to_the_run(_: int = 0) -> None:
-    """For data-loading processes: a signal to the whole group must not take them from the run before it has stopped."""
+    """For data-loading processes: a signal to the whole group must not end them before the run has stopped."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_launcher() -> None:
     """
-    Asks the kernel for a SIGTERM when the launcher is gone: neither `accelerate launch` with one process nor one that
-    is killed outright tells the processes that it has started, and they would go on by themselves for days.
+    Asks the kernel for a SIGTERM when the launcher is gone. `accelerate launch` with one process, or killed by
+    SIGKILL, does not tell the processes that it has started, and they would continue alone for days.
     """
     if not sys.platform.startswith("linux") or not any(name in os.environ for name in LAUNCHER_VARIABLES):
         return
     launcher = os.getppid()
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
     ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != launcher:  # gone between the two calls
+    if os.getppid() != launcher:  # it ended between the two calls
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`max_tokens_per_batch: auto`: the largest micro-batch that fits, predicted, tried, and a tenth of the memory left free."""
+"""`max_tokens_per_batch: auto`: predicts and tries the largest micro-batch that leaves a tenth of the memory free."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Protocol
 import torch
 
 
-LEFT_FREE = 0.1  # of the device, for what a trial does not show: fragments, longer queues, other batches
+LEFT_FREE = 0.1  # fraction of the device, for what a trial does not show: fragmentation, longer queues, other batches
 MOST_TRIALS = 6
-CLOSE_ENOUGH = 0.03  # of the number found: no further trial for less
+CLOSE_ENOUGH = 0.03  # of the number found: no further trial for a smaller gain
 
 
 class DeviceMemory(Protocol):
-    """What a search asks of a device. Tests give one of their own."""
+    """The interface of a device to a search. Tests pass their own."""
 
     def budget(self) -> int:
-        """Bytes that this process may hold."""
+        """Bytes that this process may allocate."""
 
     def begin(self) -> None:
-        """A trial begins: what was held before no longer counts, unless it is still there."""
+        """Called when a trial begins: earlier peaks no longer count."""
 
     def peak(self) -> int:
-        """The most bytes that this process has held since then."""
+        """Peak bytes that this process has allocated since then."""
 
 
 class CudaMemory:
     """
-    Memory of one GPU, as its allocator holds it: also what lies between blocks in use is taken from others.
+    Memory of one GPU as reserved by its allocator, including gaps between blocks in use.
 
     Args:
         device (`torch.device`): The GPU.
@@ -39,7 +39,7 @@ class CudaMemory:
         self.device = device
 
     def budget(self) -> int:
-        """All but a tenth of the GPU, less what others hold: other processes, the context, libraries."""
+        """Nine tenths of the GPU, minus what others use: other processes, the context, libraries."""
         free, total = torch.cuda.mem_get_info(self.device)
         others = total - free - torch.cuda.memory_reserved(self.device)
         return int(total * (1 - LEFT_FREE)) - others
@@ -53,20 +53,20 @@ class CudaMemory:
 
 
 def memory_of(device: torch.device) -> DeviceMemory | None:
-    """Returns what measures a device; `None` where nothing does, as on a CPU."""
+    """Returns the memory of a device; `None` if it cannot be measured, as on a CPU."""
     return CudaMemory(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True)
 class Found:
     """
-    What a search came to.
+    The result of a search.
 
     Args:
-        tokens (`int`): Tokens of a micro-batch; the least that was tried where not even that fitted.
-        peak (`int`, *optional*): Bytes that a step of that size took; `None` where none fitted.
-        budget (`int`): Bytes that it might take.
-        trials (`int`): Steps that were tried.
+        tokens (`int`): Tokens of a micro-batch; the smallest number tried, if none fitted.
+        peak (`int`, *optional*): Bytes of a step of that size; `None` if none fitted.
+        budget (`int`): Bytes that a step may use.
+        trials (`int`): Number of steps tried.
     """
 
     tokens: int
@@ -84,14 +84,14 @@ def search_tokens(
     predict: Callable[[int], float] | None = None,
 ) -> Found:
     """
-    Finds the largest number of tokens whose step takes no more than the budget. Only what was tried counts.
+    Finds the largest number of tokens whose step stays within the budget. Only sizes that were tried are returned.
 
     Args:
         unit (`int`): Tokens of the largest pair: the number found is a multiple of it.
-        most (`int`): Units beyond which nothing is gained: a process's share of a step.
-        budget (`int`): Bytes that a step may take, with all that is there before it.
-        try_step (`Callable`): Computes a step of so many tokens; returns its bytes, or `None` where they ran out.
-        predict (`Callable`, *optional*): Says what it will take; by default the first trial is the smallest.
+        most (`int`): Largest useful number of units: a process's share of a step.
+        budget (`int`): Bytes that a step may use, with everything allocated before it.
+        try_step (`Callable`): Computes a step of this many tokens; returns its bytes, or `None` if memory ran out.
+        predict (`Callable`, *optional*): Predicts the bytes; without it, the first trial is the smallest size.
     """
     most = max(1, most)
     fits, too_many, peak = 0, most + 1, None
@@ -112,14 +112,14 @@ def search_tokens(
 
 
 def _next(measured: list[tuple[int, int]], fits: int, too_many: int, budget: int, slope: float | None) -> int | None:
-    """Units to try next, strictly between what fits and what does not; `None` where that is not worth a trial."""
+    """Units to try next, strictly between what fits and what does not; `None` if another trial is not worthwhile."""
     if too_many - fits <= 1:
         return None
     guess = (fits + too_many) // 2
     if measured:
         units, taken = measured[-1]
         others = [point for point in measured[:-1] if point[0] != units]
-        if others:  # a straight line through the two nearest: all of it but a fixed part grows with the tokens
+        if others:  # a straight line through the two nearest: bytes are a constant plus a multiple of the tokens
             other, of_other = min(others, key=lambda point: abs(point[0] - units))
             slope = (taken - of_other) / (units - other)
         if slope and slope > 0:

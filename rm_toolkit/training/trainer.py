@@ -53,10 +53,10 @@ class RewardModelTrainer(SizedTrainer):
         args (`RewardModelConfig`, *optional*): Configuration; without one the output folder is `<model>-Reward`.
         train_dataset (`datasets.Dataset` or `IterableDataset`): Preference rows: pairs (`chosen`, `rejected`) or ranked
             (`completions`, `scores`), with or without `prompt`, strings or messages. A stream needs `max_steps`.
-        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is counted by itself.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Test sets; each is evaluated separately.
         processing_class (`PreTrainedTokenizerBase`, *optional*): Defaults to the tokenizer saved with the model.
         peft_config (`PeftConfig`, *optional*): Trains an adapter; the reward head is trained and saved with it.
-        replay_dataset (`datasets.Dataset`, *optional*): General preferences, of which `general_replay_fraction` takes.
+        replay_dataset (`datasets.Dataset`, *optional*): General preferences for `general_replay_fraction`.
         require_head (`bool`): Whether a checkpoint without a reward head is an error, as in customized fine-tuning.
         settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
         callbacks, optimizers: As in `transformers.Trainer`.
@@ -83,7 +83,7 @@ class RewardModelTrainer(SizedTrainer):
             check_liger(args.device)
         self.run_base = Base.of(model, args.model_init_kwargs)
         self.owns_lineage = bool(settings and settings.lineage)
-        self.data_content: dict[str, Any] = {}  # what a recipe knows of the content of its data
+        self.data_content: dict[str, Any] = {}  # what a recipe knows about the content of its data
         model, processing_class = open_model(model, args, processing_class, peft_config, settings, require_head)
         args = args.for_one_batch_a_step(streaming=isinstance(train_dataset, IterableDataset))
         args.model_record = model.settings.record()
@@ -110,18 +110,18 @@ class RewardModelTrainer(SizedTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
         """
-        Trains, or goes on from a checkpoint in `output_dir` as if the run had never stopped.
+        Trains, or resumes from a checkpoint in `output_dir` as if the run had never stopped.
 
         SIGTERM makes all processes write a checkpoint at the end of the same step and exit with code 143; SIGINT does
         the same and raises `KeyboardInterrupt`.
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): The checkpoint; `True` takes the newest whole one.
+            resume_from_checkpoint (`str` or `bool`, *optional*): The checkpoint; `True` uses the newest complete one.
             **options: As in `transformers.Trainer.train`.
 
         Raises:
             `InputError`: if another process writes `output_dir`, the checkpoint cannot be resumed from or was made with
-                other data or settings, a loss is no number, or the disk is full.
+                other data or settings, a loss is not finite, or the disk is full.
         """
         args = self.args
         check_best_metric(args, self.eval_dataset, self.callback_handler.callbacks)
@@ -134,7 +134,7 @@ class RewardModelTrainer(SizedTrainer):
             self.run_callback.folder = folder
             self.checkpoints.begin_run(folder)
             self.accelerator.wait_for_everyone()
-            # The start of a run that goes on is in its log already.
+            # The start of a resumed run is in its log already.
             at_start = for_this_call(args, eval_on_start=args.eval_on_start and not folder)
             with self.stop.listen(), at_start:
                 try:
@@ -147,7 +147,7 @@ class RewardModelTrainer(SizedTrainer):
                     raise
 
     def parts(self) -> RunParts:
-        """What the run is made of, for its record."""
+        """The parts of the run, for its record."""
         return RunParts(
             self.args,
             self.model,
@@ -163,14 +163,14 @@ class RewardModelTrainer(SizedTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the steps', with the speeds of the whole run at the end of one that was resumed."""
+        """As in the base class; a resumed run logs the speeds of the whole run at its end."""
         whole_run_speed(logs, self.run_callback.seconds_before)
         super().log(logs, start_time)
 
     # ---- checkpoints ----
 
     def save_checkpoint(self) -> None:
-        """Writes the checkpoint of this step unless it is there, and leaves if the run is to stop."""
+        """Writes the checkpoint of this step unless it exists, and exits if the run is to stop."""
         step, args = self.state.global_step, self.args
         folder = self.checkpoints.folder(step)
         if step != self.checkpoints.saved_step:
@@ -189,21 +189,21 @@ class RewardModelTrainer(SizedTrainer):
                 self.accelerator.wait_for_everyone()
                 self.checkpoints.seal(step, self.checkpoints.seen_by_all(step))
             self.checkpoints.rotate(step, self.state.best_model_checkpoint)
-            # A launcher ends the others as soon as the first process has left.
+            # A launcher ends the others as soon as the first process has exited.
             self.accelerator.wait_for_everyone()
         if self.stop.signal:
             self.stop.leave(step, folder)
 
     def leave_evaluation(self) -> NoReturn:
-        """Saves, with the evaluation put off to the resumed run, and leaves."""
+        """Saves, postpones the evaluation to the resumed run, and exits."""
         step = self.state.global_step
         if step == 0 or self.args.save_strategy == SaveStrategy.NO:
             self.stop.leave(step, None)
-        # The checkpoint of this step, if it is there, says already that the evaluation is still to come.
+        # The checkpoint of this step, if it exists, already records that the evaluation is still to be done.
         if step != self.checkpoints.saved_step:
             self.stop.evaluation_put_off = self.control.should_save = True
         self.save_checkpoint()
-        raise AssertionError("a run that is told to stop has gone on")
+        raise AssertionError("a run that was told to stop has continued")
 
     def save_weights(self, folder: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Writes the model, on the process that saves."""
@@ -216,7 +216,7 @@ class RewardModelTrainer(SizedTrainer):
         load_weights(self.accelerator.unwrap_model(model), folder)
 
     def before_other_weights(self) -> None:
-        """Called before those of the best checkpoint are read: evaluations so far are not of them."""
+        """Called before the weights of the best checkpoint are loaded: evaluations so far are not for them."""
         self.logs_of_other_weights = len(self.state.log_history)
 
     # ---- results ----
@@ -226,7 +226,7 @@ class RewardModelTrainer(SizedTrainer):
         return results_of(self.state.log_history, self.test_sets(), step)
 
     def evaluated_step(self) -> int | None:
-        """Step of the last evaluation of the whole sets, or `None`; none counts before the best model was loaded."""
+        """Step of the last evaluation of the whole sets, or `None`; none before the best model was loaded counts."""
         return last_evaluated_step(self.state.log_history[self.logs_of_other_weights :], self.test_sets())
 
     def save_results(self) -> dict[str, Results]:
@@ -252,7 +252,7 @@ class RewardModelTrainer(SizedTrainer):
     # ---- publishing ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository before the first step: see [`open_repository`]."""
+        """Creates the repository before the first step: see [`open_repository`]."""
         check_hub_strategy(self.args)
         if self.is_world_process_zero():
             self.hub_model_id = open_repository(self.args, token, private)

@@ -1,4 +1,4 @@
-"""What a run trains on: its rows as token ids, the general pairs it replays, and texts to try the saved model on."""
+"""What a run trains on: its rows as token ids, the replayed general pairs, and texts for checking the saved model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .display import describe_truncation
 from .steps import check_stream_arguments, data_seed
 
 
-MOST_WORDS = 20  # of a prompt that is made up for the reload check
+MOST_WORDS = 20  # of a prompt that is invented for the reload check
 MOST_CHARACTERS = 60
 
 
@@ -41,11 +41,11 @@ class TrainingData:
 
     Args:
         train (`TokenizedPreferences` or `PreferenceStream`): The training rows.
-        replay (`TokenizedPreferences`, *optional*): General pairs, of which some go into every step.
-        joined (`TokenizedPreferences` or `PreferenceStream`): `train`, with `replay` after it where there is one.
-        samples (`list`): Prompt and response of a few texts, for the reload check.
+        replay (`TokenizedPreferences`, *optional*): General pairs; every step has some of them.
+        joined (`TokenizedPreferences` or `PreferenceStream`): `train`, followed by `replay` if there is one.
+        samples (`list`): Prompts and responses of a few texts, for the reload check.
         stream_sample (`TokenizedPreferences`, *optional*): The first rows of a stream.
-        sources (`tuple`): The data sets that `train` and `replay` were made from; they name a row in errors.
+        sources (`tuple`): The datasets of `train` and `replay`; used to name a row in errors.
     """
 
     train: TokenizedPreferences | PreferenceStream
@@ -57,18 +57,18 @@ class TrainingData:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the training rows are read as they come."""
+        """Whether the training rows are a stream."""
         return isinstance(self.train, PreferenceStream)
 
     @property
     def sample(self) -> TokenizedPreferences:
-        """Rows that stand for all: of a stream its first ones."""
+        """Rows that represent all: for a stream, its first ones."""
         return self.train if self.stream_sample is None else self.stream_sample
 
     def row_tags(self, row: int) -> str:
-        """Returns what the data say of a row of the training data, for messages."""
+        """Returns the tags of a row of the training data, for messages."""
         if self.is_stream:
-            return ""  # its rows have passed
+            return ""  # its rows have been consumed
         first_replayed = int(self.train.row.max()) + 1
         replayed = row >= first_replayed
         tags = row_tags(self.sources[int(replayed)], row - first_replayed if replayed else row)
@@ -81,7 +81,7 @@ class TrainingData:
         Args:
             tokenizer (`PreTrainedTokenizerBase`): That of the run.
             row, pair (`int`): Number of the row, and of the pair in `data`.
-            data (`TokenizedPreferences`, *optional*): Where the pair is, if not in `joined`: of a stream.
+            data (`TokenizedPreferences`, *optional*): The data with the pair, if it is not `joined`: for a stream.
         """
         data = data or self.joined
         text = tokenizer.decode(data.sequence(data.better[pair])[: 2 * MOST_CHARACTERS], skip_special_tokens=True)
@@ -90,7 +90,7 @@ class TrainingData:
 
 def row_tags(dataset: Any, row: int) -> str:
     """Returns ` (prompt_id 'x', source 'y')` for a row of a data set that has such columns, or an empty string."""
-    if not hasattr(dataset, "column_names") or row >= len(dataset):  # tokenised already
+    if not hasattr(dataset, "column_names") or row >= len(dataset):  # tokenized already
         return ""
     values = dataset[row]
     tags = [f"{name} '{values[name]}'" for name in ("prompt_id", "source") if values.get(name)]
@@ -100,10 +100,10 @@ def row_tags(dataset: Any, row: int) -> str:
 @contextlib.contextmanager
 def _once_a_machine(kept: bool) -> Iterator[None]:
     """
-    Lets the first process of each machine go first, so that it alone makes what the others then read.
+    Lets the first process of each machine run first, so that it alone writes the files that the others then read.
 
     Args:
-        kept (`bool`): Whether anything is kept; else all go at once. The same on all processes.
+        kept (`bool`): Whether files are written; if not, all run at once. The same on all processes.
     """
     state = PartialState()
     if not kept or state.num_processes == 1:
@@ -113,7 +113,7 @@ def _once_a_machine(kept: bool) -> Iterator[None]:
         state.wait_for_everyone()
     try:
         yield
-    except InputError:  # which the others find by themselves
+    except InputError:  # the others raise it themselves
         if state.is_local_main_process:
             state.wait_for_everyone()
         raise
@@ -123,11 +123,11 @@ def _once_a_machine(kept: bool) -> Iterator[None]:
 
 class Preparation:
     """
-    Makes token ids of the data sets of a run, and keeps the texts of the first row that it sees.
+    Tokenizes the datasets of a run, and keeps the texts of the first row that it sees.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
-        args (`RewardModelConfig`): How texts become token ids.
+        args (`RewardModelConfig`): Settings of the tokenization.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, args: RewardModelConfig):
@@ -137,14 +137,14 @@ class Preparation:
 
     def prepare(self, dataset: Any, name: str) -> TokenizedPreferences | PreferenceStream:
         """
-        Makes token ids of a data set; what is made of them already is returned as it is.
+        Tokenizes a dataset; a tokenized one is returned as it is.
 
         Args:
             dataset (`datasets.Dataset` or `IterableDataset`): Pairs or ranked rows.
-            name (`str`): `train`, or what messages call it.
+            name (`str`): `train`, or its name in messages.
 
         Raises:
-            `InputError`: if it has no pair with a preference, or is a stream and cannot be one.
+            `InputError`: if it has no pair with a preference, or is a stream where none is allowed.
         """
         if isinstance(dataset, TokenizedPreferences | PreferenceStream):
             return dataset
@@ -156,7 +156,7 @@ class Preparation:
             "lm_score_threshold": args.lm_score_threshold,
             "lm_target_eos": args.lm_loss_coef > 0,
             "name": name,
-            # Where rows are weighed as in the original, pairs of equal texts stay in their means.
+            # If rows are weighted as in the original, pairs of equal texts stay in their means.
             "keep_equal": not trained or args.pair_weighting == "prompt",
             "tied_rows": trained and args.pair_weighting == "prompt",
             "find_completions": args.lm_loss_coef > 0 and args.lm_loss_on == "completion",
@@ -171,7 +171,7 @@ class Preparation:
         if data.num_truncated and args.should_log:
             say(describe_truncation(data, args.max_length))
         keep = options["keep_equal"]
-        if args.should_log and not are_many(data.equal_pairs, len(data), keep):  # of many it was warned
+        if args.should_log and not are_many(data.equal_pairs, len(data), keep):  # for many, a warning was printed
             line = describe_equal_pairs(name, data.equal_pairs, len(data), keep, options["tied_rows"])
             if line:
                 say(line)
@@ -185,7 +185,7 @@ class Preparation:
 
     def gather(self, train: Any, train_source: Any, replay_source: Any) -> TrainingData:
         """
-        Puts the data of a run together, and prepares what it replays.
+        Assembles the data of a run, and prepares the replayed data.
 
         Args:
             train (`TokenizedPreferences` or `PreferenceStream`): As [`prepare`] made it.
@@ -206,7 +206,7 @@ class Preparation:
                 TokenCache.keeps(source, self.tokenizer, self.args.data_format)
                 for source in (train_source, replay_source)
             )
-            # One process has no other to share with: it spares the disk the copy.
+            # A single process needs no copy on the disk to share.
             if kept and PartialState().num_processes > 1:
                 with _once_a_machine(kept):
                     joined = join_once(train, replay)
@@ -219,7 +219,7 @@ class Preparation:
         name, args = tokenize.keywords["name"], self.args
         if name != "train":
             raise InputError(
-                f"test set '{name}' is a stream; test sets are counted whole. Load it without `streaming`."
+                f"test set '{name}' is a stream, but test sets are evaluated whole. Load it without `streaming`."
             )
         check_stream_arguments(args)
         stream = PreferenceStream(
@@ -236,7 +236,7 @@ class Preparation:
         )
         rows = stream.sample()
         self._keep_samples(rows[0])
-        # What the batch layout is chosen by, before the first block is read.
+        # Used to choose the batch layout, before the first block is read.
         read = row_reader(rows[0], name, len(self.tokenizer))
         places = (RowPlace(f"data set '{name}', a stream", "row", number) for number in count(1))
         self.stream_sample = tokenize([read(row, place) for row, place in zip(rows, places)])
@@ -246,7 +246,7 @@ class Preparation:
         if self.samples:
             return
         columns = id_columns(row)
-        if columns is not None:  # any text does for the reload check
+        if columns is not None:  # any text works for the reload check
             asked, *answers = (
                 self.tokenizer.decode(row[name], skip_special_tokens=True) for name in (columns[0], *columns)
             )

@@ -1,4 +1,4 @@
-"""One step of a given size, tried with the run's own model before the first real one; and the plan's word on its bytes."""
+"""Tries one step of a given size with the run's own model before the first real step, and predicts its bytes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from .weight_bytes import optimizer_bytes, weight_bytes
 
 class Trial:
     """
-    Tries steps whose texts are all as long as the longest, with nothing in common: no step of as many tokens takes more.
+    Tries steps whose texts all have the greatest length and share nothing: no step of as many tokens needs more
+    memory.
 
     Args:
-        model (`RewardModel`): Of the run, before an engine wraps it; afterwards it is as before.
+        model (`RewardModel`): Model of the run, before an engine wraps it; restored afterwards.
         args (`RewardModelConfig`): Settings of the run.
-        engine (`Engine`): What it runs on.
-        layout (`str`): How its micro-batches lie in memory.
+        engine (`Engine`): Engine of the run.
+        layout (`str`): Layout of its micro-batches in memory.
         text_length (`int`): Tokens of the longest text.
     """
 
@@ -41,7 +42,7 @@ class Trial:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def batch(self, tokens: int) -> MicroBatch:
-        """The micro-batch of so many tokens."""
+        """A micro-batch of this many tokens."""
         return largest_batch(
             pairs=1,
             text_length=self.text_length,
@@ -52,22 +53,22 @@ class Trial:
         )
 
     def reserved(self) -> int:
-        """Bytes that a later step finds taken and the first one does not: the optimizer's, and those of DDP's buckets."""
+        """Bytes in use in later steps but not in the first: the optimizer's states and DDP's buckets."""
         weights = sum(parameter.numel() for parameter in self.trained)
         buckets = sum(parameter.nbytes for parameter in self.trained) if self.engine.num_processes > 1 else 0
         return weights * optimizer_bytes(str(getattr(self.args.optim, "value", self.args.optim))) + buckets
 
     def run(self, tokens: int, memory: DeviceMemory, compute: Callable[[MicroBatch], Any]) -> int | None:
         """
-        Computes one micro-batch as the last of a step: gradients are there, and the optimizer's state has its room.
+        Computes one micro-batch as the last of a step: with gradients and space for the optimizer's state.
 
         Args:
-            tokens (`int`): Of the micro-batch.
-            memory (`DeviceMemory`): What measures.
+            tokens (`int`): Tokens of the micro-batch.
+            memory (`DeviceMemory`): Measures the bytes.
             compute (`Callable`): Forward and backward pass, as the run computes them.
 
         Returns:
-            `int` or `None`: The most bytes held; `None` where memory ran out.
+            `int` or `None`: Peak bytes; `None` if memory ran out.
         """
         with self._left_as_it_is():
             try:
@@ -101,8 +102,8 @@ class Trial:
 
     def prediction(self) -> Callable[[int], float] | None:
         """
-        What the plan says of the bytes that a step takes beside weights, gradients and the optimizer's state: a straight
-        line through two sizes. `None` of a quantized base, of which it knows only the size.
+        The plan's prediction of a step's bytes without weights, gradients and the optimizer's state: a straight line
+        through two sizes. `None` for a quantized base, whose activations the plan does not know.
         """
         if getattr(self.model.base_classifier.config, "quantization_config", None) is not None:
             return None
@@ -150,15 +151,15 @@ def find_tokens(
     Finds the tokens of the largest micro-batch that fits on this process, see [`search_tokens`].
 
     Args:
-        model, args, layout, text_length: As of [`Trial`].
+        model, args, layout, text_length: As in [`Trial`].
         accelerator (`Accelerator`): Of the run.
         compute (`Callable`): Forward and backward pass of a micro-batch.
-        memory (`DeviceMemory`): What measures.
+        memory (`DeviceMemory`): Measures the bytes.
     """
     trial = Trial(model, args, read_engine(accelerator), layout, text_length)
     try:
         predict = trial.prediction()
-    except Exception:  # code of a model's own, what tensors without values cannot do: then trials alone find it
+    except Exception:  # a model's own code may need tensor values: then only trials are used
         predict = None
     return search_tokens(
         unit=2 * text_length,
@@ -170,6 +171,6 @@ def find_tokens(
 
 
 def longest_text(data: Any, max_length: int) -> int:
-    """Tokens of the longest text of a data set; `max_length` of a stream, which nobody has read."""
+    """Tokens of the longest text of a dataset; `max_length` for a stream, which has not been read."""
     lengths = getattr(data, "lengths", None)
     return max_length if lengths is None or not len(lengths) else int(lengths.max())

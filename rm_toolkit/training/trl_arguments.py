@@ -1,4 +1,4 @@
-"""What TRL's trainer takes: used as TRL uses it, or refused in words before anything is loaded."""
+"""Arguments of TRL's trainer: used as TRL uses them, or refused with a reason before anything is loaded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .config import RewardModelConfig
 
 
 UNUSED = {
-    "compute_metrics": "test sets are scored by their distinct texts, and no predictions of batches exist. Leave it "
-    "out, and read `trainer.predict(data)` for metrics of your own",
-    "preprocess_logits_for_metrics": "test sets are scored by their distinct texts, and no logits of batches exist. "
-    "Leave it out, and read `trainer.predict(data)` for metrics of your own",
-    "data_collator": "a step is planned and put together as a whole. Leave it out; rows of your own form can be made "
+    "compute_metrics": "test sets are scored by their distinct texts, so there are no predictions per batch. Leave it "
+    "out, and use `trainer.predict(data)` for your own metrics",
+    "preprocess_logits_for_metrics": "test sets are scored by their distinct texts, so there are no logits per batch. "
+    "Leave it out, and use `trainer.predict(data)` for your own metrics",
+    "data_collator": "a step is planned and collated as a whole. Leave it out; convert rows of another form "
     "into pairs or ranked rows with `datasets.Dataset.map`",
-    "model_init": "a run trains one model. Give it as `model`, and make a trainer for each trial of a search",
+    "model_init": "a run trains one model. Pass it as `model`, and create a trainer for each trial of a search",
 }  # fmt: skip
 OWN_OPTIONS = ("settings", "with_lm_head", "require_head", "seed", "keep_adapter")  # of `RewardModel.from_pretrained`
 
@@ -27,19 +27,19 @@ def settle_arguments(
     model: Any, args: Any, train_dataset: Any, options: dict[str, Any]
 ) -> tuple[RewardModelConfig, dict[str, Any]]:
     """
-    Checks what [`~rm_toolkit.training.trainer.RewardModelTrainer`] is given, and takes what TRL's trainer takes.
+    Checks the arguments of [`~rm_toolkit.training.trainer.RewardModelTrainer`], and accepts those of TRL's trainer.
 
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): As given.
-        args (`RewardModelConfig`, *optional*): By default one whose output folder is named after the model, as TRL's.
+        args (`RewardModelConfig`, *optional*): By default one whose output folder is named after the model, as in TRL.
         train_dataset (`Dataset` or `IterableDataset`): As given.
         options (`dict`): The other keywords.
 
     Returns:
-        `tuple`: The configuration, and the keywords that are left.
+        `tuple`: The configuration, and the remaining keywords.
 
     Raises:
-        `InputError`: for what would have no effect, and for arguments in TRL's order.
+        `InputError`: for arguments that would have no effect, and for arguments in TRL's order.
     """
     options = dict(options)
     for name, reason in UNUSED.items():
@@ -52,14 +52,14 @@ def settle_arguments(
         args = RewardModelConfig(f"{str(name).rstrip('/').split('/')[-1]}-Reward")
     if not isinstance(args, RewardModelConfig):
         raise InputError(
-            f"`args` is a {type(args).__module__.split('.')[0]} {type(args).__name__}; it is a "
-            "`rm_toolkit.RewardModelConfig`, which takes the same fields and has those of this trainer."
+            f"`args` is a {type(args).__module__.split('.')[0]} {type(args).__name__}; it must be a "
+            "`rm_toolkit.RewardModelConfig`, which has the same fields and those of this trainer."
         )
     if not isinstance(train_dataset, (Dataset, IterableDataset)):
         raise InputError(
-            f"`train_dataset` is {'None' if train_dataset is None else 'a ' + type(train_dataset).__name__}; it is a "
-            "`datasets.Dataset` or `IterableDataset`, third after model and args. TRL has the data collator there: "
-            "give the arguments after `args` by name (`train_dataset=…`), as they are the same in both."
+            f"`train_dataset` is {'None' if train_dataset is None else 'a ' + type(train_dataset).__name__}; it must be a "
+            "`datasets.Dataset` or `IterableDataset`, the third argument after model and args. In TRL the third is the data "
+            "collator: pass the arguments after `args` by name (`train_dataset=…`); the names are the same in both."
         )
     quantization = options.pop("quantization_config", None)
     if not isinstance(model, str):
@@ -68,8 +68,8 @@ def settle_arguments(
         )
         if ignored:
             raise InputError(
-                f"{name_list(ignored)} would have no effect: the model is loaded already. "
-                "Load it with these, or give its folder or Hub id."
+                f"{name_list(ignored)} would have no effect: the model is already loaded. Load it with these, or "
+                f"pass its folder or Hub id."
             )
         return args, options
     args = copy.copy(args)
@@ -79,23 +79,23 @@ def settle_arguments(
 
 
 def _loading_options(args: RewardModelConfig, quantization: Any) -> dict[str, Any]:
-    """What a model is loaded with, as TRL loads it."""
+    """The loading options of a model, as in TRL."""
     init = dict(args.model_init_kwargs or {})
-    if "torch_dtype" in init:  # the name that it had in transformers 4
+    if "torch_dtype" in init:  # its name in transformers 4
         if "dtype" in init:
             raise InputError("`model_init_kwargs` has both `dtype` and its old name `torch_dtype`. Leave one out.")
         init["dtype"] = init.pop("torch_dtype")
     if init.pop("num_labels", 1) != 1:
-        raise InputError("`model_init_kwargs` has another `num_labels` than 1; a reward model has exactly 1.")
+        raise InputError("`model_init_kwargs` has a `num_labels` other than 1; a reward model has exactly 1.")
     for name in ("config", "output_loading_info", "use_safetensors", *OWN_OPTIONS):
         if name in init:
-            raise InputError(f"`model_init_kwargs` has '{name}', which the trainer chooses by itself. Leave it out.")
+            raise InputError(f"`model_init_kwargs` has '{name}', which the trainer chooses itself. Leave it out.")
     if quantization is not None:
         if init.get("quantization_config") is not None:
             raise InputError(
-                "`quantization_config` is given twice: by itself and in `model_init_kwargs`. Leave one out."
+                "`quantization_config` is given twice: as an argument and in `model_init_kwargs`. Leave one out."
             )
         init["quantization_config"] = quantization
     if args.world_size > 1:
-        init.pop("device_map", None)  # every process has the whole model, or the engine takes it apart
+        init.pop("device_map", None)  # every process has the whole model, or the engine shards it
     return init

@@ -1,4 +1,4 @@
-"""Prompts whose responses fill several micro-batches: rewards first, then each response once more with its gradient."""
+"""Prompts whose responses fill several micro-batches: first all rewards, then each response again with its gradient."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from .retry import RandomState, shards
 
 class TwoPasses:
     """
-    Makes the first passes of a step (GradCache, arXiv 2101.06983): the rewards of such a prompt without a graph, and the
-    gradient of the prompt's loss by each of them, which its micro-batches then take into their own backward passes.
+    Runs the first passes of a step (GradCache, arXiv 2101.06983): computes the rewards of such a prompt without a
+    graph, and the gradient of the prompt's loss with respect to each reward, which its micro-batches then use in their
+    own backward passes.
 
     Args:
         inputs (`list[MicroBatch]`): This process's micro-batches of the step.
-        model (`torch.nn.Module`): Gives the rewards of a micro-batch.
+        model (`torch.nn.Module`): Computes the rewards of a micro-batch.
         accelerator (`Accelerator`): Of the run.
         context (`Callable`): The context of a forward pass.
-        loss_of (`Callable`): Loss of a prompt's pairs, from the micro-batch that has them, the rewards of all its
-            responses, and no LM losses.
+        loss_of (`Callable`): Loss of a prompt's pairs, from the micro-batch that has them and the rewards of all its
+            responses, without LM losses.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class TwoPasses:
         context: Callable[[], contextlib.AbstractContextManager],
         loss_of: Callable[[MicroBatch, Tensor, Tensor], Tensor],
     ):
-        # DDP has nothing to exchange in a pass without gradients.
+        # DDP exchanges nothing in a pass without gradients.
         self.model = model if shards(accelerator) else accelerator.unwrap_model(model)
         self.device, self.context = accelerator.device, context
         self.batches = list(inputs)
@@ -50,7 +51,7 @@ class TwoPasses:
             if batch.part == batch.num_parts - 1:
                 self._give(number, rewards, loss_of)
                 rewards = []
-        # Engines that exchange weights in every pass: as many on every process.
+        # Engines exchange weights in every pass, so every process needs the same number of passes.
         smallest = min(inputs, key=lambda batch: batch.input_ids.numel()) if inputs else None
         for _ in range(inputs[0].first_passes - len(self._states) if inputs else 0):
             with self._kept():
@@ -59,10 +60,10 @@ class TwoPasses:
     @contextlib.contextmanager
     def draws_again(self, number: int) -> Iterator[None]:
         """
-        Within it, a micro-batch's forward pass draws what its first pass drew (dropout).
+        A context in which a micro-batch's forward pass has the same random draws (dropout) as its first pass.
 
         Args:
-            number (`int`): Its place in the step.
+            number (`int`): Index of the micro-batch in the step.
         """
         if number not in self._states:
             yield
@@ -84,7 +85,9 @@ class TwoPasses:
             return self.model(dataclasses.replace(batch.to(self.device), lm_index=None))[0].detach()
 
     def _give(self, last: int, rewards: list[Tensor], loss_of: Callable[[MicroBatch, Tensor, Tensor], Tensor]) -> None:
-        """Gives every micro-batch of a prompt, the last of which has this number, the gradient of its rewards."""
+        """
+        Stores the gradient of its rewards in every micro-batch of the prompt whose last micro-batch has this index.
+        """
         together = torch.cat(rewards).requires_grad_()
         with torch.enable_grad():
             loss = loss_of(self.batches[last].to(self.device), together, together.new_zeros(0))

@@ -1,4 +1,4 @@
-"""The live page of a run: one HTML file without a script, which the browser reads again from the disk while it trains."""
+"""The live page of a run: one HTML file without a script, which the browser reloads from the disk while it trains."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..output.page.document import ASSETS
 from .watching import RUNNING, STOPPED, WatchedRun
 
 
-IN_WORDS = {STOPPED: "stopped before its end; --resume_from_checkpoint auto goes on from its last checkpoint"}
+IN_WORDS = {STOPPED: "stopped before its end; --resume_from_checkpoint auto resumes from its last checkpoint"}
 FIRST = ("loss", "rank_loss", "lm_loss", "accuracy", "margin", "learning_rate", "grad_norm")
-LEADING = ("accuracy", "loss", "margin")  # of the metrics of test sets
+LEADING = ("accuracy", "loss", "margin")  # the first metrics of test sets
 # Beside the style that all pages share.
 STYLE = """
 :root { --line-0: #0072b2; --line-1: #d55e00; --line-2: #00875f; --line-3: #b4528f; --line-4: #a87400; --line-5: #3a8fc4; --line-6: #333; }
@@ -39,7 +39,7 @@ def watch_page(run: WatchedRun, seconds: float) -> str:
 
     Args:
         run (`WatchedRun`): From [`~rm_toolkit.training.watching.read_run`].
-        seconds (`float`): While it is running, the page is read again after so many.
+        seconds (`float`): Reload interval while it is running.
     """
     name = html.escape(run.folder.resolve().name)
     refresh = f'<meta http-equiv="refresh" content="{seconds:g}">' if run.state == RUNNING else ""
@@ -80,7 +80,7 @@ def _progress(run: WatchedRun) -> str:
 
 
 def _results(run: WatchedRun) -> str:
-    """Each test set: when it was first evaluated, and last."""
+    """The first and the last evaluation of each test set."""
     rows = []
     for name, first, last in run.results():
         cells = [f"{_value(first, key)} → {_value(last, key)}" for key in ("accuracy", "margin", "loss")]
@@ -106,7 +106,7 @@ def _value(values: dict[str, float], key: str) -> str:
 
 
 def _charts(run: WatchedRun) -> str:
-    """One chart for each metric of the test sets, with a line for each set; and one for everything else that is logged."""
+    """One chart per metric of the test sets, with a line per set; and one for each other logged value."""
     series = run.series()
     sets = [name for name, _, _ in run.results()]
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}

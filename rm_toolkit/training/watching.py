@@ -1,4 +1,4 @@
-"""A run as its folder shows it, while it trains and afterwards: how far it is, and what it has logged."""
+"""A run as seen from its folder, during and after training: its progress and its log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .results import results_of
 
 TRAINER_STATE_NAME = "trainer_state.json"
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
-# Of a log, what is no course of training.
+# Keys of a log that are not part of the training curves.
 NOT_SHOWN = re.compile(
     r"step|epoch|total_flos|train_.*|.*_(runtime|samples_per_second|steps_per_second|num_pairs|num_ties|num_label_ties)"
 )
@@ -34,11 +34,11 @@ class WatchedRun:
 
     Args:
         folder (`Path`): The folder.
-        state (`str`): `running` (a process writes it), `finished` (its results are there) or `stopped`.
-        history (`list[dict]`): What was logged, each entry with its `step`.
+        state (`str`): `running` (a process writes it), `finished` (it has results) or `stopped`.
+        history (`list[dict]`): The log, each entry with its `step`.
         max_steps (`int`, *optional*): Optimizer steps of the whole run.
-        since (`str`, *optional*): When the process began that writes it now.
-        stage (`str`, *optional*): Stage and domain of the model, where it is saved.
+        since (`str`, *optional*): When the process that writes it now began.
+        stage (`str`, *optional*): Stage and domain of the model, once it is saved.
         unseen (`str`, *optional*): Where the process is that writes it, if it cannot be seen from here, and its last sign
             of life.
     """
@@ -53,11 +53,11 @@ class WatchedRun:
 
     @property
     def step(self) -> int:
-        """The last step that anything was logged of."""
+        """The last step in the log."""
         return int(max((log["step"] for log in self.history), default=0))
 
     def series(self) -> dict[str, list[tuple[float, float]]]:
-        """Returns what was logged under each name, as (step, value); of a step that was logged twice the last."""
+        """Returns the logged values of each name, as (step, value); for a step that was logged twice, the last."""
         found: dict[str, dict[float, float]] = {}
         for log in self.history:
             for name, value in log.items():
@@ -66,7 +66,7 @@ class WatchedRun:
         return {name: sorted(points.items()) for name, points in found.items()}
 
     def results(self) -> list[tuple[str, dict[str, float], dict[str, float]]]:
-        """Returns each test set with its metrics when it was first evaluated, and last."""
+        """Returns the metrics of the first and of the last evaluation of each test set."""
         first: dict[str, dict[str, float]] = {}
         last: dict[str, dict[str, float]] = {}
         for step in dict.fromkeys(log["step"] for log in self.history):
@@ -78,13 +78,13 @@ class WatchedRun:
 
 def read_run(folder: str | Path) -> WatchedRun:
     """
-    Reads the folder of a run; nothing in it is changed.
+    Reads the folder of a run without changing it.
 
     Args:
         folder (`str` or `Path`): The `output_dir` of a run.
 
     Raises:
-        `InputError`: if there is no run in it, or its log cannot be read.
+        `InputError`: if it has no run, or the log cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -93,7 +93,8 @@ def read_run(folder: str | Path) -> WatchedRun:
     log = _find_log(folder)
     if log is None and not (folder / RUN_MANIFEST).is_file():
         raise InputError(
-            f"{folder} is no folder of a run: it has no `{TRAINING_LOG_NAME}`, no checkpoint and no `{RUN_MANIFEST}`. Give "
+            f"{folder} is not the folder of a run: it has no `{TRAINING_LOG_NAME}`, no checkpoint and no "
+            f"`{RUN_MANIFEST}`. Give "
             "the `output_dir` of a run that has begun."
         )
     finished = (folder / FINAL_RESULTS_NAME).is_file() or (
@@ -114,7 +115,7 @@ def read_run(folder: str | Path) -> WatchedRun:
 
 
 def _find_log(folder: Path) -> Path | None:
-    """The log of a run; of the base-LM stage, and of earlier versions, what transformers wrote."""
+    """The log of a run; for the base-LM stage and earlier versions, the one of transformers."""
     found = [folder / TRAINING_LOG_NAME, folder / TRAINER_STATE_NAME]
     found += [path / TRAINER_STATE_NAME for _, path in sorted(checkpoints(folder).items(), reverse=True)]
     return next((path for path in found if path.is_file()), None)
@@ -127,7 +128,7 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], int | None]:
         if not all(isinstance(log, dict) and _is_number(log.get("step")) for log in history):
             raise ValueError("an entry has no `step`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no log of a training run ({error}). Restore or remove the file.") from error
+        raise InputError(f"{path} is not the log of a training run ({error}). Restore or remove the file.") from error
     return history, int(steps) if _is_number(steps) and steps > 0 else None
 
 

@@ -1,4 +1,4 @@
-"""Bytes that an engine holds for a weight: the only place that says so."""
+"""Bytes per weight under each engine: the only place that defines them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..models.precision import WEIGHT_DTYPE
 if TYPE_CHECKING:
     from .engines import Engine
 
-# Values that an optimizer keeps for a trained weight; AdamW's two moments unless it is one of these.
+# Values that an optimizer keeps per trained weight; AdamW's two moments unless listed here.
 OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lomo": 0, "adalomo": 0}
 
 
 @dataclass(frozen=True)
 class WeightBytes:
     """
-    Bytes for each weight, before a sharding engine divides them by the number of processes.
+    Bytes per weight, before a sharding engine divides them by the number of processes.
 
     Args:
-        weights (`int`): Of every weight, trained or not.
-        master (`int`): Of a trained weight: the copy of it that the optimizer steps on.
-        gradients (`int`): Of a trained weight, between two micro-batches.
-        moved (`int`): Of a trained weight: copies that wait on the host for the optimizer or for the GPU.
-        element (`int`): Of a weight or gradient that is gathered or reduced.
-        casts_kept (`bool`): Whether autocast's 16-bit copies of all layers are there at the end of the forward pass,
-            as PyTorch caches them; otherwise only those of one layer.
-        cast_once (`bool`): Whether these copies are made once an optimizer step and held until its end, see
+        weights (`int`): For every weight, trained or not.
+        master (`int`): For a trained weight: the copy that the optimizer updates.
+        gradients (`int`): For a trained weight, between two micro-batches.
+        moved (`int`): For a trained weight: copies on the host in transit to the optimizer or to the GPU.
+        element (`int`): For a weight or gradient that is gathered or reduced.
+        casts_kept (`bool`): Whether autocast's 16-bit copies of all layers are in memory at the end of the forward
+            pass, as PyTorch caches them; otherwise only those of one layer.
+        cast_once (`bool`): Whether these copies are made once per optimizer step and kept until its end, see
             [`~rm_toolkit.models.compute_copies.ComputeCopies`]; not where each process holds its part of the weights.
     """
 
@@ -43,7 +43,7 @@ class WeightBytes:
 
 def weight_bytes(engine: Engine) -> WeightBytes:
     """
-    What an engine holds of each weight. The recipe's precision does not matter: every engine computes by autocast.
+    Bytes that an engine holds per weight. The recipe's precision does not matter: every engine computes with autocast.
 
     Args:
         engine (`Engine`): From [`~rm_toolkit.training.engines.read_engine`] in a run, or of a plan.
@@ -52,12 +52,12 @@ def weight_bytes(engine: Engine) -> WeightBytes:
     offloaded = "optimizer" in engine.offload
     master = moved = 0
     if engine.zero_stage == 2:
-        master = element  # a clone of its part, also where the weights are fp32 already
-        moved = element if offloaded else 0  # the stepped weights on their way back
+        master = element  # a clone of its part, even if the weights are fp32 already
+        moved = element if offloaded else 0  # the updated weights in transit back
     elif engine.zero_stage == 3 and offloaded:
-        master = element  # without offload, it steps on the weights themselves
-        moved = element  # gradients that are summed up, beside those that the optimizer reads
-    # ZeRO-3 replaces `torch.nn.functional.linear` by one that casts anew in the backward pass.
+        master = element  # without offload, it updates the weights themselves
+        moved = element  # accumulated gradients, besides those that the optimizer reads
+    # ZeRO-3 replaces `torch.nn.functional.linear` by one that casts again in the backward pass.
     kept = engine.zero_stage != 3
     once = kept and engine.fsdp_version is None
     return WeightBytes(element, master, element, moved, element, casts_kept=kept, cast_once=once)
@@ -65,7 +65,7 @@ def weight_bytes(engine: Engine) -> WeightBytes:
 
 def optimizer_bytes(optimizer: str) -> int:
     """
-    Bytes of the optimizer's states for a trained weight.
+    Bytes of the optimizer's states per trained weight.
 
     Args:
         optimizer (`str`): Name of `optim`.

@@ -1,4 +1,4 @@
-"""The weights of a run: written so that stock classes open them, and read back into a model of the same structure."""
+"""The weights of a run: written so that stock classes can load them, and read back into a model of the same structure."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ def save_weights(
     merge_adapter: bool | None = None,
 ) -> None:
     """
-    Writes a model that is trained. A checkpoint keeps an adapter alone, to resume from; the run's result is merged.
+    Writes the trained model. A checkpoint has only the adapter, to resume from; the run's result is merged.
 
     Args:
         model (`RewardModel`): Without an engine's wrapper.
         folder (`str`): A checkpoint if it is called `checkpoint-N`, else the result.
         tokenizer (`PreTrainedTokenizerBase`): Saved with it.
-        state_dict (`dict`, *optional*): The whole weights, where the model itself holds parts.
-        merge_adapter (`bool`, *optional*): Of the result; by default unless the model is quantized.
+        state_dict (`dict`, *optional*): The full weights, if the model itself holds only parts.
+        merge_adapter (`bool`, *optional*): Whether to merge the adapter in the result; by default unless the model is
+            quantized.
     """
     intermediate = Path(folder).name.startswith("checkpoint-")
     merge = quantization_of(model) is None if merge_adapter is None else merge_adapter
     merge = merge and model.is_peft and not intermediate
-    # Checkpoints are guarded as a whole.
+    # Checkpoints are written atomically as a whole.
     with contextlib.nullcontext() if intermediate else named_disk_errors(folder):
         save_reward_model(model, folder, tokenizer, state_dict=state_dict, merge=merge)
     check_saved_weights(model, folder, state_dict)
@@ -51,23 +52,23 @@ def load_weights(model: RewardModel, folder: str) -> None:
     Loads the weights of a checkpoint into a model of the same structure: classifier or adapter, and LM head.
 
     Raises:
-        `InputError`: if the checkpoint has no weights, or they are not those of this model.
+        `InputError`: if the checkpoint has no weights, or they are for another model.
     """
     files = weight_files(folder)
     adapter = Path(folder, ADAPTER_WEIGHTS)
     if model.is_peft and adapter.exists():
         _load_adapter_weights(model, folder, load_file(adapter))
     elif adapter.exists():
-        raise InputError(f"{folder} is a checkpoint of a LoRA run. Resume with the same flags (--use_peft …) as it.")
+        raise InputError(f"{folder} is a checkpoint of a LoRA run. Resume with the same flags (--use_peft …).")
     elif files:
         state = {key: value for path in files for key, value in load_file(path).items()}
         expected = model.base_classifier.state_dict()
         if shapes_in_files(model.base_classifier, expected).keys() != expected.keys():
-            state = _translated_weights(model, folder)  # the files have other names than the model
+            state = _translated_weights(model, folder)  # the files use other weight names than the model
         _check_same_model(folder, state, expected)
         model.base_classifier.load_state_dict(state, strict=False)
     else:
-        raise InputError(f"{folder} holds no weights (`*.safetensors`) to resume from.")
+        raise InputError(f"{folder} has no weights (`*.safetensors`) to resume from.")
     head = Path(folder, LM_HEAD_FOLDER, SAFE_WEIGHTS)
     if model.lm_head is not None and head.exists():
         model.lm_head.load_state_dict(load_file(head), strict=False)
@@ -88,7 +89,7 @@ def _translated_weights(model: RewardModel, folder: str) -> dict[str, torch.Tens
 
 
 def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    shared = {expected[key].data_ptr() for key in found if key in expected}  # saved once, under one of their names
+    shared = {expected[key].data_ptr() for key in found if key in expected}  # tied weights are saved once
     for key in sorted(found.keys() ^ expected.keys()) + sorted(found.keys() & expected.keys()):
         if key not in expected:
             problem = f"it has '{key}', which this one lacks"
@@ -100,4 +101,6 @@ def _check_same_model(folder: str, found: dict[str, torch.Tensor], expected: dic
             problem = f"its '{key}' has the shape {list(found[key].shape)}, this one's {list(expected[key].shape)}"
         else:
             continue
-        raise InputError(f"{folder} is a checkpoint of another model: {problem}. Resume from this run's own.")
+        raise InputError(
+            f"{folder} is a checkpoint of another model: {problem}. Resume from a checkpoint of this run."
+        )

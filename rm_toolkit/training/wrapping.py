@@ -1,4 +1,4 @@
-"""A reward model from whatever TRL's users pass: a name, a stock classifier, or a reward model."""
+"""Makes a reward model from what TRL's users pass: a name, a stock classifier, or a reward model."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def as_reward_model(
     new_adapter: bool = False,
 ) -> RewardModel:
     """
-    Wraps a model; the configuration says how the result reads its texts.
+    Wraps a model; the configuration decides how it reads texts.
 
-    An adapter that is named as the model is trained further, unless a new one is to be put on the merged weights.
+    If the model is an adapter, it is trained further, unless a new adapter is to be added to the merged weights.
 
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): Folder or Hub id, a stock classifier, or a reward model.
         args (`RewardModelConfig`): Configuration.
         settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
         require_head (`bool`): Whether a checkpoint without a reward head is an error.
-        new_adapter (`bool`): Whether the trainer puts an adapter on the model.
+        new_adapter (`bool`): Whether the trainer adds an adapter to the model.
 
     Raises:
-        `InputError`: if the model has not exactly one label, or what the configuration needs is missing.
+        `InputError`: if the model does not have exactly one label, or lacks something that the configuration needs.
     """
     if isinstance(model, RewardModel):
         return _configured(model, args, settings)
@@ -55,7 +55,7 @@ def as_reward_model(
 
 
 def _reading(settings: RewardModelSettings, args: RewardModelConfig) -> RewardModelSettings:
-    """The settings, with texts read as the configuration says."""
+    """The settings, with the configuration's way of reading texts."""
     return dataclasses.replace(
         settings, pooling_type=args.pooling_type, data_format=args.data_format, max_length=args.max_length
     )
@@ -69,7 +69,7 @@ def _configured(model: RewardModel, args: RewardModelConfig, settings: RewardMod
         embedding = model.get_input_embeddings()
         model.lm_head = build_lm_head(model.lm_head_source, embedding, model.config, model.name_or_path)
     elif model.lm_head is not None and not model.lm_head.tied:
-        model.lm_head.requires_grad_(with_lm_head)  # what takes no part in the step may not wait for a gradient
+        model.lm_head.requires_grad_(with_lm_head)  # an unused parameter must not expect a gradient
     return model
 
 
@@ -92,7 +92,7 @@ def _loaded(
     if model.is_peft and not new_adapter:
         model.untie_lm_head()
         if args.should_log:
-            say(f"The adapter in {name} goes on being trained; --use_peft would put a new one on top of it.")
+            say(f"The adapter in {name} is trained further; --use_peft would add a new one on top of it.")
     return model
 
 
@@ -107,7 +107,7 @@ def _wrapped(
     if isinstance(classifier, PeftModel):
         classifier = with_trained_head(classifier, args.pooling_type, args.seed)
     name = classifier.config._name_or_path
-    revision = (args.model_init_kwargs or {}).get("revision")  # a loaded model does not say it
+    revision = (args.model_init_kwargs or {}).get("revision")  # a loaded model does not know it
     source = head = None
     if name or getattr(classifier.config, "tie_word_embeddings", False):
         source = find_lm_head(name, classifier.config, revision=revision)
@@ -135,18 +135,18 @@ def open_model(
     require_head: bool,
 ) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """
-    Makes a model and a tokenizer that fit each other, ready to be trained.
+    Prepares a model and a tokenizer that fit each other for training.
 
     Args:
         model (`str`, `PreTrainedModel` or `RewardModel`): Folder or Hub id, a stock classifier, or a reward model.
         args (`RewardModelConfig`): Configuration.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Defaults to the one saved with the model.
-        peft_config (`PeftConfig`, *optional*): Puts an adapter on the model.
+        peft_config (`PeftConfig`, *optional*): Adds an adapter to the model.
         settings (`RewardModelSettings`, *optional*): Stage, domain and lineage to record.
         require_head (`bool`): Whether a checkpoint without a reward head is an error.
 
     Raises:
-        `InputError`: as [`as_reward_model`]; and if the tokenizer does not fit the model.
+        `InputError`: as in [`as_reward_model`]; and if the tokenizer does not fit the model.
     """
     if peft_config is not None:
         check_adapter_kind(peft_config)
@@ -172,13 +172,13 @@ def open_model(
         model.add_adapter(peft_config, seed=args.seed)
     if not model.is_peft and quantization_of(model) is not None:
         raise InputError(
-            f"'{name}' is loaded with quantized weights, which cannot be trained. Give a `peft_config`, too."
+            f"'{name}' is loaded with quantized weights, which cannot be trained. Pass a `peft_config`, too."
         )
     return model, tokenizer
 
 
 def _reading_before(model: str | PreTrainedModel | RewardModel, args: RewardModelConfig) -> RewardModelSettings | None:
-    """How the model has read texts so far: as the checkpoint that the run goes on from says, or the model itself."""
+    """How the model has read texts so far: according to the checkpoint that the run resumes from, or to the model."""
     wanted = args.resume_from_checkpoint
     if wanted in (True, "true", "True", "auto"):
         wanted = newest_complete(args.output_dir)
@@ -191,11 +191,11 @@ def _reading_before(model: str | PreTrainedModel | RewardModel, args: RewardMode
 
 
 def _pools_eos(model: RewardModel, before: RewardModelSettings | None) -> bool:
-    """Whether `average` or `max` pool EOS: a model that has learned to read with or without it goes on so."""
+    """Whether `average` or `max` pool EOS: a model keeps the way that it was trained with."""
     settings = model.settings
     if settings.pooling_type not in ("average", "max") or settings.data_format != "text":
         return False
-    if is_encoder(model.base_classifier):  # its tokenizer frames a text by itself
+    if is_encoder(model.base_classifier):  # its tokenizer adds the special tokens itself
         return False
     if before is not None and before.pooling_type == settings.pooling_type and before.pools_eos is not None:
         return before.pools_eos

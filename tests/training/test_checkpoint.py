@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_model_is_refused(make_trainer, base_model, rows
     with pytest.raises(InputError, match=r"another model: its 'model.embed_tokens.weight' has the shape \[421, 16\]"):
         load_weights(llama, str(tmp_path / "llama"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no weights .* to resume from"):
+    with pytest.raises(InputError, match=r"has no weights .* to resume from"):
         load_weights(llama, str(tmp_path / "empty"))
 
 

@@ -108,7 +108,7 @@ def test_the_recipe_trains_a_causal_lm_that_grft_takes(base_model, tmp_path, mon
     }
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
-    assert "holds an earlier run; nothing was changed" in capsys.readouterr().err
+    assert "has an earlier run; nothing was changed" in capsys.readouterr().err
     sys.argv += ["--overwrite_output_dir", "true", "--max_steps", "1", "--save_strategy", "no"]
     runpy.run_path(str(ROOT / "recipes" / "sft.py"), run_name="__main__")
     assert (output / "notes.txt").read_text() == "mine" and not list(output.glob("checkpoint-*"))

@@ -75,7 +75,7 @@ def test_what_a_stream_cannot_follow_is_refused(make_trainer, rows):
         make_trainer(as_stream(rows.pairs(4)))
     with pytest.raises(InputError, match="`dataloader_num_workers` is 2"):
         make_trainer(as_stream(rows.pairs(4)), max_steps=1, dataloader_num_workers=2)
-    with pytest.raises(InputError, match="test set 'mine' is a stream; test sets are counted whole"):
+    with pytest.raises(InputError, match="test set 'mine' is a stream, but test sets are evaluated whole"):
         make_trainer(rows.pairs(4), eval_rows={"mine": as_stream(rows.pairs(4))})
     with pytest.raises(InputError, match="`shuffle_buffer_size` is 0"):
         make_trainer(as_stream(rows.pairs(4)), max_steps=1, shuffle_buffer_size=0)
@@ -263,7 +263,7 @@ def test_specs_that_cannot_be_streamed_are_refused(shards, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             open_streams(mine=spec)
-    with pytest.raises(InputError, match="test sets are counted whole"):
+    with pytest.raises(InputError, match="test sets are evaluated whole"):
         open_streams("test", mine={"path": path, "source": "jsonl"})
 
 

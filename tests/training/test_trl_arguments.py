@@ -51,7 +51,7 @@ def test_trls_positional_order_is_refused_in_words(given, base_model):
     tokenizer = AutoTokenizer.from_pretrained(base_model())
     for collator in (None, lambda rows: rows):
         with pytest.raises(
-            InputError, match="TRL has the data collator there: give the arguments after `args` by name"
+            InputError, match="In TRL the third is the data collator: pass the arguments after `args` by name"
         ):
             RewardModelTrainer(model, args, collator, data, data, tokenizer)
 
@@ -82,9 +82,9 @@ def test_without_a_configuration_the_output_is_named_after_the_model(given, monk
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_labels": 2}, "another `num_labels` than 1"),
+        ({"num_labels": 2}, "a `num_labels` other than 1"),
         ({"banana": 1}, "`model_init_kwargs` has 'banana', which "),
-        ({"seed": 1}, "`model_init_kwargs` has 'seed', which the trainer chooses by itself"),
+        ({"seed": 1}, "`model_init_kwargs` has 'seed', which the trainer chooses itself"),
     ],
 )
 def test_options_of_loading_that_are_refused(make_trainer, rows, options, message):

@@ -41,7 +41,7 @@ def test_a_run_of_0_2_1_loses_what_it_wrote(old, name, users):
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_no_run_of_0_2_1_wrote_is_refused(old, name):
     before = tree(old)
-    with pytest.raises(InputError, match=f"{name} holds files, but no run of this toolkit has written it"):
+    with pytest.raises(InputError, match=f"{name} has files, but no run of this toolkit has written it"):
         claim_output_dir(name, overwrite=True, resume=False)
     assert tree(old) == before
 

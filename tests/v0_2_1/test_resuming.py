@@ -25,7 +25,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_ended(recipe, old, expected,
 def test_a_finished_folder_is_left_alone_without_a_flag(recipe, state_of, capfd):
     before = state_of("text")
     assert recipe("grft", "text") == 2
-    assert "text holds an earlier run; nothing was changed" in capfd.readouterr().err
+    assert "text has an earlier run; nothing was changed" in capfd.readouterr().err
     assert state_of("text") == before
 
 
