@@ -217,7 +217,7 @@ CASES = {
             (place.output / "rm_toolkit.json").write_text('{"pooling_type": "last"}'),
             {},
         )[-1],
-        r"output holds an earlier run; nothing was changed\. Pass --overwrite_output_dir",
+        r"output has an earlier run; nothing was changed\. Pass --overwrite_output_dir",
     ),
     "an output folder of something else": (
         lambda place: (
@@ -245,7 +245,7 @@ CASES = {
     ),
     "a model instead of a checkpoint": (
         lambda place: {"resume_from_checkpoint": place.checkpoint("model.safetensors")},
-        r"which holds no state of a run \(`trainer_state.json`\): it is no checkpoint",
+        r"which has no state of a run \(`trainer_state.json`\), so it is not a checkpoint",
     ),
     "no checkpoint to resume from": (
         lambda place: {"resume_from_checkpoint": "true"},

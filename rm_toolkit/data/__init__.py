@@ -1,1 +1,1 @@
-"""From raw preference data to token ids: sources, schema, cleaning, splits, mixtures, tokenisation, batches."""
+"""From raw preference data to token ids: sources, schema, cleaning, splits, mixtures."""

@@ -1,4 +1,4 @@
-"""Raw preference data -> Arrow datasets: read, arrange, split by prompt, clean, save in one step."""
+"""Raw preference data -> Arrow datasets: read, convert, split by prompt, clean and save in one step."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ INFO_FILE = "rm_toolkit_data.json"
 @dataclass(frozen=True)
 class BuildOptions(SourceOptions):
     """
-    Everything that decides what is built from an input.
+    Options of a build.
 
     Args:
         layout (`str`): `pairs` or `ranked`.
         format (`str`): `text` or `chat`.
-        test_size (`float`): Where no split is given: fraction (below 1) or number of the prompts that go to test; 0
+        test_size (`float`): If no split is given: fraction (below 1) or number of the prompts that go to test; 0
             makes no test split.
         seed (`int`): Seed of that split.
         skip_invalid (`bool`): Leave out records that cannot be used, and count them, instead of stopping at the first.
         num_proc (`int`, *optional*): Processes for the work on built rows.
-        cache_dir (`str`, *optional*): Where `datasets` keeps what it has read; default: its own cache.
+        cache_dir (`str`, *optional*): Cache folder of `datasets`; default: its own.
         drop_pairs (`str`, *optional*): A reviewed list of pairs to leave out, see [`~rm_toolkit.data.drop_list`].
     """
 
@@ -63,36 +63,39 @@ class BuildOptions(SourceOptions):
         check_ranges(self)
         if self.drop_pairs and self.layout != "pairs":
             raise InputError(
-                "`drop_pairs` leaves out pairs, and a ranked row states several of them by the same scores. Build with the "
+                "`drop_pairs` leaves out pairs, but a ranked row implies several of them by the same scores. Build with the "
                 "layout pairs."
             )
 
     def check_for(self, source: Source) -> None:
-        """Raises an `InputError` for a setting that means nothing to this source."""
+        """Raises an `InputError` for a setting that this source does not use."""
         for name in SPECIAL_OPTIONS:
             if getattr(self, name) not in (None, False, {}) and name not in source.accepts:
                 raise InputError(f"Source '{source.name}' does not use `{name}`; remove it.")
         check_columns(self.columns)
         for ours, theirs in self.columns.items():
             if theirs.partition(".")[0] in self.ignore_columns or theirs in self.ignore_columns:
-                raise InputError(f"`ignore_columns` leaves out '{theirs}', which `columns` reads as {ours}; drop one.")
+                raise InputError(
+                    f"`ignore_columns` leaves out '{theirs}', which `columns` reads as {ours}; remove one."
+                )
         if self.template == "human-assistant" and source.template is None:
-            raise InputError(f"`template` cannot be set for '{source.name}': its texts bring their own markers.")
+            raise InputError(f"`template` cannot be set for '{source.name}': its texts have their own markers.")
 
 
 @dataclass
 class BuildResult:
     """
-    What was built.
+    The result of a build.
 
     Args:
-        datasets (`datasets.DatasetDict`): `train` and `test`, whichever there are.
-        counts (`dict[str, CleaningCounts]`): Of each split.
+        datasets (`datasets.DatasetDict`): `train` and `test`, as far as they exist.
+        counts (`dict[str, CleaningCounts]`): Counts of each split.
         split (`str`): `given` by the data's authors, `made` here, or `none` (one input, not split).
         shared_prompts (`int`): Prompts that a given split has on both sides; 0 for one made here.
-        info (`dict`): What the folder says of itself.
-        notes (`dict[str, dict[str, int]]`): Of each split, what its source counted; of a split made here, under `train`.
-        drop_list (`DropList`, *optional*): What became of the list of pairs to leave out.
+        info (`dict`): Content of the folder's info file.
+        notes (`dict[str, dict[str, int]]`): What the source counted in each split; for a split made here, under
+            `train`.
+        drop_list (`DropList`, *optional*): Result of the list of pairs to leave out.
     """
 
     datasets: DatasetDict
@@ -120,7 +123,7 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
 
     source = source_named(source_name, inputs, options)
     options.check_for(source)
-    drop_list = read_drop_list(options.drop_pairs) if options.drop_pairs else None  # before the work begins
+    drop_list = read_drop_list(options.drop_pairs) if options.drop_pairs else None  # before the slow work begins
     parts = resolve_inputs(source, inputs, options)
     how = {"format": options.format, "skip_invalid": options.skip_invalid, "cache_dir": options.cache_dir}
     read = {name: read_rows(source, files, options, **how) for name, files in parts.items()}
@@ -166,13 +169,13 @@ def _without_listed(datasets: DatasetDict, drop_list: DropList, counts: dict[str
 
 
 def clean(rows: Dataset, options: BuildOptions) -> tuple[Dataset, CleaningCounts]:
-    """Cleans valid ranked rows in the shape asked for."""
+    """Cleans valid ranked rows, in the requested shape."""
     cleaner = clean_pairs if options.layout == "pairs" else clean_ranked
     return cleaner(rows, num_proc=options.num_proc)
 
 
 def nothing_left(inputs: str, split: str, counts: CleaningCounts) -> InputError:
-    """Returns the error for a split that cleaning has emptied."""
+    """Returns the error for a split that is empty after cleaning."""
     lost = {
         name: number for name, number in counts.as_dict().items() if number and name not in ("read", "rows", "kept")
     }
@@ -194,7 +197,7 @@ def _info(source: Source, inputs: list[str], options: BuildOptions) -> dict[str,
 
 
 def _file_name(text: str) -> str:
-    """Leaves out the folders of an input: what is built gets published, and they are nobody's business."""
+    """Removes the folders from an input's path: a built dataset may be published, and local paths are private."""
     name, equals, path = text.rpartition("=")
     return name + equals + (Path(path).name if Path(path).exists() else path)
 
@@ -206,13 +209,13 @@ def check_built_folder(folder: Path, overwrite: bool) -> None:
 
 def save(result: BuildResult, folder: Path, overwrite: bool = False, license: str | None = None) -> None:
     """
-    Writes a built dataset to a folder: a temporary one beside it first, renamed when whole.
+    Writes a built dataset to a folder: first to a temporary one beside it, which is renamed when complete.
 
     Args:
-        result (`BuildResult`): Of `build`.
-        folder (`Path`): Where to.
+        result (`BuildResult`): Result of `build`.
+        folder (`Path`): The folder to write.
         overwrite (`bool`): Replace a folder that an earlier build wrote.
-        license (`str`, *optional*): Licence of the data, as the user states it.
+        license (`str`, *optional*): License of the data, as given by the user.
     """
     check_built_folder(folder, overwrite)
     with written_whole(folder) as new:

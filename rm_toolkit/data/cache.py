@@ -1,4 +1,4 @@
-"""The cache of the datasets library: killed processes leave nothing in the part of it that is used again."""
+"""The cache of the datasets library: removes the partial files of killed processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 
 def remove_left_beside(rows: Dataset) -> None:
-    """Removes what a killed process has left half-written in the part of the cache that these rows lie in."""
+    """Removes partial files of killed processes from the part of the cache that has these rows."""
     for folder in {Path(file["filename"]).parent for file in rows.cache_files}:
         remove_left_by_processes(folder)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# Helper columns of the pass over the data, removed at its end.
+# Helper columns of the cleaning pass, removed at its end.
 DROP, KEY, EMPTY, IDENTICAL = "_drop", "_key", "_empty", "_identical"
 KEEP, IS_EMPTY, IS_IDENTICAL, IS_TIE = range(4)
 
@@ -25,7 +25,7 @@ KEEP, IS_EMPTY, IS_IDENTICAL, IS_TIE = range(4)
 @dataclass
 class CleaningCounts:
     """
-    What one split lost on its way; every number counts rows of the shape (pairs, or ranked rows) unless it says texts.
+    What cleaning removed from one split. Numbers count rows (pairs or ranked rows) unless they say texts.
 
     Args:
         read (`int`): Raw records read.
@@ -33,11 +33,11 @@ class CleaningCounts:
         rows (`int`): Rows before cleaning.
         empty (`int`): Rows dropped for an empty text (ranked: fewer than two texts are not empty).
         identical (`int`): Rows dropped because chosen and rejected are the same (ranked: all texts are the same).
-        ties (`int`): Pairs dropped for equal scores. In ranked rows such texts stay: they are no pair in training, and
+        ties (`int`): Pairs dropped for equal scores. Ranked rows keep such texts: they form no pair in training, and
             evaluation reports them.
-        duplicates (`int`): Rows dropped because an earlier one is the same up to white space.
+        duplicates (`int`): Rows dropped as duplicates of an earlier one, up to white space.
         listed (`int`): Pairs dropped because a reviewed list names them (`--drop-pairs`).
-        texts_dropped (`int`): Ranked rows only: empty and repeated texts taken out of rows that stay.
+        texts_dropped (`int`): Ranked rows only: empty and repeated texts removed from rows that are kept.
         tied_rows (`int`): Ranked rows only: rows kept in which every score is equal.
         kept (`int`): Rows written.
     """
@@ -55,13 +55,13 @@ class CleaningCounts:
     kept: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Returns the counts for JSON; without a list of pairs, no count of it."""
+        """Returns the counts for JSON; without a list of pairs, its count is omitted."""
         return {name: number for name, number in asdict(self).items() if number or name != "listed"}
 
 
 def cleaning_steps(shape: str, *, listed: bool = False) -> dict[str, str]:
     """
-    Returns what a person calls each step -> its name in `CleaningCounts`, in the order of the work.
+    Returns the label of each step -> its name in `CleaningCounts`, in order.
 
     Args:
         shape (`str`): `pairs` or `ranked`.
@@ -79,16 +79,19 @@ def cleaning_steps(shape: str, *, listed: bool = False) -> dict[str, str]:
         "kept": "kept",
     }
     if shape == "ranked":
-        steps |= {"  texts taken out of kept rows": "texts_dropped", "  kept rows whose scores all tie": "tied_rows"}
+        steps |= {
+            "  texts removed from kept rows": "texts_dropped",
+            "  kept rows whose scores are all tied": "tied_rows",
+        }
     return steps
 
 
 def clean_pairs(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, CleaningCounts]:
     """
-    Expands ranked rows (all columns of `ranked_features`) into pairs and drops what is no preference.
+    Expands ranked rows (all columns of `ranked_features`) into pairs and drops those without a preference.
 
     Returns:
-        `(pairs, counts)`: Optional columns that hold nothing are gone; the first of several duplicates stays.
+        `(pairs, counts)`: Empty optional columns are removed; the first of several duplicates is kept.
     """
     features = extend_features(features_like(ranked.features, "pairs"), **{DROP: "int8", KEY: "int64"})
     flagged = _map(ranked, _flag_pairs, features, "Pairing and cleaning", num_proc)
@@ -97,7 +100,7 @@ def clean_pairs(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, 
 
 def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset, CleaningCounts]:
     """
-    Cleans ranked rows: empty texts and repeated texts (the best-scored stays) leave their row, rows of one text leave.
+    Cleans ranked rows: removes empty and repeated texts (the best-scored one is kept), and rows left with one text.
 
     Returns:
         `(rows, counts)`
@@ -110,14 +113,14 @@ def clean_ranked(ranked: Dataset, num_proc: int | None = None) -> tuple[Dataset,
 
 def clean_row(row: dict[str, Any], shape: str) -> list[dict[str, Any]]:
     """
-    Cleans one ranked row of a stream as far as it shows by itself: duplicates of other rows stay.
+    Cleans one ranked row of a stream on its own: duplicates of other rows are kept.
 
     Args:
         row (`dict`): All columns of `ranked_features`.
         shape (`str`): `pairs` gives each of its pairs as a ranked row of two.
 
     Returns:
-        `list[dict]`: Ranked rows; none where nothing is left.
+        `list[dict]`: Ranked rows; empty if nothing is left.
     """
     batch = {name: [value] for name, value in row.items()}
     if shape == "ranked":
@@ -143,7 +146,7 @@ def _map(dataset: Dataset, function: Any, features: Any, title: str, num_proc: i
     return dataset.map(
         function,
         batched=True,
-        # A batch and what it becomes are in memory at once; long texts in rows of five make a thousand too many.
+        # A batch and its result are in memory at once; with long texts in rows of five, a thousand rows are too many.
         batch_size=200,
         writer_batch_size=1000,
         num_proc=processes if processes > 1 else None,
@@ -155,7 +158,7 @@ def _map(dataset: Dataset, function: Any, features: Any, title: str, num_proc: i
 
 
 def _keep(flagged: Dataset) -> tuple[Dataset, CleaningCounts]:
-    """Counts the flags, drops what is flagged and what repeats an earlier row."""
+    """Counts the flags, and drops flagged rows and duplicates of earlier rows."""
     import numpy as np
 
     def column(name: str) -> np.ndarray:
@@ -206,7 +209,7 @@ def _flag_ranked(batch: Batch) -> Batch:
         scores = batch["scores"][n]
         filled = [i for i in range(len(texts)) if not is_empty(texts[i])]
         best: dict[str, int] = {}
-        for i in sorted(filled, key=lambda i: -scores[i]):  # stable: of equal scores the first stays
+        for i in sorted(filled, key=lambda i: -scores[i]):  # stable: of equal scores, the first is kept
             best.setdefault(normalize(texts[i]), i)
         kept = sorted(best.values())
         for name in ("completions", "scores", "completion_domains"):
@@ -221,18 +224,18 @@ def _flag_ranked(batch: Batch) -> Batch:
 
 
 def _template(batch: Batch, n: int) -> list[str]:
-    """What a chat template reads beside the messages of a row, where there is any."""
+    """What a chat template reads besides the messages of a row, if any."""
     return [canonical({name: batch[name][n]}) for name in TEMPLATE_COLUMNS if name in batch and batch[name][n]]
 
 
 def is_empty(text: Text) -> bool:
-    """Whether a completion says nothing: only white space, or messages without content, calls or thoughts."""
+    """Whether a completion is empty: only white space, or messages without content, tool calls or reasoning."""
     if isinstance(text, str):
         return not text.strip()
     return says_nothing(text)
 
 
 def _digest(*parts: str) -> int:
-    """64 bits over the parts: among ten million rows two different ones meet with a chance of 3 in a million."""
+    """A 64-bit hash of the parts: among ten million rows, the chance of a collision is 3 in a million."""
     whole = "\0".join(parts).encode("utf-8")
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)

@@ -1,4 +1,4 @@
-"""A reviewed list of pairs that are to be left out of a built dataset: exact pairs, every line accounted for."""
+"""A reviewed list of pairs to leave out of a built dataset: pairs match exactly, and every line is accounted for."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ REMEDY = "Fix or remove the line."
 @dataclass
 class DropList:
     """
-    The pairs of a list, by [`~rm_toolkit.data.pair_identity.pair_id`], and what has become of them.
+    The pairs of a list, by [`~rm_toolkit.data.pair_identity.pair_id`], and what happened to them.
 
     Args:
         path (`str`): The file.
         lines (`dict[str, list[int]]`): For each pair the numbers of the lines (rows of a table) that name it.
-        dropped (`dict[str, int]`): Of each split, the rows left out.
+        dropped (`dict[str, int]`): Number of rows left out of each split.
         matched (`set[str]`): Pairs that were found.
     """
 
@@ -56,7 +56,7 @@ class DropList:
             datasets (`datasets.DatasetDict`): Pairs, cleaned.
 
         Raises:
-            `InputError`: if no line of the list is a pair of them, or a split has nothing left.
+            `InputError`: if no line of the list matches a pair, or a split has no pair left.
         """
         import numpy as np
         from datasets import DatasetDict
@@ -75,11 +75,11 @@ class DropList:
             )
         empty = next((name for name, dataset in kept.items() if not len(dataset)), None)
         if empty is not None:
-            raise InputError(f"{self.path} leaves no pair in the split '{empty}'. Take lines out of the list.")
+            raise InputError(f"{self.path} leaves no pair in the split '{empty}'. Remove lines from the list.")
         return DatasetDict(kept)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what the built folder says of the list."""
+        """Returns what the built folder records about the list."""
         return {
             "file": Path(self.path).name,
             "lines": self.num_lines,
@@ -88,7 +88,7 @@ class DropList:
         }
 
     def describe(self) -> list[str]:
-        """Returns lines that say what was left out, and which lines of the list were not found."""
+        """Returns lines of text: what was left out, and which lines of the list were not found."""
         parts = ", ".join(f"{name} {number:,}" for name, number in self.dropped.items())
         said = [f"{self.path}: {self.num_lines:,} lines; pairs left out: {parts}"]
         missed = self.unmatched
@@ -106,11 +106,11 @@ def read_drop_list(path: str) -> DropList:
     Reads a list of pairs, such as `rm-toolkit doubt` writes and a person has reviewed.
 
     Args:
-        path (`str`): JSON Lines (also .gz), JSON, CSV, Parquet: each row has `prompt`, `chosen` and `rejected` (of chats
-            `tools` and `chat_template_kwargs` too, where they have them) or a `pair_id`; other columns are not read.
+        path (`str`): JSON Lines (also .gz), JSON, CSV, Parquet: each row has `prompt`, `chosen` and `rejected` (and
+            for chats `tools` and `chat_template_kwargs`, if any) or a `pair_id`; other columns are not read.
 
     Raises:
-        `InputError`: naming file and line of a row that names no pair, or whose texts are not those of its `pair_id`.
+        `InputError`: naming file and line of a row that names no pair, or whose texts do not match its `pair_id`.
     """
     if not Path(path).is_file():
         raise missing_file(path)
@@ -130,7 +130,7 @@ def _named_pair(record: dict[str, Any], place: Any) -> str:
         return given
     missing = [name for name in ("chosen", "rejected") if not isinstance(record.get(name), str | list)]
     if missing:
-        problem = f"`{missing[0]}` is missing; a line has `prompt`, `chosen` and `rejected`, or `pair_id` alone."
+        problem = f"`{missing[0]}` is missing; a line has `prompt`, `chosen` and `rejected`, or only `pair_id`."
         raise place.error(problem, REMEDY)
     try:
         found = row_pair_id(record)
@@ -138,8 +138,8 @@ def _named_pair(record: dict[str, Any], place: Any) -> str:
         raise place.error(f"{error}.", REMEDY) from error
     if given is not None and given != found:
         raise place.error(
-            f"the texts are not those of its `pair_id` '{given}': one of them was changed.",
-            "Restore the line, or remove `pair_id` if the texts are meant.",
+            f"the texts do not match its `pair_id` '{given}': one of them was changed.",
+            "Restore the line, or remove `pair_id` to use the texts.",
         )
     return found
 

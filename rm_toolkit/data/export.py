@@ -1,8 +1,8 @@
 """
 Writes the text-score format of the original work: `[{"text": [str, …], "score": [float, …]}]`.
 
-Exactly what the original converter gives, no cleaning: texts sorted by score, best first, equal scores in *reverse* file
-order (it reverses an ascending sort), scores divided by (best + 1e-5).
+The exact output of the original converter, without cleaning: texts sorted by score, best first, equal scores in
+*reverse* file order (it reverses an ascending sort), scores divided by (best + 1e-5).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ EXPORT_KINDS = ("text-score",)
 
 def text_score_items(row: RawRow, template: str, shape: str) -> list[dict[str, list[Any]]]:
     """
-    Returns the items of one row: itself for `ranked`, one for each two texts with different scores for `pairs`.
+    Returns the items of one row: the row itself for `ranked`, one per two texts with different scores for `pairs`.
 
     Args:
-        row (`RawRow`): As its source read it.
-        template (`str`): What stands around a plain-text prompt.
+        row (`RawRow`): The row as read by its source.
+        template (`str`): Text put around a plain-text prompt.
         shape (`str`): `ranked` or `pairs`.
     """
     prompt, completions = arrange(row.prompt, row.completions, "text", template, row.system)
@@ -56,10 +56,10 @@ def _item(scored: list[tuple[str, float]]) -> dict[str, list[Any]]:
 
 def write_text_score(items: Iterable[dict[str, list[Any]]], path: Path) -> int:
     """
-    Writes the items as one JSON array, or as JSON Lines if the name ends in `.jsonl`. Replaces the file in one step.
+    Writes the items as one JSON array, or as JSON Lines if the name ends in `.jsonl`. Replaces the file atomically.
 
     Returns:
-        `int`: How many items were written.
+        `int`: Number of items written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.suffix == ".jsonl"
@@ -84,25 +84,25 @@ def export_text_score(
         source_name (`str`): One of `SOURCES`.
         inputs (`list[str]`): One file, or several of one split; a given split of two needs two exports.
         path (`Path`): The file to write.
-        kind (`str`): `text-score`, the one format there is.
+        kind (`str`): `text-score`, the only format.
         options (`BuildOptions`): Settings of the reading.
-        shape (`str`): `ranked` (one item a row) or `pairs`.
+        shape (`str`): `ranked` (one item per row) or `pairs`.
         overwrite (`bool`): Whether an existing file may be replaced.
 
     Returns:
-        `int`: How many items were written.
+        `int`: Number of items written.
     """
     check_choice("export", kind, EXPORT_KINDS)
     if path.is_dir():
-        raise InputError(f"{path}: there is a folder of that name; --export needs a file.")
+        raise InputError(f"{path}: a folder has that name; --export needs a file.")
     if path.exists() and not overwrite:
-        raise InputError(f"{path}: the file exists. Take another name, or pass --overwrite.")
+        raise InputError(f"{path}: the file exists. Use another name, or pass --overwrite.")
     source = source_named(source_name, inputs, options)
     options.check_for(source)
     parts = resolve_inputs(source, inputs, options)
     if len(parts) > 1:
         raise InputError(
-            "--export writes one file, but the input has two splits; export train=FILE and test=FILE apart."
+            "--export writes one file, but the input has two splits; export train=FILE and test=FILE separately."
         )
     told: Counter[str] = Counter()
 

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: opened through gzip, or refused by its name with what to do."""
+"""Recognizes the type of a file by its first bytes: opens it (also through gzip), or refuses it and says what to do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SHEET = (
     "pandas.read_excel(FILE).to_json('rows.jsonl', orient='records', lines=True, force_ascii=False)."
 )
 _UNPACK = f"Unpack it first; {READ}."
-# First bytes -> what the file is, and what to do.
+# First bytes -> type of the file, and what to do.
 _OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"\xd0\xcf\x11\xe0", "an Excel (.xls) or another old Office file", _SHEET),
+    (b"\xd0\xcf\x11\xe0", "an Excel (.xls) or other old Office file", _SHEET),
     (b"\xfd7zXZ\x00", "compressed with xz", _UNPACK),
     (b"BZh", "compressed with bzip2", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", _UNPACK),
@@ -34,7 +34,7 @@ _OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", f"Write the rows into a JSON Lines file; {READ}."),
     (b"<!DOCTYPE", "a web page, not data", "Download the file itself ('raw' or 'resolve' in its address)."),
     (b"<html", "a web page, not data", "Download the file itself ('raw' or 'resolve' in its address)."),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the data", "Fetch the file with `git lfs pull`."),
+    (b"version https://git-lfs", "a Git LFS pointer, not the data", "Fetch the file with `git lfs pull`."),
 )
 _ZIPPED = {
     ".xlsx": ("an Excel workbook (.xlsx)", _SHEET),
@@ -50,7 +50,7 @@ _MARKS = (
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Opens a file for reading bytes, through gzip if it starts like one."""
+    """Opens a file for reading bytes, through gzip if it starts like a gzip file."""
     with open(path, "rb") as file:
         zipped = file.read(2) == GZIP_MAGIC
     return gzip.open(path, "rb") if zipped else open(path, "rb")
@@ -58,10 +58,10 @@ def open_binary(path: str) -> IO[bytes]:
 
 def kind_of(path: str) -> str:
     """
-    Returns what a file is read as: `parquet`, `table` (of cells with a separator) or `json`.
+    Returns how a file is read: `parquet`, `table` (cells with a separator) or `json`.
 
     Raises:
-        `InputError`: for a file of another kind, with its name and what to do.
+        `InputError`: for a file of another type, naming the type and what to do.
     """
     try:
         with open_binary(path) as file:
@@ -88,7 +88,7 @@ def kind_of(path: str) -> str:
 
 
 def separator_of(path: str) -> str | None:
-    """Returns what stands between the cells of a table by its name, None for files that are no tables."""
+    """Returns the cell separator of a table by its file name; `None` for files that are not tables."""
     endings = [ending.lower() for ending in Path(path).suffixes]
     if endings and endings[-1] == ".gz":
         endings.pop()
@@ -97,7 +97,7 @@ def separator_of(path: str) -> str | None:
 
 def damaged_gzip(path: str, error: Exception) -> InputError:
     """Returns the error for a gzip file that cannot be read to its end."""
-    return InputError(f"{path}: the gzip file is damaged or cut short ({error}). Fetch it again.")
+    return InputError(f"{path}: the gzip file is damaged or truncated ({error}). Download it again.")
 
 
 def not_utf8(error: UnicodeDecodeError) -> tuple[str, str]:

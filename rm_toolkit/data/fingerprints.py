@@ -1,4 +1,4 @@
-"""Fingerprints: those under which `datasets` caches our rows, which change with this code too, and those of the rows."""
+"""Fingerprints: those under which `datasets` caches our rows, which also change with this code, and those of the rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What a model learns from; tags and the like may be added without making other data of it.
+# The columns that a model learns from; adding tags does not change the fingerprint.
 CONTENT_COLUMNS = (
     "prompt",
     "chosen",
@@ -36,20 +36,19 @@ def fingerprint(*parts: Any) -> str:
     """
     Returns 32 hex digits over the parts (by their `repr`) and the data modules of this package.
 
-    `datasets` itself sees a function of a package by its name alone, so rows cached by an older version would be read
-    again.
+    `datasets` identifies a function of a package only by its name, so it would reuse rows cached by an older version.
     """
     content = repr((*parts, _code_digest()))
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def derived(dataset: Dataset, *parts: Any) -> str:
-    """Returns the fingerprint of what is made from a dataset in the way that the parts describe."""
+    """Returns the fingerprint of a dataset derived from another one as the parts describe."""
     return fingerprint(dataset._fingerprint, *parts)
 
 
 def content_fingerprint(dataset: Dataset) -> str:
-    """Returns 16 hex digits over texts, scores and their order: the same rows have the same one on every machine."""
+    """Returns 16 hex digits over texts, scores and their order; the same on every machine."""
     digest = hashlib.sha256()
     columns = [name for name in CONTENT_COLUMNS if name in dataset.column_names]
     for batch in dataset.select_columns(columns).iter(BATCH_SIZE):

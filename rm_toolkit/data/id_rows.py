@@ -1,4 +1,4 @@
-"""Preferences as token ids, as TRL's reward trainer takes them: found, checked and loaded for a recipe."""
+"""Preferences as token ids, as accepted by TRL's reward trainer: found, checked and loaded for a recipe."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ID_COLUMNS = ("chosen_ids", "rejected_ids")  # as TRL has them
+ID_COLUMNS = ("chosen_ids", "rejected_ids")  # TRL's names
 OLD_ID_COLUMNS = ("chosen_input_ids", "rejected_input_ids")  # TRL before 1.0
 # Keys of a SPEC that say how texts are read.
 OF_TEXTS = ("domain", "columns", "ignore_columns", "template", "label", "min_score_ratio")
 
 
 def id_columns(names: Iterable[str]) -> tuple[str, str] | None:
-    """Returns the two columns of token ids of a data set, None where its rows are texts."""
+    """Returns the two columns of token ids of a dataset; `None` if its rows are texts."""
     names = set(names)
     return next((columns for columns in (ID_COLUMNS, OLD_ID_COLUMNS) if names.issuperset(columns)), None)
 
@@ -42,7 +42,7 @@ def read_id_list(value: Any, name: str, place: Place) -> list[int]:
     Returns the token ids of one text.
 
     Raises:
-        `InputError`: unless they are a list of whole numbers, at least one.
+        `InputError`: unless they are a non-empty list of whole numbers.
     """
     ids = plain(value)
     if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
@@ -51,7 +51,7 @@ def read_id_list(value: Any, name: str, place: Place) -> list[int]:
 
 
 def id_features() -> Features:
-    """Returns the columns of rows of token ids, as a recipe loads them."""
+    """Returns the columns of rows of token ids, as loaded by a recipe."""
     from datasets import Features, List, Value
 
     numbers = {name: Value("float64") for name in ("score_chosen", "score_rejected", "margin")}
@@ -60,18 +60,18 @@ def id_features() -> Features:
 
 
 def holds_ids(spec: DatasetSpec) -> bool:
-    """Whether the input of a SPEC holds token ids; its first record says so."""
+    """Whether the input of a SPEC has token ids, judged by its first record."""
     if spec.source not in (None, "auto", "preference"):
         return False
     if Path(spec.path).is_file():
         return first_has_ids([RecordFile(spec.path)])
     if not is_saved_dataset(spec.path):
-        return False  # what is no folder of `save_to_disk` is opened once only, by whoever reads it
+        return False  # an input other than a `save_to_disk` folder is opened only once, by its reader
     return id_columns(open_dataset(spec.path, spec.split).column_names) is not None
 
 
 def first_has_ids(files: Sequence[RecordFile]) -> bool:
-    """Whether the first record of some files holds token ids."""
+    """Whether the first record of some files has token ids."""
     record = next((record for file in files for _, record in file.records()), None)
     return isinstance(record, Mapping) and id_columns(record) is not None
 
@@ -81,8 +81,8 @@ def load_id_rows(spec: DatasetSpec, seed: int, cache_dir: str | None = None) -> 
     Loads rows of token ids.
 
     Args:
-        spec (`DatasetSpec`): With its `split`.
-        seed (`int`): Of its `fraction` and its `test_size`.
+        spec (`DatasetSpec`): Spec with its `split`.
+        seed (`int`): Seed of its `fraction` and `test_size`.
         cache_dir (`str`, *optional*): Cache; default: that of `datasets`.
 
     Raises:
@@ -112,22 +112,22 @@ def load_id_rows(spec: DatasetSpec, seed: int, cache_dir: str | None = None) -> 
 
 
 def check_spec(spec: DatasetSpec) -> None:
-    """Raises an `InputError` for a key of a SPEC that token ids have no use for."""
+    """Raises an `InputError` for a key of a SPEC that does not apply to token ids."""
     given = [key for key in OF_TEXTS if getattr(spec, key)]
     given += [key for key in ("strip_citations", "drop_contradictions") if getattr(spec, key)]
     if given:
-        raise InputError(f"{spec.path} holds token ids, which {name_list(given)} cannot be read by; remove it.")
+        raise InputError(f"{spec.path} has token ids, for which {name_list(given)} has no use; remove it.")
     if spec.layout == "ranked":
-        raise InputError(f"{spec.path} holds pairs of token ids, which cannot be ranked rows; remove `layout`.")
+        raise InputError(f"{spec.path} has pairs of token ids, which cannot be ranked rows; remove `layout`.")
 
 
 def _all_rows(file: RecordFile, fingerprint: str, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
-    yield from usable_id_rows(file.records(), spec)  # the fingerprint is for the cache: another file, other rows
+    yield from usable_id_rows(file.records(), spec)  # the fingerprint is for the cache: another file has other rows
 
 
 def stream_id_rows(shards: list[RecordFile], reading: tuple[DatasetSpec, int]) -> Iterator[dict[str, Any]]:
     """
-    Yields rows of token ids as they come.
+    Yields rows of token ids in order.
 
     Args:
         shards (`list[RecordFile]`): Read in this order; `datasets` gives each process its own.
@@ -141,7 +141,7 @@ def stream_id_rows(shards: list[RecordFile], reading: tuple[DatasetSpec, int]) -
 
 
 def usable_id_rows(records: Iterable[tuple[Place, Any]], spec: DatasetSpec) -> Iterator[dict[str, Any]]:
-    """Yields the rows that a preference can be read from; another one stops it, or is told with `skip_invalid`."""
+    """Yields the rows that state a preference; another row raises an error, or is logged with `skip_invalid`."""
     for place, record in records:
         try:
             yield _row(record, place, spec)
@@ -156,7 +156,7 @@ def _row(record: Any, place: Place, spec: DatasetSpec) -> dict[str, Any]:
         raise record
     columns = id_columns(record) if isinstance(record, Mapping) else None
     if columns is None:
-        raise place.error(f"the row must hold the token ids `chosen_ids` and `rejected_ids`, got {describe(record)}.")
+        raise place.error(f"the row must have the token ids `chosen_ids` and `rejected_ids`, got {describe(record)}.")
     chosen, rejected = (read_id_list(record[name], name, place) for name in columns)
     label_scores(record.get("score_chosen"), record.get("score_rejected"), place)
     margin = record.get("margin")
@@ -177,15 +177,15 @@ def _row(record: Any, place: Place, spec: DatasetSpec) -> dict[str, Any]:
 
 def check_one_kind(datasets: Mapping[str, Any]) -> None:
     """
-    Refuses data sets of token ids beside others of texts, which make no single data set.
+    Refuses to mix datasets of token ids with datasets of texts.
 
     Args:
-        datasets (`dict[str, datasets.Dataset or IterableDataset]`): To be put together.
+        datasets (`dict[str, datasets.Dataset or IterableDataset]`): The datasets to concatenate.
     """
     ids = {name: id_columns(dataset.features) is not None for name, dataset in datasets.items()}
     if any(ids.values()) and not all(ids.values()):
         first, other = (next(name for name, is_ids in ids.items() if is_ids is kind) for kind in (True, False))
         raise InputError(
-            f"dataset '{first}' holds token ids and '{other}' texts, which cannot be mixed. Give all as texts, or all as "
+            f"dataset '{first}' has token ids and '{other}' texts, which cannot be mixed. Give all as texts, or all as "
             "token ids."
         )

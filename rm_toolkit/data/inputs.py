@@ -1,4 +1,4 @@
-"""What `--input` names: files, folders and Hub ids, with or without the split that each is."""
+"""Parses `--input`: files, folders and Hub ids, with or without a split name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SPLITS = ("train", "test")
 
 def resolve_inputs(source: Source, inputs: list[str], options: SourceOptions) -> dict[str, list[RecordFile]]:
     """
-    Sorts the inputs by split: `train` and `test` where they are given, else all under the empty name.
+    Groups the inputs by split: `train` and `test` if they are named, else all under the empty name.
 
     Raises:
-        `InputError`: for a split of another name, named and unnamed inputs together, or a path where nothing is.
+        `InputError`: for another split name, named and unnamed inputs together, or a path that does not exist.
     """
     parts: dict[str, list[RecordFile]] = {}
     for text in inputs:
@@ -30,14 +30,14 @@ def resolve_inputs(source: Source, inputs: list[str], options: SourceOptions) ->
         for split, file in _expand(path, name, source, options):
             parts.setdefault(split, []).append(file)
     if not parts:
-        raise InputError("no input was given; say --input FILE, or --input train=FILE test=FILE.")
+        raise InputError("no input was given; pass --input FILE, or --input train=FILE test=FILE.")
     if "" in parts and len(parts) > 1:
         raise InputError("inputs with and without a split's name are mixed; name all (train=FILE test=FILE) or none.")
     return {name: parts[name] for name in ("", *SPLITS) if name in parts}
 
 
 def _expand(path: str, split: str, source: Source, options: SourceOptions) -> Iterator[tuple[str, RecordFile]]:
-    """Yields `(split, file)` for one input: a folder or a Hub dataset may bring splits of its own."""
+    """Yields `(split, file)` for one input: a folder or a Hub dataset may have its own splits."""
     if not path.strip():
         raise missing_file(path)
     if Path(path).is_file():
@@ -59,14 +59,14 @@ def _expand(path: str, split: str, source: Source, options: SourceOptions) -> It
     wanted = [split] if split else [name for name in SPLITS if name in dataset]
     if not wanted or wanted[0] not in dataset:
         raise InputError(
-            f"{path}: choose among its splits {name_list(dataset)}, for example --input train={path}:{next(iter(dataset))}."
+            f"{path}: choose one of its splits {name_list(dataset)}, for example --input train={path}:{next(iter(dataset))}."
         )
     for own in wanted:
         yield own, RecordFile(path, own)
 
 
 def split_suffix(path: str) -> tuple[str, str | None]:
-    """Parts `PATH:SPLIT`; a path that exists with its colon stays whole."""
+    """Splits `PATH:SPLIT`; an existing path with a colon is kept whole."""
     head, colon, tail = path.rpartition(":")
     if not colon or Path(path).exists() or not tail.replace("_", "").isalnum():
         return path, None

@@ -1,5 +1,5 @@
 """
-Records of JSON in the forms in which files hold them, each seen by the file's beginning.
+Reads records from JSON files in several forms, recognized by the beginning of the file.
 
 - JSON Lines, and objects one after the other in any layout (pretty-printed, ended by CR alone);
 - an array of objects;
@@ -19,12 +19,12 @@ from .files import READ, damaged_gzip, not_utf8, open_binary
 from .places import Place
 
 
-# Names under which one object holds the list of its rows.
+# Keys of an object that contain the list of its rows.
 LISTS_OF_ROWS = frozenset(
     ["data", "rows", "records", "examples", "instances", "items", "samples", "results", "dataset", "entries"]
 )
 SPLITS = frozenset(["train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"])
-# In one row these hold one text or one conversation: a list of texts under such a name is a column.
+# In one row these are one text or one conversation, so a list of texts under such a key is a column.
 ONE_TEXT = frozenset(
     ["prompt", "instruction", "question", "query", "chosen", "rejected", "response", "response_a", "response_b"]
 )
@@ -33,7 +33,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def read_json(path: str) -> Iterator[tuple[Place, Any]]:
     """
-    Yields the records of a file of JSON; a line of JSON Lines that cannot be read comes as the error itself.
+    Yields the records of a file of JSON; for a line of JSON Lines that cannot be read, the error itself.
 
     Raises:
         `InputError`: if the file as a whole cannot be read.
@@ -62,7 +62,7 @@ def is_json_lines(path: str) -> bool:
 
 
 def _first_character(file: IO[bytes]) -> bytes:
-    """Returns the first byte that is no white space (a byte-order mark counts as such); rewinds the file."""
+    """Returns the first byte that is not white space (a byte-order mark counts as white space); rewinds the file."""
     head = b""
     while head == b"":
         chunk = file.read(4096)
@@ -74,7 +74,7 @@ def _first_character(file: IO[bytes]) -> bytes:
 
 
 def _is_lines(file: IO[bytes]) -> bool:
-    """Whether to read line by line: not where the first object goes on behind its line, or is all there is."""
+    """Whether to read line by line: not if the first object continues on the next line, or is the only one."""
     lines = (line.removeprefix(BYTE_ORDER_MARK) for line in file)
     filled = (line.strip() for line in lines if line.strip())
     first, second = next(filled, b""), next(filled, None)
@@ -84,9 +84,9 @@ def _is_lines(file: IO[bytes]) -> bool:
     except (UnicodeDecodeError, RecursionError):
         return True
     except ValueError as error:
-        if not isinstance(error, json.JSONDecodeError):  # a whole number of more digits than Python reads
+        if not isinstance(error, json.JSONDecodeError):  # an integer with more digits than Python reads
             return True
-        if error.msg == "Extra data":  # several objects in one line, or rubbish behind one
+        if error.msg == "Extra data":  # several objects in one line, or garbage after one
             return not error.doc[error.pos :].startswith("{")
         is_cut = error.pos >= len(error.doc.rstrip())
         return not is_cut or second is None or _is_object(second)
@@ -112,7 +112,7 @@ def _read_array(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
 
 
 def _read_whole(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
-    """Objects one after the other, whatever stands between them; a single one may hold all the rows."""
+    """Reads objects one after the other, with anything between them; a single object may contain all the rows."""
     text = _decode(path, file.read())
     values, position, decoder = [], 0, json.JSONDecoder(object_pairs_hook=once)
     while position < len(text):
@@ -133,18 +133,18 @@ def _read_whole(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
 
 
 def _rows_of(path: str, value: Any) -> Iterator[tuple[Place, Any]]:
-    """The rows of the only object of a file: those that it holds, or itself."""
+    """The rows of the only object of a file: those that it contains, or the object itself."""
     held = (
         {name: entry for name, entry in value.items() if _is_list_of(entry, dict)} if isinstance(value, dict) else {}
     )
     if len(held) > 1 and held.keys() <= SPLITS:
         raise InputError(
-            f"{path}: one object that holds the splits {name_list(held)}. Write each into a file of its own, and say "
+            f"{path}: one object with the splits {name_list(held)}. Write each into its own file, and pass "
             "--input train=FILE test=FILE."
         )
     if len(held) == 1 and next(iter(held)) in LISTS_OF_ROWS | SPLITS:
         for number, item in enumerate(next(iter(held.values())), 1):
-            of_viewer = item.keys() >= {"row_idx", "row"}  # as the Hub's viewer hands rows out
+            of_viewer = item.keys() >= {"row_idx", "row"}  # as returned by the Hub's viewer
             yield Place(path, "item", number), item["row"] if of_viewer else item
         return
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in LISTS_OF_ROWS | SPLITS:
@@ -161,13 +161,13 @@ def _rows_of(path: str, value: Any) -> Iterator[tuple[Place, Any]]:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"'{name}' {length}" for name, length in lengths.items())
-        raise InputError(f"{path}: one object of columns that are not equally long ({told}). Fix or remove one.")
+        raise InputError(f"{path}: one object whose columns differ in length ({told}). Fix or remove one.")
     for number, row in enumerate(zip(*columns.values()), 1):
         yield Place(path, "row", number), dict(zip(columns, row))
 
 
 def _columns(value: Any) -> dict[str, list[Any]] | None:
-    """The columns of an object that holds them, as lists or as pandas writes them; None for an object that is a row."""
+    """The columns of an object, as lists or as pandas writes them; `None` if the object is a row."""
     if not isinstance(value, dict):
         return None
     names, rows = value.get("columns"), value.get("data")
@@ -205,10 +205,10 @@ def _read_lines(path: str, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
 
 def parse_line(place: Place, line: bytes, *, first: bool) -> Any:
     """
-    Returns what a line of JSON Lines holds, or the error that says why it cannot be read.
+    Returns the value of a line of JSON Lines, or the error if it cannot be read.
 
     Args:
-        place (`Place`): Where it stands.
+        place (`Place`): Place of the line.
         line (`bytes`): The line.
         first (`bool`): Whether it is the first of its file, which may begin with a byte-order mark.
     """
@@ -217,9 +217,9 @@ def parse_line(place: Place, line: bytes, *, first: bool) -> Any:
     except UnicodeDecodeError as error:
         return place.error(*not_utf8(error))
     except json.JSONDecodeError as error:
-        if not error.doc:  # it can be read, but not be used
+        if not error.doc:  # it can be parsed, but not used
             return place.error(f"not valid JSON: {error.msg}.", "Fix or remove the line.")
-        problem = f"not valid JSON ({error.msg}). Every line must hold one whole object."
+        problem = f"not valid JSON ({error.msg}). Every line must be one complete object."
         if first and error.pos == 0:
             problem += f" {READ}."
         return InputError(f"{place.file}, line {place.number}, column {error.colno}: {problem}")

@@ -1,4 +1,4 @@
-"""Prompts that a run both trains and evaluates on: counted, and stopped where the split is not the data authors' own."""
+"""Counts prompts that a run both trains and evaluates on, and stops the run unless the split is the data authors' own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 def mark_origin(dataset: Dataset, path: str, split: str | None, kind: str) -> Dataset:
     """
-    Notes in the dataset's info where its rows come from, for `check_overlap`.
+    Records the origin of a dataset's rows in its info, for `check_overlap`.
 
     Args:
-        dataset (`datasets.Dataset`): Just loaded; its info is changed.
+        dataset (`datasets.Dataset`): A loaded dataset; its info is changed.
         path (`str`): File, folder or Hub id.
-        split (`str`, *optional*): Which split of it; None for all of it.
-        kind (`str`): `given` by the data's authors, `whole` (a file taken as it is), `made` here, or `none`.
+        split (`str`, *optional*): Its split; `None` for all of it.
+        kind (`str`): `given` by the data's authors, `whole` (a file without splits), `made` here, or `none`.
     """
     place = str(Path(path).resolve()) if Path(path).exists() else path
     dataset.info.description = json.dumps({"split": kind, "origin": f"{place}:{split or ''}"})
@@ -36,10 +36,10 @@ def mark_origin(dataset: Dataset, path: str, split: str | None, kind: str) -> Da
 
 def split_origin(dataset: Dataset) -> tuple[str, str]:
     """
-    Returns `(split, origin)` of a dataset that `load_datasets` gave.
+    Returns `(split, origin)` of a dataset from `load_datasets`.
 
-    `split` is `given` (by the data's authors), `whole` (a file taken as it is), `made` (here) or `none`; `origin` is the
-    place of its rows. `("made", "")` for any other dataset: nothing is known in its favour.
+    `split` is `given` (by the data's authors), `whole` (a file without splits), `made` (here) or `none`; `origin` is
+    the source of its rows. `("made", "")` for any other dataset: nothing is known about it, so overlaps are errors.
     """
     try:
         note = json.loads(dataset.info.description)
@@ -54,18 +54,18 @@ def check_overlap(
     """
     Looks for prompts (by `prompt_id`) that a run both trains and evaluates on.
 
-    Where the split is the data authors' own, a warning gives the count; otherwise the run stops.
+    If the split is the data authors' own, a warning gives the count; otherwise the run stops.
 
     Args:
-        train (`dict[str, datasets.Dataset]`): Of `load_datasets`.
-        evaluation (`dict[str, datasets.Dataset]`): Of `load_datasets`.
-        allow_overlap (`bool`): Warn in every case.
+        train (`dict[str, datasets.Dataset]`): Training sets from `load_datasets`.
+        evaluation (`dict[str, datasets.Dataset]`): Test sets from `load_datasets`.
+        allow_overlap (`bool`): Always only warn.
 
     Returns:
         `dict[str, int]`: Number of shared prompts of each evaluation set that has any.
 
     Raises:
-        `InputError`: names the first shared prompt of the first set.
+        `InputError`: naming the first shared prompt of the first set.
     """
     found = {}
     seen = {name: set(dataset.unique("prompt_id")) for name, dataset in train.items()}
@@ -79,18 +79,18 @@ def check_overlap(
         first = next(row for row in dataset if row["prompt_id"] in shared)
         text = shorten_prompt(first)
         problem = (
-            f"{len(shared):,} prompts of eval set '{name}' also stand in the training mixture "
+            f"{len(shared):,} prompts of eval set '{name}' are also in the training mixture "
             f"({name_list(shared_with)}; first: '{text}')."
         )
         fixed = all(authors_split(dataset, train[other]) for other in shared_with)
         if not fixed and not allow_overlap:
-            raise InputError(f"{problem} Drop them from one side, or pass --allow-overlap.")
+            raise InputError(f"{problem} Remove them from one side, or pass --allow-overlap.")
         logger.warning("%s%s", problem, " Their split is the data authors' own." if fixed else "")
     return found
 
 
 def authors_split(evaluation: Dataset, train: Dataset) -> bool:
-    """Whether the authors of the data drew the line between the two (and both are not simply the same rows)."""
+    """Whether the authors of the data made the split (and the two are not simply the same rows)."""
     (split, origin), (train_split, train_origin) = split_origin(evaluation), split_origin(train)
     return {split, train_split} <= {"given", "whole"} and origin != train_origin
 

@@ -1,4 +1,4 @@
-"""JSON Lines in parts: a large file read from any of its bytes on, as a stream does on several processes or when resumed."""
+"""JSON Lines in parts: reads a large file from any byte on, for streams on several processes and for resuming."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .json_files import is_json_lines, parse_line
 from .places import Place
 
 
-# Of a part: what a resumed run reads once more at most, and few enough rows to give each process parts of its own.
+# Size of a part: at most this much is read again on resume; small enough that every process gets parts.
 RANGE_BYTES = 1 << 20
 
 
 class LinePlace(Place):
     """
-    A line of a file that was not read from its beginning: it is counted when its number is asked for.
+    A line of a file that was not read from its beginning: its number is counted only when needed.
 
     Args:
         file (`str`): The file.
@@ -42,7 +42,7 @@ class LinePlace(Place):
 
 def line_ranges(path: str) -> list[tuple[int, int]]:
     """
-    Returns where the parts of a file of JSON Lines begin and end, in bytes: one part if it is short, zipped, or no such file.
+    Returns the byte ranges of the parts of a JSON Lines file; one part if it is short, gzipped, or not JSON Lines.
 
     Args:
         path (`str`): The file.
@@ -68,7 +68,7 @@ def read_range(path: str, begin: int, end: int) -> Iterator[tuple[Place, Any]]:
     """
     try:
         with open(path, "rb") as file:
-            if begin:  # the line that goes on here is another range's, unless it ends right before
+            if begin:  # the line that continues here belongs to the previous range, unless it ends right before
                 file.seek(begin - 1)
                 file.readline()
             offset = file.tell()

@@ -1,8 +1,9 @@
 """
-Chat messages: role, content, and whatever else a chat template can render (`tool_calls`, `reasoning_content`, `name`).
+Chat messages: role, content, and other fields that a chat template can render (`tool_calls`, `reasoning_content`,
+`name`).
 
-A message is *plain* if it has a role and a string as content, and nothing else that says something. Everything here lets
-plain messages pass as they are.
+A message is *plain* if it has a role and a string as content, and no other field with a value. Plain messages are
+never changed here.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .exact_json import use_exact_json
 Message = dict[str, Any]
 
 PLAIN_FIELDS = frozenset({"role", "content"})
-# Columns of a row that a chat template reads beside the messages, as in TRL.
+# Columns of a row that a chat template reads besides the messages, as in TRL.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-# Fields that alone make no answer.
+# Fields that are not an answer on their own.
 NAMING_FIELDS = frozenset({"name", "id", "tool_call_id"})
-# What `apply_chat_template` takes for itself and no template sees.
+# Arguments of `apply_chat_template` itself, which no template sees.
 NOT_FOR_TEMPLATES = frozenset(
     [
         "conversation",
@@ -42,13 +43,13 @@ NOT_FOR_TEMPLATES = frozenset(
 
 class Conversation(NamedTuple):
     """
-    A text as the model reads it: what the chat template makes of prompt and completion together.
+    A text as the model reads it: prompt and completion, rendered together by the chat template.
 
     Args:
-        prompt (`str` or list of messages): What was asked.
-        completion (`str` or list of messages): What was answered.
+        prompt (`str` or list of messages): The prompt.
+        completion (`str` or list of messages): The response.
         tools (list of `dict`, *optional*): JSON schemas of the tools that the template may list.
-        chat_template_kwargs (`dict`, *optional*): Further variables of the template.
+        chat_template_kwargs (`dict`, *optional*): More variables for the template.
     """
 
     prompt: Any
@@ -58,12 +59,12 @@ class Conversation(NamedTuple):
 
     @property
     def messages(self) -> list[Message]:
-        """All messages, in order; none where prompt and completion are strings."""
+        """All messages, in order; empty if prompt and completion are strings."""
         return [message for part in self[:2] if isinstance(part, list) for message in part]
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but roles and contents is to be rendered."""
+        """Whether only roles and contents are rendered."""
         return self.tools is None and not self.chat_template_kwargs and is_plain(self.messages)
 
 
@@ -73,7 +74,7 @@ def is_plain(messages: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def extra_fields(messages: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns the names of the fields beside `role` and `content` that say something, each once, in order."""
+    """Returns the names of the fields besides `role` and `content` that have a value, each once, in order."""
     names: dict[str, None] = {}
     for message in messages:
         if len(message) > 2 or not message.keys() <= PLAIN_FIELDS:
@@ -82,7 +83,7 @@ def extra_fields(messages: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def content_text(message: Mapping[str, Any]) -> str:
-    """Returns the content of a message as one string: text parts joined, nothing where it has none."""
+    """Returns the content of a message as one string: text parts joined, empty if it has none."""
     content = message.get("content")
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
@@ -90,21 +91,21 @@ def content_text(message: Mapping[str, Any]) -> str:
 
 
 def extras(message: Mapping[str, Any]) -> str:
-    """Returns canonical JSON of what a message says beside its role and its content; empty where that is nothing."""
+    """Returns canonical JSON of a message's fields besides role and content; empty if there are none."""
     names = extra_fields([message])
     return canonical({name: message[name] for name in names}) if names else ""
 
 
 def canonical(value: Any) -> str:
-    """Returns JSON that is the same for equal values, whatever the order of their keys."""
+    """Returns JSON that is the same for equal values in any order of keys."""
     try:
         return json.dumps(value, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"holds what JSON has no form for ({error})") from error
+        raise ValueError(f"has a value that JSON cannot store ({error})") from error
 
 
 def says_nothing(messages: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether messages have no content but white space, and no other field that could be an answer."""
+    """Whether messages have only white space as content, and no other field that could be an answer."""
     return not any(
         content_text(message).strip() or any(message[f] for f in extra_fields([message]) if f not in NAMING_FIELDS)
         for message in messages
@@ -116,8 +117,8 @@ def read_message(message: Any, check_string: Callable[[Any, str], str]) -> Messa
     Returns a message as it is stored: role, content, then the other fields that are not null.
 
     Args:
-        message: As the source has it.
-        check_string (`Callable`): Returns a string that is given with its name if it can be stored, else raises.
+        message: The message from the source.
+        check_string (`Callable`): Called with a string and its name; returns it if it can be stored, else raises.
 
     Raises:
         `ValueError`: saying what the message must be.
@@ -127,7 +128,7 @@ def read_message(message: Any, check_string: Callable[[Any, str], str]) -> Messa
     extra = extra_fields([message])
     content = message.get("content")
     if content is None and not extra:
-        raise ValueError("must be {'role': …, 'content': …}, with a content or another field that says something")
+        raise ValueError("must be {'role': …, 'content': …}, with a content or another field that has a value")
     read: Message = {"role": check_string(message["role"], "role")}
     if isinstance(content, list) and content:
         read["content"] = [_text_part(part) for part in content]
@@ -138,7 +139,7 @@ def read_message(message: Any, check_string: Callable[[Any, str], str]) -> Messa
     for name in extra:
         read[str(name)] = message[name]
         canonical(message[name])
-    return {name: read[name] for name in map(str, message) if name in read}  # in the order in which it was written
+    return {name: read[name] for name in map(str, message) if name in read}  # in the original order
 
 
 def check_parts(messages: Iterable[Mapping[str, Any]]) -> None:
@@ -156,15 +157,15 @@ def _text_part(part: Any) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind != "text" or not isinstance(part.get("text"), str):
         raise ValueError(
-            f"has a part of type '{kind}' in its content; a model of text reads parts like "
-            "{'type': 'text', 'text': …} alone"
+            f"has a part of type '{kind}' in its content; a text model reads only "
+            "parts like {'type': 'text', 'text': …}"
         )
     return {name: value for name, value in part.items() if value is not None}
 
 
 def read_tools(value: Any) -> list[Any] | None:
     """
-    Returns the tools of a row, given as a list of JSON schemas or, as TRL takes it too, as a string that holds one.
+    Returns the tools of a row, given as a list of JSON schemas or, as in TRL, as a JSON string of one.
 
     Raises:
         `ValueError`: saying what is wrong.
@@ -178,7 +179,7 @@ def read_tools(value: Any) -> list[Any] | None:
 
 def read_template_kwargs(value: Any) -> dict[str, Any] | None:
     """
-    Returns the template variables of a row; None where there are none.
+    Returns the template variables of a row; `None` if there are none.
 
     Raises:
         `ValueError`: saying what is wrong.
@@ -207,28 +208,31 @@ def _parsed(value: Any, name: str) -> Any:
 
 
 def text_format_problem(messages: Iterable[Mapping[str, Any]], tools: Any = None, kwargs: Any = None) -> str | None:
-    """Returns what of a row the text format has no place for, a sentence; None for plain messages alone."""
+    """Returns a sentence about what in a row the text format cannot express; `None` for plain messages."""
     messages = list(messages)
     names = extra_fields(messages)
     names += [name for name, value in zip(TEMPLATE_COLUMNS, (tools, kwargs)) if value]
     if names:
-        return f"{name_list(names)} would not be read: the text format has no place for what only a chat template renders."
+        return (
+            f"{name_list(names)} would not be read: the text format has no place for fields that only a chat "
+            f"template renders."
+        )
     if not all(isinstance(message.get("content"), str) for message in messages):
-        return "the content of a message is no string, and the text format has no place for parts."
+        return "the content of a message is not a string, and the text format has no place for parts."
     return None
 
 
 def null_stripper(features: Mapping[str, Any] | None) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
     """
-    Returns what takes out of a row the nulls that Arrow has added to messages, tools and template variables, as TRL's
-    `remove_none_values` does: a key that one message has and another has not is null in the other. A message's own
-    `content: null` stays, and so does everything in a column of JSON.
+    Returns a function that removes from a row the nulls that Arrow has added to messages, tools and template
+    variables, as TRL's `remove_none_values` does: a key that one message has and another lacks is null in the other. A
+    message's own `content: null` is kept, and so is everything in a column of JSON.
 
     Args:
-        features (`datasets.Features`, *optional*): Of the rows.
+        features (`datasets.Features`, *optional*): Features of the rows.
 
     Returns:
-        `Callable`, or None where the rows have no such column.
+        `Callable`, or `None` if the rows have no such column.
     """
     if any(map(holds_json, (features or {}).values())):
         use_exact_json()
@@ -260,14 +264,14 @@ def _strip(value: Any, kind: Any) -> Any:
 
 
 def holds_json(kind: Any) -> bool:
-    """Whether a column is of JSON, or of lists of it, for `datasets`."""
+    """Whether `datasets` stores a column as JSON, or as lists of JSON."""
     while hasattr(kind, "feature"):
         kind = kind.feature
     return type(kind).__name__ == "Json"
 
 
 def decode_json(value: Any, kind: Any) -> Any:
-    """Returns what a column of JSON holds, whose strings were read without `datasets`; other values as they are."""
+    """Returns the value of a JSON column that was read as strings, without `datasets`; other values as they are."""
     if isinstance(value, list) and hasattr(kind, "feature"):
         return [decode_json(entry, kind.feature) for entry in value]
     return json.loads(value) if isinstance(value, str) and holds_json(kind) else value

@@ -1,4 +1,4 @@
-"""The datasets of a run: loaded by name from whatever a user has, whole or in part; no prompt on both sides."""
+"""The datasets of a run: loaded by name from files, folders or the Hub, whole or in part; no prompt is on both sides."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def load_datasets(
 
     Args:
         specs (`dict[str, str | dict]`): Name -> `DatasetSpec`, its keys in a dict, or `PATH` / `PATH:FRACTION`.
-        split (`str`): `train` or `test`; a spec's own `split` goes before. A single raw file is taken whole.
+        split (`str`): `train` or `test`; a spec's own `split` has priority. A single raw file is used whole.
         seed (`int`): Seed of the fractions, and of splits made here (`test_size`).
         cache_dir (`str`, *optional*): Cache for raw files; default: that of `datasets`.
         format (`str`): `text` or `chat`; datasets built in the other one are converted.
         layout (`str`, *optional*): `pairs` or `ranked`. Default: built folders as they are, raw files as ranked rows.
         num_proc (`int`, *optional*): Processes for the work on rows.
-        streaming (`bool`): Open all of them as streams; so they are, too, if one spec says `streaming`.
+        streaming (`bool`): Open all of them as streams; also done if one spec says `streaming`.
 
     Returns:
         `dict[str, datasets.Dataset]`: Pairs or ranked rows, see `schema`; streams are `IterableDataset`, ranked rows.
 
     Raises:
-        `InputError`: naming the dataset, for whatever cannot be loaded.
+        `InputError`: naming the dataset that cannot be loaded.
     """
     if not isinstance(specs, Mapping):
         raise InputError(f"datasets must be given by name (NAME: PATH), got {describe(specs)}.")
@@ -77,7 +77,7 @@ def load_datasets(
     parsed = {name: DatasetSpec.parse(value, name) for name, value in specs.items()}
     streamed = [name for name, spec in parsed.items() if spec.streaming]
     if streamed and split == "test":
-        raise InputError(f"dataset '{streamed[0]}': test sets are counted whole; leave out `streaming`.")
+        raise InputError(f"dataset '{streamed[0]}': test sets are evaluated whole; leave out `streaming`.")
     streaming = bool(streamed) or streaming
     for name, spec in parsed.items():
         spec = replace(spec, format=spec.format or format, layout=spec.layout or layout, split=spec.split or split)
@@ -108,20 +108,20 @@ def read_uncleaned(
     spec: DatasetSpec, split: str, *, seed: int = 0, cache_dir: str | None = None, num_proc: int | None = None
 ) -> Dataset:
     """
-    Reads one dataset as it stands, nothing cleaned, to look at what is in it.
+    Reads one dataset as it is, without cleaning, for inspection.
 
     Args:
         spec (`DatasetSpec`): Its `fraction` and `layout` are not used.
-        split (`str`): Taken where the spec names none and the input has splits.
+        split (`str`): Used if the spec names none and the input has splits.
         seed (`int`): Seed of a split made here (`test_size`).
         cache_dir (`str`, *optional*): Cache for raw files.
         num_proc (`int`, *optional*): Processes for the work on rows.
 
     Returns:
-        `datasets.Dataset`: Ranked rows of a raw file; of a built folder pairs or ranked rows, as it has them.
+        `datasets.Dataset`: Ranked rows of a raw file; pairs or ranked rows of a built folder, as stored.
 
     Raises:
-        `InputError`: for whatever cannot be read.
+        `InputError`: if the dataset cannot be read.
     """
     spec = replace(spec, split=spec.split or split)
     opened = _open(spec)
@@ -132,7 +132,7 @@ def read_uncleaned(
 
 
 def _usable(dataset: Dataset, spec: DatasetSpec) -> Dataset:
-    """The rows of a built dataset that a preference can be read from: others may have written to it since."""
+    """The rows of a built dataset that state a preference: the dataset may have been changed since it was built."""
     file = _place_of(spec)
     rows, invalid = usable_rows(dataset, lambda number: Place(file, "row", number), skip_invalid=spec.skip_invalid)
     if invalid:
@@ -163,8 +163,8 @@ def _read_raw(
     spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int | None
 ) -> tuple[Dataset, BuildOptions, str, int]:
     """
-    Returns the ranked rows of a raw input before cleaning, how they were read, who drew their split, and how many records
-    could not be used.
+    Returns the ranked rows of a raw input before cleaning, how they were read, who made their split, and how many
+    records could not be used.
     """
     options = BuildOptions(
         **vars(spec.source_options()),
@@ -193,18 +193,18 @@ def _raw_files(spec: DatasetSpec, options: BuildOptions) -> tuple[Source, list[R
     parts = resolve_inputs(source, [spec.path], options)
     origin = "whole" if "" in parts else "given"
     if origin == "given" and spec.split not in parts:
-        raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; say `split: …`.")
+        raise InputError(f"{spec.path}: there is no split '{spec.split}', only {name_list(parts)}; set `split: …`.")
     return source, parts.get("") or parts[spec.split], origin
 
 
 def find_rows(spec: DatasetSpec, split: str, *, format: str = "text") -> Iterator[tuple[Place, Mapping[str, Any]]]:
     """
-    Yields the rows of one dataset in the order of its files, each with where it stands.
+    Yields the rows of one dataset in the order of its files, each with its place.
 
     Args:
         spec (`DatasetSpec`): Its `fraction` and its `test_size` are not used.
-        split (`str`): Taken where the spec names none and the input has splits.
-        format (`str`): `text` or `chat`, of a raw input.
+        split (`str`): Used if the spec names none and the input has splits.
+        format (`str`): `text` or `chat`, for a raw input.
     """
     spec = replace(spec, format=spec.format or format, split=spec.split or split)
     opened = _open(spec)
@@ -235,15 +235,15 @@ def _load_raw(spec: DatasetSpec, seed: int, cache_dir: str | None, num_proc: int
 
 
 def _recognize(spec: DatasetSpec, path: str) -> str:
-    """Returns the source that reads the form of a file, and says so."""
+    """Returns the source that reads the form of a file, and logs it."""
     form = recognize(RecordFile(path), spec.source_options())
-    if form.source not in ("text-score", "preference"):  # what these hold is read in one way only
+    if form.source not in ("text-score", "preference"):  # these can be read in only one way
         logger.warning("%s: read as %s (source: %s): %s", path, form.name, form.source, form.reads)
     return form.source
 
 
 def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Dataset:
-    """Brings a built dataset into the shape and the format asked for."""
+    """Converts a built dataset to the requested shape and format."""
     found = find_shape(dataset.column_names)
     if spec.layout not in (None, found):
         dataset = ranked_to_pairs(dataset, num_proc) if found == "ranked" else pairs_to_ranked(dataset)
@@ -269,7 +269,7 @@ def _convert(dataset: Dataset, spec: DatasetSpec, num_proc: int | None) -> Datas
 
 
 def _without_template_columns(dataset: Dataset) -> Dataset:
-    """Removes what only a chat template reads where no row has any of it."""
+    """Removes the columns that only a chat template reads, if no row has a value in them."""
     names = [name for name in TEMPLATE_COLUMNS if name in dataset.column_names]
     for row in dataset.select_columns(names) if names else ():
         refuse_template_columns(row)

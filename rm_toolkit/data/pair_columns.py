@@ -1,4 +1,4 @@
-"""Columns of ranked rows and of pairs: batches expanded into pairs, absent columns completed, empty ones removed."""
+"""Columns of ranked rows and of pairs: expands batches into pairs, adds absent columns, removes empty ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SHARED_COLUMNS = ("prompt", "margin", "domain", "source", "prompt_id", *TEMPLATE
 
 def expand_batch(batch: Batch) -> Batch:
     """
-    Turns a batch of ranked rows into pairs, in row order, the better-scored text as `chosen`. Label ties come out as pairs
-    too, behind those of their row, to be counted and dropped.
+    Turns a batch of ranked rows into pairs, in row order, the better-scored text as `chosen`. Label ties become pairs
+    too, after those of their row, to be counted and dropped.
 
     Args:
         batch (`dict[str, list]`): The columns of `ranked_features`.
@@ -46,7 +46,7 @@ def expand_batch(batch: Batch) -> Batch:
 
 
 def complete_columns(dataset: Dataset, features: Features) -> Dataset:
-    """Adds the optional columns that are absent, all null, and puts the columns in order."""
+    """Adds absent optional columns as nulls, and puts the columns in order."""
     for name in features:
         if name not in dataset.column_names:
             dataset = dataset.add_column(name, [None] * len(dataset), feature=features[name])
@@ -54,14 +54,14 @@ def complete_columns(dataset: Dataset, features: Features) -> Dataset:
 
 
 def drop_empty_columns(dataset: Dataset) -> Dataset:
-    """Removes the optional columns that hold nothing but nulls; a row without a margin among others has margin 0."""
+    """Removes optional columns with only nulls; a row without a margin among others gets margin 0."""
     arrow = dataset.with_format("arrow")
     nulls = {name: arrow[name].null_count for name in OPTIONAL_COLUMNS if name in dataset.column_names}
     if 0 < nulls.get("margin", 0) < len(dataset):
         dataset = dataset.map(
             _fill_margin, batched=True, new_fingerprint=derived(dataset, "margin"), desc="Filling in margins of 0"
         )
-    if 0 < nulls.get("chat_template_kwargs", 0) < len(dataset):  # TRL reads an empty object, and no null
+    if 0 < nulls.get("chat_template_kwargs", 0) < len(dataset):  # TRL reads an empty object, but not null
         dataset = dataset.map(
             _fill_kwargs, batched=True, new_fingerprint=derived(dataset, "kwargs"), desc="Filling in empty objects"
         )

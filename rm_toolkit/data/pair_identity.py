@@ -1,4 +1,4 @@
-"""What makes two pairs the same one: every field of their texts, exactly."""
+"""The identity of a pair: every field of its texts, exactly."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from .schema import Text
 
 
 def text_id(*parts: Any) -> str:
-    """Returns 16 hex digits over what is written in the parts of a text, whatever the order of keys in its messages."""
+    """Returns 16 hex digits over the parts of a text, independent of the order of keys in its messages."""
     return hashlib.sha256(canonical(list(parts)).encode("ascii")).hexdigest()[:16]
 
 
 def pair_id(prompt: Text, chosen: Text, rejected: Text, *, tools: Any = None, chat_template_kwargs: Any = None) -> str:
     """
-    Returns 16 hex digits that pairs share if, and as good as only if, every field of their texts is the same.
+    Returns 16 hex digits that are the same for two pairs if (and, up to hash collisions, only if) every field of their
+    texts is the same.
 
     Args:
         prompt, chosen, rejected (`str` or list of messages): The texts, as built.
-        tools, chat_template_kwargs (*optional*): What the chat template reads beside them.
+        tools, chat_template_kwargs (*optional*): What the chat template reads besides them.
     """
     return text_id(
         prompt,
@@ -32,7 +33,7 @@ def pair_id(prompt: Text, chosen: Text, rejected: Text, *, tools: Any = None, ch
 
 def row_pair_id(row: dict[str, Any]) -> str:
     """
-    Returns the [`pair_id`] of a row of pairs, as stored or as a list of pairs has it.
+    Returns the [`pair_id`] of a row of pairs, from a dataset or a list of pairs.
 
     Raises:
         `KeyError`: if it has no `chosen` or no `rejected`.

@@ -1,11 +1,11 @@
 """
-The one rule by which the responses of a row become pairs, and by which its ties are counted.
+The one rule that turns the responses of a row into pairs and counts its ties.
 
-- `chosen` and `rejected` are the label. Scores beside them may say how much better, never the opposite: a row whose
+- `chosen` and `rejected` are the label. Scores with them may say how much better, but not contradict them: a row whose
   `score_chosen` is below its `score_rejected` is refused; a row without scores has 1 and 0.
-- Every two responses with different scores are a pair; two with equal scores are a label tie, which is no pair.
-- Where one domain's response was compared with those of its rivals, the rivals were not compared with each other: their
-  equal scores are no ties.
+- Every two responses with different scores are a pair; two with equal scores are a label tie, which is not a pair.
+- Where one domain's response was compared with those of its rivals, the rivals were not compared with each other:
+  their equal scores are not ties.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .schema import check_ranked, number_value
 
 class RowPairs(NamedTuple):
     """
-    What the scores of one row state, as positions in the list of its responses.
+    The preferences in the scores of one row, as positions in the list of its responses.
 
     Args:
         pairs (`list[tuple[int, int]]`): (better, worse) of every two responses with different scores, in file order.
         ties (`list[tuple[int, int]]`): Label ties: every two that were compared and have equal scores, in file order.
-        order (`list[int]`): Responses by score, best first; equal ones in reverse file order, as the original work has
-            them (it reverses an ascending sort).
+        order (`list[int]`): Responses by score, best first; equal scores in reverse file order, as in the original
+            work (it reverses an ascending sort).
         first_two (`tuple[int, int]`, *optional*): The two best-scored responses, if their scores differ.
     """
 
@@ -36,7 +36,7 @@ class RowPairs(NamedTuple):
     first_two: tuple[int, int] | None
 
     def best_first(self) -> list[tuple[int, int]]:
-        """Returns the pairs by the place of the better response in `order`, then by that of the worse one."""
+        """Returns the pairs, sorted by the position of the better response in `order`, then of the worse one."""
         if len(self.pairs) < 2:
             return self.pairs
         place = {response: position for position, response in enumerate(self.order)}
@@ -49,7 +49,7 @@ def pair_up(scores: Sequence[float], writers: Sequence[str] | None = None, domai
 
     Args:
         scores (`Sequence[float]` of K): Finite; higher is better.
-        writers (`Sequence[str]` of K, *optional*): Which domain wrote each response, where one domain was compared with
+        writers (`Sequence[str]` of K, *optional*): The domain of each response, if one domain was compared with
             its rivals.
         domain (`str`, *optional*): That domain; the others are rivals.
     """
@@ -67,11 +67,11 @@ def pair_up(scores: Sequence[float], writers: Sequence[str] | None = None, domai
 
 def label_scores(chosen: Any, rejected: Any, place: Place) -> list[float]:
     """
-    Returns the scores of (chosen, rejected): 1 and 0 where the row has neither.
+    Returns the scores of (chosen, rejected): 1 and 0 if the row has neither.
 
     Args:
         chosen, rejected (`float`, *optional*): `score_chosen` and `score_rejected` of the row.
-        place (`Place`): Where the row stands, for the error.
+        place (`Place`): Place of the row, for the error.
 
     Raises:
         `InputError`: if one of the two is missing or not finite, or they contradict the label.
@@ -94,11 +94,11 @@ def ranked_scores(completions: Any, scores: Any, place: Place) -> list[float]:
     Returns the scores of a ranked row.
 
     Args:
-        completions, scores: As the row has them.
-        place (`Place`): Where the row stands, for the error.
+        completions, scores: Columns of the row.
+        place (`Place`): Place of the row, for the error.
 
     Raises:
-        `InputError`: unless they are two lists of one length, at least 2, and every score is finite.
+        `InputError`: unless they are two lists of the same length, at least 2, and every score is finite.
     """
     scores = plain(scores)
     check_ranked(plain(completions), scores, ("completions", "scores"), place)
@@ -106,5 +106,5 @@ def ranked_scores(completions: Any, scores: Any, place: Place) -> list[float]:
 
 
 def plain(value: Any) -> Any:
-    """Returns what an array or a tensor holds as Python numbers and lists, anything else as it is."""
+    """Converts an array or a tensor to Python numbers and lists; returns anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-ALIKE = ("prompt", "domain", "source", *TEMPLATE_COLUMNS)  # in the pairs of one ranked row
+ALIKE = ("prompt", "domain", "source", *TEMPLATE_COLUMNS)  # equal in all pairs of one ranked row
 
 TEXTS = ("prompt", "chosen", "rejected", "completions")
 
@@ -43,10 +43,10 @@ def ranked_to_pairs(dataset: Dataset, num_proc: int | None = None) -> Dataset:
 
 def pairs_to_ranked(dataset: Dataset) -> Dataset:
     """
-    Puts neighbouring pairs of one prompt together again: a ranked row holds their distinct completions, best first.
+    Merges neighboring pairs of one prompt into a ranked row with their distinct completions, best first.
 
-    What `ranked_to_pairs` made comes back exactly, up to rows in which all scores tie. A row never states a preference
-    that no pair states: pairs that do not make a whole ranking stay rows of two.
+    Inverts `ranked_to_pairs` exactly, except for rows in which all scores tie. A row never implies a preference that
+    no pair states: pairs that do not form a complete ranking stay rows of two.
 
     Args:
         dataset (`datasets.Dataset`): Columns of a pair, in text or chat.
@@ -80,7 +80,7 @@ def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:
         pair = {**pair, "score_chosen": stated[0], "score_rejected": stated[1]}
         mine = {str(pair["chosen"]): pair["score_chosen"], str(pair["rejected"]): pair["score_rejected"]}
         same = bool(group) and all(pair.get(name) == group[0].get(name) for name in ALIKE)
-        # The pairs of one ranked row hang together, and each of its texts has one score.
+        # The pairs of one ranked row are connected, and each of its texts has one score.
         if (
             not same
             or not mine.keys() & scores.keys()
@@ -99,7 +99,7 @@ def _ranked_rows(group: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     entries: dict[Any, tuple[Any, float, str | None]] = {}
     for pair in group:
         for side, domain in (("chosen", pair["domain"]), ("rejected", pair["rejected_domain"])):
-            # A pair that stays alone keeps both of its texts, whatever they are.
+            # A single pair keeps both of its texts, even if they are equal.
             key = str(pair[side]) if len(group) > 1 else side
             entries.setdefault(key, (pair[side], pair[f"score_{side}"], domain))
     texts, scores, domains = zip(*sorted(entries.values(), key=lambda entry: -entry[1]))
@@ -118,7 +118,7 @@ def _ranked_rows(group: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def with_same_messages(datasets: list[Dataset]) -> list[Dataset]:
-    """Returns datasets that can be put together: where one has free messages all have, with the columns beside them."""
+    """Returns datasets that can be concatenated: if one has free messages, all get them, with the related columns."""
     from datasets import Features
 
     if not any(find_format(part.features) == "chat" and has_free_messages(part.features) for part in datasets):
@@ -134,7 +134,7 @@ def with_same_messages(datasets: list[Dataset]) -> list[Dataset]:
             part = part.map(dict, batched=True, features=features, desc="Storing messages as JSON")
         for name in names:
             if name not in part.column_names:
-                absent = None if name == "tools" else "{}"  # as TRL reads each
+                absent = None if name == "tools" else "{}"  # as read by TRL
                 part = part.add_column(name, [absent] * len(part), feature=free[name])
         same.append(part)
     return same

@@ -1,4 +1,4 @@
-"""Where a record stands, so that whatever is found wrong with it later can name the file and the row."""
+"""The place of a record, so that a later error can name the file and the row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ..errors import InputError, one_line
 
 
-MOST_OF_A_PROBLEM = 700  # characters: keys and values of the data stand in it
+MOST_OF_A_PROBLEM = 700  # characters: it quotes keys and values of the data
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record stands: `item` of a JSON array, `line` of JSON Lines, `row` of a table; counted from 1."""
+    """The place of a record: `item` of a JSON array, `line` of JSON Lines, `row` of a table; counted from 1."""
 
     file: str
     unit: str
@@ -33,7 +33,7 @@ class Place:
 
 
 class RowPlace(Place):
-    """A row of a data set that a user made: no flag of ours leaves it out."""
+    """A row of a dataset that a user made: no flag of ours can leave it out."""
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:
         """As in [`Place`]."""

@@ -1,4 +1,4 @@
-"""What an input is: its known form by the columns of its first records, how that is read, and its first row."""
+"""Recognizes the form of an input by the columns of its first records, and reads its first row."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .templates import arrange
 
 
 AUTO = "auto"
-LOOKED_AT = 100  # records: a column that is null in the first may be filled in a later one
+LOOKED_AT = 100  # records: a column that is null in the first may have a value in a later one
 
 
 @dataclass
 class Preview:
     """
-    The first row of an input as it is read.
+    The first row of an input, as read.
 
     Args:
-        prompt (`str` or list of messages): As it is built.
-        completions (list of K `str` or message lists): As they are built.
+        prompt (`str` or list of messages): Prompt, as built.
+        completions (list of K `str` or message lists): Completions, as built.
         scores (list of K `float`): Higher is better.
-        unread (`list[str]`): Columns that nothing was read from, in the first record.
-        notes (`list[str]`): What is counted of it.
+        unread (`list[str]`): Columns of the first record that were not read.
+        notes (`list[str]`): Notes that are counted.
     """
 
     prompt: Text
@@ -46,10 +46,10 @@ class Preview:
 
 def source_named(name: str, inputs: list[str], options: SourceOptions) -> Source:
     """
-    Returns the source of that name, for `auto` the one that reads the form of the inputs.
+    Returns the source with this name; for `auto`, the one that reads the form of the inputs.
 
     Raises:
-        `InputError`: as [`recognize_inputs`] and [`~rm_toolkit.data.sources.find_source`] do.
+        `InputError`: as in [`recognize_inputs`] and [`~rm_toolkit.data.sources.find_source`].
     """
     if name != AUTO:
         return find_source(name)
@@ -59,13 +59,13 @@ def source_named(name: str, inputs: list[str], options: SourceOptions) -> Source
 
 def recognize_inputs(inputs: list[str], options: SourceOptions) -> Form | Source:
     """
-    Returns the form that all inputs are of; the source itself for a folder of a release.
+    Returns the common form of all inputs; for the folder of a release, its source.
 
     Raises:
         `InputError`: if there is none, if there are several, or if two inputs are of different forms.
     """
     if options.columns:
-        raise InputError("`auto` finds the columns by itself; with --columns, say jsonl instead of auto.")
+        raise InputError("`auto` finds the columns itself; with --columns, use jsonl instead of auto.")
     for text in inputs:
         path = text.partition("=")[2] if "=" in text and not Path(text).exists() else text
         if Path(path).is_dir() and not is_saved_dataset(path):
@@ -76,7 +76,7 @@ def recognize_inputs(inputs: list[str], options: SourceOptions) -> Form | Source
     for file, form in forms[1:]:
         if form.source != forms[0][1].source:
             raise InputError(
-                f"{file.path} is of the form {form.name}, but {forms[0][0].path} of {forms[0][1].name}. Build each by itself."
+                f"{file.path} has the form {form.name}, but {forms[0][0].path} has {forms[0][1].name}. Build each separately."
             )
     return forms[0][1]
 
@@ -86,11 +86,11 @@ def recognize(file: RecordFile, options: SourceOptions | None = None) -> Form:
     Returns the form of a file.
 
     Args:
-        file (`RecordFile`): Its first records are looked at.
+        file (`RecordFile`): Its first records are checked.
         options (`SourceOptions`, *optional*): Columns that are left out.
 
     Raises:
-        `InputError`: if it is of no known form, or of several.
+        `InputError`: if it has no known form, or several.
     """
     ignored = options.ignore_columns if options else ()
     records, fault = [], None
@@ -123,8 +123,8 @@ def recognize(file: RecordFile, options: SourceOptions | None = None) -> Form:
 def _unknown(file: RecordFile, record: dict[str, Any]) -> InputError:
     if {"chosen_ids", "rejected_ids"} <= record.keys():
         return InputError(
-            f"{file.path}: the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts. Give the "
-            "texts, or name the file in a recipe as it is: training and its test sets read token ids."
+            f"{file.path}: the rows are token ids (chosen_ids, rejected_ids), but datasets are built from texts. Give the "
+            "texts, or name the file directly in a recipe: training and its test sets read token ids."
         )
     advice = label_advice(record) or (
         "Name its columns, for example: rm-toolkit build-data jsonl --columns prompt=question chosen=good rejected=bad "
@@ -139,7 +139,7 @@ def _source_of_folder(path: str, options: SourceOptions) -> Source:
         hh.find_files(path, options)
     except InputError as error:
         raise InputError(
-            f"{path}: this folder holds no saved dataset, and is not the tree of HH-RLHF. Give a file of it."
+            f"{path}: this folder has no saved dataset and is not the folder tree of HH-RLHF. Give one of its files."
         ) from error
     return hh
 
@@ -148,14 +148,14 @@ def preview(
     source: Source, file: RecordFile, options: SourceOptions, format: str, skip_invalid: bool = False
 ) -> Preview:
     """
-    Returns the first row of a file as a source reads it.
+    Returns the first row of a file, as read by a source.
 
     Args:
         source (`Source`): How to read a record.
         file (`RecordFile`): The input.
         options (`SourceOptions`): Settings of the source.
         format (`str`): `text` or `chat`.
-        skip_invalid (`bool`): Pass over records that cannot be used.
+        skip_invalid (`bool`): Skip records that cannot be used.
 
     Raises:
         `InputError`: for the first record that cannot be used, unless `skip_invalid` is on.
@@ -172,7 +172,7 @@ def preview(
     for row, record in read_records(source, records(), options, skip_invalid, format):
         if not isinstance(row, InputError):
             return _shown(row, source, options, format, record if isinstance(record, ReadRecord) else seen[0])
-    raise InputError(f"{file.path}: no row is left to be read.")
+    raise InputError(f"{file.path}: no row is left to read.")
 
 
 def _shown(row: RawRow, source: Source, options: SourceOptions, format: str, record: ReadRecord) -> Preview:

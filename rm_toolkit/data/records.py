@@ -1,8 +1,8 @@
 """
-Raw records, one at a time, from JSON, JSON Lines, CSV, TSV, Parquet, a saved dataset or the Hub; what a file is, is seen
-by its first bytes.
+Raw records, one at a time, from JSON, JSON Lines, CSV, TSV, Parquet, a saved dataset or the Hub; the type of a file is
+recognized by its first bytes.
 
-Every record comes with its `Place`, so that whatever is found wrong with it later can name the file and the row.
+Every record comes with its `Place`, so that a later error can name the file and the row.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class RecordFile:
     One input: a file, a folder that `datasets` saved, or a Hub id.
 
     Args:
-        path (`str`): As the user gave it.
-        split (`str`, *optional*): Which split of a saved dataset or a Hub dataset.
+        path (`str`): Path as given by the user.
+        split (`str`, *optional*): Split of a saved dataset or a Hub dataset.
     """
 
     path: str
@@ -57,7 +57,10 @@ class RecordFile:
         return read_records(self)
 
     def fingerprint(self) -> str:
-        """Returns a text that changes when the content does: path, size and time of a file; datasets' own otherwise."""
+        """
+        Returns a string that changes with the content: path, size and time of a file; otherwise the fingerprint of
+        datasets.
+        """
         path = Path(self.path)
         if path.is_file():
             status = path.stat()
@@ -69,10 +72,10 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
     """
     Yields the records of one input. JSON Lines, tables and saved datasets are streamed; other JSON is read whole.
 
-    A line that cannot be read comes as the error itself, so that the reader may count it and go on.
+    For a line that cannot be read, yields the error itself, so that the reader can count it and continue.
 
     Raises:
-        `InputError`: if the input cannot be read at all: no such file, no UTF-8, a broken array, nothing in it.
+        `InputError`: if the input cannot be read at all: no such file, not UTF-8, a broken array, no rows.
     """
     path = Path(source.path)
     if path.is_file():
@@ -86,11 +89,11 @@ def read_records(source: RecordFile) -> Iterator[tuple[Place, dict[str, Any] | I
         empty = False
         yield place, an_object(record, place)
     if empty:
-        raise InputError(f"{source.path}: the file holds no rows. Give one that does.")
+        raise InputError(f"{source.path}: the file has no rows. Give one that has.")
 
 
 def an_object(record: Any, place: Place) -> dict[str, Any] | InputError:
-    """Returns a record, or the error in its place if it is no object."""
+    """Returns a record, or an error if it is not an object."""
     if isinstance(record, dict | InputError):
         return record
     return place.error(f"expected an object like {{…}}, got {_json_type(record)}.")
@@ -101,7 +104,7 @@ def open_dataset(path: str, split: str | None = None) -> Any:
     Opens a folder of `save_to_disk`, or a dataset of the Hub.
 
     Returns:
-        `datasets.Dataset`, or `datasets.DatasetDict` where it has several splits and `split` is None.
+        `datasets.Dataset`, or `datasets.DatasetDict` if it has several splits and `split` is `None`.
 
     Raises:
         `InputError`: if there is neither, or no such split.
@@ -112,15 +115,15 @@ def open_dataset(path: str, split: str | None = None) -> Any:
     if is_saved_dataset(path):
         try:
             dataset = datasets.load_from_disk(path)
-        except Exception as error:  # whatever a half-copied folder makes pyarrow raise
+        except Exception as error:  # pyarrow raises various errors for a partly copied folder
             raise InputError(f"{path}: the saved dataset cannot be read ({error}). Build or copy it again.") from error
     elif Path(path).exists() and not Path(path).is_dir():
         raise InputError(
-            f"{path}: this is a pipe or a device, which may never end. Write the rows into a file, and give that."
+            f"{path}: this is a pipe or a device, which may never end. Write the rows into a file, and give that file."
         )
     elif Path(path).exists():
         raise InputError(
-            f"{path}: this folder holds no saved dataset (no dataset_dict.json, no state.json). "
+            f"{path}: this folder has no saved dataset (no dataset_dict.json, no state.json). "
             "Give a folder that `rm-toolkit build-data` or `save_to_disk` wrote, or a file."
         )
     elif looks_like_hub_id(path):
@@ -146,7 +149,7 @@ def is_saved_dataset(path: str) -> bool:
 def looks_like_hub_id(path: str) -> bool:
     """
     Whether `path` can be a Hub id (`name` or `owner/name`) rather than a mistyped file: it does not end like one, and
-    there is no local folder of the owner's name.
+    there is no local folder with the owner's name.
     """
     if not HUB_ID.fullmatch(path) or re.search(r"\.(jsonl?|gz|parquet|csv|tsv|txt|xlsx?)$", path):
         return False
@@ -154,7 +157,7 @@ def looks_like_hub_id(path: str) -> bool:
 
 
 def missing_file(path: str) -> InputError:
-    """Returns the error for a path where nothing is, with the most similar name in that folder."""
+    """Returns the error for a path that does not exist, with the most similar name in that folder."""
     parent = Path(path).parent
     if not path.strip():
         return InputError("an input is an empty path; give a file, a folder or a Hub id.")
@@ -172,7 +175,7 @@ def _open_hub_dataset(name: str) -> Any:
         return datasets.load_dataset(name)
     except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
         raise InputError(
-            f"'{name}' is no file or folder here, and the Hub gave no dataset of that name "
+            f"'{name}' is not a local file or folder, and the Hub returned no dataset of that name "
             f"({class_and_line(error)}). "
             "Check the spelling, or the connection and the login (`hf auth login`)."
         ) from error

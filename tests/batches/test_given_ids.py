@@ -173,9 +173,9 @@ FAULTS = {
         {},
         "line 2: .* the labels contradict the scores",
     ),
-    "other columns": ('{"chosen": "a", "rejected": "b"}', {}, "line 2: the row must hold the token ids `chosen_ids`"),
-    "a key of texts": ("", {"label": "best"}, "holds token ids, which 'label' cannot be read by; remove it"),
-    "ranked": ("", {"layout": "ranked"}, "holds pairs of token ids, which cannot be ranked rows; remove `layout`"),
+    "other columns": ('{"chosen": "a", "rejected": "b"}', {}, "line 2: the row must have the token ids `chosen_ids`"),
+    "a key of texts": ("", {"label": "best"}, "has token ids, for which 'label' has no use; remove it"),
+    "ranked": ("", {"layout": "ranked"}, "has pairs of token ids, which cannot be ranked rows; remove `layout`"),
 }
 
 
@@ -204,14 +204,14 @@ def test_where_texts_are_wanted_ids_are_refused_in_words(tmp_path):
         Dataset.from_list([rows]).to_json(str(tmp_path / f"{name}.jsonl"))
     ids = load_datasets({"a": str(tmp_path / "ids.jsonl")}, "train")
     texts = load_datasets({"b": str(tmp_path / "texts.jsonl")}, "train")
-    with pytest.raises(InputError, match="dataset 'a' holds token ids and 'b' texts, which cannot be mixed"):
+    with pytest.raises(InputError, match="dataset 'a' has token ids and 'b' texts, which cannot be mixed"):
         mix({**ids, **texts})
     with pytest.raises(InputError, match="`tiny_base` trains its tokenizer on texts"):
         next(sample_texts(ids))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}\n')
     for source in ("preference", "auto"):
-        with pytest.raises(InputError, match=r"the rows are token ids .*name the file in a recipe as it is"):
+        with pytest.raises(InputError, match=r"the rows are token ids .*name the file directly in a recipe"):
             build(source, [str(path)], BuildOptions(cache_dir=str(tmp_path / "cache")))
 
 

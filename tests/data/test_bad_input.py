@@ -38,9 +38,9 @@ CASES = {
         (),
         "line 3, column 13: not",
     ),
-    "empty file": ("hh", "", (), "rows.json: the file holds no rows"),
-    "blank file": ("hh", "\n \n", (), "rows.json: the file holds no rows"),
-    "empty array": ("text-score", "[]", (), "rows.json: the file holds no rows"),
+    "empty file": ("hh", "", (), "rows.json: the file has no rows"),
+    "blank file": ("hh", "\n \n", (), "rows.json: the file has no rows"),
+    "empty array": ("text-score", "[]", (), "rows.json: the file has no rows"),
     "latin-1": (
         "hh",
         '{"chosen": "caf\u00e9", "rejected": "b"}'.encode("latin-1"),
@@ -53,7 +53,7 @@ CASES = {
         "hh",
         gzip.compress(json.dumps(PAIR).encode() * 99)[:-9],
         (),
-        "gzip file is damaged or cut short",
+        "gzip file is damaged or truncated",
     ),
     "not an object": ("text-score", json.dumps([GOOD, [1]]), (), "item 2: expected an object like {…}, got a list"),
     "null row": ("text-score", json.dumps([None]), (), "item 1: expected an object like {…}, got null"),
@@ -235,7 +235,7 @@ CASES = {
         "hh",
         lines(PAIR),
         ("--template", "human-assistant"),
-        "its texts bring their own markers",
+        "its texts have their own markers",
     ),
     "export of another kind": ("hh", lines(PAIR), ("--export", "text-scores", "x.json"), "Did you mean 'text-score'?"),
 }
@@ -269,7 +269,7 @@ PATHS = {
     "no such folder": (["hh", "--input", "{tmp}/no/rows.json", "--output", "{tmp}/out"], "no such folder"),
     "folder without a dataset": (
         ["preference", "--input", "{tmp}", "--output", "{tmp}/out"],
-        "this folder holds no saved dataset",
+        "this folder has no saved dataset",
     ),
     "hh folder without files": (
         ["hh", "--input", "{tmp}", "--output", "{tmp}/out"],
@@ -309,7 +309,7 @@ PATHS = {
     ),
     "export is a folder": (
         ["hh", "--input", "{rows}", "--export", "text-score", "{tmp}"],
-        "there is a folder of that name",
+        "a folder has that name",
     ),
     "test size is not a number": (
         ["hh", "--input", "{rows}", "--test-size", "nan", "--output", "{tmp}/o"],

@@ -79,7 +79,7 @@ def test_a_pair_is_known_by_every_field_in_any_order(write, tmp_path):
     [
         ({"prompt": "p", "chosen": "c"}, r"line 1: `rejected` is missing"),
         ({"pair_id": 3}, r"line 1: `pair_id` is not a string"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r", "pair_id": "0" * 16}, r"line 1: the texts are not those"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "pair_id": "0" * 16}, r"line 1: the texts do not match"),
         ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"none of its 1 lines is a pair of this build"),
     ],
 )

@@ -169,14 +169,14 @@ REFUSED = {
     "unequal columns": (
         "rows.json",
         json.dumps({**COLUMNS, "rejected": ["a"]}),
-        "not equally long .'prompt' 2, 'chosen' 2, 'rejected' 1.",
+        "differ in length .'prompt' 2, 'chosen' 2, 'rejected' 1.",
     ),
     "text": ("rows.txt", "What is it?\n", "line 1, column 1: not valid JSON .* CSV .* and Parquet files are read"),
     "cells too many": ("rows.csv", "a,b\n1,2,3\n", "row 1: 3 cells, but the first line names 2 columns"),
     "cells too many later": ("rows.csv", "a,b\n1,2\n1,2,3\n", "not a readable table .*line 3"),
     "a name twice": ("rows.csv", "a,b,a\n1,2,3\n", "the column 'a' is given twice"),
-    "no rows": ("rows.csv", "a,b\n", "holds no rows"),
-    "nothing": ("rows.csv", "", "holds no rows"),
+    "no rows": ("rows.csv", "a,b\n", "has no rows"),
+    "nothing": ("rows.csv", "", "has no rows"),
     "broken array in an object": ("rows.json", '{\n "data": [\n  {"a": 1,}\n]}', "line 3, column 11: not valid JSON"),
 }
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_read_is_refused_by_its_name(read, kind):
 def test_a_damaged_gzip_of_a_table_says_so(tmp_path):
     path = tmp_path / "rows.csv.gz"
     path.write_bytes(gzip.compress(CELLS.encode() * 99)[:-30])
-    with pytest.raises(InputError, match="gzip file is damaged or cut short"):
+    with pytest.raises(InputError, match="gzip file is damaged or truncated"):
         list(read_records(RecordFile(str(path))))
 
 

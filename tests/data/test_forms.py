@@ -636,7 +636,7 @@ def test_a_pipeline_of_distilabel_that_kept_all_generations_is_read_by_its_pair(
 def test_inputs_of_two_forms_are_not_mixed(write):
     paths = [f"train={write('a.jsonl', [PKU])}", f"test={write('b.jsonl', [SHP])}"]
     with pytest.raises(
-        InputError, match=r"b.jsonl is of the form SHP, but .*a.jsonl of PKU-SafeRLHF. Build each by itself"
+        InputError, match=r"b.jsonl has the form SHP, but .*a.jsonl has PKU-SafeRLHF. Build each separately"
     ):
         build("auto", paths, BuildOptions())
 
@@ -645,7 +645,7 @@ def test_a_preference_that_nothing_knows_is_refused_by_its_label(write):
     path = write("rows.jsonl", [{"q": ASKED, "left": GOOD, "right": BAD, "winner": "left"}])
     with pytest.raises(InputError, match=r"no known form has the columns 'q', 'left', 'right', 'winner'\. .*'winner'"):
         recognize(RecordFile(path))
-    with pytest.raises(InputError, match="with --columns, say jsonl instead of auto"):
+    with pytest.raises(InputError, match="with --columns, use jsonl instead of auto"):
         build("auto", [path], BuildOptions(columns={"prompt": "q"}))
 
 
