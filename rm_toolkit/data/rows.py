@@ -42,10 +42,10 @@ def read_rows(
         files (`list[RecordFile]`): Read in this order.
         options (`SourceOptions`): Settings of the source.
         format (`str`): `text` or `chat`.
-        skip_invalid (`bool`): Make a record that cannot be used a row whose column `_invalid` says why.
+        skip_invalid (`bool`): Turn a record that cannot be used into a row whose column `_invalid` says why.
         cache_dir (`str`, *optional*): The cache; default: that of `datasets`.
-        free (`bool`): Store messages as JSON, see [`~rm_toolkit.data.schema.text_type`]; done unasked where one has more
-            than role and content.
+        free (`bool`): Store messages as JSON, see [`~rm_toolkit.data.schema.text_type`]; done automatically if one has
+            more than role and content.
 
     Raises:
         `InputError`: for the first record that cannot be used, unless `skip_invalid` is on.
@@ -84,11 +84,11 @@ def read_rows(
 
 
 class FreeMessage(Exception):
-    """A row has what only free messages can hold: the reading begins again with them."""
+    """Raised if a row needs free messages: reading starts again with them."""
 
 
 def valid_rows(rows: Dataset) -> Dataset:
-    """Returns the rows that could be used, without the columns that say why others could not, and what was counted."""
+    """Returns the rows that could be used, without the columns about invalid ones, and the counts."""
     import numpy as np
     import pyarrow.compute
 
@@ -115,7 +115,7 @@ def count_invalid(rows: Dataset) -> int:
 
 
 def count_notes(rows: Dataset) -> dict[str, int]:
-    """Returns what the source told of the rows -> how often, in words for "NUMBER …"."""
+    """Returns the notes of the source -> how often, worded for "NUMBER …"."""
     column = rows.with_format("arrow")["_notes"].drop_null().to_pylist()
     return dict(Counter(note for notes in column for note in notes.split("\n")))
 
@@ -171,7 +171,7 @@ def _arranged(row: RawRow, source: Source, options: SourceOptions, format: str) 
 def placed_rows(
     source: Source, files: Iterable[RecordFile], options: SourceOptions, format: str
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yields the ranked rows of all files that can be used, each with where it stands: to name one that is refused later."""
+    """Yields the usable ranked rows of all files, each with its place, so that a later error can name it."""
     for file in files:
         records = ((place, watched(record, options)) for place, record in file.records())
         for place, record in source.join(records, options) if source.join else records:
@@ -193,8 +193,8 @@ def iterate_raw_rows(
     format: str = "text",
 ) -> Iterator[RawRow | InputError]:
     """
-    Yields the rows of all files in order; with `skip_invalid` the error in the place of a row that cannot be used, and
-    always a `LeftOut` in the place of one that an option leaves out.
+    Yields the rows of all files in order; with `skip_invalid`, the error instead of a row that cannot be used, and
+    always a `LeftOut` instead of a row that an option leaves out.
     """
     for file in files:
         records = ((place, watched(record, options)) for place, record in file.records())
@@ -209,7 +209,9 @@ def read_records(
     skip_invalid: bool,
     format: str,
 ) -> Iterator[tuple[RawRow | InputError, Any]]:
-    """Yields what [`iterate_raw_rows`] does, each with its record: one of `records`, or what the source joined of them."""
+    """
+    Yields the rows of [`iterate_raw_rows`], each with its record: one of `records`, or several joined by the source.
+    """
     for place, record in source.join(records, options) if source.join else records:
         try:
             if isinstance(record, InputError):
@@ -225,7 +227,10 @@ def read_records(
 
 
 def check_row(row: RawRow, record: Any, place: Place, source: Source, format: str) -> None:
-    """Raises an `InputError` if a row leaves something unread that matters, or says what its format has no place for."""
+    """
+    Raises an `InputError` if a row has an important column that is not read, or something that its format cannot
+    express.
+    """
     if isinstance(record, ReadRecord):
         check_all_read(record, row, place, mappable="columns" in source.accepts)
     if format == "text":
@@ -235,12 +240,12 @@ def check_row(row: RawRow, record: Any, place: Place, source: Source, format: st
 
 
 def _check_storable(row: RawRow, place: Place) -> None:
-    """Raises an `InputError` if a row says what a column of JSON would not give back as it is."""
+    """Raises an `InputError` if a row has a value that a JSON column would not return unchanged."""
     texts = [text for text in (row.prompt, *row.completions) if isinstance(text, list)]
     free = [message for messages in texts for message in messages if not is_plain([message])]
     problem = unstorable([free, row.tools, row.chat_template_kwargs])
     if problem:
-        raise place.error(f"a message, `tools` or `chat_template_kwargs` holds {problem}. Write it as text.")
+        raise place.error(f"a message, `tools` or `chat_template_kwargs` has {problem}. Write it as text.")
 
 
 def watched(record: dict[str, Any] | InputError, options: SourceOptions) -> ReadRecord | InputError:
@@ -249,16 +254,16 @@ def watched(record: dict[str, Any] | InputError, options: SourceOptions) -> Read
 
 
 def check_text_format(row: RawRow, place: Place) -> None:
-    """Raises an `InputError` if a row says what the text format has no place for."""
+    """Raises an `InputError` if a row has something that the text format cannot express."""
     texts = [text for text in (row.prompt, *row.completions) if isinstance(text, list)]
     problem = text_format_problem([m for messages in texts for m in messages], row.tools, row.chat_template_kwargs)
     if problem:
-        remedy = "Build with --format chat, or write what the model is to read into the content."
+        remedy = "Build with --format chat, or write what the model should read into the content."
         if row.tools or row.chat_template_kwargs:
             remedy += " --ignore-columns NAME leaves a column out."
         raise place.error(problem, remedy)
 
 
 def template_of(source: Source, options: SourceOptions) -> str:
-    """Returns the template that stands around a plain-text prompt."""
+    """Returns the template for a plain-text prompt."""
     return options.template or source.template or "none"

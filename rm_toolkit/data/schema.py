@@ -1,7 +1,7 @@
 """
-The row formats that the stages share: Arrow features of pairs and of ranked rows, and checks that name what is wrong.
+The row formats that the stages share: Arrow features of pairs and of ranked rows, and checks with clear errors.
 
-Both hold strings (`text`) or lists of messages (`chat`). In text the whole of a response is exactly prompt + completion.
+Both have strings (`text`) or lists of messages (`chat`). In text, the whole text is exactly prompt + completion.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ FORMATS = ("text", "chat")
 TAGS = ("domain", "source", "prompt_id")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
 RANKED_COLUMNS = ("prompt", "completions", "scores")
-# Present only where the data has them.
+# Present only if the data has them.
 OPTIONAL_COLUMNS = ("margin", "rejected_domain", "completion_domains", *TEMPLATE_COLUMNS)
 
 
 @dataclass(frozen=True)
 class RawRow:
     """
-    One raw record after reading: a prompt and K scored completions, each as the source has it.
+    One raw record after reading: a prompt and K scored completions, in the source's form.
 
     Args:
-        prompt (`str` or list of messages, *optional*): None where the completions hold the prompt (whole dialogues).
+        prompt (`str` or list of messages, *optional*): `None` if the completions contain the prompt (whole dialogues).
         completions (list of K `str` or of K message lists): In source order.
         scores (list of K `float`): Raw, higher is better.
-        completion_domains (list of K `str`, *optional*): Which domain wrote each completion. Then only the best-scored
-            one was compared with the others, and the others not with each other: no ties are counted among them.
+        completion_domains (list of K `str`, *optional*): Domain of each completion. If given, only the best-scored
+            one was compared with the others, so no ties are counted among the others.
         margin (`float`, *optional*): Wanted reward distance; only for two completions.
-        domain (`str`, *optional*): Tag of the row, where the source knows it.
+        domain (`str`, *optional*): Tag of the row, if the source knows it.
         tools (list of `dict`, *optional*): JSON schemas of the tools that a chat template may list.
-        chat_template_kwargs (`dict`, *optional*): Further variables of a chat template.
-        system (`str`, *optional*): What stands before the prompt: a system message of a chat, its own paragraph of a text.
-        notes (`tuple` of `str`): What is to be counted and told of the row, each in words for "NUMBER …".
+        chat_template_kwargs (`dict`, *optional*): More variables for a chat template.
+        system (`str`, *optional*): Text before the prompt: a system message in chat, a separate paragraph in text.
+        notes (`tuple` of `str`): Notes about the row to be counted and printed, each worded for "NUMBER …".
     """
 
     prompt: Text | None
@@ -71,8 +71,8 @@ def text_type(format: str, free: bool = False) -> Any:
 
     Args:
         format (`str`): `text` for a string, `chat` for a list of messages.
-        free (`bool`): Whether messages have fields beside role and content: each is then JSON, so that Arrow adds no
-            nulls for what another one has.
+        free (`bool`): Whether messages have fields besides role and content: each is then stored as JSON, so that
+            Arrow adds no nulls for fields of other messages.
     """
     from datasets import Json, List, Value
 
@@ -118,12 +118,13 @@ def _template_features(format: str, free: bool) -> dict[str, Any]:
 
 def features_like(features: Mapping[str, Any], shape: str, format: str | None = None) -> Features:
     """
-    Returns the features of pairs or ranked rows, all optional columns included, for messages as a built dataset has them.
+    Returns the features of pairs or ranked rows, all optional columns included, for messages as stored in a built
+    dataset.
 
     Args:
-        features (`datasets.Features`): Of the built dataset.
+        features (`datasets.Features`): Features of the built dataset.
         shape (`str`): `pairs` or `ranked`.
-        format (`str`, *optional*): Another format than the dataset's.
+        format (`str`, *optional*): A format that differs from the dataset's.
     """
     make = pair_features if shape == "pairs" else ranked_features
     return make(format or find_format(features), has_free_messages(features))
@@ -135,14 +136,14 @@ def has_free_messages(features: Mapping[str, Any]) -> bool:
 
 
 def extend_features(features: Features, **columns: str) -> Features:
-    """Returns the features with more columns, each given as the name of its Arrow type."""
+    """Returns the features with additional columns, given by the names of their Arrow types."""
     from datasets import Features, Value
 
     return Features({**features, **{name: Value(dtype) for name, dtype in columns.items()}})
 
 
 def find_shape(columns: list[str]) -> str | None:
-    """Returns `pairs` or `ranked` for the columns of a built dataset, None for anything else."""
+    """Returns `pairs` or `ranked` for the columns of a built dataset; `None` for anything else."""
     if set(PAIR_COLUMNS + TAGS) <= set(columns):
         return "pairs"
     return "ranked" if set(RANKED_COLUMNS + TAGS) <= set(columns) else None
@@ -154,7 +155,7 @@ def find_format(features: Mapping[str, Any]) -> str:
 
 
 def field(record: Mapping[str, Any], key: str, place: Place) -> Any:
-    """Returns `record[key]`; raises an `InputError` that lists the keys there are."""
+    """Returns `record[key]`; raises an `InputError` that lists the existing keys."""
     if key not in record:
         known = known_keys(record)
         raise place.error(f"there is no key '{key}', only {known}.", did_you_mean(key, record) or None)
@@ -175,14 +176,14 @@ def text_value(value: Any, name: str, place: Place) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
-        raise place.error(f"`{name}` holds half of a surrogate pair (\\u{code:04x}), which is no text.") from error
+        raise place.error(f"`{name}` has half of a surrogate pair (\\u{code:04x}), which is not text.") from error
     return str(value)
 
 
 def text_or_messages(value: Any, name: str, place: Place) -> Text:
     """
-    Returns `value` if it is a string or a list of messages, else raises an `InputError`. One message alone is a list of
-    one, and turns of ShareGPT become messages.
+    Returns `value` if it is a string or a list of messages, else raises an `InputError`. A single message becomes a
+    list of one, and turns of ShareGPT become messages.
 
     Messages keep every field that is not null, see [`~rm_toolkit.data.messages.read_message`].
     """
@@ -210,17 +211,17 @@ def text_or_messages(value: Any, name: str, place: Place) -> Text:
 
 
 def read_conversation(value: Any, name: str, place: Place) -> Text:
-    """As [`text_or_messages`], of a prompt: one that is a conversation stored as JSON text is parsed."""
+    """Like [`text_or_messages`], for a prompt: a conversation stored as JSON text is parsed."""
     return text_or_messages(stored_conversation(value) or value, name, place)
 
 
 def stored_texts(texts: Mapping[str, Any], place: Place) -> list[Any]:
     """
-    Returns the texts of one row with conversations that are stored as JSON text parsed.
+    Returns the texts of one row, with conversations stored as JSON text parsed.
 
     Args:
         texts (`dict`): Name of a column -> text or conversation.
-        place (`Place`): Where the row stands, for the error.
+        place (`Place`): Place of the row, for the error.
 
     Raises:
         `InputError`: if some of them are conversations as JSON text, and others are not.
@@ -229,14 +230,14 @@ def stored_texts(texts: Mapping[str, Any], place: Place) -> list[Any]:
     good = [name for name, turns in parsed.items() if turns is not None]
     others = [name for name, text in texts.items() if name not in good and isinstance(text, str)]
     if good and others:
-        raise place.error(f"`{good[0]}` is a conversation stored as JSON text, and `{others[0]}` is not one.")
+        raise place.error(f"`{good[0]}` is a conversation stored as JSON text, but `{others[0]}` is not.")
     if not good:
         return list(texts.values())
     return [parsed.get(name, text) for name, text in texts.items()]
 
 
 def number_value(value: Any, name: str, place: Place) -> float:
-    """Returns `value` as a finite float, else raises an `InputError`; a cell of CSV may hold its digits."""
+    """Returns `value` as a finite float, else raises an `InputError`; a CSV cell may have it as text."""
     if isinstance(value, Cell):
         try:
             value = float(value)
@@ -254,13 +255,13 @@ def number_value(value: Any, name: str, place: Place) -> float:
 
 
 def check_ranked(texts: Any, scores: Any, names: tuple[str, str], place: Place) -> None:
-    """Raises an `InputError` unless `texts` and `scores` are lists of one length, at least 2."""
+    """Raises an `InputError` unless `texts` and `scores` are lists of the same length, at least 2."""
     for value, name in zip((texts, scores), names):
         if not isinstance(value, list):
             raise place.error(f"`{name}` must be a list, got {describe(value)}.")
     if len(texts) != len(scores):
         raise place.error(
-            f"`{names[0]}` has {len(texts)} entries and `{names[1]}` has {len(scores)}; they must be equally long."
+            f"`{names[0]}` has {len(texts)} entries and `{names[1]}` has {len(scores)}; they must have the same length."
         )
     if len(texts) < 2:
         raise place.error(f"`{names[0]}` has {len(texts)} entry; a preference needs at least two.")

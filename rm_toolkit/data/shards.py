@@ -1,4 +1,4 @@
-"""The shards of a stream: files, parts of built folders and of Hub datasets, each read by itself."""
+"""The shards of a stream: files, parts of built folders and of Hub datasets, each read separately."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 
 FILE_ENDINGS = ("jsonl", "jsonl.gz", "json.gz", "parquet", "csv", "tsv")
-# Rows of a shard of a built folder: enough shards for any number of processes, and another order in every pass.
+# Rows per shard of a built folder: enough shards for any number of processes, and a new order in every pass.
 ROWS_PER_SHARD = 1000
 
 
 @dataclass(frozen=True)
 class Shard(RecordFile):
     """
-    A part of one input that is read by itself, in order.
+    A part of one input that is read separately, in order.
 
     Args:
-        index (`int`): Which part of the saved or Hub dataset.
-        of (`int`): Into how many parts it is split; a file is one, or parts by bytes.
+        index (`int`): Index of the part of a saved or Hub dataset.
+        of (`int`): Number of parts; a file is one part, or several byte ranges.
         remote (`bool`): Whether it is read from the Hub row by row.
-        lines (`tuple[int, int]`, *optional*): The bytes of a file of JSON Lines in which its lines begin.
+        lines (`tuple[int, int]`, *optional*): Byte range of a JSON Lines file in which its lines begin.
     """
 
     index: int = 0
@@ -75,11 +75,11 @@ class Shard(RecordFile):
 
 def shards_of(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]:
     """
-    Returns the shards of a spec, and whether they hold rows that `build-data` wrote.
+    Returns the shards of a spec, and whether `build-data` wrote their rows.
 
     Args:
-        spec (`DatasetSpec`): With its `split`.
-        source (`str`, *optional*): Raw format, which may say what the files of a folder are.
+        spec (`DatasetSpec`): Spec with its `split`.
+        source (`str`, *optional*): Raw format, which may decide which files of a folder are read.
 
     Raises:
         `InputError`: if there are none.
@@ -108,13 +108,13 @@ def shards_of(spec: DatasetSpec, source: str | None) -> tuple[list[Shard], bool]
 
 def in_ranges(shards: list[Shard], source: str | None, options: SourceOptions) -> list[Shard]:
     """
-    Returns the shards with large files of JSON Lines in parts, so that processes share them and a resumed run begins near
-    its place; not those whose rows are joined, as their first says.
+    Splits large JSON Lines files into parts, so that processes share them and a resumed run starts near its position.
+    Files whose rows are joined (judged by their first row) are not split.
 
     Args:
         shards (`list[Shard]`): From [`shards_of`].
-        source (`str`, *optional*): Raw format; `None` for rows that are never joined.
-        options (`SourceOptions`): Of the source.
+        source (`str`, *optional*): Raw format; `None` if rows are never joined.
+        options (`SourceOptions`): Options of the source.
     """
     found = []
     for shard in shards:
@@ -141,7 +141,7 @@ def _files_of_folder(spec: DatasetSpec, source: str | None) -> list[str]:
         files = sorted(str(file) for ending in FILE_ENDINGS for file in Path(spec.path).glob(f"*.{ending}"))
     if not files:
         raise InputError(
-            f"{spec.path}: this folder holds no saved dataset and no {name_list(FILE_ENDINGS)} file for the split "
+            f"{spec.path}: this folder has no saved dataset and no {name_list(FILE_ENDINGS)} file for the split "
             f"'{spec.split}'. Give a folder of shards, a pattern like DIR/*.jsonl, or a file."
         )
     return files
@@ -152,7 +152,7 @@ def open_remote(name: str, split: str | None) -> IterableDataset:
     Opens a dataset of the Hub without downloading it.
 
     Raises:
-        `InputError`: if the Hub gives none of that name and split.
+        `InputError`: if the Hub returns no dataset of that name and split.
     """
     import datasets
 
@@ -160,6 +160,7 @@ def open_remote(name: str, split: str | None) -> IterableDataset:
         return datasets.load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # offline, unknown, gated, several configurations: each has its own class
         raise InputError(
-            f"'{name}' is no file or folder here, and the Hub gave no split '{split or 'train'}' of that name to stream "
+            f"'{name}' is not a local file or folder, and the Hub returned no split '{split or 'train'}' of that "
+            f"name to stream "
             f"({class_and_line(error)}). Check the spelling, or the connection and the login (`hf auth login`)."
         ) from error

@@ -1,4 +1,4 @@
-"""How a recipe names a dataset: a path, or a path with what to take of it."""
+"""How a recipe names a dataset: a path, or a path with options."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from .sources import SourceOptions
 @dataclass(frozen=True)
 class DatasetSpec:
     """
-    One dataset of a run, as it stands in a recipe: a string `PATH` or `PATH:FRACTION`, or a mapping with these keys.
+    One dataset of a run, as written in a recipe: a string `PATH` or `PATH:FRACTION`, or a mapping with these keys.
 
     Args:
         path (`str`): A folder that `build-data` wrote, a text-score file, a raw file with its `source`, or a Hub id.
-        source (`str`, *optional*): Raw format of the file; known forms are recognised without it (as with `auto`).
-        split (`str`, *optional*): Split to take instead of the one the run asks for.
-        domain (`str`, *optional*): For `dsp` whose answers are preferred; else a tag of the rows.
+        source (`str`, *optional*): Raw format of the file; known forms are recognized without it (as with `auto`).
+        split (`str`, *optional*): Split to use instead of the one that the run asks for.
+        domain (`str`, *optional*): For `dsp`, whose answers are preferred; else a tag of the rows.
         layout (`str`, *optional*): `pairs` or `ranked`. Default: as built; raw files become ranked rows.
         format (`str`, *optional*): `text` or `chat`. Default: that of the run.
-        fraction (`float`): Part of the prompts to take, in (0, 1].
-        test_size (`float`): Raw files only: hold out this part of the prompts (below 1) or this many of them as split
-            `test`, with the run's seed; 0 takes the whole file whatever split is asked for.
+        fraction (`float`): Fraction of the prompts to use, in (0, 1].
+        test_size (`float`): Raw files only: hold out this fraction of the prompts (below 1) or this many of them as
+            split `test`, with the run's seed; 0 uses the whole file for any split.
         columns (`dict[str, str]`, *optional*): For `jsonl` and `preference`: our column -> its name in the file.
-        ignore_columns (`list[str]`, *optional*): Raw files only: columns that are left out, as if they were not there.
+        ignore_columns (`list[str]`, *optional*): Raw files only: columns to ignore, as if they were not there.
         template (`str`, *optional*): `human-assistant` or `none`, around plain-text prompts.
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]`.
         skip_invalid (`bool`): Leave out records that cannot be used.
         label (`str`, *optional*): Which of several columns says which response is better.
-        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose scores are closer.
+        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose score ratio is below this.
         drop_contradictions (`bool`): For `ultrafeedback`: leave out scores that contradict their own ratings.
-        streaming (`bool`): Training data only: read row by row while training, never whole; needs `max_steps`. `path`
-            may then be a folder of shards or a pattern like `DIR/*.jsonl`.
+        streaming (`bool`): Training data only: read row by row while training, without loading it whole; needs
+            `max_steps`. `path` may then be a folder of shards or a pattern like `DIR/*.jsonl`.
     """
 
     path: Annotated[str, Text(empty=False)]
@@ -70,7 +70,7 @@ class DatasetSpec:
         Reads one entry of `train_datasets` or `eval_datasets`.
 
         Args:
-            value (`str` or mapping): What the recipe says.
+            value (`str` or mapping): The entry in the recipe.
             name (`str`): Name of the dataset, for the errors.
 
         Raises:
@@ -94,7 +94,7 @@ class DatasetSpec:
         return spec
 
     def source_options(self) -> SourceOptions:
-        """Returns the settings of the reading of a source."""
+        """Returns the options for reading a source."""
         return SourceOptions(
             domain=self.domain,
             columns=dict(self.columns or {}),
@@ -134,14 +134,15 @@ def _are_strings(values: Iterable[Any]) -> bool:
 
 def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[str, Any]]:
     """
-    Reads `NAME=SPEC …` of a command line; a SPEC in braces is a mapping as in a recipe: `'{path: FILE, source: dsp}'`.
+    Parses `NAME=SPEC …` of a command line; a SPEC in braces is a mapping as in a recipe: `'{path: FILE, source:
+    dsp}'`.
 
     Args:
         items (`Sequence[str]`): The arguments.
         flag (`str`): Their flag, for the errors.
 
     Raises:
-        `InputError`: for an argument without a name, a name that is given twice, or braces that hold no mapping.
+        `InputError`: for an argument without a name, a name that is given twice, or braces that are not a mapping.
     """
     specs: dict[str, str | dict[str, Any]] = {}
     for item in items:
@@ -156,14 +157,14 @@ def parse_named_specs(items: Sequence[str], flag: str) -> dict[str, str | dict[s
 
 def parse_spec(text: str, where: str) -> str | dict[str, Any]:
     """
-    Reads one SPEC of a command line: a path, `PATH:FRACTION`, or a mapping in braces.
+    Parses one SPEC of a command line: a path, `PATH:FRACTION`, or a mapping in braces.
 
     Args:
         text (`str`): The SPEC.
-        where (`str`): What it belongs to, for the error.
+        where (`str`): Its flag or dataset, for the error.
 
     Raises:
-        `InputError`: for braces that hold no mapping.
+        `InputError`: for braces that are not a mapping.
     """
     if not text.lstrip().startswith("{"):
         return text

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# Rows whose ids are Python strings at one time.
+# Number of rows whose ids are Python strings at a time.
 CHUNK = 100_000
 
 
 def seeded_order(dataset: Dataset, seed: int) -> np.ndarray:
     """
-    Returns a sort key for every row: a random order of the prompts that depends on the seed and on the prompt alone.
+    Returns a sort key for every row: a random order of the prompts that depends only on the seed and the prompt.
 
     Args:
         dataset (`datasets.Dataset`): Has the column `prompt_id`.
-        seed (`int`): Same seed, same order, whatever else is in the data.
+        seed (`int`): The same seed gives the same order, independent of the rest of the data.
 
     Returns:
         `np.ndarray` of shape `(num_rows,)`: unsigned 64-bit numbers, equal for rows of one prompt.
@@ -40,11 +40,11 @@ def seeded_order(dataset: Dataset, seed: int) -> np.ndarray:
 
 def split_by_prompt(dataset: Dataset, test_size: float, seed: int) -> tuple[Dataset, Dataset]:
     """
-    Splits rows into train and test such that no prompt is in both.
+    Splits rows into train and test so that no prompt is in both.
 
     Args:
         dataset (`datasets.Dataset`): Has the column `prompt_id`.
-        test_size (`float`): Below 1 the fraction of the prompts that go to test, else their number; at least one goes.
+        test_size (`float`): Below 1 the fraction of the prompts that go to test, else their number; at least one.
         seed (`int`): Seed of the choice.
 
     Returns:
@@ -61,14 +61,14 @@ def split_by_prompt(dataset: Dataset, test_size: float, seed: int) -> tuple[Data
     if number >= len(prompts):
         raise InputError(
             f"`test_size` is {test_size:g}, but the input has {len(prompts)} prompts; nothing would be left to train on. "
-            "Take a smaller one, or 0 for no test split."
+            "Use a smaller one, or 0 for no test split."
         )
     in_test = keys < prompts[number]
     return dataset.select(np.flatnonzero(~in_test)), dataset.select(np.flatnonzero(in_test))
 
 
 def take_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
-    """Returns the rows of a random part of the prompts (at least one), in their order; all of them for 1."""
+    """Returns the rows of a random fraction of the prompts (at least one), in their order; all of them for 1."""
     import numpy as np
 
     if fraction == 1:
@@ -79,7 +79,10 @@ def take_fraction(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 
 def in_fraction(prompt_id: str, fraction: float, seed: int) -> bool:
-    """Whether a prompt belongs to a random part of all prompts, judged by itself: right on average, for streams."""
+    """
+    Whether a prompt is in a random fraction of all prompts, decided for each prompt alone (for streams); exact on
+    average.
+    """
     import numpy as np
     from pandas.util import hash_array
 

@@ -1,4 +1,4 @@
-"""What a JSON column of `datasets` does not hold: found before it is stored."""
+"""Finds values that a JSON column of `datasets` cannot store."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 def unstorable(value: Any) -> str | None:
     """
-    Returns what in a JSON value cannot be stored, in words; None where all of it can.
+    Describes what in a JSON value cannot be stored; `None` if all of it can.
 
     Args:
-        value: Of messages, tools or template variables, as JSON has them.
+        value: Value of messages, tools or template variables.
     """
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return None if _is_unicode(value) else "half of a surrogate pair, which is no character"
-    if isinstance(value, int):  # larger ones stop whoever reads the folder with `datasets` alone
+        return None if _is_unicode(value) else "half of a surrogate pair, which is not a character"
+    if isinstance(value, int):  # larger ones break reading the folder with plain `datasets`
         return None if -(2**63) <= value < 2**64 else f"the number {value}, which has more than 64 bits"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{value}, which JSON has no form for"
+        return None if math.isfinite(value) else f"{value}, which JSON cannot store"
     parts: Iterable[Any] = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
     return next((problem for problem in map(unstorable, parts) if problem is not None), None)
 

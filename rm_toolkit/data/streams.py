@@ -32,25 +32,25 @@ def open_stream(
     spec: DatasetSpec, source: str | None, recognize: Callable[[DatasetSpec, str], str], seed: int
 ) -> IterableDataset:
     """
-    Opens one dataset of a recipe as a stream of ranked rows. Nothing but the first record is read.
+    Opens one dataset of a recipe as a stream of ranked rows. Only the first record is read.
 
-    Texts are cleaned as far as one row shows: empty and repeated texts go. Duplicate rows stay, since only the whole
-    data would show them, and a fraction of the prompts is right on average only.
+    Texts are cleaned within each row: empty and repeated texts are removed. Duplicate rows are kept, since finding
+    them needs the whole data, and a fraction of the prompts is exact only on average.
 
     Args:
-        spec (`DatasetSpec`): With its `split` and `format`.
-        source (`str`, *optional*): Raw format; found by itself for text-score files and built datasets.
-        recognize (`Callable`): Finds the source of a raw file by its form.
+        spec (`DatasetSpec`): Spec with its `split` and `format`.
+        source (`str`, *optional*): Raw format; recognized automatically for text-score files and built datasets.
+        recognize (`Callable`): Recognizes the source of a raw file by its form.
         seed (`int`): Seed of the fraction.
 
     Raises:
-        `InputError`: for whatever cannot be streamed.
+        `InputError`: if the dataset cannot be streamed.
     """
     from datasets import IterableDataset
 
     if spec.test_size:
         raise InputError(
-            "`test_size` needs the whole data, which a stream never has. Split with `rm-toolkit build-data`."
+            "`test_size` needs the whole data, but a stream is never loaded whole. Split with `rm-toolkit build-data`."
         )
     shards, built = shards_of(spec, source)
     if not built and source in (None, "auto", "preference") and first_has_ids(shards):
@@ -66,13 +66,13 @@ def open_stream(
     if source is not None:
         find_source(source)
     if not built:
-        first = next(iter(shards[0].records()))[1]  # a file that cannot be read at all is better found now
+        first = next(iter(shards[0].records()))[1]  # report a file that cannot be read at all now
         if isinstance(first, InputError) and not spec.skip_invalid:
             raise first
     shards = in_ranges(shards, source, spec.source_options())
     dataset = IterableDataset.from_generator(
         stream_rows,
-        features=ranked_features(spec.format, free=True),  # what is in later rows is not known
+        features=ranked_features(spec.format, free=True),  # later rows are not known
         gen_kwargs={"shards": shards, "reading": (spec, None if built else source, seed, set())},
     )
     return _with_origin(dataset, spec, shards)
@@ -95,8 +95,8 @@ def stream_rows(
 
     Args:
         shards (`list[Shard]`): Read in this order; `datasets` gives each process its own.
-        reading (`tuple`): Spec, source (None for rows that `build-data` wrote), seed of the fraction, and what was said
-            of each file.
+        reading (`tuple`): Spec, source (`None` for rows that `build-data` wrote), seed of the fraction, and the notes
+            on each file.
     """
     spec, source, seed, told = reading
     for shard in shards:
@@ -143,7 +143,7 @@ def _built_rows(shard: Shard, spec: DatasetSpec) -> Iterator[dict[str, Any]]:
 
 def mix_streams(streams: Mapping[str, IterableDataset], seed: int) -> IterableDataset:
     """
-    Puts streams together: each row once a pass, the sources in turn, or by the sizes of their files where all are files.
+    Mixes streams: each row once per pass, the sources in turn, or weighted by file size if all are files.
 
     Args:
         streams (`dict[str, datasets.IterableDataset]`): From [`open_stream`].
@@ -165,13 +165,13 @@ def mix_streams(streams: Mapping[str, IterableDataset], seed: int) -> IterableDa
 
 class OverlapWatch:
     """
-    Looks at the training rows as they pass: a prompt that also stands in a test set stops the run, or is counted where
-    that is allowed.
+    Checks the training rows as they are read: a prompt that is also in a test set stops the run, or is counted if that
+    is allowed.
 
     Args:
-        streams (`dict[str, datasets.IterableDataset]`): What is trained on.
+        streams (`dict[str, datasets.IterableDataset]`): The training data.
         evaluation (`dict[str, datasets.Dataset]`): The test sets; all their `prompt_id` are kept in memory.
-        allow_overlap (`bool`): Count and go on, as where data's authors drew the line themselves.
+        allow_overlap (`bool`): Count and continue, as with a split by the data's authors.
     """
 
     def __init__(
@@ -195,6 +195,6 @@ class OverlapWatch:
             self.counts[name] += 1
             if not self._allowed[name]:
                 raise InputError(
-                    f"a training row has the prompt of a row of eval set '{name}' ('{shorten_prompt(row)}'). Drop it from "
-                    "one side, or pass --allow-overlap and resume from the last checkpoint."
+                    f"a training row has the prompt of a row of eval set '{name}' ('{shorten_prompt(row)}'). Remove "
+                    f"it from one side, or pass --allow-overlap and resume from the last checkpoint."
                 )

@@ -20,19 +20,19 @@ from .places import Place
 
 
 ROWS_AT_ONCE = 1000
-# Of Parquet, fewer rows are read together where they are large.
+# For Parquet, fewer rows are read together if they are large.
 PARQUET_ROWS, PARQUET_BYTES = 200, 16_000_000
-OTHER_SEPARATORS = (";", "\t", "|", ",")  # Excel writes ';' where ',' stands in numbers
+OTHER_SEPARATORS = (";", "\t", "|", ",")  # Excel writes ';' in locales with ',' in numbers
 
 
-# Columns of lists: a cell of theirs is JSON, or what Python prints of a list.
+# Columns of lists: a cell is JSON, or a list as printed by Python.
 LISTS = frozenset(
     ["completions", "responses", "answers", "generations", "candidates", "scores", "ranks", "ratings", "rewards"]
 )
 
 
 class Cell(str):
-    """Text of a cell of CSV: a number where a number is wanted, since such tables have no types."""
+    """Text of a CSV cell: used as a number where one is expected, since CSV has no types."""
 
     __slots__ = ()
 
@@ -42,7 +42,7 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     Yields the rows of a CSV or TSV file; an empty cell is null, and a list in a column of lists is one.
 
     Raises:
-        `InputError`: for a table without columns, rows of more cells than there are columns, or what is not UTF-8.
+        `InputError`: for a table without columns, rows with more cells than columns, or text that is not UTF-8.
     """
     import datasets
 
@@ -70,8 +70,8 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
         except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             raise InputError(
-                f"{path}: not a readable table ({first_line(cause or error)}). Put quotes around cells that hold a "
-                "separator or a line end."
+                f"{path}: not a readable table ({first_line(cause or error)}). Put quotes around cells that contain a "
+                "separator or a line break."
             ) from error
 
 
@@ -86,7 +86,7 @@ def _value(name: str, text: str | None) -> Any:
 
 
 def _header(path: str) -> tuple[list[str], str]:
-    """The names of the columns and what stands between cells; the first row must not be longer than they are."""
+    """The names of the columns and the separator; the first row must not be longer than the names."""
     separator = separator_of(path) or ","
     try:
         with open_binary(path) as raw:
@@ -107,19 +107,19 @@ def _header(path: str) -> tuple[list[str], str]:
         raise InputError(f"{path}: the column {name_list(twice)} is given twice in the first line. Rename one.")
     try:
         first = next(rows, [])
-    except csv.Error:  # a longer cell than the module takes: counted by the reader of the whole table
+    except csv.Error:  # a cell too long for this module: checked by the reader of the whole table
         first = []
     if len(first) > len(names):
         raise InputError(
             f"{path}, row 1: {len(first)} cells, but the first line names {len(names)} columns. Put quotes around cells "
-            "that hold a separator."
+            "that contain a separator."
         )
     return names, separator
 
 
 @contextlib.contextmanager
 def _quiet_reader() -> Iterator[None]:
-    """Lets the one error speak: the reader of `datasets` logs it before it raises it."""
+    """Hides the log line of `datasets`, whose reader logs an error before it raises it."""
     log = logging.getLogger("datasets.packaged_modules.csv.csv")
     before, log.disabled = log.disabled, True
     try:
@@ -142,36 +142,36 @@ def read_parquet(path: str) -> Iterator[tuple[Place, Any]]:
 
     number = 0
     try:
-        # Pre-buffering would hold every row group at once: as much memory as the file is long.
+        # Pre-buffering would keep every row group in memory: as much as the size of the file.
         table = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
         read = _parquet_reader(table.schema_arrow)
         stored = sum(table.metadata.row_group(k).total_byte_size for k in range(table.num_row_groups))
         at_once = _rows_at_once(table.metadata.num_rows, stored)
         for batch in table.iter_batches(batch_size=at_once, use_threads=False):
-            # What is stored once for many rows is read for each of them.
+            # A value stored once for many rows is read for each of them.
             few = _rows_at_once(len(batch), batch.nbytes)
             for begin in range(0, len(batch), few):
                 for row in batch.slice(begin, few).to_pylist():
                     number += 1
                     yield Place(path, "row", number), read(row)
-    except (pyarrow.ArrowException, OSError) as error:  # the second for damage within what is packed
+    except (pyarrow.ArrowException, OSError) as error:  # `OSError` for damage in compressed data
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)}). Fetch it again.") from error
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)}). Download it again.") from error
 
 
 def _rows_at_once(num_rows: int, num_bytes: int) -> int:
-    """How many of some rows of Parquet, of so many bytes in all, are read together."""
+    """Number of Parquet rows to read together, from the number of rows and their total bytes."""
     return max(1, min(PARQUET_ROWS, PARQUET_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def _parquet_reader(schema: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
-    """Returns what makes of a row of Parquet the row that was written: columns of JSON read, Arrow's nulls taken out."""
+    """Returns a function that restores a Parquet row as it was written: parses JSON columns, removes Arrow's nulls."""
     from datasets import Features
 
     try:
         features = Features.from_arrow_schema(schema)
-    except (ValueError, TypeError, NotImplementedError):  # a type that `datasets` has no name for: left as it is
+    except (ValueError, TypeError, NotImplementedError):  # a type unknown to `datasets`: left as it is
         return lambda row: row
     strip = null_stripper(features) or (lambda row: row)
     decoded = {name: kind for name, kind in features.items() if holds_json(kind)}

@@ -1,5 +1,6 @@
 r"""
-Prompts and completions: the two dialogue markers of the original work, and conversion between text and chat messages.
+Prompts and completions: the two kinds of dialogue markers of the original work, and conversion between text and chat
+messages.
 
 - `\n\nHuman: …\n\nAssistant: …`: the raw dialogues of Helpful and Harmless.
 - `## Human:\n{query}\n\n## Assistant:\n{response}`: the template of DSP, WebGPT and GPT-4-LLM.
@@ -21,13 +22,13 @@ from .schema import Message, Text
 TEMPLATES = ("human-assistant", "none")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 MARKERS = {"user": "## Human:\n", "assistant": "## Assistant:\n"}
-# A dialogue starts with a marker; `\n\n` stands before every later one.
+# A dialogue starts with a marker; `\n\n` precedes every later one.
 DIALECTS = (re.compile(r"(?:\A|\n\n)(Human|Assistant):"), re.compile(r"(?:\A|\n\n)## (Human|Assistant):\n"))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a dialogue in a text: `text[start:content]` is its marker, `text[content:end]` what was said."""
+    """One turn of a dialogue in a text: `text[start:content]` is its marker, `text[content:end]` its content."""
 
     role: str
     start: int
@@ -36,7 +37,7 @@ class Turn:
 
 
 def wrap(query: str, response: str | None = None) -> str:
-    """Returns the original's template for a query, up to where the response begins or with it."""
+    """Returns a query in the original's template, with the response if there is one."""
     return f"{MARKERS['user']}{query}\n\n{MARKERS['assistant']}{response or ''}"
 
 
@@ -52,11 +53,11 @@ def split_turns(text: str) -> list[Turn]:
 
 def common_prompt(texts: list[str]) -> str:
     """
-    Returns the prompt that K whole texts share: always a prefix of each, so prompt + rest is the text, byte for byte.
+    Returns the prompt that K whole texts share: always a prefix of each, so that prompt + rest is exactly the text.
 
-    Dialogues share their leading common turns, and the marker of the assistant's turn in which they part. Other texts
-    share their longest common prefix, cut back to the end of a line or, without one, behind a space. No completion is
-    left empty, unless its text or the assistant's turn in it is.
+    For dialogues, the prompt is their common leading turns and the marker of the assistant's turn where they differ.
+    For other texts, it is their longest common prefix, cut back to a line break or, without one, to a space. No
+    completion is left empty, unless its text or the assistant's turn in it is.
     """
     dialogues = [split_turns(text) for text in texts]
     if not all(dialogues):
@@ -70,7 +71,7 @@ def common_prompt(texts: list[str]) -> str:
     if shared == 0:
         return ""
     part = [turns[shared] for turns in dialogues]
-    # The marker itself belongs to the prompt if every text goes on with the same one: nobody's answer starts with it.
+    # The marker is part of the prompt if every text continues with the same one: no answer starts with it.
     markers = {text[turn.start : turn.content] for turn, text in zip(part, texts)}
     if len(markers) == 1 and part[0].role == "assistant":
         return texts[0][: part[0].content]
@@ -86,7 +87,7 @@ def _common_prefix(texts: list[str]) -> str:
 
 
 def _shared_start(texts: list[str]) -> str:
-    low, high = min(texts), max(texts)  # in order, the first and the last differ soonest
+    low, high = min(texts), max(texts)  # in sorted order, the first and the last differ earliest
     end = next((n for n, (a, b) in enumerate(zip(low, high)) if a != b), len(low))
     return low[:end]
 
@@ -95,8 +96,8 @@ def text_to_messages(prompt: str, completion: str) -> tuple[list[Message], list[
     """
     Splits prompt and completion of a marked dialogue into messages; without markers they are one message each.
 
-    What was said is kept as it stands, less the one space behind `Human:` and `Assistant:`. Two turns of one side in a
-    row (11 of 3,291 published dialogues) become one message, since many chat templates insist on alternation.
+    Contents are kept unchanged, except for the one space after `Human:` and `Assistant:`. Two consecutive turns of one
+    side (11 of 3,291 published dialogues) become one message, since many chat templates require alternation.
     """
     text = prompt + completion
     turns = split_turns(text)
@@ -128,11 +129,11 @@ def messages_to_text(prompt: list[Message], completion: list[Message]) -> tuple[
     Returns prompt and completion as text in the template `## Human:` / `## Assistant:`, any number of turns.
 
     Raises:
-        `InputError`: if a message says more than a role and a content.
+        `InputError`: if a message has more than role and content.
     """
     problem = text_format_problem([*prompt, *completion])
     if problem:
-        raise InputError(f"{problem} Take a chat model and the format chat.")
+        raise InputError(f"{problem} Use a chat model and the format chat.")
     before = "\n\n".join(_marked(message) for message in prompt)
     after = "\n\n".join(_marked(message) for message in completion)
     if before:
@@ -147,26 +148,26 @@ def convert_row(prompt: Text, completions: list[Text], data_format: str) -> tupl
     Returns a row's prompt and completions in the other format: text as messages, or messages as text.
 
     Args:
-        prompt, completions (`str` or list of messages): As the row has them.
-        data_format (`str`): The format that is wanted, `text` or `chat`.
+        prompt, completions (`str` or list of messages): Columns of the row.
+        data_format (`str`): The wanted format, `text` or `chat`.
 
     Raises:
-        `InputError`: if a message that becomes text says more than a role and a content.
+        `InputError`: if a message that becomes text has more than role and content.
     """
     convert = messages_to_text if data_format == "text" else text_to_messages
     split = [convert(prompt, completion) for completion in completions]
     starts = [start for start, _ in split]
-    if data_format == "text" and len(set(starts)) > 1:  # one answers, another lets the user speak first
+    if data_format == "text" and len(set(starts)) > 1:  # one begins with an answer, another with a user turn
         start = _shared_start(starts)
         return start, ["".join(both).removeprefix(start) for both in split]
     return starts[0], [answer for _, answer in split]
 
 
 def refuse_template_columns(row: Mapping[str, Any]) -> None:
-    """Raises an `InputError` if a row has tools or variables for a chat template: a text has no place for them."""
+    """Raises an `InputError` if a row has tools or variables for a chat template, which a text cannot express."""
     problem = text_format_problem([], *(row.get(name) for name in TEMPLATE_COLUMNS))
     if problem:
-        raise InputError(f"{problem} Take a chat model and the format chat, or remove the column.")
+        raise InputError(f"{problem} Use a chat model and the format chat, or remove the column.")
 
 
 def _marked(message: Message) -> str:
@@ -177,7 +178,7 @@ def _marked(message: Message) -> str:
 
 
 def common_messages(dialogues: list[list[Message]]) -> int:
-    """Returns how many leading messages K dialogues share; at least one message is left to each."""
+    """Returns how many leading messages K dialogues share, leaving at least one message to each."""
     shared = 0
     for messages in zip(*dialogues):
         if any(message != messages[0] for message in messages) or shared + 1 >= min(map(len, dialogues)):
@@ -190,14 +191,14 @@ def arrange(
     prompt: Text | None, completions: list[Text], format: str, template: str, system: str | None = None
 ) -> tuple[Text, list[Text]]:
     """
-    Brings a prompt and its completions, in whatever form the source has them, into the wanted format.
+    Converts a prompt and its completions, from any form of a source, to the wanted format.
 
     Args:
-        prompt (`str`, list of messages, *optional*): None if every completion holds it as its beginning.
+        prompt (`str`, list of messages, *optional*): `None` if every completion begins with it.
         completions (list of K `str` or message lists): The responses, or whole dialogues.
         format (`str`): `text` or `chat`.
-        template (`str`): `human-assistant` or `none`; what stands around a plain-text prompt in the text format.
-        system (`str`, *optional*): Put before the prompt, as a system message or as a paragraph of its own.
+        template (`str`): `human-assistant` or `none`; text put around a plain-text prompt in the text format.
+        system (`str`, *optional*): Put before the prompt, as a system message or as a separate paragraph.
 
     Returns:
         `(prompt, completions)`: strings for `text`, lists of messages for `chat`.
@@ -222,14 +223,14 @@ def arrange(
 
 def arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list[Message], list[list[Message]]]:
     """
-    Returns prompt and completions as messages, where some of them are strings or all completions hold the prompt.
+    Returns prompt and completions as messages, if some of them are strings or all completions contain the prompt.
 
     Args:
-        prompt (`str`, list of messages, *optional*): None if every completion holds it as its beginning.
-        completions (list of K `str` or message lists): A string is what the assistant says.
+        prompt (`str`, list of messages, *optional*): `None` if every completion begins with it.
+        completions (list of K `str` or message lists): A string is an assistant's turn.
     """
     dialogues = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in completions]
-    # TRL's rule: a prompt in plain text beside chat dialogues repeats what the dialogues begin with.
+    # TRL's rule: a plain-text prompt next to chat dialogues repeats the beginning of the dialogues.
     repeated = isinstance(prompt, str) and all(turns[0]["role"] != "assistant" for turns in dialogues)
     if prompt is None or repeated:
         shared = common_messages(dialogues)
@@ -243,8 +244,8 @@ def arrange_messages(prompt: Text | None, completions: list[Text]) -> tuple[list
 
 def normalize(text: Text) -> str:
     """
-    Returns the text with every run of white space made one space; the messages of a chat joined, with their roles. One
-    that says more than a role and a content is the canonical JSON of all its fields.
+    Returns the text with every run of white space collapsed to one space; the messages of a chat are joined, with
+    their roles. A message with more than role and content is the canonical JSON of all its fields.
     """
     if isinstance(text, str):
         return " ".join(text.split())
@@ -258,18 +259,18 @@ def _all_fields(message: Message) -> str:
     said = {name: value for name, value in message.items() if value is not None or name == "content"}
     if isinstance(said.get("content"), str):
         said["content"] = " ".join(said["content"].split())
-    return "\0" + canonical(said)  # which holds no such character itself
+    return "\0" + canonical(said)  # JSON itself has no such character
 
 
 def prompt_digest(
     prompt: Text, completions: list[Text], tools: Any = None, chat_template_kwargs: dict[str, Any] | None = None
 ) -> str:
     """
-    Returns the `prompt_id`: 16 hex digits over the white-space-normalised prompt, without its markers.
+    Returns the `prompt_id`: 16 hex digits over the white-space-normalized prompt, without its markers.
 
-    The same question has the same id as plain text, in either dialogue form and as chat. A row without a prompt is a
-    prompt of its own: its id comes from the completions. What a message says beside its content, tools and variables of
-    the chat template belong to the prompt where they are.
+    The same question has the same id as plain text, in either dialogue form and as chat. A row without a prompt counts
+    as a separate prompt: its id comes from the completions. Other fields of messages, tools and template variables are
+    part of the prompt, if present.
     """
     turns = split_turns(prompt) if isinstance(prompt, str) else []
     if turns:

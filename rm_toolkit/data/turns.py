@@ -1,7 +1,7 @@
 """
-Conversations in other forms than role and content, brought into messages.
+Converts conversations in other forms than role and content into messages.
 
-- ShareGPT: `{"from": "human", "value": …}`; the sides `function_call` and `observation` as LLaMA-Factory has them
+- ShareGPT: `{"from": "human", "value": …}`; the sides `function_call` and `observation` as in LLaMA-Factory
   (github.com/hiyouga/LLaMA-Factory, data/README.md).
 - Conversations stored as JSON text in a column of strings, or as pandas writes lists into CSV.
 - HelpSteer: turns behind `<extra_id_1>User` and `<extra_id_1>Assistant` in one string.
@@ -42,7 +42,7 @@ def is_turn(value: Any) -> bool:
 
 def as_message(turn: Any) -> Any:
     """
-    Returns a turn of ShareGPT as a message, anything else as it is.
+    Returns a turn of ShareGPT as a message; anything else unchanged.
 
     Raises:
         `ValueError`: for a side that has no role.
@@ -75,10 +75,10 @@ def looks_stored(text: Any) -> bool:
 
 
 def stored_conversation(text: Any) -> list[Any] | None:
-    """Returns the turns of a conversation, or the one turn, that is stored as JSON text; None for any other value."""
+    """Returns the turn or turns of a conversation stored as JSON text; `None` for any other value."""
     if not looks_stored(text):
         return None
-    for parse in (json.loads, ast.literal_eval):  # the second reads what pandas makes of a list in a cell
+    for parse in (json.loads, ast.literal_eval):  # the second parses a list as written by pandas
         try:
             turns = parse(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -90,7 +90,7 @@ def stored_conversation(text: Any) -> list[Any] | None:
 
 
 def marked_turns(text: str) -> list[dict[str, str]] | str:
-    """Returns the turns of a string in which `<extra_id_1>` begins each but the first, the string itself without any."""
+    """Splits a string into turns at `<extra_id_1>`; returns the string itself if there is none."""
     parts = _EXTRA_ID.split(text)
     if len(parts) == 1:
         return text

@@ -1,4 +1,4 @@
-"""The rows of a whole data set that no preference can be read from: found before anything is made of them."""
+"""Finds rows of a whole dataset that state no preference, before they are used."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ BATCH_SIZE = 1000
 
 def usable_rows(dataset: Dataset, place: Callable[[int], Place], *, skip_invalid: bool = False) -> tuple[Dataset, int]:
     """
-    Returns the rows whose scores the rule of [`~rm_toolkit.data.pairing`] accepts, and the number of the others.
+    Returns the rows whose scores the rule of [`~rm_toolkit.data.pairing`] accepts, and the number of other rows.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows.
-        place (`Callable`): Number of a row, from 1 -> where it stands, for the error.
+        place (`Callable`): Number of a row, from 1 -> its place, for the error.
         skip_invalid (`bool`): Leave the others out instead of stopping at the first.
 
     Raises:
@@ -58,7 +58,7 @@ def _check(row: dict, place: Place) -> None:
 
 
 def _suspects(dataset: Dataset) -> list[int]:
-    """Rows worth a closer look: every row that would be refused, at the price of a comparison for each of the others."""
+    """Candidate rows to check: contains every row that would be refused; found with one vectorized comparison."""
     names = ("completions", "scores") if "completions" in dataset.column_names else ("score_chosen", "score_rejected")
     names = [name for name in names if name in dataset.column_names]
     if not names:

@@ -76,7 +76,7 @@ CASES = {
         "text-score",
         ts(score=[1]),
         (),
-        "`text` has 2 entries and `score` has 1; they must be equally long",
+        "`text` has 2 entries and `score` has 1; they must have the same length",
     ),
     "single response": (
         "text-score",
@@ -95,7 +95,7 @@ CASES = {
         "dsp",
         json.dumps([DSP]),
         (),
-        "`domain` is not set. Whose answers are preferred? Here answered 'academy'",
+        "`domain` is not set. Whose answers are preferred? This row has answers of 'academy'",
     ),
     "a response is missing": (
         "dsp",
@@ -365,7 +365,7 @@ def test_dataset_that_is_not_on_the_hub_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     assert main(["build-data", "preference", "--input", "owner/name", "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "'owner/name' is no file or folder here" in error
+    assert "'owner/name' is not a local file or folder" in error
     assert "(ConnectionError: offline)" in error
 
 

@@ -476,7 +476,7 @@ def test_a_tree_gives_a_row_for_every_message_with_ranked_replies(read):
     pairs, notes = read({"message_tree_id": "t", "prompt": {**TREE, "replies": [REPLIES[0], nested]}})
     assert (pairs[1]["prompt"], pairs[1]["chosen"], pairs[1]["rejected"]) == expected and len(pairs) == 2
     assert notes == {"replies without a rank left out": 1, "deleted messages left out": 1}
-    with pytest.raises(InputError, match="line 1: its `parent_id` 'm' is no message of the file"):
+    with pytest.raises(InputError, match="line 1: its `parent_id` 'm' is not a message of the file"):
         read(REPLIES)
 
 
@@ -551,7 +551,7 @@ def test_a_score_outside_the_range_of_its_form_is_refused_with_its_row(look, for
     with pytest.raises(InputError, match=rf"rows.jsonl, line 1: {message}"):
         look(row)
     if form.startswith(("HelpSteer", "UltraFeedback")):  # which the source `preference` reads too
-        with pytest.raises(InputError, match=r"line 1: .* in this form; other numbers stand for no judgement"):
+        with pytest.raises(InputError, match=r"line 1: .* in this form; other numbers mean that there is no judgment"):
             look(row, "preference")
 
 
@@ -578,11 +578,11 @@ UNUSABLE = {
     ),
     "half stored as text": (
         {"prompt": ASKED, "chosen": json.dumps([user(ASKED), assistant(GOOD)]), "rejected": BAD},
-        "`chosen` is a conversation stored as JSON text, and `rejected` is not one",
+        "`chosen` is a conversation stored as JSON text, but `rejected` is not",
     ),
     "broken text": (
         {"prompt": ASKED, "chosen": json.dumps([user(ASKED), assistant(GOOD)]), "rejected": '[{"role": "user", "con'},
-        "`chosen` is a conversation stored as JSON text, and `rejected` is not one",
+        "`chosen` is a conversation stored as JSON text, but `rejected` is not",
     ),
 }  # fmt: skip
 
@@ -661,8 +661,8 @@ def test_a_column_that_a_form_does_not_have_stops_it_too(look):
 
 def test_a_source_that_does_not_know_the_form_points_to_the_one_that_does(read):
     for row, message in (
-        (PKU, "It is of the form PKU-SafeRLHF: rm-toolkit build-data auto reads it"),
-        ({"instruction": ASKED, "input": "x", "chosen": GOOD, "rejected": BAD}, "It is of the form Alpaca: "),
+        (PKU, "It has the form PKU-SafeRLHF: rm-toolkit build-data auto reads it"),
+        ({"instruction": ASKED, "input": "x", "chosen": GOOD, "rejected": BAD}, "It has the form Alpaca: "),
     ):
         with pytest.raises(InputError, match=message):
             read(row, "preference")

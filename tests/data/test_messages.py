@@ -372,7 +372,7 @@ def test_objects_of_free_shape_survive_unchanged(write, tmp_path):
     ("value", "said"),
     [
         (2**64, "the number 18446744073709551616, which has more than 64 bits"),
-        (float("nan"), "nan, which JSON has no form for"),
+        (float("nan"), "nan, which JSON cannot store"),
         ("\ud800", "half of a surrogate pair"),
     ],
 )

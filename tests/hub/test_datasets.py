@@ -192,5 +192,7 @@ def test_a_stream_from_the_hub_gives_the_rows_of_the_folder_and_goes_on_where_it
 
 def test_a_missing_split_of_a_stream_from_the_hub_is_named(built, hub):
     push_dataset(str(built()), "tester/prefs")
-    with pytest.raises(InputError, match=r"the Hub gave no split 'dev' of that name to stream.*Check the spelling"):
+    with pytest.raises(
+        InputError, match=r"the Hub returned no split 'dev' of that name to stream.*Check the spelling"
+    ):
         load_datasets({"mine": {"path": "tester/prefs", "streaming": True, "split": "dev"}}, "train", seed=1)

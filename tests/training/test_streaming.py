@@ -257,7 +257,7 @@ def test_specs_that_cannot_be_streamed_are_refused(shards, tmp_path):
         ({"path": other}, "no known form has the columns 'good', 'bad'"),
         ({"path": path, "source": "jsonl", "test_size": 0.1}, "`test_size` needs the whole data"),
         ({"path": f"{tmp_path}/*.jsonl"}, "no file matches"),
-        ({"path": str(tmp_path)}, "holds no saved dataset and no 'jsonl'"),
+        ({"path": str(tmp_path)}, "has no saved dataset and no 'jsonl'"),
         ({"path": str(tmp_path / "none.jsonl")}, "no such file"),
         ({"path": path, "streaming": 1}, "`streaming` is 1; it is true or false"),
     ):

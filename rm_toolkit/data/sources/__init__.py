@@ -1,4 +1,4 @@
-"""The raw formats that can be read, one a module: each turns one raw record into a `RawRow`."""
+"""The raw formats that can be read, one per module: each turns one raw record into a `RawRow`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in _M
 
 
 def find_source(name: str) -> Source:
-    """Returns the source of that name; raises an `InputError` with a suggestion if there is none."""
+    """Returns the source with this name; raises an `InputError` with a suggestion if there is none."""
     if name not in SOURCES:
         raise InputError(f"there is no source '{name}', only {name_list(SOURCES)}.{did_you_mean(name, SOURCES)}")
     return SOURCES[name]

@@ -1,5 +1,5 @@
 """
-Alpaca rows with two answers, and question-answer pairs of the same kind.
+Alpaca rows with two answers, and similar question-answer pairs.
 
 - `instruction`, `input` (may be empty), `chosen`, `rejected`, with `system` and `history` ([question, answer] turns):
   LLaMA-Factory's preference form, github.com/hiyouga/LLaMA-Factory, data/README.md. The prompt is instruction, line end,
@@ -23,7 +23,7 @@ ASKED = ("instruction", "question", "query", "prompt", "input")
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row of a better and a worse answer, its question put together."""
+    """Returns the row of a better and a worse answer, with the assembled question."""
     asked = next((name for name in ASKED if record.get(name) is not None), ASKED[0])
     prompt: Any = text_value(field(record, asked, place), asked, place)
     more = optional_text(record.get("input"), "input", place) if asked != "input" else None

@@ -3,7 +3,7 @@ Votes between two models: Chatbot Arena and MT-Bench.
 
 - `conversation_a`, `conversation_b`, `winner` (`model_a`, `model_b`, `tie`, `tie (bothbad)` or `both_bad`), `turn`:
   huggingface.co/datasets/lmsys/chatbot_arena_conversations and lmsys/mt_bench_human_judgments, where turn 1 was judged before the
-  second exchange, which stands in the row all the same; lmarena-ai/arena-human-preference-140k.
+  second exchange, which is in the row nevertheless; lmarena-ai/arena-human-preference-140k.
 - `prompt`, `response_a`, `response_b` as JSON lists of turns, with `winner_model_a`, `winner_model_b`, `winner_tie`:
   lmarena-ai/arena-human-preference-55k, and its competition on Kaggle; with `winner`: WSDM Cup.
 """
@@ -27,7 +27,7 @@ WINNERS = {
     "a": 0,
     "b": 1,
     "tie": TIE,
-    "tie (inconsistent)": TIE,  # of MT-Bench's judge, which changed its mind when the sides were swapped
+    "tie (inconsistent)": TIE,  # MT-Bench: the judge changed its mind when the sides were swapped
     "both_bad": BOTH_BAD,
     "tie (bothbad)": BOTH_BAD,
     "tie (both bad)": BOTH_BAD,
@@ -37,7 +37,7 @@ ONE_HOT = ("winner_model_a", "winner_model_b", "winner_tie")
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row of two conversations: 1 and 0, equal scores for a tie, 0 for both where both are bad."""
+    """Returns the row of two conversations: 1 and 0, equal scores for a tie, 0 for both if both are bad."""
     winner = _winner(record, place)
     scores = [0.0, 0.0] if winner == BOTH_BAD else scores_of(None if winner == TIE else winner)
     if "conversation_a" in record:
@@ -53,7 +53,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
         return RawRow(prompt=asked[0], completions=[answer[0] for answer in answers], scores=scores)
     if any(len(answer) != len(asked) for answer in answers):
         told = ", ".join(f"`{name}` {len(a)}" for name, a in zip(("response_a", "response_b"), answers))
-        raise place.error(f"`prompt` has {len(asked)} turns, but {told}; they must be equally many.")
+        raise place.error(f"`prompt` has {len(asked)} turns, but {told}; the numbers must be equal.")
     both = [
         [
             {"role": role, "content": text}
@@ -83,14 +83,14 @@ def _conversation(value: Any, name: str, place: Place) -> list[Message]:
 
 
 def _until_turn(messages: list[Message], turn: Any, place: Place) -> list[Message]:
-    """The conversation as it was judged: up to the answer of that turn."""
+    """The judged part of the conversation: up to the answer of that turn."""
     number = int(in_range(turn, "turn", 1, math.inf, place))
     ends = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant"]
     return messages[: ends[number - 1]] if number <= len(ends) else messages
 
 
 def _turns(value: Any, name: str, place: Place) -> list[str]:
-    """The turns of one side: a JSON list of texts, or one text; a turn that is null was not answered."""
+    """The turns of one side: a JSON list of texts, or one text; a null turn was not answered."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return [text_value(value, name, place)]
     return texts(value, name, place)

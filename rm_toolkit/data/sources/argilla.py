@@ -1,5 +1,5 @@
 """
-Records of Argilla with a ranking or a choice among their text fields.
+Argilla records with a ranking of, or a choice among, their text fields.
 
 - 1.x, as `FeedbackDataset.push_to_huggingface` and `format_as("datasets")` write them: fields and questions are columns, a
   question is a list of `{"user_id", "value", "status"}`, a ranking's value a list of `{"rank", "value"}`, 1 best; see the card of
@@ -28,18 +28,18 @@ from .votes import for_one, mean_scores
 ASKED = ("prompt", "instruction", "question", "query", "input", "context", "text")
 TIES = ("tie", "equal", "both", "same", "neither")
 _STEM = re.compile(r"[\W_]*(\d+|[a-dA-D])$")  # response_a and response_b, reply-1 and reply-2
-RATED = (0, 10)  # what a rating question of Argilla may have
+RATED = (0, 10)  # range of a rating question of Argilla
 ASIDE = "answers of annotators that were not submitted, not counted"
-Answer = tuple[Any, str | None]  # what was answered, and its status
+Answer = tuple[Any, str | None]  # the answer and its status
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row of the fields that were compared."""
+    """Returns the row of the compared fields."""
     asked = questions(record)
     if not asked:
         raise place.error("no question of Argilla with answers was found.")
     label = chosen_label(options.label, list(asked), place, "questions")
-    for name in list(record):  # suggestions and users of the questions: looked at, and not read
+    for name in list(record):  # suggestions and users of the questions: known, but not read
         if any(name == question or name.startswith((f"{question}-", f"{question}.")) for question in asked):
             record.get(name)
     fields = field(record, "fields", place) if isinstance(record.get("fields"), dict) else record
@@ -84,7 +84,7 @@ def questions(record: dict[str, Any]) -> dict[str, list[Answer]]:
 
 
 def _ratings(found: dict[str, list[Answer]], fields: dict[str, Any]) -> dict[str, list[Answer]]:
-    """The questions that rate one field each (`rating-response1`), put together by what stands before its name."""
+    """The questions that rate one field each (`rating-response1`), grouped by the prefix before the field name."""
     rated: dict[str, dict[str, list[Answer]]] = {}
     for question, answers in found.items():
         values = [value for value, _ in answers if value is not None]
@@ -102,7 +102,7 @@ def _ratings(found: dict[str, list[Answer]], fields: dict[str, Any]) -> dict[str
 
 
 def _named(value: Any, fields: dict[str, Any]) -> Any:
-    """An answer with the fields by their names, where it has them as titles: `Response 2` is response-2."""
+    """An answer with field titles converted to field names: `Response 2` is response-2."""
     if isinstance(value, list):
         return [_named(entry, fields) for entry in value]
     if isinstance(value, dict) and isinstance(value.get("value"), str):
@@ -124,7 +124,7 @@ def _nested(responses: Any) -> dict[str, list[Answer]]:
             if _is_answers(answers):
                 found[name] = [(answer.get("value"), answer.get("status")) for answer in answers]
         return found
-    for response in responses if isinstance(responses, list) else ():  # 1.x: one entry a person
+    for response in responses if isinstance(responses, list) else ():  # 1.x: one entry per person
         values = response.get("values") if isinstance(response, dict) else None
         for name, value in (values or {}).items():
             value = value.get("value") if isinstance(value, dict) else value
@@ -141,13 +141,13 @@ def _is_answers(value: Any) -> bool:
 
 
 def _compares(answers: list[Answer], fields: dict[str, Any]) -> bool:
-    """Whether the answers name fields of the record: a rating or a comment does not."""
+    """Whether the answers name fields of the record (ratings and comments do not)."""
     values = [value for value, _ in answers if value is not None]
     return not values or any(_is_compared(name, values) for name in dict.keys(fields))
 
 
 def _compared(fields: dict[str, Any], values: list[Any]) -> list[str]:
-    """The fields that are compared: those that a ranking names, or a chosen one with those that are named like it."""
+    """The compared fields: those named in a ranking, or a chosen one with those that have similar names."""
     names = [name for name in fields if _is_compared(name, values)]
     if len(names) != 1 or any(isinstance(value, list) for value in values):
         return names
@@ -171,7 +171,7 @@ def _scores(value: Any, names: list[str], label: str, place: Place) -> dict[str,
         if value.lower() in TIES:
             return for_one(names, None)
         if value not in names:
-            raise place.error(f"the answer '{value}' to '{label}' is no field of the record.")
+            raise place.error(f"the answer '{value}' to '{label}' is not a field of the record.")
         return for_one(names, value)
     if isinstance(value, dict) and len(value) == 1 and value.keys() <= set(names):
         return {name: in_range(rating, label, *RATED, place) for name, rating in value.items()}
@@ -185,14 +185,16 @@ def _scores(value: Any, names: list[str], label: str, place: Place) -> dict[str,
             raise place.error(f"a ranking of '{label}' must be a list of 'rank' and 'value', got {describe(entry)}.")
         rank = number_value(field(entry, "rank", place), f"{label}.rank", place)
         if rank < 1:
-            raise place.error(f"`{label}.rank` is {rank:g}, but 1 is the best; other numbers stand for no judgement.")
+            raise place.error(
+                f"`{label}.rank` is {rank:g}, but 1 is the best; other numbers mean that there is no judgment."
+            )
         scores[field(entry, "value", place)] = -rank
     return scores
 
 
 SOURCE = Source(
     "argilla",
-    "Argilla records: text fields, and a question that ranks or chooses among them",
+    "Argilla records: text fields, and a question that ranks them or chooses one",
     row,
     "human-assistant",
     accepts=("label",),

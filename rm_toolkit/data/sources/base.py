@@ -1,4 +1,4 @@
-"""What a source is: a name, a function from one raw record to one row, and the settings that it obeys."""
+"""A source: a name, a function from one raw record to one row, and the options that it accepts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Records = Iterator[tuple[Place, "Record | InputError"]]
 @dataclass(frozen=True)
 class SourceOptions:
     """
-    Settings of the reading of a source.
+    Options for reading a source.
 
     Args:
-        domain (`str`, *optional*): For `dsp` whose answers are preferred; for the others a tag of the rows (default:
-            `general`, or what the source knows by itself).
+        domain (`str`, *optional*): For `dsp`, whose answers are preferred; for the others, a tag of the rows (default:
+            `general`, or the source's own value).
         columns (`dict[str, str]`): For `jsonl` and `preference`: our name of a column -> its name in the file.
         strip_citations (`bool`): For `webgpt`: remove marks like `[1]` from the answers.
-        template (`str`, *optional*): `human-assistant` or `none`: what stands around a plain-text prompt in the text
-            format. Default: as the source says.
-        ignore_columns (`tuple[str, ...]`): Columns that are left out, as if the file did not have them.
-        label (`str`, *optional*): Which of several columns (questions) says which response is better.
-        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose two scores are closer than this ratio.
+        template (`str`, *optional*): `human-assistant` or `none`: text put around a plain-text prompt in the text
+            format. Default: that of the source.
+        ignore_columns (`tuple[str, ...]`): Columns to ignore, as if the file did not have them.
+        label (`str`, *optional*): The column (question) to read, if several say which response is better.
+        min_score_ratio (`float`, *optional*): For `shp`: leave out rows whose score ratio is below this.
         drop_contradictions (`bool`): For `ultrafeedback`: leave out completions whose score contradicts its own ratings.
     """
 
@@ -54,7 +54,7 @@ SPECIAL_OPTIONS = ("columns", "strip_citations", "label", "min_score_ratio", "dr
 
 
 class LeftOut(InputError):
-    """A row that an option leaves out: no fault, only counted. Its message is in words for "NUMBER …"."""
+    """A row that an option leaves out: not an error, only counted. Its message is worded for "NUMBER …"."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,14 @@ class Source:
     Args:
         name (`str`): The name on the command line, and the `source` tag of the rows.
         summary (`str`): One line for the help text and the errors.
-        row: Turns one record into a `RawRow`; raises the `InputError` of the `Place` for a record it cannot use.
-        template (`str`, *optional*): Default template of a plain-text prompt; None where the texts bring their own markers.
-        join: Merges neighbouring records where one row is spread over several; None where each stands for itself.
-        joins: Whether a record is of a form that `join` merges; None where it may be any.
-        find_files: Lists `(split, file)` of a folder in which a release keeps its files; None where inputs are files.
-        license (`str`, *optional*): Licence of the published data that the format is known by, as the Hub names it.
-        accepts (`tuple[str, ...]`): Which of the `SourceOptions` mean something here, beside `domain` and `template`.
+        row: Turns one record into a `RawRow`; raises the `InputError` of the `Place` for a record that it cannot use.
+        template (`str`, *optional*): Default template of a plain-text prompt; `None` if the texts have their own
+            markers.
+        join: Merges neighboring records if one row is spread over several; `None` if each record is one row.
+        joins: Whether a record has a form that `join` merges; `None` if any record may be merged.
+        find_files: Lists `(split, file)` of a release folder; `None` if inputs are files.
+        license (`str`, *optional*): License of the published data in this format, as the Hub names it.
+        accepts (`tuple[str, ...]`): Names of the `SourceOptions` that apply, besides `domain` and `template`.
     """
 
     name: str

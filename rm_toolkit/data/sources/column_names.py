@@ -1,4 +1,4 @@
-"""What a column holds by its name: which response is better, a rank, a part of the prompt, or none of these."""
+"""Guesses from its name what a column is: which response is better, a rank, a part of the prompt, or none of these."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _JUDGED = _words("preference preferences rank ranks ranking rankings selected ch
 _PLACES = _words("a b c d 0 1 2 3 4 j k left right")
 _INDEX = _words("id idx index position number side label")
 _RESPONSES = _words("response answer completion output candidate option")
-# With these words beside it, `label` is the label of a preference; with others it may be any kind of tag.
+# Next to these words, `label` is the label of a preference; next to others it may be any tag.
 _OF_A_LABEL = _words("human ai gpt gold final true gt target binary majority pref")
-# What stands last in the name of a column that speaks about a judgement and is none.
+# Last word in the name of a column that is about a judgment but is not one.
 _ABOUT = _words(
     "model source dataset url date time type category version prompt statement elaboration reason reasons "
     "reasoning rationale explanation comment comments feedback text annotator annotators user judge agreement "
     "criteria count"
 )
-# Read as part of the prompt wherever it stands, and as a whole prompt where there is none.
+# Treated as part of the prompt anywhere, and as the whole prompt if there is no other.
 PROMPT_PARTS = _words(
     "prompt instruction instructions question query input inputs input_text system system_prompt system_message "
     "system_text system_instruction history chat_history conversation_history dialogue_history dialog_history "
@@ -35,25 +35,25 @@ PROMPT_PARTS = _words(
 WHOLE_PROMPTS = _words(
     "messages conversation conversations dialogue dialog user_input user_prompt user_message post problem trajectory"
 )
-LONGEST_LABEL = 100  # characters; longer texts tell about a preference
+LONGEST_LABEL = 100  # characters; longer texts describe a preference
 
 
 def is_rank(name: str) -> bool:
-    """Whether a column holds ranks by its name; of those, 1 is best."""
+    """Whether the name of a column means ranks, where 1 is best."""
     words = set(words_of(name))
     return bool(words & RANKS) and not words & _SCORES
 
 
-@functools.lru_cache(maxsize=4096)  # the same names in every row
+@functools.lru_cache(maxsize=4096)  # the names are the same in every row
 def words_of(name: str) -> tuple[str, ...]:
-    """Returns the words of a column's name in lower case, those of the last part of a dotted one."""
+    """Returns the words of a column's name in lower case; for a dotted name, those of the last part."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
     return tuple(re.findall(r"[^\W\d_]+|\d+", apart.lower()))
 
 
 @functools.lru_cache(maxsize=4096)
 def may_matter(name: str) -> bool:
-    """Whether a name can be that of a label or of a part of the prompt; spares looking at the others in every row."""
+    """Whether a name can mean a label or a part of the prompt; avoids checking other columns in every row."""
     words = words_of(name)
     return "_".join(words) in PROMPT_PARTS | WHOLE_PROMPTS or any(says_which(words, value, False) for value in ("", 0))
 
@@ -63,10 +63,10 @@ def says_which(words: tuple[str, ...], value: Any, own_names: bool) -> bool:
     Whether a column seems to say which response is better.
 
     Args:
-        words (`tuple[str, ...]`): Of its name.
-        value: What stands in it; long texts and, where a score is meant, other things than numbers say no such thing.
-        own_names (`bool`): Whether the better response was found in a column that is named `chosen`: then its index and
-            the scores of the two add nothing.
+        words (`tuple[str, ...]`): Words of its name.
+        value: Its value; long texts do not count, and a score must be a number.
+        own_names (`bool`): Whether the better response was found in a column named `chosen`: then its index and the
+            scores add nothing.
     """
     if not words or (isinstance(value, str) and len(value) > LONGEST_LABEL):
         return False

@@ -1,10 +1,11 @@
 """
-Preferences in columns of any name, in the forms that are common: the sources `jsonl` and `preference`.
+Preferences in columns with any names, in the common forms: the sources `jsonl` and `preference`.
 
-- `chosen`, `rejected`; with or without `prompt` (else it is what both share), `score_chosen`, `score_rejected`, `margin`;
+- `chosen`, `rejected`; with or without `prompt` (otherwise it is what both share), `score_chosen`, `score_rejected`,
+  `margin`;
 - `completions` and `scores`, or completions that are objects with a text and a score (UltraFeedback);
-- `response` and `score`, one response a row, neighbouring rows with the same prompt together (HelpSteer);
-- in both, ranks instead of scores, of which the lowest is best;
+- `response` and `score`, one response per row, neighboring rows with the same prompt joined (HelpSteer);
+- in both, ranks instead of scores; the lowest rank is best;
 - two responses and a signed preference, negative for the first (HelpSteer's preference files).
 
 Texts are strings or lists of messages.
@@ -38,7 +39,7 @@ from .unread import ReadRecord, UnreadColumn, check_all_read, check_completion, 
 from .values import in_range
 
 
-# Our names, each with the names that public datasets use for the same; --columns goes before them.
+# Our names, each with the names that public datasets use for it; --columns has priority.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("instruction", "context"),
     "chosen": (),
@@ -57,29 +58,29 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "chat_template_kwargs": (),
 }
 SIGNED = (("response_1", "response_2", "preference_strength"), ("response1", "response2", "overall_preference"))
-# Scores with a range, by what stands beside them: HelpSteer's and UltraFeedback's.
+# Scores with a range, recognized by other columns: HelpSteer's and UltraFeedback's.
 RANGES = (("helpfulness", "correctness", 0, 4), ("overall_score", "fine-grained_score", 1, 10))
 TEXT_KEYS = ("response", "text", "content", "answer")
 SCORE_ADVICE = "Name its column: --columns score=…, or rank=… where 1 is best."
 SCORES_ADVICE = "Name their column: --columns scores=…, or ranks=… where 1 is best."
-ASKED = ("prompt", "tools", "chat_template_kwargs")  # what responses to one prompt share
+ASKED = ("prompt", "tools", "chat_template_kwargs")  # shared by the responses to one prompt
 
 
 class Grouped(dict):
-    """Neighbouring single responses to one prompt, checked and put together; its keys are our names."""
+    """Neighboring single responses to one prompt, checked and joined; its keys are our names."""
 
 
 def check_columns(columns: dict[str, str]) -> None:
-    """Raises an `InputError` for a column that we do not know."""
+    """Raises an `InputError` for an unknown column."""
     for ours in columns:
         if ours not in COLUMNS:
             raise InputError(
-                f"`columns`: there is no '{ours}' among ours, only {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
+                f"`columns`: '{ours}' is not one of our names, which are {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
             )
     for ours, of_ranks in (("score", "rank"), ("scores", "ranks"), ("score_chosen", ""), ("score_rejected", "")):
         theirs = columns.get(ours)
         if theirs is not None and is_rank(theirs):
-            remedy = f"Say {of_ranks}={theirs}: lower is better." if of_ranks else "Leave it out."
+            remedy = f"Write {of_ranks}={theirs}: lower is better." if of_ranks else "Leave it out."
             raise InputError(
                 f"`columns`: {ours}={theirs} reads a rank as a score, but rank 1 is best, and higher scores are better. "
                 f"{remedy}"
@@ -91,7 +92,7 @@ def check_columns(columns: dict[str, str]) -> None:
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row of a record, in whichever of the forms it is."""
+    """Returns the row of a record, in any of the forms."""
     if isinstance(record, Grouped):
         check_ranked(record["completions"], record["scores"], ("response", "score"), place)
         return RawRow(**record)
@@ -120,7 +121,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 
 def join_neighbors(records: Records, options: SourceOptions) -> Records:
-    """Puts neighbouring rows of the form `prompt`, `response`, `score` together; lets all others pass."""
+    """Joins neighboring rows of the form `prompt`, `response`, `score`; passes all others on."""
     joined: Grouped | None = None
     start: Place | None = None
     for place, record in records:
@@ -147,7 +148,7 @@ def join_neighbors(records: Records, options: SourceOptions) -> Records:
 
 
 def is_single(record: Record, options: SourceOptions) -> bool:
-    """Whether a row holds one response and its score, and is joined with its neighbours."""
+    """Whether a row has one response and its score, and is joined with its neighbors."""
     names = {ours: options.columns.get(ours, ours) for ours in ("response", "chosen", "completions")}
     return names["response"] in record and names["chosen"] not in record and names["completions"] not in record
 
@@ -172,7 +173,7 @@ def _single(record: Record, place: Place, options: SourceOptions) -> Grouped:
 
 
 def _score(record: Record, score: Any, place: Place, options: SourceOptions) -> float | None:
-    """Returns a response's score as it stands, or its rank as one: of ranks the lowest is best. None without either."""
+    """Returns a response's score, or its rank converted to one (the lowest rank is best); `None` without either."""
     if score is not None:
         for name, beside, low, high in RANGES:
             if not options.columns and record.get("score") is None and name in record and beside in record:
@@ -183,7 +184,7 @@ def _score(record: Record, score: Any, place: Place, options: SourceOptions) -> 
 
 
 def _template(record: Record, place: Place, options: SourceOptions) -> dict[str, Any]:
-    """What a chat template reads beside the messages."""
+    """What a chat template reads besides the messages."""
     readers = {"tools": read_tools, "chat_template_kwargs": read_template_kwargs}
     try:
         return {
@@ -197,7 +198,7 @@ def _template(record: Record, place: Place, options: SourceOptions) -> dict[str,
 
 
 def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> Any:
-    """Returns the value of our column, None if it is not there; a column that was named must be."""
+    """Returns the value of our column, `None` if it is absent; a column named with --columns must exist."""
     if ours in options.columns:
         name = options.columns[ours]
         if name in record:
@@ -206,7 +207,7 @@ def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> An
         for part in name.split("."):  # question.full_text
             if not isinstance(value, dict) or part not in value:
                 known = known_keys(record)
-                remedy = did_you_mean(name, record) or "Take one of these."
+                remedy = did_you_mean(name, record) or "Use one of these."
                 raise place.error(f"there is no column '{name}' (for `{ours}`), only {known}.", remedy)
             value = value[part]
         if isinstance(record, ReadRecord):
@@ -219,7 +220,7 @@ def _find(record: Record, ours: str, place: Place, options: SourceOptions) -> An
 
 
 def pair_scores(record: Record, place: Place, options: SourceOptions) -> tuple[list[float], float | None]:
-    """Returns the scores of (chosen, rejected), 1 and 0 where there are none, and the margin if there is one."""
+    """Returns the scores of (chosen, rejected), 1 and 0 if there are none, and the margin if there is one."""
     found = [_find(record, name, place, options) for name in ("score_chosen", "score_rejected")]
     margin = _find(record, "margin", place, options)
     margin = None if margin is None else number_value(margin, "margin", place)
@@ -262,14 +263,14 @@ def _scored_objects(entries: list[Any], place: Place, options: SourceOptions) ->
 def _no_preference(record: Record, given: dict[str, Any], place: Place, options: SourceOptions) -> InputError:
     if {"chosen_ids", "rejected_ids"} <= record.keys():
         return place.error(
-            "the rows are token ids (chosen_ids, rejected_ids), and data sets are built of texts.",
-            "Give the texts, or name the file in a recipe as it is: training and its test sets read token ids.",
+            "the rows are token ids (chosen_ids, rejected_ids), but datasets are built from texts.",
+            "Give the texts, or name the file directly in a recipe: training and its test sets read token ids.",
         )
     half = [name for name in ("chosen", "rejected") if given[name] is not None]
     lacking = next((name for name in ("chosen", "rejected") if given[name] is None), "chosen")
     theirs = options.columns.get(lacking, lacking)
     if half and theirs in record:
-        return place.error(f"`{theirs}` is null, so `{half[0]}` has nothing that it is better or worse than.")
+        return place.error(f"`{theirs}` is null, so `{half[0]}` has no other response to compare with.")
     missing = f"`{half[0]}` has no partner" if half else "no preference found"
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "

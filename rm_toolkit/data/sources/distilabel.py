@@ -1,8 +1,8 @@
 """
-What distilabel and Argilla's data sets made with it hold.
+Data of distilabel, and Argilla's datasets made with it.
 
 - `instruction`, `generations` and `ratings` (or `rating`), lists of one length: the UltraFeedback task,
-  distilabel.argilla.io, "UltraFeedback". A rating that is null was not given: its text is left out and counted.
+  distilabel.argilla.io, "UltraFeedback". Texts with a null rating are left out and counted.
 - `instruction`, `chosen_response`, `rejected_response` with `chosen_avg_rating` or `chosen_rating` (and the other side's):
   huggingface.co/datasets/argilla/ultrafeedback-binarized-preferences and argilla/distilabel-math-preference-dpo.
 - `chosen` and `rejected` conversations with `rating_chosen` and `rating_rejected`
@@ -37,7 +37,7 @@ RATINGS = (
     ("chosen-rating", "rejected-rating"),
     ("chosen_score", "rejected_score"),
 )
-RATED = (0, 10)  # by the language model that judged: 1 to 5 or 1 to 10, and means of them
+RATED = (0, 10)  # by the judging language model: 1 to 5 or 1 to 10, and means of them
 WITHOUT = "generations without a rating left out"
 
 
@@ -48,7 +48,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     system = optional_text(record.get("system_prompt"), "system_prompt", place)
     pair = next((names for names in PAIRS if names[0] in record), None)
     if pair is not None:
-        record.get("conversation")  # of Capybara: what it was made from, `chosen` says it again
+        record.get("conversation")  # Capybara: its source; `chosen` repeats it
         sides = stored_texts({name: field(record, name, place) for name in pair}, place)
         answers = [text_or_messages(text, name, place) for text, name in zip(sides, pair)]
         rated = next((names for names in RATINGS if record.get(names[0]) is not None), RATINGS[0])

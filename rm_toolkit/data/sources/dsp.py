@@ -1,5 +1,5 @@
 """
-Domain-Specific Preference: `{"query": str, "responses": {domain: str}}`, one answer a domain.
+Domain-Specific Preference: `{"query": str, "responses": {domain: str}}`, one answer per domain.
 
 One domain's answer is preferred over each of the others: scores 1 and 0.
 """
@@ -18,21 +18,21 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
     responses = field(record, "responses", place)
     if not isinstance(responses, dict):
         raise place.error(f"`responses` must be an object {{domain: text}}, got {describe(responses)}.")
-    # Parquet and saved datasets give every row all the keys, null where a row has none.
+    # Parquet and saved datasets give every row all keys, with null for missing ones.
     texts = {
         name: text_value(text, f"responses.{name}", place) for name, text in responses.items() if text is not None
     }
     domain = options.domain
     if domain is None:
-        problem = f"`domain` is not set. Whose answers are preferred? Here answered {known_keys(texts)}."
+        problem = f"`domain` is not set. Whose answers are preferred? This row has answers of {known_keys(texts)}."
         raise place.error(problem, "Pass --domain NAME.")
     if domain not in texts and place.number == 1:
-        remedy = did_you_mean(domain, texts) or "Take one of these."
+        remedy = did_you_mean(domain, texts) or "Use one of these."
         raise place.error(f"`domain` is '{domain}', but this file has {known_keys(texts)}.", remedy)
     if domain not in texts:
         raise place.error(
             f"`responses` has no '{domain}'.",
-            f"Every item needs the domain asked for; remove the {place.unit}, or pass --skip-invalid.",
+            f"Every item needs an answer of that domain; remove the {place.unit}, or pass --skip-invalid.",
         )
     if len(texts) < 2:
         raise place.error(f"`responses` has only '{domain}'; a preference needs at least two answers.")
@@ -47,7 +47,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 SOURCE = Source(
     "dsp",
-    "query and one response a domain (JSON or JSON Lines); needs --domain",
+    "query and one response per domain (JSON or JSON Lines); needs --domain",
     row,
     "human-assistant",
     license="cc-by-nc-4.0",

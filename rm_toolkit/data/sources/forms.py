@@ -1,4 +1,4 @@
-"""The known forms: by which columns each is recognised, which source reads it, and how."""
+"""The known forms: the columns that identify each, the source that reads it, and how."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Form:
     One known form.
 
     Args:
-        name (`str`): What people call it.
+        name (`str`): Common name.
         source (`str`): The source that reads it.
-        columns (`tuple[str, ...]`): That it has, by which it is recognised.
-        reads (`str`): How it is read, for people.
-        fits (`Callable`, *optional*): Whether what stands in the columns is of the form, where their names do not say so.
+        columns (`tuple[str, ...]`): Columns that identify it.
+        reads (`str`): How it is read, in words.
+        fits (`Callable`, *optional*): Whether the values are of the form, if the names do not decide.
     """
 
     name: str
@@ -64,7 +64,7 @@ _VOTE = "the winner's score is 1, the other's 0; a tie is 0.5 and 0.5, both bad 
 _RATED = "chosen over rejected, with their ratings"
 _LISTED = "prompt; the texts with a score each"
 _RANKED = "prompt; the texts with a rank each, 1 is best"
-# Where several fit, one whose columns include another's columns is meant.
+# If several fit, the one whose columns include another's is used.
 FORMS: tuple[Form, ...] = (
     Form("text-score", "text-score", ("text", "score"), "texts (prompt and response) with a score each", _is(list, "text")),
     Form("DSP", "dsp", ("query", "responses"), "query; --domain says whose answer is better", _is(Mapping, "responses")),
@@ -92,7 +92,7 @@ FORMS: tuple[Form, ...] = (
         "Alpaca",
         "alpaca",
         ("instruction", "input", "chosen", "rejected"),
-        "prompt = instruction, then input (system and history before it, where there are any); chosen over rejected",
+        "prompt = instruction, then input (system and history before it, if any); chosen over rejected",
         _texts,
     ),
     Form("question and answers", "alpaca", ("question", "chosen", "rejected"), "question; chosen over rejected", _texts),
@@ -175,10 +175,10 @@ FORMS: tuple[Form, ...] = (
 
 def fitting_forms(records: Sequence[Mapping[str, Any]]) -> list[Form]:
     """
-    Returns the forms that some records of one file can be of; those that are only a part of another's columns left out.
+    Returns the possible forms of some records of one file, without those whose columns are part of another's.
 
     Args:
-        records (`Sequence[dict]`): The first of the file. A column counts if one of them has something in it.
+        records (`Sequence[dict]`): The first records of the file. A column counts if one of them has a value in it.
     """
     present = {name for record in records for name, value in record.items() if value is not None}
     fitting = [form for form in FORMS if present.issuperset(form.columns) and _fits(form, records)]
@@ -186,7 +186,7 @@ def fitting_forms(records: Sequence[Mapping[str, Any]]) -> list[Form]:
 
 
 def rivals(forms: Sequence[Form]) -> tuple[Form, Form] | None:
-    """Returns two forms whose labels are in different columns, None where all forms say the same."""
+    """Returns two forms whose labels are in different columns; `None` if all forms agree."""
     for first, second in itertools.combinations(forms, 2):
         labels = [set(form.columns) - _NO_LABELS for form in (first, second)]
         if first.source != second.source or not labels[0] & labels[1]:
@@ -203,7 +203,7 @@ def _fits(form: Form, records: Sequence[Mapping[str, Any]]) -> bool:
 
 def _is_part(form: Form, other: Form) -> bool:
     own, others = set(form.columns), set(other.columns)
-    aside = {"prompt", "source"}  # which column holds the prompt makes no other form, nor what the row came from
+    aside = {"prompt", "source"}  # the prompt's column and the row's origin do not make a different form
     if own - aside < others - aside:
         return True
     return own < others or (own == others and form.fits is None and other.fits is not None)

@@ -2,7 +2,7 @@
 GPT-4-LLM comparison data, both releases.
 
 - `comparison_data_v2.json`: `{"user_input", "responses_and_scores": [{"response", "source", "score"}]}`.
-- `comparison_data.json`: `{"user_input", "completion_a", "completion_b"}`, of which the first is the better one.
+- `comparison_data.json`: `{"user_input", "completion_a", "completion_b"}`, where the first is better.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
-HelpSteer, all of its files; a prompt of several turns has `<extra_id_1>User` and `<extra_id_1>Assistant` between them.
+HelpSteer, all of its files; a prompt with several turns has `<extra_id_1>User` and `<extra_id_1>Assistant` between
+them.
 
-- `prompt`, `response` and five attributes from 0 to 4, one response a row, the two of a prompt after each other; `helpfulness` is
-  the score: huggingface.co/datasets/nvidia/HelpSteer2.
+- `prompt`, `response` and five attributes from 0 to 4, one response per row, the two of a prompt in sequence;
+  `helpfulness` is the score: huggingface.co/datasets/nvidia/HelpSteer2.
 - `prompt`, `response_1`, `response_2`, `preference_strength` from -3 (the first is much better) to 3: its preference folder.
 - `context` (messages), `response1`, `response2`, `overall_preference` from -3 to 3: huggingface.co/datasets/nvidia/HelpSteer3.
 """
@@ -29,7 +30,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 
 def join(records: Records, options: SourceOptions) -> Records:
-    """Puts the responses to one prompt together, the turns of each prompt apart."""
+    """Joins the responses to one prompt, and splits each prompt into turns."""
     return columns.join_neighbors(_parted(records), options)
 
 

@@ -1,5 +1,6 @@
 """
-Anthropic's HH-RLHF: `{"chosen": dialogue, "rejected": dialogue}` a line, in files or in the folder tree of the release.
+Anthropic's HH-RLHF: `{"chosen": dialogue, "rejected": dialogue}` per line, in files or in the folder tree of the
+release.
 
 The prompt is what both dialogues share; the rows of a folder or file named helpful… or harmless… have that domain.
 """
@@ -35,8 +36,8 @@ def domain_of(path: str) -> str | None:
 
 def find_files(folder: str, options: SourceOptions) -> list[tuple[str, str]]:
     """
-    Lists `(split, file)` of the release's folders (helpful-base, helpful-online, …), those of `options.domain` alone if
-    it is set. Folders of another kind (red-team-attempts) are left out.
+    Lists `(split, file)` of the release's folders (helpful-base, helpful-online, …), only those of `options.domain` if
+    it is set. Other folders (red-team-attempts) are left out.
 
     Raises:
         `InputError`: if there is no such file.
@@ -53,7 +54,7 @@ def find_files(folder: str, options: SourceOptions) -> list[tuple[str, str]]:
             found.append((SPLIT_FILES[path.name], str(path)))
     if not found:
         wanted = options.domain or "helpful… or harmless…"
-        raise InputError(f"{folder}: no train.jsonl(.gz) or test.jsonl(.gz) in it, nor in a folder named {wanted}.")
+        raise InputError(f"{folder}: no train.jsonl(.gz) or test.jsonl(.gz) in it or in a folder named {wanted}.")
     return found
 
 

@@ -2,9 +2,9 @@
 Label Studio's JSON export: `data` with the texts, `annotations` with what people chose.
 
 Of each annotation's `result`: `pairwise` (`selected` left or right, labelstud.io/tags/pairwise), `choices` that name a text, left,
-right or a tie, a `rating` of each text, or a `ranker` (labelstud.io/tags/ranker) that puts the items of a list in order, the best
-first. Left and right are the two of `to_name`, where the data has them, else the two texts that are no prompt. Cancelled
-annotations are left out and counted; the mean of several people is taken.
+right or a tie, a `rating` of each text, or a `ranker` (labelstud.io/tags/ranker) that sorts the items of a list, the
+best first. Left and right are the two of `to_name`, if the data has them, else the two texts that are not the prompt.
+Cancelled annotations are left out and counted; scores are means over people.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ASKED = ("prompt", "instruction", "question", "query", "input", "context")
 TIES = ("tie", "equal", "both", "same", "neither")
 CANCELLED = "cancelled annotations left out"
 KINDS = ("pairwise", "choices", "rating", "ranker")
-ITEM_TEXTS = ("body", "text", "html", "title")  # keys of an item of a list; the first it has is what is ranked
-NO_BUCKET = "_"  # the items of a list that were put into no bucket
+ITEM_TEXTS = ("body", "text", "html", "title")  # keys of a list item; the first one present is ranked
+NO_BUCKET = "_"  # the items of a list that are in no bucket
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row of the texts that were compared."""
+    """Returns the row of the compared texts."""
     data, annotations = field(record, "data", place), field(record, "annotations", place)
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise place.error(f"`data` must be an object and `annotations` a list, got {describe(data)}.")
@@ -67,7 +67,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 
 def _compared(results: list[dict[str, Any]], data: dict[str, Any], others: list[str], place: Place) -> list[str]:
-    """The names of the texts that were compared, left before right."""
+    """The names of the compared texts, left before right."""
     for result in results:
         named = [name.strip() for name in str(result.get("to_name") or "").split(",")]
         if len(named) > 1 and all(name in data for name in named):
@@ -84,21 +84,21 @@ def _order(result: dict[str, Any], place: Place) -> list[str]:
     """The items of one ranker, best first."""
     buckets = (result.get("value") or {}).get("ranker")
     if not isinstance(buckets, dict) or not all(isinstance(items, list) for items in buckets.values()):
-        raise place.error(f"the ranker's `value` must hold `ranker`, lists of items; got {describe(buckets)}.")
+        raise place.error(f"the ranker's `value` must have `ranker`, lists of items; got {describe(buckets)}.")
     filled = [name for name, items in buckets.items() if items] or [NO_BUCKET]
     if len(filled) > 1 or (filled[0] == NO_BUCKET and len(buckets) > 1):
         raise place.error(
             f"the ranker sorts items into buckets ({known_keys(buckets)}), whose order is not in the file.",
-            "Write each row as `prompt`, `responses` and `ranks` (1 is best), and read that.",
+            "Write each row as `prompt`, `responses` and `ranks` (1 is best) instead.",
         )
     order = [str(item) for item in buckets.get(filled[0], [])]
     if len(order) < 2 or len(set(order)) < len(order):
-        raise place.error(f"the ranker must put two items or more in order, each once; got {describe(order)}.")
+        raise place.error(f"the ranker must sort two items or more, each once; got {describe(order)}.")
     return order
 
 
 def _items(data: dict[str, Any], ranked: set[str], place: Place) -> dict[str, Any]:
-    """The texts of the list that holds the ranked items, by their ids."""
+    """The texts of the list with the ranked items, by their ids."""
     for items in data.values():
         if isinstance(items, list) and all(isinstance(item, dict) and "id" in item for item in items):
             texts = {str(item["id"]): next((item[key] for key in ITEM_TEXTS if item.get(key)), None) for item in items}
@@ -111,7 +111,7 @@ def _items(data: dict[str, Any], ranked: set[str], place: Place) -> dict[str, An
 
 
 def _scores(results: list[dict[str, Any]], names: list[str], place: Place) -> dict[str, float]:
-    """The scores of one annotation; empty where nothing was chosen."""
+    """The scores of one annotation; empty if nothing was chosen."""
     scores: dict[str, float] = {}
     for result in results:
         value = result.get("value") or {}

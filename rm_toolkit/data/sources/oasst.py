@@ -1,12 +1,13 @@
 """
-OpenAssistant: trees of messages, whose replies are ranked by people.
+OpenAssistant: trees of messages with replies ranked by people.
 
-- One tree a record: `message_tree_id`, `prompt` with `replies` within `replies`: the files `*.trees.jsonl.gz`.
-- One message a record: `message_id`, `parent_id`, `text`, `role` (`prompter`, `assistant`), `rank`: the data set's own rows.
+- One tree per record: `message_tree_id`, `prompt` with `replies` within `replies`: the files `*.trees.jsonl.gz`.
+- One message per record: `message_id`, `parent_id`, `text`, `role` (`prompter`, `assistant`), `rank`: the rows of the
+  dataset.
 
-Both: huggingface.co/datasets/OpenAssistant/oasst1 and oasst2. Rank 0 is best. Every message with two ranked replies of the
-assistant gives one row, whose prompt is the way from the root to it. Deleted messages, and replies without a rank, are counted
-and left out.
+Both: huggingface.co/datasets/OpenAssistant/oasst1 and oasst2. Rank 0 is best. Every message with two or more ranked
+replies of the assistant gives one row, whose prompt is the path from the root to it. Deleted messages and replies
+without a rank are left out and counted.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
 
 def join(records: Records, options: SourceOptions) -> Records:
     """
-    Yields the ranked replies to each message: of the trees one after the other, of single messages when all are read.
+    Yields the ranked replies to each message: tree by tree, or, for single messages, after all are read.
 
     Raises:
         `InputError`: if no message has two ranked replies.
@@ -62,7 +63,7 @@ def join(records: Records, options: SourceOptions) -> Records:
 
 
 class Counted:
-    """Holds one row back, so that what is counted behind the last row can still be told with it."""
+    """Delays rows by one, so that counts after the last row can still be reported with it."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -70,7 +71,7 @@ class Counted:
         self.last: Place | None = None
 
     def passed(self, rows: Iterator[tuple[Place, Any]]) -> Iterator[tuple[Place, Any]]:
-        """Yields the rows one later than they come, errors at once."""
+        """Yields each row one step later, and errors at once."""
         for place, found in rows:
             self.last = place
             if isinstance(found, InputError):
@@ -81,7 +82,7 @@ class Counted:
             self.held = (place, found)
 
     def rest(self) -> Iterator[tuple[Place, Any]]:
-        """Yields the last row with all that was counted."""
+        """Yields the last row with all counts."""
         if self.held is None:
             return
         place, found = self.held
@@ -111,14 +112,14 @@ def _of_tree(place: Place, root: Any, read: Counted) -> Iterator[tuple[Place, An
 
 
 def _of_messages(messages: dict[str, tuple[Place, Record]], read: Counted) -> Iterator[tuple[Place, Any]]:
-    """The rows of single messages, in the order in which the messages that were answered stand."""
+    """The rows of single messages, in the order of the answered messages."""
     replies: dict[str, list[Record]] = {}
     for place, record in messages.values():
         parent = record.get("parent_id")
         if record.get("deleted") is True:
             read.notes.append(DELETED)
         elif parent is not None and parent not in messages:
-            yield place, place.error(f"its `parent_id` '{parent}' is no message of the file.")
+            yield place, place.error(f"its `parent_id` '{parent}' is not a message of the file.")
         elif parent is not None:
             replies.setdefault(parent, []).append(record)
     for identity, answers in replies.items():
@@ -128,7 +129,7 @@ def _of_messages(messages: dict[str, tuple[Place, Record]], read: Counted) -> It
             seen = {identity}
             while record.get("parent_id") is not None and record["parent_id"] in messages:
                 if record["parent_id"] in seen:
-                    raise place.error("the message is its own parent through others.")
+                    raise place.error("the message is its own ancestor.")
                 seen.add(record["parent_id"])
                 above, record = messages[record["parent_id"]]
                 way.insert(0, _message(record, above))
@@ -141,7 +142,7 @@ def _of_messages(messages: dict[str, tuple[Place, Record]], read: Counted) -> It
 
 
 def _compared(way: list[dict[str, str]], replies: list[Any], place: Place, read: Counted) -> Compared | None:
-    """The ranked replies of the assistant to the last message of a way; None where they are fewer than two."""
+    """The ranked replies of the assistant to the last message of a path; `None` if there are fewer than two."""
     replies = [reply for reply in replies if reply.get("role") == "assistant" and reply.get("deleted") is not True]
     ranked = [reply for reply in replies if reply.get("rank") is not None]
     if way[-1]["role"] != "user" or len(replies) < 2:
@@ -151,7 +152,9 @@ def _compared(way: list[dict[str, str]], replies: list[Any], place: Place, read:
         return None
     ranks = [number_value(reply["rank"], "rank", place) for reply in ranked]
     if min(ranks) < 0:
-        raise place.error(f"`rank` is {min(ranks):g}, but 0 is the best; other numbers stand for no judgement.")
+        raise place.error(
+            f"`rank` is {min(ranks):g}, but 0 is the best; other numbers mean that there is no judgment."
+        )
     texts = [_message(reply, place)["content"] for reply in ranked]
     prompt = way[0]["content"] if len(way) == 1 else way
     return Compared(prompt=prompt, completions=texts, scores=[0.0 - rank for rank in ranks])

@@ -1,5 +1,5 @@
 """
-PKU-SafeRLHF: two responses, the more helpful and the safer one named by their index.
+PKU-SafeRLHF: two responses, with the indices of the more helpful and the safer one.
 
 `prompt`, `response_0`, `response_1`, `better_response_id`, `safer_response_id` (0 or 1):
 huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF. Helpfulness is read unless `label` says `safer`.

@@ -1,8 +1,8 @@
 """
-Lists of texts beside a list of ranks or of scores.
+Lists of texts with a list of ranks or scores.
 
-A question, `responses` (`answers`, `completions`, `generations`), and of each its rank, 1 or 0 best, in `ranks` (`rank`,
-`rankings`), or its score in `scores` (`ratings`, `rewards`).
+A question, `responses` (`answers`, `completions`, `generations`), and for each its rank (1 or 0 is best) in `ranks`
+(`rank`, `rankings`), or its score in `scores` (`ratings`, `rewards`).
 """
 
 from __future__ import annotations

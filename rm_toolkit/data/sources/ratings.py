@@ -1,4 +1,4 @@
-"""Overall scores beside fine-grained ratings of the same answer: which of them contradict each other."""
+"""Finds overall scores that contradict the fine-grained ratings of the same answer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def contradictions(entries: Any) -> set[int]:
     """
     Returns which completions have an overall score that contradicts their own ratings.
 
-    The overall score is brought to the scale of the ratings; more than half of that scale apart is a contradiction. The
-    release of UltraFeedback gives 10 to answers whose critique gave 1: see the card of
+    The overall score is converted to the scale of the ratings; a difference of more than half of that scale is a
+    contradiction. The release of UltraFeedback gives 10 to answers whose critique gave 1: see the card of
     huggingface.co/datasets/argilla/ultrafeedback-binarized-preferences.
     """
     found = set()
@@ -34,7 +34,7 @@ def contradictions(entries: Any) -> set[int]:
 
 
 def kept(row: RawRow, contradicting: set[int], options: SourceOptions, place: Place) -> RawRow:
-    """Returns the row with its contradicting scores counted, and left out where the options say so."""
+    """Returns the row with its contradicting scores counted, and left out if the options say so."""
     if not contradicting:
         return row
     what = "scores that contradict their own fine-grained ratings"
@@ -55,7 +55,7 @@ def _overall(entry: Mapping[str, Any]) -> float | None:
 
 
 def _fine(entry: Mapping[str, Any]) -> float | None:
-    """The mean of the fine-grained ratings, as it stands or from the annotations."""
+    """The mean of the fine-grained ratings, as given or from the annotations."""
     stated = _number(entry.get("fine-grained_score", entry.get("fine_grained_score")))
     annotations = entry.get("annotations")
     if stated is not None or not isinstance(annotations, Mapping):

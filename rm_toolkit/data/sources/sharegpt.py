@@ -1,8 +1,8 @@
 """
-ShareGPT preferences: `conversations` of `{"from", "value"}` turns, and the turn that follows, better and worse.
+ShareGPT preferences: `conversations` of `{"from", "value"}` turns, and a better and a worse next turn.
 
 As LLaMA-Factory reads them (github.com/hiyouga/LLaMA-Factory, data/README.md): `chosen` and `rejected` are one turn each (lists
-of turns are read too), `system` and `tools` may stand beside them, the sides are human, gpt, system, function_call and
+of turns are read too), `system` and `tools` may be present, the sides are human, gpt, system, function_call and
 observation. `messages` with roles and contents are read in the same way.
 """
 

@@ -1,7 +1,7 @@
 """
 The text-score format of the original work: `{"text": [str, …], "score": [float, …]}`, a text being prompt and response.
 
-What the texts of a row share is the prompt.
+The prompt is what the texts of a row share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .base import Record, Source, SourceOptions
 
 
 def row(record: Record, place: Place, options: SourceOptions) -> RawRow:
-    """Returns the row with its texts in file order and its scores as they stand."""
+    """Returns the row with its texts in file order and its scores unchanged."""
     texts, scores = field(record, "text", place), field(record, "score", place)
     check_ranked(texts, scores, ("text", "score"), place)
     return RawRow(

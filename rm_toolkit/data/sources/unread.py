@@ -1,4 +1,4 @@
-"""Columns that say which response is better, or are part of the prompt: none is passed over without a word."""
+"""Reports every unread column that says which response is better or is part of the prompt."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .column_names import PROMPT_PARTS, WHOLE_PROMPTS, is_rank, may_matter, says
 from .forms import fitting_forms
 
 
-_SUMMED_UP = {"individual_preference": "overall_preference"}  # HelpSteer3: single votes, and what they came to
+_SUMMED_UP = {"individual_preference": "overall_preference"}  # HelpSteer3: single votes, and their result
 _ANSWERING = frozenset({"assistant", "gpt", "model", "chatbot", "bot"})
 
 
 class UnreadColumn(InputError):
-    """A column was passed over that a preference or a prompt stands in; no row can be left out for it."""
+    """A column with a preference or a prompt was not read; this is never skipped as an invalid row."""
 
 
 class ReadRecord(dict):
@@ -26,13 +26,13 @@ class ReadRecord(dict):
 
     Args:
         record (`dict`): The record.
-        ignored (`Iterable[str]`): Columns that are left out, as if they were not there.
+        ignored (`Iterable[str]`): Columns to ignore, as if they were not there.
     """
 
     def __init__(self, record: dict[str, Any], ignored: Iterable[str] = ()):
         super().__init__({name: value for name, value in record.items() if name not in ignored})
         self.ignored = frozenset(ignored)
-        self.read: set[str] = set()  # dotted where a part of an object was read
+        self.read: set[str] = set()  # dotted if a part of an object was read
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -45,13 +45,13 @@ class ReadRecord(dict):
 
 def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: bool) -> None:
     """
-    Refuses a record that has a preference or a part of its prompt in a column that was not read.
+    Refuses a record with a preference or a part of its prompt in a column that was not read.
 
     Args:
-        record (`ReadRecord`): After its source has read it.
-        row (`RawRow`): What the source made of it.
-        place (`Place`): Where it stands.
-        mappable (`bool`): Whether the source takes `columns`.
+        record (`ReadRecord`): The record, after its source has read it.
+        row (`RawRow`): The row that the source made.
+        place (`Place`): Its place.
+        mappable (`bool`): Whether the source accepts `columns`.
 
     Raises:
         `UnreadColumn`: naming the columns, what they seem to be, and what to do.
@@ -70,7 +70,7 @@ def check_all_read(record: ReadRecord, row: RawRow, place: Place, *, mappable: b
     if parts:
         remedy = "Write the whole prompt into the column that is read"
         if mappable and row.prompt is None:
-            remedy = f"Name the column that holds the prompt, as --columns prompt={parts[-1]} does"
+            remedy = f"Name the column with the prompt, as --columns prompt={parts[-1]} does"
         seem = "seem to be parts of the prompt" if len(parts) > 1 else "seems to be part of the prompt"
         raise _error(parts, seem, remedy, place, form_advice(record) if mappable else None)
 
@@ -79,16 +79,16 @@ def check_completion(entry: ReadRecord, name: str, place: Place) -> None:
     """Refuses one completion of a list whose rank was not read; raises as [`check_all_read`] does."""
     ranks = [key for key, value in _unread(entry, entry.read) if is_rank(key) and value is not None]
     if ranks:
-        remedy = f"Say --columns rank={ranks[0]} instead of a score"
+        remedy = f"Write --columns rank={ranks[0]} instead of a score"
         raise _error(ranks, f"of `{name}` seems to say which response is better", remedy, place)
 
 
 def form_advice(record: dict[str, Any]) -> str | None:
-    """Returns what to do where a record is of a known form that another source reads; `None` where it is not."""
+    """Returns what to do if a record has a known form that another source reads; otherwise `None`."""
     found = {form.source: form.name for form in fitting_forms([record])}
     if len(found) != 1 or "preference" in found:
         return None
-    return f"It is of the form {next(iter(found.values()))}: rm-toolkit build-data auto reads it (in a recipe, source: auto)."
+    return f"It has the form {next(iter(found.values()))}: rm-toolkit build-data auto reads it (in a recipe, source: auto)."
 
 
 def label_columns(columns: Iterable[tuple[str, Any]], own_names: bool = False) -> list[str]:
@@ -103,12 +103,12 @@ def label_columns(columns: Iterable[tuple[str, Any]], own_names: bool = False) -
 
 
 def label_advice(record: dict[str, Any]) -> str | None:
-    """Returns what to do where a column of a record says which response is better; `None` where there is none."""
+    """Returns what to do if a column of a record says which response is better; `None` if there is none."""
     labels = label_columns(record.items(), own_names=isinstance(record.get("chosen"), str | list))
     if not labels:
         return None
     return (
-        f"Which response is better seems to stand in {name_list(labels)}, which is not read in this form: write the "
+        f"{name_list(labels)} seems to say which response is better, but is not read in this form: write the "
         "better one of every row into `chosen` and the other into `rejected`, or give each a score."
     )
 
@@ -133,7 +133,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _is_part(name: str, value: Any, row: RawRow) -> bool:
-    """Whether a column is a part of the prompt that nothing which was read says again."""
+    """Whether a column is a part of the prompt that no column that was read repeats."""
     full = "_".join(words_of(name))
     if full not in PROMPT_PARTS and not (full in WHOLE_PROMPTS and row.prompt is None):
         return False
@@ -143,11 +143,11 @@ def _is_part(name: str, value: Any, row: RawRow) -> bool:
     for text in map(str.strip, said):
         if text and not _says(prompt, text) and not all(_says(other, text) for other in completions):
             return True
-    return not said and full in PROMPT_PARTS  # images and the like
+    return not said and full in PROMPT_PARTS  # images etc.
 
 
 def _says(whole: str, text: str) -> bool:
-    """Whether a text stands in another one, not as a part of longer words."""
+    """Whether a text is in another one, not as a part of longer words."""
     begin = whole.find(text)
     while begin >= 0:
         before, after = whole[begin - 1 : begin], whole[begin + len(text) : begin + len(text) + 1]
@@ -158,7 +158,7 @@ def _says(whole: str, text: str) -> bool:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yields every text in a value; of messages their contents, answers left out where a conversation is compared."""
+    """Yields every text in a value; for messages their contents, without answers if a conversation is compared."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a form's labels may be: numbers in their range, one of several words; anything else is refused with its row."""
+"""Allowed labels of a form: numbers in a range, or one of several words; anything else is refused with its row."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ..schema import describe, number_value, text_value
 
 def in_range(value: Any, name: str, low: float, high: float, place: Place) -> float:
     """
-    Returns a score or a rank as it stands.
+    Returns a score or a rank unchanged.
 
     Raises:
-        `InputError`: if it is not a number, or outside the range that the form has: such numbers (-1, -100, 99) stand
-            for a judgement that is missing.
+        `InputError`: if it is not a number, or is outside the range of the form: such numbers (-1, -100, 99) mean that
+            there is no judgment.
     """
     number = number_value(value, name, place)
     if not low <= number <= high:
         reach = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise place.error(
-            f"`{name}` is {number:g}, but is {reach} in this form; other numbers stand for no judgement."
+            f"`{name}` is {number:g}, but must be {reach} in this form; other numbers mean that there is no judgment."
         )
     return number
 
 
 def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any:
     """
-    Returns what a label means.
+    Returns the meaning of a label.
 
     Args:
         value: The label; a number may be given in digits.
-        name (`str`): Of its column.
-        known (`dict`): Label in lower case, or number -> what it means.
+        name (`str`): Name of its column.
+        known (`dict`): Label in lower case, or number -> its meaning.
         place (`Place`): Where it stands.
 
     Raises:
@@ -57,12 +57,12 @@ def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any
 
 
 def scores_of(better: int | None, number: int = 2) -> list[float]:
-    """Returns the scores of responses of which one is better: 1 and 0; all 0.5 where none is."""
+    """Returns the scores of responses of which one is better: 1 and 0; all 0.5 if none is."""
     return [0.5 if better is None else float(n == better) for n in range(number)]
 
 
 def texts(values: Any, name: str, place: Place) -> list[str]:
-    """Returns a list of strings; JSON text of one is read."""
+    """Returns a list of strings, also from JSON text."""
     if isinstance(values, str):
         try:
             values = strict_json(values)
@@ -74,7 +74,7 @@ def texts(values: Any, name: str, place: Place) -> list[str]:
 
 
 def optional_text(value: Any, name: str, place: Place) -> str | None:
-    """Returns a string that says something; None for null and for white space."""
+    """Returns a non-empty string; `None` for null and for white space."""
     if value is None:
         return None
     text = text_value(value, name, place)
@@ -83,20 +83,20 @@ def optional_text(value: Any, name: str, place: Place) -> str | None:
 
 def chosen_label(given: str | None, known: Sequence[str], place: Place, what: str = "columns") -> str:
     """
-    Returns which of several labels is read.
+    Returns the label to read, out of several.
 
     Args:
         given (`str`, *optional*): The option `label`.
         known (`Sequence[str]`): Labels that the row has.
         place (`Place`): Where it stands.
-        what (`str`): What they are called.
+        what (`str`): What they are called in the error.
 
     Raises:
         `InputError`: if there is no such label, or several and none was given.
     """
     if given is None and len(known) == 1:
         return known[0]
-    remedy = "Say --label NAME (in a recipe, label: NAME)."
+    remedy = "Pass --label NAME (in a recipe, label: NAME)."
     if given is None:
         raise place.error(f"several {what} say which response is better: {name_list(known)}.", remedy)
     if given not in known:

@@ -1,4 +1,4 @@
-"""Judgements of several annotators of one row, put together."""
+"""Combines the judgments of several annotators of one row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ def mean_scores(judged: Sequence[dict[str, float]], names: Sequence[str]) -> lis
     Returns the mean score of each response over those who judged it.
 
     Args:
-        judged (`Sequence[dict[str, float]]`): Of each annotator: name of a response -> score, higher is better.
+        judged (`Sequence[dict[str, float]]`): One mapping per annotator: name of a response -> score, higher is
+            better.
         names (`Sequence[str]`): The responses; each is judged at least once.
     """
     given = {name: [scores[name] for scores in judged if name in scores] for name in names}

@@ -1,7 +1,7 @@
 """
 WebGPT comparisons: `{"question": {"full_text"}, "answer_0", "answer_1", "score_0", "score_1", …}`.
 
-Raw scores lie between -1 and 1 and sum to 0; the original work published them with 1 added.
+Raw scores are between -1 and 1 and sum to 0; the original work published them with 1 added.
 """
 
 from __future__ import annotations
