@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend: shown without a traceback by every command and recipe."""
+"""The one exception for mistakes that a user can fix: shown without a traceback by every command and recipe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ class InputError(ValueError):
     """
     A user's input cannot be used. The message names the input and its value, says what is wrong and what to do.
 
-    Commands and recipes print the message alone and exit with code 2; from Python it is an ordinary `ValueError`.
-    Where `of_one_process` is set, the process that meets it prints it; otherwise all meet it, and the first one does.
+    Commands and recipes print only the message and exit with code 2; in Python it is an ordinary `ValueError`.
+    If `of_one_process` is set, the process that raises it prints it; otherwise all processes raise it and the first
+    prints it.
     """
 
     of_one_process = False
@@ -41,18 +42,18 @@ def one_line(text: str, width: int | None = None) -> str:
 
 
 def beginning(text: str, width: int = 60) -> str:
-    """Returns the first words of a user's text for a message, every run of white space as one blank."""
+    """Returns the first words of a user's text for a message, with every run of white space as one space."""
     return one_line(" ".join(text.split()), width)
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an exception's message, or its class where it has none."""
+    """Returns the first line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of an exception's message, or its class where it has none."""
+    """Returns the last line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 

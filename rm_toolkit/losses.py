@@ -1,4 +1,4 @@
-"""The losses as functions of tensors, and the chunked cross-entropy. None reduces: the trainer sums, and divides once."""
+"""The losses as functions of tensors, and the chunked cross-entropy. Not reduced: the trainer sums and divides once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-# Logits that are held at a time by default: 16 MB in fp32 on a CPU, 256 MB on a GPU, where small products are slow.
+# Logits held at a time by default: 16 MB in fp32 on a CPU, 256 MB on a GPU, where small matrix products are slow.
 LOGITS_AT_A_TIME = {"cpu": 2**22, "cuda": 2**26}
 
 
@@ -21,10 +21,10 @@ def ranking_loss(rewards: Tensor, better: Tensor, worse: Tensor, margin: Tensor 
         rewards (`torch.Tensor` of shape `(num_sequences,)`): Reward of each distinct sequence, in logits.
         better (`torch.LongTensor` of shape `(num_pairs,)`): Index into `rewards` of the preferred sequence of each pair.
         worse (`torch.LongTensor` of shape `(num_pairs,)`): Index of the sequence it was preferred to.
-        margin (`torch.Tensor` of shape `(num_pairs,)`, *optional*): Wanted distance of the two rewards, in logits.
+        margin (`torch.Tensor` of shape `(num_pairs,)`, *optional*): Wanted difference of the two rewards, in logits.
 
     Returns:
-        `torch.Tensor` of shape `(num_pairs,)`: `log(2)` where the two rewards are equal and no margin is asked for.
+        `torch.Tensor` of shape `(num_pairs,)`: `log(2)` if the two rewards are equal and there is no margin.
 
     Raises:
         `ValueError`: if `better` and `worse` differ in length.
@@ -63,15 +63,15 @@ def anchor_loss(rewards: Tensor, better: Tensor, worse: Tensor, anchor_margin: T
     r"""
     Cross-entropy of each pair's win probability against that of another reward model, in nats. Not reduced.
 
-    A Bradley-Terry reward model says that the first text wins with probability sigmoid(margin). The loss is least where
-    both models say the same, also where they are unsure, and does not follow the label.
+    A Bradley-Terry reward model predicts that the first text wins with probability sigmoid(margin). The loss is lowest
+    where both models agree, also where they are unsure, and ignores the label.
 
     Args:
         rewards (`torch.Tensor` of shape `(num_sequences,)`): Reward of each distinct sequence, in logits.
         better (`torch.LongTensor` of shape `(num_pairs,)`): Index of the preferred sequence of each pair.
         worse (`torch.LongTensor` of shape `(num_pairs,)`): Index of the other one.
         anchor_margin (`torch.Tensor` of shape `(num_pairs,)`): The other model's margin, in logits; NaN for pairs that
-            it has not judged.
+            it has not scored.
 
     Returns:
         `torch.Tensor` of shape `(num_pairs,)`: 0 where `anchor_margin` is NaN.
@@ -101,18 +101,18 @@ def text_cross_entropy(
     chunk_size: int | None = None,
 ) -> Tensor:
     r"""
-    Mean next-token cross-entropy of each text, in nats a token, without ever holding the logits of all tokens.
+    Mean next-token cross-entropy of each text, in nats per token, without ever holding the logits of all tokens.
 
-    The vocabulary logits of `chunk_size` tokens exist at a time, and their gradient is taken while they are there.
+    Only the vocabulary logits of `chunk_size` tokens exist at a time; their gradient is computed before they are freed.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(num_tokens, hidden_size)`): Final hidden state at each predicting token.
-        weight (`torch.Tensor` of shape `(vocab_size, hidden_size)`): The language modelling head.
+        weight (`torch.Tensor` of shape `(vocab_size, hidden_size)`): Weight of the language modeling head.
         targets (`torch.LongTensor` of shape `(num_tokens,)`): The token that follows each predicting token.
         text_index (`torch.LongTensor` of shape `(num_tokens,)`): Which text each token belongs to.
         num_texts (`int`): Number of texts.
         bias (`torch.Tensor` of shape `(vocab_size,)`, *optional*): Bias of the head.
-        weight_copy (`torch.Tensor`, *optional*): `weight` in the type of autocast, so that it is not cast here.
+        weight_copy (`torch.Tensor`, *optional*): `weight` in the autocast dtype, to avoid a cast here.
         softcap (`float`, *optional*): Logits are `softcap * tanh(logits / softcap)` (Gemma 2).
         logit_scale (`float`): Factor on the logits (Cohere, Granite).
         chunk_size (`int`, *optional*): Tokens whose logits are held at a time; by default 16 MB of logits on a CPU.
@@ -121,7 +121,7 @@ def text_cross_entropy(
         `torch.Tensor` of shape `(num_texts,)`, fp32. A text without tokens gives 0.
 
     References:
-        - Language modelling term of a preference model: https://huggingface.co/papers/2309.03126
+        - Language modeling term of a preference model: https://huggingface.co/papers/2309.03126
     """
 
     if not targets.numel():
@@ -144,9 +144,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """
     Sum over the tokens of each text of their cross-entropy times `token_weight`.
 
-    The gradient of a chunk is taken at once, while its logits are there, for a gradient of 1 of every text; the
-    backward pass scales it. Where the texts' gradients differ, which no loss of this toolkit asks for, the logits are
-    computed again.
+    The gradient of a chunk is computed right away, while its logits exist, for an upstream gradient of 1 for every text;
+    the backward pass scales it. If the texts' upstream gradients differ, which no loss of this toolkit causes, the
+    logits are recomputed.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Tiny tokenizers and models built in code: for tests and for the recipes' default, nothing is downloaded."""
+"""Tiny tokenizers and models built in code, for tests and the recipes' default; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .output.nested_ranges import Keys
 from .output.ranges import Choice, Flag, Number, Text
 
 
-# What `tiny_base` of a recipe takes.
+# Keys and values that `tiny_base` of a recipe accepts.
 TINY_BASE = Keys(
     {
         "vocab_size": Number(260, 262_144, whole=True),
@@ -47,15 +47,15 @@ def train_tokenizer(
     Trains a sentencepiece BPE tokenizer and saves it as a Llama tokenizer.
 
     Args:
-        texts (`Iterable[str]`): What to train on.
-        folder (`str` or `os.PathLike`): Gets `tokenizer.model` and `tokenizer_config.json`.
-        vocab_size (`int`): Number of tokens at most, byte tokens included.
+        texts (`Iterable[str]`): The texts to train on.
+        folder (`str` or `os.PathLike`): Receives `tokenizer.model` and `tokenizer_config.json`.
+        vocab_size (`int`): Maximum number of tokens, byte tokens included.
 
     Returns:
         `PreTrainedTokenizerBase`: BOS in front, no EOS, byte fallback; newlines and runs of spaces are kept.
 
     Raises:
-        `InputError`: if the texts have too many different characters for `vocab_size`, or none at all.
+        `InputError`: if the texts have too many distinct characters for `vocab_size`, or none at all.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
@@ -76,7 +76,7 @@ def train_tokenizer(
             num_threads=1,
             minloglevel=2,
         )
-    except RuntimeError as error:  # its own words name the smallest size that would do
+    except RuntimeError as error:  # its message names the smallest size that works
         reason = str(error).rpartition("] ")[2]
         raise InputError(
             f"`vocab_size` is {vocab_size}, and no tokenizer of that size can be trained on these texts: {reason}"
@@ -106,10 +106,10 @@ def build_tiny_model(
     **config: object,
 ) -> None:
     """
-    Saves a randomly initialised causal LM.
+    Saves a randomly initialized causal LM.
 
     Args:
-        folder (`str` or `os.PathLike`): Where to.
+        folder (`str` or `os.PathLike`): The folder to write.
         vocab_size (`int`): Rows of the embedding.
         architecture (`str`): `"llama"` or `"qwen3"`.
         hidden_size, num_layers, num_heads (`int`): Its size.
@@ -134,7 +134,7 @@ def build_tiny_model(
     }
     config_class, model_class = ARCHITECTURES[architecture]
     set_seed(seed)
-    # Not `from_config`: under ZeRO-3 that shards the weights, which all processes must do together; only one builds.
+    # Not `from_config`: under ZeRO-3 it shards the weights, which needs all processes; only one of them builds.
     model = model_class(config_class(**{**values, **config}))
     with quiet_loading():
         model.save_pretrained(folder)

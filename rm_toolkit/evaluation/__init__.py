@@ -1,4 +1,4 @@
-"""Judging a reward model: counts, metrics, the rewards they are made of, and the report that shows them."""
+"""Evaluating a reward model: counts, metrics, the rewards behind them, and the report that shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits what makes probabilities of a model's reward differences, and shows what it does on pairs that it was not fitted to."""
+"""Fits a calibration from reward differences to probabilities, and measures it on pairs that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from .temperature import LEAST_PAIRS, check_margins, fit_temperature
 
 
 LEAST_PROMPTS = 20
-LEAST_FOR_A_LINE = 1000  # an isotonic line has as many steps as the data want, and learns those of few pairs by heart
+LEAST_FOR_A_LINE = 1000  # an isotonic line has as many steps as the data suggest, and overfits a small set
 NUM_PARTS = 5
 
 
 @dataclass
 class FittedCalibration:
     """
-    A calibration, and what it did to pairs that it was not fitted to.
+    A calibration, and its effect on pairs that it was not fitted to.
 
     Args:
         calibration (`Calibration`): Fitted to all pairs.
-        before, after (`dict[str, float]`): `ece`, `brier` and `log_loss` of all pairs: as the rewards are; and each part
-            of the prompts calibrated by a fit to the other parts.
-        notes (`list[str]`): What a reader should know of the fit.
+        before, after (`dict[str, float]`): `ece`, `brier` and `log_loss` of all pairs: of the rewards unchanged; and with
+            each part of the prompts calibrated by a fit to the other parts.
+        notes (`list[str]`): What a reader should know about the fit.
     """
 
     calibration: Calibration
@@ -68,17 +68,18 @@ def calibrate(
         model (`str` or `os.PathLike`): Folder of a reward model or an adapter.
         datasets (`dict`): Name -> SPEC as in a recipe: pairs that the model was not trained on.
         method (`str`): `temperature` or `isotonic`.
-        split (`str`): Split to take where a SPEC names none.
+        split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of fractions and splits of the data, and of the parts.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw a progress bar.
         **options: As in [`RewardScorer`].
 
     Raises:
-        `InputError`: if a set is one that the model was trained on, has too few pairs or prompts, or no calibration fits.
+        `InputError`: if the model was trained on one of the sets, a set has too few pairs or prompts, or no calibration
+            fits.
     """
     if method not in METHODS:
-        raise InputError(f"`method` is '{method}'; it is one of {', '.join(METHODS)}.")
+        raise InputError(f"`method` is '{method}'. It must be one of {', '.join(METHODS)}.")
     scorer = RewardScorer(model, **options)
     check_held_out("the model", scorer.settings, datasets, seed)
     check_not_trained_on(scorer.settings, datasets, split)
@@ -94,7 +95,7 @@ def calibrate(
         described = tests.describe(name, table)
         sets[name] = {
             key: described[key] for key in ("fingerprint", "num_pairs", "num_prompts")
-        }  # no places: it is published
+        }  # no paths: it is published
     fitted = fit_calibration(np.concatenate(margins), prompts, method, model_fingerprint(model), seed=seed)
     fitted.calibration.record["fitted_on"] = sets
     return fitted
@@ -104,11 +105,11 @@ def fit_calibration(
     margins: np.ndarray, prompts: Sequence[str], method: str, model: str, *, seed: int = 0
 ) -> FittedCalibration:
     """
-    Fits a calibration to all pairs, and measures it on each part of the prompts by a fit to the others.
+    Fits a calibration to all pairs, and measures it by cross-validation: each part of the prompts by a fit to the others.
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response.
-        prompts (`Sequence[str]` of `num_pairs`): What pairs of one prompt share.
+        prompts (`Sequence[str]` of `num_pairs`): A key per pair; pairs of one prompt have the same.
         method (`str`): `temperature` or `isotonic`.
         model (`str`): Fingerprint of the model.
         seed (`int`): Seed of the parts.
@@ -141,15 +142,15 @@ def fit_calibration(
 
 def check_not_trained_on(settings: RewardModelSettings, specs: Mapping[str, Any], split: str) -> None:
     """
-    Refuses a set that a stage of the model was trained on: there it is surer than it can be elsewhere.
+    Refuses a set that a stage of the model was trained on: the model is overconfident there.
 
     Args:
         settings (`RewardModelSettings`): Its lineage says what it was trained on.
         specs (`dict`): Name -> SPEC.
-        split (`str`): Split where a SPEC names none.
+        split (`str`): Split to use if a SPEC does not name one.
 
     Raises:
-        `InputError`: naming it.
+        `InputError`: naming the set.
     """
     for stage in settings.stages():
         for trained in {**stage.get("datasets", {}), **stage.get("replay_datasets", {})}.values():
@@ -164,8 +165,8 @@ def check_not_trained_on(settings: RewardModelSettings, specs: Mapping[str, Any]
                 whole = Path(spec.path).is_file() and not spec.test_size
                 if same and (whole or (spec.split or split) == (own.split or "train")):
                     raise InputError(
-                        f"'{name}' ({spec.path}) is what the model was trained on; its rewards are surer there than "
-                        "anywhere else. Give pairs that were held out."
+                        f"the model was trained on '{name}' ({spec.path}), so it is overconfident there. "
+                        "Give held-out pairs."
                     )
 
 
@@ -174,16 +175,16 @@ def _place(spec: DatasetSpec) -> str:
 
 
 def _temperature(margins: np.ndarray, model: str, name: str) -> Calibration:
-    temperature = fit_temperature(margins, name, least_pairs=2)  # of the whole set they were counted
+    temperature = fit_temperature(margins, name, least_pairs=2)  # the pairs of the whole set were counted before
     scaled = margins / temperature
-    # Of the log-likelihood in 1 / T, whose curvature is the information.
+    # Of the log-likelihood in 1 / T: its curvature is the Fisher information.
     information = (margins**2 * expit(scaled) * expit(-scaled)).sum()
     error = temperature**2 / np.sqrt(information)
     return Calibration("temperature", model, temperature, record={"temperature_standard_error": float(error)})
 
 
 def _isotonic(margins: np.ndarray, model: str, name: str) -> Calibration:
-    """The growing line nearest to what was seen, each pair in both orders; sure of nothing more than the data can show."""
+    """Isotonic regression over each pair in both orders, clipped to the confidence that so few pairs can support."""
     from sklearn.isotonic import IsotonicRegression
 
     margins = check_margins(margins, name, 2)
@@ -204,34 +205,32 @@ def _notes(margins: np.ndarray, found: Calibration, before: dict[str, float], af
     notes = []
     if (ties := count_ties(margins)) > len(margins) / 20:
         notes.append(
-            f"{ties:,} of {len(margins):,} pairs have equal rewards (ties), whose p is 0.5 whatever is fitted."
+            f"{ties:,} of {len(margins):,} pairs have equal rewards (ties); their p is 0.5 under any calibration."
         )
     error = found.record.get("temperature_standard_error")
     if error is not None and error > 0.2 * found.temperature:
-        notes.append(f"the temperature {found.temperature:.3g} is uncertain by {error:.2g}: take more pairs.")
+        notes.append(f"the temperature {found.temperature:.3g} has a standard error of {error:.2g}: use more pairs.")
     if after["log_loss"] >= before["log_loss"]:
-        notes.append(
-            "the log loss of pairs that were not fitted on is no better than before: there was nothing to correct."
-        )
+        notes.append("the log loss on held-out parts is no better than before: there was nothing to correct.")
     return notes
 
 
 def check_calibration_file(model: str, overwrite: bool) -> Path:
     """
-    Returns the folder that a calibration is to be written into.
+    Returns the folder that a calibration will be written into.
 
     Args:
-        model (`str`): As it was given.
+        model (`str`): The folder as given by the user.
         overwrite (`bool`): Whether an earlier calibration is replaced.
 
     Raises:
-        `InputError`: if it is no folder here, or has one.
+        `InputError`: if it is not a local folder, or has a calibration already.
     """
     folder = Path(model)
     if not folder.is_dir():
         raise InputError(
-            f"'{model}' is no folder here. A calibration is kept in the model's folder: download it first."
+            f"'{model}' is not a local folder. A calibration is stored in the model's folder: download the model first."
         )
     if (folder / CALIBRATION_NAME).exists() and not overwrite:
-        raise InputError(f"{folder / CALIBRATION_NAME} is there already. Pass --overwrite to fit it again.")
+        raise InputError(f"{folder / CALIBRATION_NAME} exists already. Pass --overwrite to replace it.")
     return folder

@@ -1,8 +1,8 @@
 """
-Whether a reward difference means what Bradley-Terry says it does: p = sigmoid(r_chosen - r_rejected).
+Whether reward differences are calibrated under Bradley-Terry: p = sigmoid(r_chosen - r_rejected).
 
-A pair has no order of its own: "chosen beats rejected, with probability p" and "rejected beats chosen, with 1 - p" are
-one statement. Both measures treat the two alike, so that neither depends on which response is named first.
+A pair has no inherent order: "chosen beats rejected, with probability p" and "rejected beats chosen, with 1 - p" are
+the same statement. Both measures treat the two alike, so neither depends on which response is named first.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NUM_BINS = 10
 @dataclass(frozen=True)
 class Reliability:
     """
-    Pairs grouped by how sure the model is of its own verdict, max(p, 1 - p).
+    Pairs grouped by the model's confidence in its own verdict, max(p, 1 - p).
 
     Args:
         edges (`np.ndarray` of shape `(num_bins + 1,)`): From 0.5 to 1, equally wide bins, closed on the left.
-        counts (`np.ndarray` of shape `(num_bins,)`): Pairs of each bin.
+        counts (`np.ndarray` of shape `(num_bins,)`): Number of pairs in each bin.
         confidence (`np.ndarray` of shape `(num_bins,)`): Mean max(p, 1 - p) of each bin, NaN where it is empty.
-        accuracy (`np.ndarray` of shape `(num_bins,)`): Share of its pairs ranked rightly; equal rewards count half.
+        accuracy (`np.ndarray` of shape `(num_bins,)`): Share of the bin's pairs ranked correctly; equal rewards count half.
     """
 
     edges: np.ndarray
@@ -37,7 +37,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean distance of accuracy and confidence over pairs."""
+        """Expected calibration error: mean distance between accuracy and confidence over pairs."""
         filled = self.counts > 0
         distance = np.abs(self.accuracy[filled] - self.confidence[filled])
         return float((distance * self.counts[filled]).sum() / self.counts.sum())
@@ -47,8 +47,8 @@ def reliability(margins: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
     """
     Groups pairs by confidence, for the expected calibration error and the reliability diagram.
 
-    It is the usual error of a binary classifier with `2 * num_bins` bins on [0, 1], to which every pair is shown in both
-    orders: the bins of p and of 1 - p then hold the same pairs, and one half of them says everything.
+    It equals the usual error of a binary classifier with `2 * num_bins` bins on [0, 1] that sees every pair in both
+    orders: the bins of p and of 1 - p then hold the same pairs, so one half of them is enough.
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response, in
@@ -73,8 +73,8 @@ def reliability(margins: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
 
 def brier_score(margins: np.ndarray) -> float:
     """
-    Mean of (1 - p)^2 over pairs: 0 is perfect, 0.25 is what p = 0.5 for every pair gives, 1 is sure and wrong. The other
-    order gives the same: (0 - (1 - p))^2.
+    Mean of (1 - p)^2 over pairs: 0 is perfect, 0.25 is p = 0.5 for every pair, 1 is certain and wrong. The other order
+    gives the same: (0 - (1 - p))^2.
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): In logits; a margin that the data asks for is not subtracted.

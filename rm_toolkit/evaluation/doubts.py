@@ -1,9 +1,9 @@
 """
-Pairs whose label a reward model contradicts: which ones count, and how they are listed for a person to review.
+Pairs whose label a reward model contradicts: the rule for doubting a label, and the list for a person to review.
 
-The rule is that of confident learning for two classes that mirror each other ("the first is better" and "the second is
-better" of the same two texts): a label is doubted if the model gives the other order at least the probability that it
-gives, on average, to the order that the label states.
+The rule is confident learning for two mirrored classes ("the first is better" and "the second is better" of the same two
+texts): a label is doubted if the model gives the opposite order at least the probability that it gives, on average, to
+the labeled order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOUBTS_NAME = "doubts.jsonl"
 
 def probability_of_label(margins: np.ndarray) -> np.ndarray:
     """
-    Probability that a model gives the order that each label states.
+    Probability that a model gives to the labeled order of each pair.
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response, in
@@ -35,7 +35,7 @@ def probability_of_label(margins: np.ndarray) -> np.ndarray:
 
 def confident_threshold(p: np.ndarray) -> float:
     """
-    The p up to which a label is doubted: 1 - mean(p), and never a p at which the model leans to the label.
+    The p up to which a label is doubted: 1 - mean(p), but never a p at which the model favors the label.
 
     Args:
         p (`np.ndarray` of shape `(num_pairs,)`): From [`probability_of_label`].
@@ -48,11 +48,12 @@ def confident_threshold(p: np.ndarray) -> float:
 
 def doubted(p: np.ndarray, threshold: float) -> np.ndarray:
     """
-    Returns the numbers of the doubted pairs, the most contradicted first; equal ones in the order of the data.
+    Returns the indices of the doubted pairs, the most contradicted first; ties in the order of the data.
 
     Args:
         p (`np.ndarray` of shape `(num_pairs,)`): From [`probability_of_label`].
-        threshold (`float`): Up to which p a label is doubted. At 0.5 the model is undecided: that contradicts nothing.
+        threshold (`float`): The p up to which a label is doubted. At 0.5 the model is undecided, which is no
+            contradiction.
     """
     order = np.argsort(p, kind="stable")
     return order[(p[order] <= threshold) & (p[order] < 0.5)]
@@ -62,13 +63,13 @@ def describe_pairs(
     pairs: PreferencePairs, numbers: Iterable[int], margins: np.ndarray, p: np.ndarray, **same: Any
 ) -> Iterator[dict[str, Any]]:
     """
-    Yields one row for each pair of a list: what it is, how much it is contradicted, and its texts.
+    Yields one row for each listed pair: its ids, how much it is contradicted, and its texts.
 
     Args:
         pairs (`PreferencePairs`): The data set.
-        numbers (`Iterable[int]`): Its pairs, in the order of the list.
-        margins, p (`np.ndarray` of shape `(num_pairs,)`): Of all of its pairs.
-        **same: Columns that stand first, with the same value in every row.
+        numbers (`Iterable[int]`): Indices of its pairs, in the order of the list.
+        margins, p (`np.ndarray` of shape `(num_pairs,)`): Margin (logits) and probability of all pairs of the data set.
+        **same: Columns that come first, with the same value in every row.
     """
     for number in map(int, numbers):
         yield {**same, **identify(pairs, number), "margin": float(margins[number]), "p": float(p[number])} | texts_of(
@@ -78,7 +79,7 @@ def describe_pairs(
 
 def identify(pairs: PreferencePairs, number: int) -> dict[str, Any]:
     """
-    Returns what names one pair: the ids of the pair, its prompt and its two texts, the names of its set and its tags.
+    Returns what identifies a pair: the ids of the pair, its prompt and its two texts, the name of its set and its tags.
 
     Args:
         pairs (`PreferencePairs`): The data set.
@@ -98,7 +99,7 @@ def identify(pairs: PreferencePairs, number: int) -> dict[str, Any]:
 
 def texts_of(pairs: PreferencePairs, number: int) -> dict[str, Any]:
     """
-    Returns `prompt`, `chosen`, `rejected` and what the chat template reads beside them, of one pair.
+    Returns `prompt`, `chosen` and `rejected` of one pair, and what else the chat template reads.
 
     Args:
         pairs (`PreferencePairs`): The data set.
@@ -118,12 +119,13 @@ def most_contradicted(
     tables: Mapping[str, Mapping[str, PreferencePairs]], rewards: Mapping[str, Mapping[str, np.ndarray]], number: int
 ) -> Iterator[dict[str, Any]]:
     """
-    Yields a row for each of the pairs of every test set that each model contradicts most, the worst first.
+    Yields one row for each of the pairs that each model contradicts most, per test set, the worst first.
 
     Args:
-        tables (`dict[str, dict[str, PreferencePairs]]`): For each model its test sets.
-        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
-        number (`int`): Pairs of each model and set, or fewer where it contradicts fewer.
+        tables (`dict[str, dict[str, PreferencePairs]]`): The test sets of each model.
+        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text, in
+            logits.
+        number (`int`): Most pairs to list per model and set.
     """
     for model, sets in rewards.items():
         for test, own in sets.items():

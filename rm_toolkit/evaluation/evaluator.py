@@ -1,4 +1,4 @@
-"""Reward models x test sets -> metrics, and a folder that shows them."""
+"""Reward models x test sets -> metrics, and a folder with the report."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ LIBRARIES = ("torch", "transformers", "datasets", "numpy", "scipy", "peft")
 @dataclass
 class Evaluation:
     """
-    What [`evaluate`] found.
+    The result of [`evaluate`].
 
     Args:
         metrics (`dict`): Contents of `metrics.json`; see `rm_toolkit/evaluation/README.md`.
         pairs (`dict[str, PreferencePairs]`): The test sets.
-        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text.
-        curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder keeps a log.
-        doubts (`int`): How many of the pairs that each model contradicts most, of each set, [`save`] lists.
-        tables (`dict[str, dict[str, PreferencePairs]]`): For each model the test sets as it reads them: in another format
-            the pairs are the same, but texts may be numbered otherwise.
+        rewards (`dict[str, dict[str, np.ndarray]]`): For each model and test set, the reward of each distinct text, in
+            logits.
+        curves (`dict[str, LearningCurves]`): Learning curves of the models whose folder has a log.
+        doubts (`int`): How many of the most contradicted pairs [`save`] lists, per model and set.
+        tables (`dict[str, dict[str, PreferencePairs]]`): For each model the test sets in the format that it reads. The
+            pairs are the same in every format, but texts may be numbered differently.
         cut (`dict[str, dict[str, np.ndarray]]`): For each model and test set, whether each text lost its beginning.
     """
 
@@ -74,10 +75,10 @@ class Evaluation:
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
         """
         Writes `metrics.json`, `report.md`, `figures/`, `pairs.parquet` and `report.html`, with `report_files/` where the
-        page would be large, and `doubts.jsonl` if `doubts` is not 0; the folder appears when it is whole.
+        page would be large, and `doubts.jsonl` if `doubts` is not 0. The folder appears only when it is complete.
 
         Args:
-            folder (`str` or `os.PathLike`): Where to.
+            folder (`str` or `os.PathLike`): The folder to write.
             overwrite (`bool`): Whether to replace an earlier report.
 
         Raises:
@@ -123,27 +124,27 @@ def evaluate(
     show_progress: bool = True,
 ) -> Evaluation:
     """
-    Judges reward models on test sets: each set by itself and by tag, and the models against the first one.
+    Evaluates reward models on test sets: each set as a whole and by tag, and each model against the first one.
 
     Args:
         models (`list[str]` or `dict`): Folders or Hub ids of models or adapters, or name -> model; a loaded
-            [`RewardScorer`] is taken as it is.
+            [`RewardScorer`] is used as it is.
         datasets (`dict`): Name -> SPEC as in a recipe, or a loaded preference data set.
-        split (`str`): Split to take where a SPEC names none.
+        split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of the bootstrap, and of fractions and splits of the data.
         resamples (`int`): Resamples of the bootstrap.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights.
-        tokens_per_batch (`int`): Padded tokens computed at once; the figures do not depend on it.
-        endpoints (`Mapping[str, str]`, *optional*): Address of a server for each model, by name, that is not read here.
-        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for the chat templates that ask for one. Default: today's.
+        tokens_per_batch (`int`): Padded tokens computed at once; the results do not depend on it.
+        endpoints (`Mapping[str, str]`, *optional*): Server address by model name, for models that are not loaded here.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for chat templates that ask for one. Default: today.
         trust_remote_code (`bool`): Whether code that comes with a model may run.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw progress bars.
 
     Raises:
         `InputError`: if a model has no trained reward head, a test set cannot be read, or its split is not the one that
-            a model's own run held out.
+            the model's own run held out.
     """
     if not models or not datasets:
         raise InputError("nothing to evaluate: name at least one model and one test set.")
@@ -173,7 +174,7 @@ def _opened(model: str | os.PathLike | RewardScorer, **options: Any) -> RewardSc
 
 
 def _compare(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> None:
-    """What is said of all models and test sets together."""
+    """Everything that concerns all models and test sets together."""
     metrics = found.metrics
     metrics["datasets"] = {name: tests.describe(name, table) for name, table in found.pairs.items()}
     metrics["differences"] = _differences(found, tests, bootstrap)
@@ -181,7 +182,7 @@ def _compare(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> None:
 
 
 def _head(device: torch.device, bootstrap: Bootstrap) -> dict[str, Any]:
-    """How the figures were made; what was found comes into the empty parts."""
+    """Metadata of the evaluation; the results go into the empty parts."""
     return {
         "rm_toolkit": __version__,
         "command": None,
@@ -208,7 +209,7 @@ def _accuracy_matrix(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
 def _judge(
     name: str, scorer: RewardScorer, tests: TestSets, bootstrap: Bootstrap, found: Evaluation, bar: tqdm
 ) -> None:
-    """Scores every test set with one model, and judges it."""
+    """Scores every test set with one model and computes its metrics."""
     bar.set_description(name)
     pairs = tests.load(scorer.settings.data_format)
     found.pairs = found.pairs or pairs
@@ -248,7 +249,7 @@ def _describe(scorer: RewardScorer, model: Any) -> dict[str, Any]:
 
 
 def _read_run(model: Any, settings: RewardModelSettings, name: str, found: Evaluation) -> None:
-    """What the run that trained the model left beside it: its log, and its results before and after."""
+    """What the training run left beside the model: its log, and its results before and after training."""
     if isinstance(model, RewardScorer) or not Path(model).is_dir():
         return
     folder = Path(model)
@@ -272,10 +273,10 @@ def _differences(found: Evaluation, tests: TestSets, bootstrap: Bootstrap) -> li
         for test, table in tables[0].items():
             if not np.array_equal(table.prompt, tables[1][test].prompt):
                 raise InputError(
-                    f"test set '{test}' does not give the same pairs as {described[first]['data_format']} for '{first}' "
-                    f"and as {described[other]['data_format']} for '{other}'. Evaluate them in two calls."
+                    f"test set '{test}' gives different pairs in {described[first]['data_format']} format (for '{first}') "
+                    f"and {described[other]['data_format']} format (for '{other}'). Evaluate the two models separately."
                 )
-            # Texts may be numbered otherwise in another format; the pairs are not.
+            # Texts may be numbered differently in another format; pairs are not.
             margins = [
                 found.rewards[name][test][own[test].better] - found.rewards[name][test][own[test].worse]
                 for name, own in zip((first, other), tables)

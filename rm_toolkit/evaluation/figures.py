@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, each one question: are the answers apart, is p honest, does length decide, what changed?"""
+"""The figures of an evaluation, one question each: separation, calibration, dependence on length, change."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def draw_figures(
     folder: Path,
 ) -> dict[str, list[tuple[str, str]]]:
     """
-    Draws everything that there is data for.
+    Draws every figure for which there is data.
 
     Args:
-        metrics, tables, rewards, curves: What was found, as in [`~rm_toolkit.evaluation.evaluator.Evaluation`].
+        metrics, tables, rewards, curves: Results, as in [`~rm_toolkit.evaluation.evaluator.Evaluation`].
         folder (`Path`): Gets the PNG files.
 
     Returns:
-        `dict[str, list[tuple[str, str]]]`: File names and what they show, for each model, and under `""` for all.
+        `dict[str, list[tuple[str, str]]]`: File names and captions by model; those of all models are under `""`.
     """
     drawn: dict[str, list[tuple[str, str]]] = {"": []}
     stems = _stems(list(metrics["results"]))
@@ -88,7 +88,7 @@ def draw_figures(
 
 
 def draw_rewards(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Two histograms a test set over one axis: how far the rewards of chosen and rejected responses lie apart."""
+    """Two histograms per test set on one axis: how far apart the rewards of chosen and rejected responses are."""
     with panels(path, list(rewards), title) as axes:
         for axis, (name, values) in zip(axes, rewards.items()):
             chosen, rejected = values[pairs[name].better], values[pairs[name].worse]
@@ -103,17 +103,17 @@ def draw_rewards(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarra
 
 
 def draw_margins(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """A histogram a test set; what lies left of zero is ranked wrongly."""
+    """One histogram per test set; pairs left of zero are ranked incorrectly."""
     with panels(path, list(rewards), title) as axes:
         for axis, (name, values) in zip(axes, rewards.items()):
             margins = values[pairs[name].better] - values[pairs[name].worse]
             reach = max(float(np.abs(margins).max()), 1e-6)
-            # Zero is an edge, so that no bar holds right and wrong pairs.
+            # Zero is a bin edge, so no bar mixes right and wrong pairs.
             edges = np.linspace(-reach, reach, 2 * (num_bins(len(margins)) // 2) + 1)
             shares = in_percent(len(margins))
             for part, color, hatch, label in (
-                (margins[margins < 0], VERMILLION, "///", "ranked wrongly"),
-                (margins[margins >= 0], BLUE, None, "ranked rightly, or equal"),
+                (margins[margins < 0], VERMILLION, "///", "ranked incorrectly"),
+                (margins[margins >= 0], BLUE, None, "ranked correctly, or equal"),
             ):
                 style = {"color": color, "alpha": 0.8, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
                 axis.hist(part, edges, weights=shares[: len(part)], label=label, **style)
@@ -124,7 +124,7 @@ def draw_margins(pairs: dict[str, PreferencePairs], rewards: dict[str, np.ndarra
 
 
 def draw_reliability(results: dict[str, Any], title: str, path: Path) -> None:
-    """How often the model is right where it says it is so sure; bars below show how many pairs say so."""
+    """Accuracy by stated probability; bars below show the number of pairs."""
     with panels(path, list(results), title, sharex=True, sharey=True) as axes:
         for axis, values in zip(axes, results.values()):
             curve = values["reliability"]
@@ -136,13 +136,13 @@ def draw_reliability(results: dict[str, Any], title: str, path: Path) -> None:
             axis.bar(edges[:-1], 0.35 * counts / counts.max(), np.diff(edges), align="edge", color="#D8D8D8")
             axis.plot([0.5, 1], [0.5, 1], color=GRAY, linestyle="--", label="stated = observed")
             axis.plot(confidence, accuracy, color=BLUE, linewidth=1, alpha=0.5)
-            # A dot of few pairs says little, and looks it.
+            # Few pairs are weak evidence, so their dot is small.
             sizes = 15 + 150 * counts[filled] / counts.max()
             axis.scatter(confidence, accuracy, sizes, color=BLUE, clip_on=False, zorder=3, label="model")
             axis.fill_between([], [], color="#D8D8D8", label="number of pairs (also the size of a dot)")
             axis.set(xlim=(0.5, 1.0), ylim=(0, 1.03))
             axis.set_title(f"{axis.get_title()}\nECE {values['ece']:.3f}, Brier {values['brier']:.3f}", fontsize=10)
-        label_outer(axes, "stated probability", "share ranked rightly")
+        label_outer(axes, "stated probability", "share ranked correctly")
         shared_legend(axes)
 
 
@@ -165,7 +165,7 @@ def draw_length(results: dict[str, Any], title: str, path: Path) -> None:
 
 
 def draw_curves(curves: LearningCurves, title: str, path: Path) -> None:
-    """One line a test set; those of the customized domain are thick."""
+    """One line per test set; those of the customized domain are thick."""
     with picture(path, 4.6) as figure:
         axis = figure.subplots()
         for number, (name, points) in enumerate(curves.points.items()):
@@ -187,7 +187,7 @@ def draw_curves(curves: LearningCurves, title: str, path: Path) -> None:
 
 
 def draw_matrix(metrics: dict[str, Any], path: Path) -> None:
-    """A heat map with its numbers; a frame marks a model on the domain that it was customized for."""
+    """A heat map with numbers; a frame marks a model on the domain that it was customized for."""
     matrix = metrics["accuracy_matrix"]
     models, tests = list(matrix), list(metrics["datasets"])
     values = np.array([[matrix[model][test] for test in tests] for model in models])
@@ -235,7 +235,7 @@ def before_and_after(metrics: dict[str, Any]) -> tuple[str, list[str], list[dict
 
 
 def draw_before_after(title: str, tests: list[str], before: list[dict], after: list[dict], path: Path) -> None:
-    """Two bars a test set, with their 95% intervals where they are known."""
+    """Two bars per test set, with their 95% intervals where known."""
     with picture(path, 4.4) as figure:
         axis = figure.subplots()
         places = np.arange(len(tests))
@@ -271,7 +271,7 @@ def _rectangle(*args: Any, **kwargs: Any) -> Any:
 
 
 def _stems(names: list[str]) -> dict[str, str]:
-    """A part of a file name for each model: none where there is one, else its name, with a number where two agree."""
+    """Suffix of the file names of each model: empty for a single model, else its name, numbered if two are the same."""
     if len(names) == 1:
         return {names[0]: ""}
     stems: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Whether a test set that is split off a raw file here is the one that the model's own run held out."""
+"""Whether a test set split off a raw file here is the one that the model's own run held out."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..models.settings import RewardModelSettings
 
 def check_held_out(model: str, settings: RewardModelSettings, specs: Mapping[str, Any], seed: int) -> None:
     """
-    Refuses a split of the same file under another seed or size: it would hold prompts that the model was trained on.
+    Refuses a split of the same file with another seed or size: it would hold prompts that the model was trained on.
 
     Args:
         model (`str`): Name of the model, for the message.
         settings (`RewardModelSettings`): Its lineage says what it was trained on.
         specs (`dict`): Test sets; those given as data sets are not checked.
-        seed (`int`): Seed by which splits are made here.
+        seed (`int`): Seed of the splits made here.
 
     Raises:
         `InputError`: naming the test set and the flag or key to change.
@@ -39,12 +39,12 @@ def check_held_out(model: str, settings: RewardModelSettings, specs: Mapping[str
             if spec.test_size != own.test_size:
                 raise InputError(
                     f"test set '{test}' holds out `test_size` {spec.test_size:g} of {spec.path}, but '{model}' was trained "
-                    f"on what {own.test_size:g} left: prompts of the one are in the other. Give the same `test_size`."
+                    f"with `test_size` {own.test_size:g}, so the two sets share prompts. Use the same `test_size`."
                 )
             if own_seed is not None and own_seed != seed:
                 raise InputError(
-                    f"test set '{test}' is split off {spec.path} by seed {seed}, but '{model}' was trained on the split "
-                    f"of seed {own_seed}: prompts of the one are in the other. Pass --seed {own_seed}."
+                    f"test set '{test}' is split off {spec.path} with seed {seed}, but '{model}' was trained on the split "
+                    f"with seed {own_seed}, so the two share prompts. Pass --seed {own_seed}."
                 )
 
 

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals over prompts, since the pairs of one prompt do not err independently."""
+"""Bootstrap intervals over prompts, because the errors of one prompt's pairs are not independent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from scipy import stats
 
 
-# Prompts drawn at once: 0.5 MB, so that what is summed of them stays in the cache of a CPU.
+# Prompts drawn at once: 0.5 MB, so that the values to sum stay in the CPU cache.
 DRAWN_AT_ONCE = 65_536
-# From here on prompts are drawn by blocks of as many as a byte tells apart.
+# From this number on, prompts are drawn in blocks of 256, so that a draw fits a byte.
 MANY_PROMPTS, BLOCK = 16_384, 256
 
 
@@ -22,7 +22,7 @@ class Bootstrap:
     How intervals are computed. The same seed and the same prompts give the same resamples, for every model.
 
     Args:
-        resamples (`int`): How often the prompts are drawn anew.
+        resamples (`int`): Number of resamples.
         level (`float`): Confidence level.
         seed (`int`): Seed of the draws.
     """
@@ -33,16 +33,16 @@ class Bootstrap:
 
     def intervals(self, columns: Sequence[np.ndarray], prompt: np.ndarray) -> list[list[float] | None]:
         """
-        Intervals of means over the same pairs, all seen on the same resamples: prompts drawn with replacement and with
-        all of their pairs (percentiles). A column of one value alone is not resampled: its mean is that value.
+        Percentile intervals of means over the same pairs, all on the same resamples: prompts are drawn with replacement,
+        each with all of its pairs. A constant column is not resampled: its mean is that value.
 
         Args:
-            columns (list of `np.ndarray` of shape `(num_pairs,)`): What is averaged, such as 1 for each pair ranked
-                rightly.
+            columns (list of `np.ndarray` of shape `(num_pairs,)`): Values to average, such as 1 for each pair ranked
+                correctly.
             prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt of each pair.
 
         Returns:
-            list of (`list[float]` or `None`): Low and high end of each; `None` for fewer than two prompts.
+            list of (`list[float]` or `None`): Low and high end of each; `None` with fewer than two prompts.
         """
         number, counts = _number_prompts(prompt)
         if len(counts) < 2:
@@ -55,7 +55,7 @@ class Bootstrap:
         ]
 
     def _ends(self, means: np.ndarray) -> list[float]:
-        """Low and high end of an interval, from the means of the resamples: scipy's own, without its draws."""
+        """Low and high end of an interval, from the means of the resamples: scipy's method on our draws."""
         result = stats.bootstrap(
             (means,),
             np.mean,
@@ -81,7 +81,7 @@ class Bootstrap:
         return means
 
     def _draws(self, num_prompts: int) -> Iterator[np.ndarray]:
-        """Yields the prompts of some resamples after the other, each of shape `(num_resamples, num_prompts)`."""
+        """Yields the prompts of the resamples in chunks, each of shape `(num_resamples, num_prompts)`."""
         rng = np.random.default_rng(self.seed)
         if num_prompts >= MANY_PROMPTS:
             for _ in range(self.resamples):
@@ -92,20 +92,20 @@ class Bootstrap:
             yield rng.integers(0, num_prompts, (min(at_once, self.resamples - begin), num_prompts))
 
     def interval(self, values: np.ndarray, prompt: np.ndarray) -> list[float] | None:
-        """As [`intervals`], of one column."""
+        """As [`intervals`], for one column."""
         return self.intervals([values], prompt)[0]
 
     def accuracy_intervals(
         self, wins: np.ndarray, prompt: np.ndarray, columns: Sequence[np.ndarray] = ()
     ) -> list[list[float] | None]:
         """
-        As [`intervals`], of an accuracy and of other columns. Where every pair is right, or none, resampling sees no
-        spread of the accuracy at all: then the Wilson interval, each prompt one trial.
+        As [`intervals`], for an accuracy and other columns. If every pair is right, or none, resampling shows no spread;
+        the accuracy then gets the Wilson interval, with each prompt as one trial.
 
         Args:
-            wins (`np.ndarray` of shape `(num_pairs,)`): 1 for a pair ranked rightly, 0.5 for equal rewards, else 0.
+            wins (`np.ndarray` of shape `(num_pairs,)`): 1 for a pair ranked correctly, 0.5 for equal rewards, else 0.
             prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt of each pair.
-            columns (list of `np.ndarray` of shape `(num_pairs,)`): The others.
+            columns (list of `np.ndarray` of shape `(num_pairs,)`): The other columns.
         """
         if len(wins) and (np.all(wins == 0) or np.all(wins == 1)):
             trials = len(np.unique(prompt))
@@ -115,15 +115,15 @@ class Bootstrap:
         return self.intervals([wins, *columns], prompt)
 
     def accuracy_interval(self, wins: np.ndarray, prompt: np.ndarray) -> list[float] | None:
-        """As [`accuracy_intervals`], of the accuracy alone."""
+        """As [`accuracy_intervals`], for the accuracy only."""
         return self.accuracy_intervals(wins, prompt)[0]
 
 
 def _draw_by_blocks(rng: np.random.Generator, num_prompts: int) -> np.ndarray:
     """
-    Returns as many prompts as there are, drawn with replacement, block after block: first how many of the draws fall into
-    each block, then which prompt of its block each is. The same chances as of draws from all at once, in a third of the
-    time: a draw takes a byte, and what is summed is read in order.
+    Draws `num_prompts` prompts with replacement, block by block: first how many draws fall into each block, then the
+    prompt of each draw. The distribution is that of draws from all prompts, in a third of the time: a draw takes one
+    byte, and memory is read in order.
     """
     begins = np.arange(0, num_prompts, BLOCK)
     sizes = np.diff(begins, append=num_prompts)
@@ -139,13 +139,13 @@ def per_prompt(values: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.n
     Sums the values of each prompt.
 
     Returns:
-        `tuple` of two `np.ndarray` of shape `(num_prompts,)`: Sum of the values, and number of pairs, of each prompt.
+        `tuple` of two `np.ndarray` of shape `(num_prompts,)`: Sum of the values and number of pairs of each prompt.
     """
     number, counts = _number_prompts(prompt)
     return np.bincount(number, weights=values), counts
 
 
 def _number_prompts(prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the prompt of each pair, without gaps, and the pairs of each prompt."""
+    """Prompt number of each pair, without gaps, and the number of pairs of each prompt."""
     _, number = np.unique(prompt, return_inverse=True)
     return number, np.bincount(number).astype(np.float64)

@@ -18,8 +18,8 @@ class LearningCurves:
     Accuracy of each test set over training.
 
     Args:
-        unit (`str`): What the positions count: `"training pairs"`, or `"optimizer steps"` where the log does not say how
-            many pairs a step had.
+        unit (`str`): Unit of the positions: `"training pairs"`, or `"optimizer steps"` if the log does not say how many
+            pairs a step had.
         points (`dict[str, list[tuple[float, float]]]`): For each test set, (position, accuracy) in order.
         customized (`list[str]`): The test sets of the domain that the run customized for; the others are general.
     """
@@ -40,13 +40,13 @@ def read_learning_curves(folder: str | Path, settings: RewardModelSettings | Non
 
     Args:
         folder (`str` or `Path`): Folder of a model.
-        settings (`RewardModelSettings`, *optional*): Its settings; their domain tells which test sets are its own.
+        settings (`RewardModelSettings`, *optional*): Its settings; their domain decides which test sets are customized.
 
     Returns:
-        `LearningCurves` or `None`: `None` where there is no log, or fewer than two evaluations in it.
+        `LearningCurves` or `None`: `None` if there is no log, or it has fewer than two evaluations.
 
     Raises:
-        `InputError`: if the log is there but cannot be read.
+        `InputError`: if the log exists but cannot be read.
     """
     path = next((p for name in (TRAINING_LOG_NAME, "trainer_state.json") if (p := Path(folder, name)).is_file()), None)
     if path is None:
@@ -56,7 +56,7 @@ def read_learning_curves(folder: str | Path, settings: RewardModelSettings | Non
         history, pairs_per_step = log["log_history"], log.get("pairs_per_step")
         points = accuracy_points(history, pairs_per_step or 1)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no log of a training run ({error}). Remove it, or restore the file.") from error
+        raise InputError(f"{path} is not a training log ({error}). Restore or remove the file.") from error
     if not points:
         return None
     domain = settings.domain if settings else None
@@ -66,20 +66,19 @@ def read_learning_curves(folder: str | Path, settings: RewardModelSettings | Non
 
 def accuracy_points(history: list[dict[str, Any]], per_step: float) -> dict[str, list[tuple[float, float]]]:
     """
-    Picks the accuracy of every test set out of a log; sets that were judged fewer than two times are left out, and those
-    of which only a sampled part (`NAME_sample`, see `eval_curve_fraction`) was judged between start and end: that part has
-    the curve.
+    Extracts the accuracy of every test set from a log. Sets with fewer than two evaluations are left out. So are sets of
+    which only a sample (`NAME_sample`, see `eval_curve_fraction`) was evaluated during training: the sample has the curve.
 
     Args:
         history (`list[dict]`): `log_history` of a run.
-        per_step (`float`): What one optimizer step counts.
+        per_step (`float`): Units per optimizer step.
     """
     found: dict[str, dict[int, float]] = {}
     for log in history:
         for key, value in log.items():
             if not key.startswith("eval_") or not key.endswith("accuracy") or key.endswith("first_two_accuracy"):
                 continue
-            if value is not None:  # a set without a pair to count
+            if value is not None:  # a set without any pair
                 name = key.removeprefix("eval_").removesuffix("accuracy").rstrip("_") or "eval"
                 found.setdefault(name, {})[log["step"]] = value
     return {

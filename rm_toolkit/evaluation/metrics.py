@@ -1,8 +1,8 @@
 """
 Metrics of a preference test set from the rewards of its texts: counts, and one division at the end.
 
-Each has one function, which training, `rm-toolkit evaluate`, the frontier and, through their results, studies and model
-cards share. Brier score and calibration error stand in [`~rm_toolkit.evaluation.calibration`].
+Each metric has one function, used by training, `rm-toolkit evaluate`, the frontier and, through their results, studies
+and model cards. Brier score and calibration error are in [`~rm_toolkit.evaluation.calibration`].
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 @dataclass
 class PreferenceMetrics:
     """
-    What a reward model makes of one test set.
+    Metrics of a reward model on one test set.
 
     Args:
         accuracy (`float`): Share of pairs whose preferred response has the higher reward; equal rewards count half.
         first_two_accuracy (`float`): The same over the two best-scored responses of each row.
         margin (`float`): Mean reward of the better minus the worse response, in logits.
-        loss (`float`): What training minimizes: the mean of -log sigmoid(margin - wanted margin), in nats; the wanted
-            margin is 0 where the data has none.
+        loss (`float`): The training objective: the mean of -log sigmoid(margin - wanted margin), in nats; the wanted
+            margin is 0 if the data has none.
         reward_mean (`float`): Mean reward over the distinct texts of the set, in logits.
-        reward_std (`float`): Its standard deviation over them (divided by their number), in logits.
+        reward_std (`float`): Population standard deviation of these rewards, in logits.
         num_pairs (`int`): Pairs counted.
         num_ties (`int`): Pairs whose two rewards are equal.
-        num_label_ties (`int`): Pairs whose two scores are equal, see [`~rm_toolkit.data.pairing`]; they are not in
+        num_label_ties (`int`): Pairs whose two scores are equal, see [`~rm_toolkit.data.pairing`]; not included in
             `num_pairs`.
     """
 
@@ -54,10 +54,10 @@ def preference_metrics(rewards: np.ndarray, data: TokenizedPreferences) -> Prefe
         data (`TokenizedPreferences`): The test set.
 
     Returns:
-        `PreferenceMetrics`: NaN where there is no pair to count.
+        `PreferenceMetrics`: NaN if there are no pairs.
 
     Raises:
-        `ValueError`: if there is not one reward for each sequence.
+        `ValueError`: if the number of rewards is not the number of sequences.
     """
     if rewards.shape != (data.num_sequences,):
         raise ValueError(f"`rewards` has shape {rewards.shape}, but '{data.name}' has {data.num_sequences} sequences.")
@@ -79,7 +79,7 @@ def preference_metrics(rewards: np.ndarray, data: TokenizedPreferences) -> Prefe
 
 def wins_of(margins: Any) -> Any:
     """
-    Returns 1 for each pair ranked rightly, 0.5 for equal rewards, 0 else.
+    Returns 1 for each pair ranked correctly, 0.5 for equal rewards, otherwise 0.
 
     Args:
         margins (`np.ndarray` or `torch.Tensor` of shape `(num_pairs,)`): Reward of the better minus that of the worse
@@ -89,7 +89,7 @@ def wins_of(margins: Any) -> Any:
 
 
 def accuracy(margins: np.ndarray) -> float:
-    """Share of pairs ranked rightly, of `margins` as in [`wins_of`]; NaN without a pair, as of all means here."""
+    """Share of pairs ranked correctly, with `margins` as in [`wins_of`]; NaN without pairs, like all means here."""
     return _ratio(wins_of(margins).sum(), len(margins))
 
 
@@ -99,7 +99,7 @@ def first_two_accuracy(rewards: np.ndarray, first_two: np.ndarray) -> float:
 
     Args:
         rewards (`np.ndarray` of shape `(num_texts,)`): Reward of each text, in logits.
-        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): Numbers of the two texts, better first.
+        first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): Indices of the two texts, better first.
     """
     return accuracy(rewards[first_two[:, 0]] - rewards[first_two[:, 1]])
 
@@ -116,8 +116,7 @@ def mean_margin(margins: np.ndarray) -> float:
 
 def mean_loss(margins: np.ndarray, wanted: np.ndarray | None = None) -> float:
     """
-    The objective of training over the same pairs, each with the same weight: the mean of
-    [`~rm_toolkit.losses.ranking_loss`].
+    The training objective over these pairs, equally weighted: the mean of [`~rm_toolkit.losses.ranking_loss`], in nats.
 
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): As in [`wins_of`].
@@ -129,10 +128,10 @@ def mean_loss(margins: np.ndarray, wanted: np.ndarray | None = None) -> float:
 
 def reward_moments(rewards: np.ndarray) -> tuple[float, float]:
     """
-    Mean and standard deviation (divided by their number) of rewards, in logits.
+    Mean and population standard deviation of rewards, in logits.
 
     Args:
-        rewards (`np.ndarray` of shape `(num_texts,)`): One of each text that the model tells apart.
+        rewards (`np.ndarray` of shape `(num_texts,)`): One reward per text that the model can distinguish.
     """
     return (float(rewards.mean()), float(rewards.std())) if len(rewards) else (float("nan"), float("nan"))
 

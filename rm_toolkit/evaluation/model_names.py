@@ -1,4 +1,4 @@
-"""What several models are called in a report."""
+"""Names of several models in a report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import InputError, name_list
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
     """
-    Names models after the last part of their path, or as much of it as tells them apart; `NAME=PATH` names one itself.
+    Names each model after the last parts of its path, as many as make the names unique; `NAME=PATH` sets a name.
 
     Raises:
         `InputError`: if a model is given twice.
     """
     if len(set(map(str, models))) < len(models):
-        raise InputError(f"a model is named twice ({name_list(map(str, models))}); give each of them once.")
+        raise InputError(f"a model is given twice ({name_list(map(str, models))}). Give each model once.")
     given = [_split_name(str(text)) for text in models]
     names = []
     for name, path in given:
@@ -27,7 +27,7 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
             depth += 1
         names.append(name or "/".join(parts[-depth:]))
     if len(set(names)) < len(names):
-        raise InputError(f"two models have the same name ({name_list(names)}); name them yourself: NAME=DIR.")
+        raise InputError(f"two models have the same name ({name_list(names)}). Name them with NAME=DIR.")
     return {name: path for name, (_, path) in zip(names, given)}
 
 

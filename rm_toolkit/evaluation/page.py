@@ -39,8 +39,8 @@ def write_page(
         metrics (`dict`): Contents of `metrics.json`.
         sets (`dict[str, list[Judged]]`): From [`~rm_toolkit.evaluation.pair_rows.judged_sets`].
         figures (`dict[str, list[tuple[str, str]]]`): From [`~rm_toolkit.evaluation.figures.draw_figures`].
-        path (`Path`): The file; the figures stand beside it in `figures/`.
-        largest (`int`): Bytes up to which the page holds all of its data itself.
+        path (`Path`): The file; the figures are beside it in `figures/`.
+        largest (`int`): Largest size in bytes at which the page embeds all of its data.
     """
     data = PageData(path.parent)
     add_pairs(sets, data)
@@ -49,11 +49,11 @@ def write_page(
 
 def report_content(metrics: dict[str, Any], figures: Figures) -> content.Block:
     """
-    Returns what the page shows beside the pairs: the tables and figures of `report.md`.
+    Returns the content of the page apart from the pairs: the tables and figures of `report.md`.
 
     Args:
         metrics (`dict`): Contents of `metrics.json`.
-        figures (`dict[str, list[tuple[str, str]]]`): As of [`write_page`].
+        figures (`dict[str, list[tuple[str, str]]]`): As in [`write_page`].
     """
     names = list(metrics["results"])
     sections = [content.section("Accuracy", [_overview(metrics), *_pictures(figures[""])])]
@@ -75,13 +75,15 @@ def report_content(metrics: dict[str, Any], figures: Figures) -> content.Block:
 
 
 def _overview(metrics: dict[str, Any]) -> content.Block:
-    """Each accuracy leads to the pairs that are ranked wrongly."""
+    """Each accuracy links to the pairs that are ranked incorrectly."""
     columns, rows = overview(metrics)
     for row in rows:
         test = row[0]
         for place, model in enumerate(metrics["results"], 1):
             row[place] = content.link(row[place], _pairs(model, set=test, verdict="wrong"))
-    return content.table(columns, rows, "Accuracy with its interval; each leads to the pairs that are ranked wrongly.")
+    return content.table(
+        columns, rows, "Accuracy with its interval. Each value links to the pairs that are ranked incorrectly."
+    )
 
 
 def _tables(name: str, results: dict[str, Any]) -> list[content.Block]:
@@ -99,7 +101,7 @@ def _tables(name: str, results: dict[str, Any]) -> list[content.Block]:
 
 
 def _pairs(model: str, **filters: str) -> str:
-    """The part of an address that shows the pairs so filtered, see `assets/state.js`."""
+    """The URL fragment that shows the pairs with these filters, see `assets/state.js`."""
     return urlencode({"view": "pairs", "model": model, **filters})
 
 

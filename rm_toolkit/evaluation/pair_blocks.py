@@ -1,6 +1,6 @@
 """
-The pairs of an evaluation as a page reads them: one block of numbers, a few bytes a pair, with which it sorts and
-filters, and blocks of prompts and of texts, which it reads as they are shown or searched.
+The pairs of an evaluation as a page reads them: one block of numbers for sorting and filtering, a few bytes per pair,
+and blocks of prompts and of texts, loaded when they are shown or searched.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .preferences import TAGS, PreferencePairs
 
 
 PROMPTS_A_BLOCK = 500
-# A block is read whole for one of its texts.
+# A whole block is loaded to show one of its texts.
 CHARACTERS_A_BLOCK = 500_000
 EXCERPT = 140
-# What begins a turn says nothing in a list of prompts.
+# The marker of a turn carries no information in a list of prompts.
 MARKER = re.compile(r"^(?:#+\s*)?(?:human|user|question|instruction)\s*:\s*", re.IGNORECASE)
 LAST_MARKER = re.compile(r"(?:#+\s*)?(?:assistant|answer|response)\s*:$", re.IGNORECASE)
 
 
 def add_pairs(sets: dict[str, list[Judged]], data: PageData) -> None:
     """
-    Gives a page the pairs of all test sets.
+    Adds the pairs of all test sets to a page.
 
     Args:
         sets (`dict[str, list[Judged]]`): Each test set as every model judges it. The first model's texts are shown; lengths
-            are those of each model's own, which differ where one reads another format.
-        data (`PageData`): Gets the blocks `pairs`, `prompts-N` and `texts-N`.
+            are each model's own, because they differ between data formats.
+        data (`PageData`): Receives the blocks `pairs`, `prompts-N` and `texts-N`.
     """
     tables = [judged[0].table for judged in sets.values()]
     starts = _add_texts(tables, data)
@@ -48,7 +48,7 @@ def add_pairs(sets: dict[str, list[Judged]], data: PageData) -> None:
 
 
 def _numbers(sets: dict[str, list[Judged]], tables: list[PreferencePairs]) -> dict[str, Any]:
-    """What sorting and filtering read: texts and prompts are numbered through all sets."""
+    """The data for sorting and filtering: texts and prompts are numbered across all sets."""
     texts = list(accumulate((len(table.completions) for table in tables), initial=0))
     prompts = list(accumulate((_num_prompts(table) for table in tables), initial=0))
     found: dict[str, Any] = {
@@ -74,9 +74,9 @@ def _numbers(sets: dict[str, list[Judged]], tables: list[PreferencePairs]) -> di
 
 def _model_numbers(judged: tuple[Judged, ...], shown: list[PreferencePairs]) -> dict[str, Any]:
     """
-    Of one model: the rewards of each pair, and which of its responses were cut (1 the chosen one, 2 the other).
+    For one model: the rewards of each pair, and which of its responses were cut (1 the chosen one, 2 the other).
 
-    Also the characters of the two responses, where it reads them otherwise than they are `shown`.
+    Also the characters of the two responses, if it reads them differently from how they are `shown`.
     """
     cut = _joined(own.sides_cut[0] + 2 * own.sides_cut[1].astype(np.uint8) for own in judged)
     lengths = [_joined(side) for side in zip(*(_lengths(own.table) for own in judged))]
@@ -109,14 +109,14 @@ def _num_prompts(table: PreferencePairs) -> int:
 
 
 def _prompt_blocks(tables: list[PreferencePairs]) -> Iterator[dict[str, Any]]:
-    """Ids and the first words of the prompts, so many a block."""
+    """Ids and first words of the prompts, a fixed number per block."""
     ids: list[str] = []
     excerpts: list[str] = []
     for table in tables:
         first = dict(zip(table.prompt[::-1].tolist(), table.better[::-1].tolist()))
         for number in range(_num_prompts(table)):
             ids.append(table.prompt_ids[number] if table.prompt_ids is not None else "")
-            text = first.get(number)  # none where all responses of a row are tied
+            text = first.get(number)  # none if all responses of a row are tied
             excerpts.append("" if text is None else excerpt(table.prompts[text] or table.completions[text]))
             if len(ids) == PROMPTS_A_BLOCK:
                 yield {"ids": ids, "excerpts": excerpts}
@@ -126,7 +126,7 @@ def _prompt_blocks(tables: list[PreferencePairs]) -> Iterator[dict[str, Any]]:
 
 
 def excerpt(text: Text) -> str:
-    """Returns the first words of a prompt; of a chat those of its last user message."""
+    """Returns the first words of a prompt; for a chat, of its last user message."""
     if not isinstance(text, str):
         users = [message for message in text if message.get("role") == "user"]
         text = content_text((users or text)[-1]) if text else ""
@@ -158,7 +158,7 @@ def _texts(tables: list[PreferencePairs]) -> Iterator[tuple[Text, Text, dict[str
 
 
 class _TextBlock:
-    """Texts as JSON; a prompt that the text before has too is written once."""
+    """Texts as JSON; a prompt shared with the previous text is written once."""
 
     def __init__(self):
         self.prompts: list[str] = []

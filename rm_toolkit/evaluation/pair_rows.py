@@ -18,7 +18,7 @@ from .preferences import TAGS, PreferencePairs, text_length
 if TYPE_CHECKING:
     import pyarrow
 
-# A group of rows is held in memory while it is written.
+# A row group is held in memory while it is written.
 GROUP_ROWS = 20_000
 GROUP_CHARACTERS = 16_000_000
 TEXTS = ("prompt", "chosen", "rejected")
@@ -33,7 +33,7 @@ class Judged:
         model (`str`): Name of the model.
         table (`PreferencePairs`): The test set as the model reads it.
         rewards (`np.ndarray` of shape `(num_texts,)`): Reward of each text, in logits.
-        cut (`np.ndarray` of shape `(num_texts,)`): Whether each text lost its beginning.
+        cut (`np.ndarray` of shape `(num_texts,)`): Whether each text was cut and lost its beginning.
     """
 
     model: str
@@ -72,7 +72,7 @@ def judged_sets(
 
 def write_pairs(sets: dict[str, list[Judged]], path: Path) -> None:
     """
-    Writes a row for each pair and model: the pairs of a set in their order, each as all models judge it.
+    Writes one row per pair and model: the pairs of a set in order, and for each pair all models.
 
     Args:
         sets (`dict[str, list[Judged]]`): From [`judged_sets`].
@@ -89,7 +89,7 @@ def write_pairs(sets: dict[str, list[Judged]], path: Path) -> None:
 
 
 def as_text(text: Text) -> str:
-    """A text as it is, messages as JSON."""
+    """A text unchanged, messages as JSON."""
     return text if isinstance(text, str) else utf8_json(text)
 
 
@@ -107,7 +107,7 @@ def _schema() -> pyarrow.Schema:
 
 
 def _groups(judged: list[Judged]) -> Iterator[np.ndarray]:
-    """Numbers of pairs, so many at a time that their texts take little memory."""
+    """Yields indices of pairs in groups whose texts take little memory."""
     table = judged[0].table
     prompts = np.array([text_length(prompt) for prompt in table.prompts], dtype=np.int64)
     sizes = prompts[table.better] + table.lengths[table.better] + table.lengths[table.worse]
@@ -121,7 +121,7 @@ def _groups(judged: list[Judged]) -> Iterator[np.ndarray]:
 
 
 def _columns(test: str, judged: list[Judged], pairs: np.ndarray) -> dict[str, list[Any]]:
-    """The rows of some pairs, as columns: a pair's rows, one for each model, stand together."""
+    """The rows of some pairs, as columns: the rows of a pair, one per model, are adjacent."""
     each = [_columns_of(test, own, pairs) for own in judged]
     return {name: [value for values in zip(*(own[name] for own in each)) for value in values] for name in each[0]}
 

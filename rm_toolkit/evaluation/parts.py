@@ -1,4 +1,4 @@
-"""Prompts dealt into parts of about equal size, so that what is fitted to some of them can be judged by the others."""
+"""Prompts divided into parts of about equal size for cross-validation."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..errors import InputError
 
 def deal_prompts(prompts: Sequence[str], number: int, seed: int) -> np.ndarray:
     """
-    Returns the part, from 0, of each row: no prompt is in two parts.
+    Returns the part, from 0, of each row; no prompt is in two parts.
 
     Args:
-        prompts (`Sequence[str]` of `num_rows`): What rows of one prompt share.
+        prompts (`Sequence[str]` of `num_rows`): A key per row; rows of one prompt have the same.
         number (`int`): Number of parts.
-        seed (`int`): Prompts are dealt in an order that depends on it and on them alone, each to the part with the fewest
-            rows.
+        seed (`int`): Prompts are assigned in an order that depends only on the seed and the prompts, each to the part
+            with the fewest rows.
 
     Raises:
         `InputError`: if there are fewer prompts than parts.
     """
     sizes = Counter(prompts)
     if len(sizes) < number:
-        raise InputError(f"the data have {len(sizes):,} prompts; that is not enough for {number} parts.")
+        raise InputError(f"the data have {len(sizes):,} prompts; {number} parts need at least {number}.")
     order = sorted(sizes, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
     filled, part_of = [0] * number, {}
     for key in order:

@@ -1,4 +1,4 @@
-"""A test set as every model sees it: its distinct texts, which of them beats which, and the tags of each pair."""
+"""A test set independent of the model: its distinct texts, which of them beats which, and the tags of each pair."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class PreferencePairs:
         name (`str`): Name of the test set.
         prompts (`list`): Prompt of each distinct text, a string or a list of messages.
         completions (`list`): Completion of each distinct text.
-        better (`np.ndarray` of shape `(num_pairs,)`): Text that is preferred in each pair.
-        worse (`np.ndarray` of shape `(num_pairs,)`): Text that it is preferred to.
+        better (`np.ndarray` of shape `(num_pairs,)`): Index of the preferred text of each pair.
+        worse (`np.ndarray` of shape `(num_pairs,)`): Index of the text it is preferred to.
         prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
-        tags (`dict[str, np.ndarray]`): For each tag that the data has, its value for each pair, `None` where it has none.
+        tags (`dict[str, np.ndarray]`): For each tag of the data, its value for each pair, or `None`.
         num_rows (`int`): Rows of the data set.
-        num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        num_label_ties (`int`): Pairs of responses with equal scores; not among the pairs here.
         margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored texts of each row whose scores
             differ, better first.
-        distinct (`np.ndarray`): Numbers of the texts that a model tells apart: what stands on either side of the border
-            between prompt and completion may differ where the whole does not.
-        template (`list[dict]`, *optional*): `tools` and `chat_template_kwargs` of each distinct text, where any has them.
+        distinct (`np.ndarray`): Indices of the texts that a model can distinguish: texts may differ only in where the
+            prompt ends and the completion begins.
+        template (`list[dict]`, *optional*): `tools` and `chat_template_kwargs` of each distinct text, if any has them.
         prompt_ids (`list[str]`, *optional*): The `prompt_id` of each prompt, by its number.
     """
 
@@ -75,13 +75,13 @@ class PreferencePairs:
 
     @property
     def columns(self) -> dict[str, list[Any]]:
-        """What a chat template reads beside the messages, for each distinct text; nothing where no text has any."""
+        """What a chat template reads besides the messages, for each distinct text; empty if no text has any."""
         names = self.template[0] if self.template else ()
         return {name: [own[name] for own in self.template or ()] for name in names}
 
     @property
     def texts(self) -> list[Conversation]:
-        """Each distinct text, with what the chat template reads beside its messages."""
+        """Each distinct text, with what the chat template reads besides its messages."""
         template = self.template or [{}] * len(self.prompts)
         return [Conversation(p, c, **own) for p, c, own in zip(self.prompts, self.completions, template)]
 
@@ -91,7 +91,7 @@ class PreferencePairs:
         return np.array([text_length(completion) for completion in self.completions], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits over texts and preferences: the same rows have the same one on every machine."""
+        """Returns a hash of texts and preferences, 16 hex digits: the same rows give the same hash on every machine."""
         template = None if self.template is None else iter(self.template)
         return preference_digest(zip(self.prompts, self.completions), template, self.better, self.worse)
 
@@ -103,12 +103,12 @@ def preference_digest(
     worse: np.ndarray,
 ) -> str:
     """
-    16 hex digits over the texts and preferences of a test set.
+    Hash of the texts and preferences of a test set, 16 hex digits.
 
     Args:
         texts (iterable of `(prompt, completion)`): The distinct texts, in order.
-        template (iterable of `dict`, *optional*): What the chat template reads beside each, where any has it.
-        better, worse (`np.ndarray` of shape `(num_pairs,)`): The texts of each pair.
+        template (iterable of `dict`, *optional*): What the chat template reads besides each, if any has it.
+        better, worse (`np.ndarray` of shape `(num_pairs,)`): Indices of the texts of each pair.
     """
     digest = hashlib.sha256()
     for prompt, completion in texts:
@@ -123,20 +123,20 @@ def preference_digest(
 
 
 def text_length(text: Text) -> int:
-    """Characters of a text; of a chat those of its messages."""
+    """Characters of a text; for a chat, of its messages."""
     return len(text) if isinstance(text, str) else sum(len(content_text(message)) for message in text)
 
 
 def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     """
-    Lists the pairs of a data set: those that training makes of the same rows, in the order of the file.
+    Lists the pairs of a data set, the same pairs as in training, in the order of the file.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows, with or without tags.
         name (`str`): Name of the test set.
 
     Raises:
-        `InputError`: if the columns are not those of a preference data set, a row cannot be used, or no pair is in it.
+        `InputError`: if the columns are not those of a preference data set, a row cannot be used, or there is no pair.
     """
     found = collect_pairs(dataset, name, NamedPrompts())
     better, worse, prompt = (np.array(column, dtype=np.int64) for column in (found.better, found.worse, found.prompt))
@@ -159,7 +159,7 @@ def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
 
 
 def rows_of(dataset: Dataset, name: str) -> Iterator[tuple[PreferenceRow, dict[str, Any]]]:
-    """Yields each row of a test set as training reads it, and as it is stored."""
+    """Yields each row of a test set as training reads it, and its stored columns."""
     ranked = check_columns(dataset.column_names, name, "test set")
     strip = null_stripper(dataset.features)
     for number, values in enumerate(dataset):
@@ -168,7 +168,7 @@ def rows_of(dataset: Dataset, name: str) -> Iterator[tuple[PreferenceRow, dict[s
 
 
 class CollectedPairs:
-    """Texts, pairs and tags as the rows come in."""
+    """Texts, pairs and tags, collected row by row."""
 
     def __init__(self):
         self.texts: list[tuple[Text, Text, dict[str, Any]]] = []
@@ -187,7 +187,7 @@ class CollectedPairs:
         source = values.get("source")
         template = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
         members = [self.number_text(row.prompt, completion, template) for completion in row.completions]
-        # A row without a prompt is a cluster of its own.
+        # A row without a prompt forms its own cluster.
         cluster = self.number_prompt(number if row.prompt_key is None else row.prompt_key)
         stated = row.pair_up()
         self.label_ties += len(stated.ties)
@@ -203,7 +203,7 @@ class CollectedPairs:
                 self.tags[tag].append(self._values.setdefault(value, value))  # one string for all pairs
 
     def number_text(self, prompt: Text, completion: Text, template: dict[str, Any]) -> int:
-        """Returns the number of a text; texts in which the same is written share it."""
+        """Returns the index of a text; equal texts share it."""
         key = text_identity(prompt, completion, template)
         if key not in self._numbers:
             self._numbers[key] = len(self.texts)
@@ -216,7 +216,7 @@ class CollectedPairs:
         return self._clusters.setdefault(key, len(self._clusters))
 
     def tag_columns(self) -> dict[str, np.ndarray]:
-        """Returns the value of each pair, of every tag that the data has."""
+        """Returns the value of each pair for every tag of the data."""
         return {tag: np.array(values, dtype=object) for tag, values in self.tags.items() if any(values)}
 
 
@@ -243,7 +243,7 @@ def collect_pairs(dataset: Dataset, name: str, found: Collected) -> Collected:
     Adds the pairs of all rows of a test set to `found`, and returns it.
 
     Raises:
-        `InputError`: as of [`read_preferences`].
+        `InputError`: as in [`read_preferences`].
     """
     for number, (row, values) in enumerate(rows_of(dataset, name)):
         found.add(row, number, values)
@@ -256,7 +256,7 @@ def collect_pairs(dataset: Dataset, name: str, found: Collected) -> Collected:
 
 
 def text_identity(prompt: Text, completion: Text, template: dict[str, Any]) -> str:
-    """What equal texts share, and nothing else: JSON of all that is written in them."""
+    """A key that equal texts share and others do not: JSON of their content."""
     text = [prompt, completion]
     return canonical([text, template] if any(template.values()) else text)
 

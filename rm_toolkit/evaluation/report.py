@@ -1,4 +1,4 @@
-"""`report.md`: the tables of an evaluation in words and numbers, with its figures."""
+"""`report.md`: the tables and figures of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ READING = """## How to read this
 
 - **Accuracy**: share of pairs whose chosen response has the higher reward; equal rewards (ties) count half. Brackets hold
   the {level:.0%} interval: {resamples:,} bootstrap resamples of the prompts, each with all of its pairs (percentiles). Where
-  every pair is right, or none, it is the Wilson interval with each prompt as one trial.
-- **Longer wins**: what the rule "the completion with more characters is the better one" reaches on the same pairs.
-- **Margin**: mean reward of the chosen minus the rejected response, in logits. **Loss**: what training minimizes, mean
-  −ln sigmoid(margin), in nats; a margin that the data asks for is subtracted first. Without any, 0.693 is chance.
-- **Brier**: mean (1 − p)² with p = sigmoid(margin), nothing subtracted; 0.25 is chance. **ECE**: how far accuracy lies from the stated probability max(p, 1 − p), over
-  ten equally wide bins from 0.5 to 1. Both are the same whichever of the two responses is named first.
+  every pair is right, or none is, it is the Wilson interval with each prompt as one trial.
+- **Longer wins**: accuracy of the rule "the completion with more characters is the better one" on the same pairs.
+- **Margin**: mean reward of the chosen minus the rejected response, in logits. **Loss**: the training objective, mean
+  −ln sigmoid(margin), in nats; a margin in the data is subtracted first. Without one, 0.693 is chance.
+- **Brier**: mean (1 − p)² with p = sigmoid(margin), nothing subtracted; 0.25 is chance. **ECE**: mean distance between
+  accuracy and the stated probability max(p, 1 − p), over ten equally wide bins from 0.5 to 1. Neither depends on which
+  of the two responses is named first.
 - **Length**: correlation of the reward of each distinct text with the characters of its completion.
-- **Cut**: texts longer than the model reads; they lost their beginning.
+- **Cut**: texts longer than the model's maximum length; they lost their beginning.
 """
 DIFFERENCES = "Difference in accuracy on the same pairs, with its interval over the same resampled prompts."
 BY_LENGTH = "Accuracy (and pairs) by the length of the chosen over that of the rejected response:"
@@ -35,7 +36,7 @@ def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str
     Args:
         metrics (`dict`): Contents of `metrics.json`.
         figures (`dict[str, list[tuple[str, str]]]`): From [`~rm_toolkit.evaluation.figures.draw_figures`].
-        path (`Path`): The file; the figures stand beside it in `figures/`.
+        path (`Path`): The file; the figures are beside it in `figures/`.
     """
     names = list(metrics["results"])
     parts = [f"# Evaluation of {', '.join(names)}", table(*overview(metrics))]
@@ -50,7 +51,7 @@ def write_report(metrics: dict[str, Any], figures: dict[str, list[tuple[str, str
 
 
 def overview(metrics: dict[str, Any]) -> Table:
-    """Accuracy of every model on every test set, beside the rule that only counts characters."""
+    """Accuracy of every model on every test set, beside the rule that prefers the longer text."""
     results = metrics["results"]
     first = next(iter(results.values()))
     rows = [
@@ -100,7 +101,7 @@ def model_table(results: dict[str, Any]) -> Table:
 
 
 def shown_tags(results: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yields `(test set, tag, value, its numbers)`; a single value says again what the whole set says."""
+    """Yields `(test set, tag, value, its numbers)`; tags with a single value are skipped, as they repeat the whole set."""
     for test, values in results.items():
         for tag, entries in values["by_tag"].items():
             if len(entries) > 1:
@@ -109,7 +110,7 @@ def shown_tags(results: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[st
 
 
 def tag_table(results: dict[str, Any]) -> Table:
-    """Accuracy and calibration of one model by tag; no rows where there is nothing to tell apart."""
+    """Accuracy and calibration of one model by tag; no rows if no tag has several values."""
     rows = [
         [
             f"{test}, {tag.replace('_', ' ')} {value}",
@@ -136,7 +137,7 @@ def length_table(results: dict[str, Any]) -> Table:
 
 
 def made_with(metrics: dict[str, Any]) -> tuple[Table, Table, str]:
-    """Models, data, and versions in a sentence, so that the figures can be made again."""
+    """Models, data, and versions in a sentence, for reproducing the report."""
     models = [
         [
             name,

@@ -27,18 +27,18 @@ Spec = str | Mapping[str, Any] | DatasetSpec | Dataset
 
 class TestSets:
     """
-    The test sets of an evaluation, in the format that each model reads; each loaded once.
+    The test sets of an evaluation, in the format that each model reads. Each is loaded once.
 
     Args:
         specs (`dict`): Name -> SPEC as in a recipe, or a loaded data set.
-        split (`str`): Split to take where a SPEC names none.
+        split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of fractions and splits made here.
         cache_dir (`str`, *optional*): Cache for raw files.
-        tokenizers (`Callable`): Gives those of all chat models: of a set whose spec says `skip_invalid`, rows that the
-            chat template of one of them refuses are left out for all, so that all are judged by the same pairs.
+        tokenizers (`Callable`): Returns the tokenizers of all chat models. If a set's spec has `skip_invalid`, rows that
+            one of their chat templates refuses are left out for all, so that all models are compared on the same pairs.
     """
 
-    __test__ = False  # pytest takes the name for a class of tests
+    __test__ = False  # pytest would collect the class by its name
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class TestSets:
             data_format (`str`): `text` or `chat`.
 
         Raises:
-            `InputError`: if a set cannot be read, or holds the other format and is no SPEC to convert.
+            `InputError`: if a set cannot be read, or is in the other format and not given as a SPEC to convert.
         """
         if data_format not in self.loaded:
             tables = {}
@@ -83,12 +83,12 @@ class TestSets:
         if refused:
             self.refused[name] = len(refused)
             logger.warning(
-                "%d rows are left out that a chat template refuses; the first: %s", len(refused), refused[0]
+                "%d rows that a chat template refuses are left out; the first: %s", len(refused), refused[0]
             )
         return dataset
 
     def locate(self, name: str, tokenizer: PreTrainedTokenizerBase) -> InputError | None:
-        """Returns an error that names the first row of a set that a chat template refuses, where it stands."""
+        """Returns an error that names the first row of a set that a chat template refuses, and its place."""
         spec = self.specs[name]
         if isinstance(spec, Dataset):
             rows = ((RowPlace(f"test set '{name}'", "row", n), row) for n, row in enumerate(clean_rows(spec), 1))
@@ -97,7 +97,7 @@ class TestSets:
         return problem and InputError(f"test set '{name}': {problem}")
 
     def describe(self, name: str, table: PreferencePairs) -> dict[str, Any]:
-        """Returns what `metrics.json` says of a set: its SPEC, fingerprint and counts."""
+        """Returns the entry of a set in `metrics.json`: its SPEC, fingerprint and counts."""
         spec = self.specs[name]
         return {
             "spec": None if isinstance(spec, Dataset) else asdict(spec) if isinstance(spec, DatasetSpec) else spec,
@@ -117,6 +117,6 @@ def _check_format(dataset: Dataset, data_format: str, name: str) -> None:
     found = "prompt" in dataset.column_names and find_format(dataset.features)
     if found and column in dataset.column_names and found != data_format:
         raise InputError(
-            f"test set '{name}' is in {found} format, but a model reads {data_format}. Give it by a SPEC that leaves out "
-            "`format`, then it is converted for each model."
+            f"test set '{name}' is in {found} format, but a model reads {data_format}. Give it as a SPEC without "
+            "`format`; it is then converted for each model."
         )

@@ -1,4 +1,4 @@
-"""Rewards of a test set -> everything that is said of it: pure functions of arrays, results ready for JSON."""
+"""Rewards of a test set -> all of its metrics: pure functions of arrays, with results ready for JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preferences import PreferencePairs, tag_values
 
 def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     """
-    Judges one model on one test set.
+    Computes all metrics of one model on one test set.
 
     Args:
         pairs (`PreferencePairs`): The test set.
@@ -26,13 +26,13 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
         bootstrap (`Bootstrap`): How intervals are computed.
 
     Returns:
-        `dict`: counts, `accuracy` (`value`, `low`, `high`), `first_two_accuracy` (`None` where no row has a best
-        response), `margin` and `margin_interval`, `loss` (with the margins that the data asks for), `brier`, `ece`,
+        `dict`: counts, `accuracy` (`value`, `low`, `high`), `first_two_accuracy` (`None` if no row has a best
+        response), `margin` and `margin_interval`, `loss` (with the margins of the data), `brier`, `ece`,
         `confidence`, `reward` statistics, `length`, `reliability`, and under `by_tag` the main ones for each value of
         each tag.
 
     Raises:
-        `ValueError`: if there is not one reward for each text.
+        `ValueError`: if the number of rewards is not the number of texts.
     """
     if rewards.shape != (len(pairs.completions),):
         raise ValueError(
@@ -74,7 +74,7 @@ def summarize(pairs: PreferencePairs, rewards: np.ndarray, bootstrap: Bootstrap)
 
 def compare(first: np.ndarray, second: np.ndarray, prompt: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     """
-    Difference in accuracy of two models on the same pairs, both seen on the same resampled prompts.
+    Difference in accuracy of two models on the same pairs, both on the same resampled prompts.
 
     Args:
         first, second (`np.ndarray` of shape `(num_pairs,)`): Margins of the two models, in logits.
@@ -92,12 +92,12 @@ def compare(first: np.ndarray, second: np.ndarray, prompt: np.ndarray, bootstrap
 def _whole_and_parts(
     pairs: PreferencePairs, margins: np.ndarray, lengths: np.ndarray, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], list[float] | None, dict[str, dict[str, Any]]]:
-    """Counts of the set, the interval of its margin, and counts by tag; a part that is the whole is not resampled again."""
+    """Counts of the set, the interval of its margin, and counts by tag; a tag value that covers the set is not resampled."""
     wins = wins_of(margins)
     by_tag: dict[str, dict[str, Any]] = {tag: {} for tag in pairs.tags}
     parts = list(tag_values(pairs))
     smaller = [members for _, _, members in parts if len(members) < len(pairs)]
-    with ThreadPoolExecutor() as pool:  # numpy draws and sums beside other threads
+    with ThreadPoolExecutor() as pool:  # numpy releases the GIL while it draws and sums
         all_of_it = pool.submit(bootstrap.accuracy_intervals, wins, pairs.prompt, [margins])
         found = pool.map(lambda own: bootstrap.accuracy_interval(wins[own], pairs.prompt[own]), smaller)
         interval, margin_interval = all_of_it.result()
@@ -116,7 +116,7 @@ def _counts(
     lengths: np.ndarray,
     interval: list[float] | None,
 ) -> dict[str, Any]:
-    """What is said of every part of a test set, too; `interval` is that of its accuracy."""
+    """The metrics that every part of a test set has, too; `interval` is that of its accuracy."""
     own, prompt = margins[members], pairs.prompt[members]
     low, high = interval or (None, None)
     rule = longer_wins(lengths[pairs.better[members]], lengths[pairs.worse[members]])

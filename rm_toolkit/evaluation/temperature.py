@@ -1,4 +1,4 @@
-"""The one number by which reward differences are divided so that sigmoid(difference / T) is as often right as it says."""
+"""Temperature scaling: one number T that calibrates sigmoid(reward difference / T)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def fit_temperature(margins: np.ndarray, name: str, least_pairs: int = LEAST_PAI
     Args:
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response, in
             logits, on pairs that the model was not trained on.
-        name (`str`): Of what the pairs are, for the error.
-        least_pairs (`int`): Fewer are refused.
+        name (`str`): Name of the set, for the error.
+        least_pairs (`int`): Fewer pairs are refused.
 
     Raises:
-        `InputError`: if there are too few pairs, or no temperature is best: every pair is ranked rightly (the less, the
-            better), or the model ranks no better than chance (the more, the better).
+        `InputError`: if there are too few pairs, or no temperature is best: every pair is ranked correctly (the lower, the
+            better), or the model ranks no better than chance (the higher, the better).
 
     References:
         - Temperature scaling: https://huggingface.co/papers/1706.04599, section 4.2
     """
     margins = check_margins(margins, name, least_pairs)
 
-    def slope(inverse: float) -> float:  # of the mean loss, by 1 / T
+    def slope(inverse: float) -> float:  # derivative of the mean loss with respect to 1 / T
         return float(-(margins * expit(-inverse * margins)).mean())
 
     scale = 1.0 / float(np.abs(margins).max())
@@ -43,7 +43,7 @@ def fit_temperature(margins: np.ndarray, name: str, least_pairs: int = LEAST_PAI
 
 def check_margins(margins: np.ndarray, name: str, least_pairs: int) -> np.ndarray:
     """
-    Returns margins in fp64 that a calibration can be fitted to.
+    Checks that a calibration can be fitted to the margins, and returns them in fp64.
 
     Args:
         margins, name, least_pairs: As in [`fit_temperature`].
@@ -59,11 +59,11 @@ def check_margins(margins: np.ndarray, name: str, least_pairs: int) -> np.ndarra
     if margins.mean() <= 0:
         raise InputError(
             f"{name}: the model ranks these {len(margins):,} pairs no better than chance (mean margin "
-            f"{margins.mean():.3f}), so that no temperature fits. Take pairs like those it was trained for."
+            f"{margins.mean():.3f}), so no temperature fits. Use pairs like those it was trained for."
         )
     if not (margins < 0).any():
         raise InputError(
-            f"{name}: the model ranks all of the {len(margins):,} pairs rightly, so that the best temperature is 0. "
-            "Take more pairs, or harder ones; and none that it was trained on."
+            f"{name}: the model ranks all of the {len(margins):,} pairs correctly, so the best temperature is 0. "
+            "Use more pairs or harder ones, and none that it was trained on."
         )
     return margins

@@ -98,7 +98,7 @@ def inspect_dataset(
         against (`dict`, *optional*): Name -> SPEC of other sets, to find what this one shares with them.
         tokenizer (`str`, *optional*): Folder or Hub id of a tokenizer or model. Without it lengths are in words.
         max_length (`int`, *optional*): Tokens a model reads; default: as the model's settings say, else 512.
-        split (`str`): Split to take where a SPEC names none.
+        split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of splits made here.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw progress bars.

@@ -29,7 +29,7 @@ def write_page(result: dict[str, Any], figures: list[tuple[str, str]], path: Pat
     Args:
         result (`dict`): Contents of `inspection.json`.
         figures (`list[tuple[str, str]]`): From [`~rm_toolkit.inspection.figures.draw_figures`].
-        path (`Path`): The file; the figures stand beside it in `figures/`.
+        path (`Path`): The file; the figures are beside it in `figures/`.
     """
     pictures = {file: content.figure(f"figures/{file}", caption) for file, caption in figures}
     note = EACH_COLUMN if len(result["counts"]) > 1 else ""

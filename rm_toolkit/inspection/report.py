@@ -44,7 +44,7 @@ def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: P
     Args:
         result (`dict`): Contents of `inspection.json`.
         figures (`list[tuple[str, str]]`): From [`~rm_toolkit.inspection.figures.draw_figures`].
-        path (`Path`): The file; the figures stand beside it in `figures/`.
+        path (`Path`): The file; the figures are beside it in `figures/`.
     """
     pictures = {file: image(f"figures/{file}", caption) for file, caption in figures}
     parts = [f"# {inspection_title(result)}", counts_section(result), "## Lengths", lengths_section(result)]

@@ -67,7 +67,7 @@ def test_both_orders_are_one_statement_and_p_grows_with_the_margin(method):
         (drawn(99, 1)[0], None, "temperature", "99 pairs; a calibration needs at least 100"),
         (drawn(999, 1)[0], None, "isotonic", "999 pairs; a calibration needs at least 1,000"),
         (drawn(200, 1)[0], ["p"] * 200, "temperature", "1 prompts; a calibration needs at least 20"),
-        (np.ones(200), None, "temperature", "ranks all of the 200 pairs rightly"),
+        (np.ones(200), None, "temperature", "ranks all of the 200 pairs correctly"),
         (-np.ones(200), None, "temperature", "no better than chance"),
         (np.zeros(200), None, "temperature", "both rewards of every pair are equal"),
     ],
@@ -81,7 +81,7 @@ def test_ties_and_an_uncertain_fit_are_told():
     margins, prompts = drawn(120, 20.0)
     margins[:40] = 0
     notes = " ".join(fit_calibration(margins, prompts, "temperature", "m").notes)
-    assert "40 of 120 pairs have equal rewards" in notes and "is uncertain by" in notes
+    assert "40 of 120 pairs have equal rewards" in notes and "has a standard error of" in notes
 
 
 def test_a_set_that_the_model_was_trained_on_is_refused(tmp_path):
@@ -92,7 +92,7 @@ def test_a_set_that_the_model_was_trained_on_is_refused(tmp_path):
     own = {"path": str(file), "source": "dsp", "domain": "law"}
     # The pairs of another domain of the file have the same prompts and the same texts.
     for spec in (own, {**own, "domain": "art"}, {"path": "folder", "split": "train"}):
-        with pytest.raises(InputError, match="is what the model was trained on"):
+        with pytest.raises(InputError, match="the model was trained on '"):
             check_not_trained_on(settings, {"mine": spec}, "test")
     check_not_trained_on(settings, {"mine": "folder", "other": str(tmp_path / "other.json")}, "test")
 
@@ -195,7 +195,7 @@ def test_the_command_fits_shows_and_keeps(model, rows, tmp_path, capsys, read_js
     assert RewardScorer(model, calibrated=True).calibration.temperature == found["temperature"]
     assert main(command) == 2 and "Pass --overwrite" in capsys.readouterr().err
     assert main(["calibrate", "--model", "nobody/nothing", *command[3:]]) == 2
-    assert "is no folder here" in capsys.readouterr().err
+    assert "is not a local folder" in capsys.readouterr().err
 
 
 def test_a_scored_file_says_how_likely_each_completion_is_the_better(model, tmp_path, capsys):

@@ -212,7 +212,7 @@ def test_names_of_models():
     assert name_models(["a/grft", "b/crft/"]) == {"grft": "a/grft", "crft": "b/crft/"}
     assert name_models(["a/rm", "b/rm"]) == {"a/rm": "a/rm", "b/rm": "b/rm"}
     assert name_models(["base=a/rm", "b/rm"]) == {"base": "a/rm", "rm": "b/rm"}
-    with pytest.raises(InputError, match="a model is named twice"):
+    with pytest.raises(InputError, match="a model is given twice"):
         name_models(["a/rm", "a/rm"])
     with pytest.raises(InputError, match="two models have the same name"):
         name_models(["x=a/rm", "x=b/rm"])

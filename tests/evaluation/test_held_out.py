@@ -27,11 +27,11 @@ def settings(tmp_path, monkeypatch):
 
 def test_another_seed_or_size_is_refused_with_the_one_to_give(settings, tmp_path):
     for path in ("a.json", str(tmp_path / "a.json")):
-        with pytest.raises(InputError, match=r"'law' is split off .*a\.json by seed 0, but 'rm' .* Pass --seed 42"):
+        with pytest.raises(InputError, match=r"'law' is split off .*a\.json with seed 0, but 'rm' .* Pass --seed 42"):
             check_held_out("rm", settings, {"law": {"path": path, "test_size": 0.2}}, 0)
-    with pytest.raises(InputError, match=r"`test_size` 0.1 of a.json, but 'rm' was trained on what 0.2 left"):
+    with pytest.raises(InputError, match=r"`test_size` 0.1 of a.json, but 'rm' was trained with .test_size. 0.2"):
         check_held_out("rm", settings, {"law": DatasetSpec(path="a.json", test_size=0.1)}, 42)
-    with pytest.raises(InputError, match=r"'old' is split off b.json by seed 1"):
+    with pytest.raises(InputError, match=r"'old' is split off b.json with seed 1"):
         check_held_out("rm", settings, {"old": {"path": "b.json", "test_size": 0.5}}, 1)
 
 

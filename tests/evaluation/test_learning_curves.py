@@ -41,7 +41,7 @@ def test_the_domain_is_told_from_the_general_sets(tmp_path, name, log, unit):
 def test_no_log_no_curves_and_a_damaged_one_is_named(tmp_path):
     assert read_learning_curves(tmp_path) is None
     (tmp_path / "training_log.json").write_text('{"log_history": 3}')
-    with pytest.raises(InputError, match=r"training_log.json is no log of a training run"):
+    with pytest.raises(InputError, match=r"training_log.json is not a training log"):
         read_learning_curves(tmp_path)
 
 

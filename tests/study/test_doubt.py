@@ -117,7 +117,7 @@ def test_folds_are_by_prompt_over_all_sets_even_and_seeded():
     for fold in range(5):
         inside, outside = (folds.part(data, fold, held_out=held_out) for held_out in (True, False))
         assert sum(map(len, inside.values())) + sum(map(len, outside.values())) == 50
-    with pytest.raises(InputError, match="11 prompts; that is not enough for 12 parts"):
+    with pytest.raises(InputError, match="11 prompts; 12 parts need at least 12"):
         make_folds(data, 12, seed=0)
 
 
@@ -207,7 +207,7 @@ def test_a_temperature_is_the_least_loss_and_scales_with_the_rewards():
         (np.ones(99), "99 pairs; a calibration needs at least 100"),
         (np.zeros(200), "both rewards of every pair are equal"),
         (np.linspace(-2, 1, 200), "no better than chance"),
-        (np.linspace(0.1, 1, 200), "ranks all of the 200 pairs rightly"),
+        (np.linspace(0.1, 1, 200), "ranks all of the 200 pairs correctly"),
     ],
 )
 def test_what_no_temperature_fits_is_refused(margins, said):

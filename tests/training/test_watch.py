@@ -140,7 +140,7 @@ def test_values_that_are_no_numbers_are_left_out(run):
 def test_a_damaged_log_is_named(run, log):
     folder = run([])
     (folder / "training_log.json").write_text(log)
-    with pytest.raises(InputError, match=r"training_log.json is no log of a training run"):
+    with pytest.raises(InputError, match=r"training_log.json is not a training log"):
         read_run(folder)
 
 
