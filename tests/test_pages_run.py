@@ -95,21 +95,18 @@ def as_here(text: str, addresses: dict[str, str]) -> str:
     return re.sub(r"(?<=[ \"])you/", "tester/", text)
 
 
+@pytest.fixture(scope="module")
+def first_result(checkout: Path, environment: dict[str, str]) -> ServedState:
+    """The first block of the first page has run; gives its general model, as a server holds it."""
+    language, text = runnable(PAGES[0])[0]
+    run(as_here(text, {}), language, checkout, environment)
+    return ServedState(str(checkout / "outputs" / "grft"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_and_the_python_of_a_page_run_as_they_are_written(page, checkout, environment):
-    folder = checkout / "outputs"
-    if page != PAGES[0] and not (folder / "crft-literature").is_dir():
-        for language, text in runnable(PAGES[0])[:1]:
-            run(as_here(text, {}), language, checkout, environment)
-    served = ServedState(str(folder / "grft")) if (folder / "grft").is_dir() else None
-    with llm_server(key="sk-secret") as (model, _):
-        addresses, environment = {"http://localhost:8000/v1": model}, {**environment, "OPENAI_API_KEY": "sk-secret"}
-        if served is None:
-            for language, text in runnable(page):
-                run(as_here(text, addresses), language, checkout, environment)
-            return
-        with reward_server(served) as address:
-            addresses["http://localhost:8000"] = address
-            for language, text in runnable(page):
-                run(as_here(text, addresses), language, checkout, environment)
+def test_the_commands_and_the_python_of_a_page_run_as_they_are_written(page, checkout, environment, first_result):
+    with llm_server(key="sk-secret") as (model, _), reward_server(first_result) as rewards:
+        addresses = {"http://localhost:8000/v1": model, "Qwen/Qwen3-8B": "tiny-chat", "http://localhost:8000": rewards}
+        for language, text in runnable(page)[page == PAGES[0] :]:
+            run(as_here(text, addresses), language, checkout, {**environment, "OPENAI_API_KEY": "sk-secret"})
