@@ -134,7 +134,7 @@ MISTAKES = {
     "the best model without a metric": (
         "load_best_model_at_end: true\neval_strategy: steps\neval_datasets: {a: x}",
         [],
-        r"`metric_for_best_model` is 'loss', for `load_best_model_at_end` .* no 'eval_loss', only 'eval_a_accuracy'",
+        r"`metric_for_best_model` is 'loss', for `load_best_model_at_end` .* will not report 'eval_loss', only 'eval_a_accuracy'",
     ),
     "no steps between evaluations": ("eval_steps: 0", [], "`eval_steps` is 0; it is a number above 0"),
     "a misspelt key of the tiny base": (
