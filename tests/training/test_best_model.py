@@ -59,7 +59,7 @@ def test_many_sets_are_listed_by_set_and_metric(make):
 
 def test_the_default_of_transformers_is_no_metric_of_named_sets(make):
     with pytest.raises(
-        InputError, match=r"is 'loss'.*default.* give no 'eval_loss'.* Did you mean 'eval_helpful_loss'"
+        InputError, match=r"is 'loss'.*default.* not report 'eval_loss'.* Did you mean 'eval_helpful_loss'"
     ):
         make(["helpful"], load_best_model_at_end=True, **EVERY_STEP)
 
