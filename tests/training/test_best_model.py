@@ -117,7 +117,7 @@ def test_the_base_lm_stage_measures_a_loss_of_each_set(tmp_path):
         **EVERY_STEP,
     )
     measured = {"metrics": ("loss",), "of_all_sets": OF_ALL_SETS}
-    with pytest.raises(InputError, match=r"give no 'eval_a_accuracy', only 'eval_a_loss', 'eval_b_loss'"):
+    with pytest.raises(InputError, match=r"not report 'eval_a_accuracy', only 'eval_a_loss', 'eval_b_loss'"):
         check_best_metric(args, {"a": [1], "b": [1]}, **measured)
     for metric in ("a_loss", "eval_b_loss", "mean_token_accuracy"):
         args.metric_for_best_model = metric
