@@ -237,7 +237,7 @@ CASES = {
     ),
     "a checkpoint that is not there": (
         lambda place: {"resume_from_checkpoint": str(place.path / "checkpoint-9")},
-        r"`resume_from_checkpoint` is '.*checkpoint-9', which is no folder",
+        r"`resume_from_checkpoint` is '.*checkpoint-9', which is not a folder",
     ),
     "a checkpoint without weights": (
         lambda place: {"resume_from_checkpoint": place.checkpoint("trainer_state.json")},

@@ -129,14 +129,18 @@ MISTAKES = {
         [],
         "`pairs_per_step` is 10, which 1 process",
     ),
-    "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it is one of 'last', 'eos'"),
-    "a negative coefficient": ("lm_loss_coef: -1.0", [], "`lm_loss_coef` is -1.0; it is a number from 0 to 1,000"),
+    "an unknown pooling": ("pooling_type: mean", [], "`pooling_type` is 'mean'; it must be one of 'last', 'eos'"),
+    "a negative coefficient": (
+        "lm_loss_coef: -1.0",
+        [],
+        "`lm_loss_coef` is -1.0; it must be a number from 0 to 1,000",
+    ),
     "the best model without a metric": (
         "load_best_model_at_end: true\neval_strategy: steps\neval_datasets: {a: x}",
         [],
         r"`metric_for_best_model` is 'loss', for `load_best_model_at_end` .* will not report 'eval_loss', only 'eval_a_accuracy'",
     ),
-    "no steps between evaluations": ("eval_steps: 0", [], "`eval_steps` is 0; it is a number above 0"),
+    "no steps between evaluations": ("eval_steps: 0", [], "`eval_steps` is 0; it must be a number above 0"),
     "a misspelt key of the tiny base": (
         "seed: 1",
         ["--tiny_base", '{"vocab_sise": 512}'],

@@ -1,1 +1,1 @@
-"""Looking at preference data before training on it: counts, lengths, overlaps and the words that tell groups apart."""
+"""Inspects preference data before training: counts, lengths, overlaps and the words that distinguish groups."""

@@ -1,4 +1,4 @@
-"""The pairs of a data set of any size: its texts stay on disk, and are counted as they pass by."""
+"""The pairs of a dataset of any size: its texts stay on disk and are counted as they are read."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 @dataclass
 class Contents:
     """
-    The pairs of a data set; its distinct texts are numbered in the order in which they first stand there.
+    The pairs of a dataset; its distinct texts are numbered in order of first occurrence.
 
     Args:
-        dataset (`datasets.Dataset`): Where the texts are read, each time anew.
-        name (`str`): What errors call it.
-        better (`np.ndarray` of shape `(num_pairs,)`): Text that is preferred in each pair.
-        worse (`np.ndarray` of shape `(num_pairs,)`): Text that it is preferred to.
-        tags (`dict[str, np.ndarray]`): For each tag that the data has, its value for each pair.
-        place (`np.ndarray` of shape `(num_texts,)`): Which response of all responses of the data set each text is.
-        has_template (`bool`): Whether a chat template reads anything beside the messages.
+        dataset (`datasets.Dataset`): The dataset; texts are read from it each time.
+        name (`str`): Its name in errors.
+        better (`np.ndarray` of shape `(num_pairs,)`): Index of the preferred text of each pair.
+        worse (`np.ndarray` of shape `(num_pairs,)`): Index of the other text of each pair.
+        tags (`dict[str, np.ndarray]`): For each tag of the data, its value for each pair.
+        place (`np.ndarray` of shape `(num_texts,)`): Index of each text among all responses of the dataset.
+        has_template (`bool`): Whether a chat template reads anything besides the messages.
     """
 
     dataset: Dataset
@@ -64,17 +64,17 @@ class Contents:
             yield batch
 
     def fingerprint(self) -> str:
-        """As of [`~rm_toolkit.evaluation.preferences.PreferencePairs`]."""
+        """As in [`~rm_toolkit.evaluation.preferences.PreferencePairs`]."""
         template = (_template(text) for text in self.texts()) if self.has_template else None
         return preference_digest((text[:2] for text in self.texts()), template, self.better, self.worse)
 
     def groups(self) -> dict[str, np.ndarray]:
         """
-        Sorts the texts by the domain that wrote them; where that is not known, into chosen and rejected ones.
+        Groups the texts by their domain; if that is not known, into chosen and rejected ones.
 
         Returns:
             `dict[str, np.ndarray]`: Numbers of the distinct texts of each group, in ascending order; domains in
-            alphabetical order. A text that is preferred in one pair and not in another stands in both groups.
+            alphabetical order. A text that is preferred in one pair and not in another is in both groups.
         """
         if "rejected_domain" not in self.tags:
             return {"chosen": np.unique(self.better), "rejected": np.unique(self.worse)}
@@ -88,7 +88,7 @@ class Contents:
 
 def read_contents(dataset: Dataset, name: str) -> Contents:
     """
-    Lists the pairs of a data set as [`~rm_toolkit.evaluation.preferences.read_preferences`] does, without its texts.
+    Lists the pairs of a dataset as [`~rm_toolkit.evaluation.preferences.read_preferences`] does, without its texts.
 
     Raises:
         `InputError`: as there.
@@ -103,7 +103,9 @@ def read_contents(dataset: Dataset, name: str) -> Contents:
 
 
 def digest_of(text: str) -> int:
-    """64 bits over a text, as cleaning takes them: among ten million texts two meet with a chance of 3 in a million."""
+    """
+    A 64-bit hash of a text, as in cleaning: among ten million texts, the chance of a collision is 3 in a million.
+    """
     whole = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little", signed=True)
 
@@ -113,7 +115,7 @@ def _template(text: Conversation) -> dict[str, Any]:
 
 
 class _Occurrences(CollectedPairs):
-    """Numbers every response, equal or not, and keeps a digest of each; which prompt a pair has does not matter here."""
+    """Numbers every response, equal or not, and keeps a digest of each; prompts do not matter here."""
 
     def __init__(self):
         super().__init__()

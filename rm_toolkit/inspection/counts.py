@@ -1,4 +1,4 @@
-"""What is in a set of preferences: pairs and what is wrong with them, lengths, and what it shares with other sets."""
+"""Counts for a set of preferences: pairs and their problems, lengths, and overlap with other sets."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def as_ranked(dataset: Dataset) -> Dataset:
 
 def count_rows(ranked: Dataset) -> dict[str, int]:
     """
-    Counts rows, prompts and pairs, and what cleaning would take out of the pairs.
+    Counts rows, prompts and pairs, and the pairs that cleaning would remove.
 
     Args:
         ranked (`datasets.Dataset`): From [`as_ranked`], not cleaned.
 
     Returns:
         `dict[str, int]`: `rows`, `prompts`, `repeated_prompts` (rows whose prompt an earlier row has), `pairs` (ties
-        included), `empty`, `identical`, `ties`, `duplicates`, and `clean_pairs`, what is left.
+        included), `empty`, `identical`, `ties`, `duplicates`, and `clean_pairs`, those that remain.
     """
     _, counts = clean_pairs(ranked)
     prompts = len(ranked.unique("prompt_id"))
@@ -72,15 +72,15 @@ def count_rows(ranked: Dataset) -> dict[str, int]:
 
 def shared_with(texts: np.ndarray, ids: set[str], other_texts: np.ndarray, other_ids: set[str]) -> dict[str, Any]:
     """
-    Counts what two sets have in common, up to white space.
+    Counts what two sets share, up to white space.
 
     Args:
         texts, other_texts (`np.ndarray`): Their texts, from [`~rm_toolkit.inspection.measures.text_digests`].
         ids, other_ids (`set[str]`): Their prompts, by `prompt_id`.
 
     Returns:
-        `dict`: `prompts` and `texts` (prompt with completion) of the first that also stand in the second, their share
-        of the first, and the sizes of the second.
+        `dict`: `prompts` and `texts` (prompt with completion) of the first that are also in the second, their share
+            of the first, and the sizes of the second.
     """
     prompts, shared = len(ids & other_ids), len(np.intersect1d(texts, other_texts, assume_unique=True))
     return {
@@ -98,9 +98,9 @@ def describe_lengths(lengths: np.ndarray) -> dict[str, float]:
     Number, mean and quantiles of lengths.
 
     Args:
-        lengths (`np.ndarray` of shape `(num_texts,)`): Of at least one text.
+        lengths (`np.ndarray` of shape `(num_texts,)`): Lengths of at least one text.
     """
-    values = np.quantile(lengths, QUANTILES, method="inverted_cdf").tolist()  # lengths that occur, no means of two
+    values = np.quantile(lengths, QUANTILES, method="inverted_cdf").tolist()  # actual lengths, not means of two
     return {
         "texts": len(lengths),
         "mean": float(lengths.mean()),
@@ -111,12 +111,12 @@ def describe_lengths(lengths: np.ndarray) -> dict[str, float]:
 def _row_of_two(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
     empty = [None] * len(batch["chosen"])
     domains = zip(batch["domain"], batch.get("rejected_domain", empty))
-    # A margin means nothing here.
+    # The margin is not used here.
     return {
         "prompt": batch["prompt"],
         "completions": [list(both) for both in zip(batch["chosen"], batch["rejected"])],
         "scores": [
-            label_scores(chosen, rejected, RowPlace("the data set", "row", number + 1))
+            label_scores(chosen, rejected, RowPlace("the dataset", "row", number + 1))
             for chosen, rejected, number in zip(batch["score_chosen"], batch["score_rejected"], numbers)
         ],
         "completion_domains": [[own, rival] if rival else None for own, rival in domains],

@@ -1,4 +1,4 @@
-"""The pictures of an inspection: how long the texts are, and the words that tell groups apart."""
+"""The figures of an inspection: lengths of texts, and the words that distinguish groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CLOUD_SIZE = (760, 420)  # pixels
 INSTALL_WORDCLOUD = "pip install wordcloud"
-# The colours of Okabe and Ito that are pale on white are darkened: here they are text.
+# Okabe and Ito's colors that are pale on white are darkened, because they are used for text here.
 CLOUD_COLORS = (BLUE, VERMILLION, "#00795A", "#A8517F", "#8F6000", "#404040")
 
 
@@ -29,10 +29,10 @@ def draw_figures(
     word_clouds: bool,
 ) -> list[tuple[str, str]]:
     """
-    Draws everything that there is data for.
+    Draws every figure for which there is data.
 
     Returns:
-        `list[tuple[str, str]]`: File names and what they show.
+        `list[tuple[str, str]]`: File names and captions.
     """
     drawn = [("lengths.png", f"Lengths in {result['lengths']['unit']}")]
     cut = result["cut"]
@@ -45,9 +45,9 @@ def draw_figures(
 
 
 def draw_lengths(lengths: dict[str, np.ndarray], unit: str, max_length: int | None, path: Path) -> None:
-    """One histogram a group; where it is known, what a model does not read lies right of a line."""
+    """One histogram per group, with a line at `max_length` if it is known."""
     groups = {name: values for name, values in lengths.items() if len(values)}
-    # The few longest would press all others into one bar.
+    # The few longest would squeeze all others into one bar.
     end = max(float(np.quantile(values, 0.995)) for values in groups.values())
     end = max(end, 1.0)
     bins = num_bins(max(len(values) for values in groups.values()))
@@ -70,7 +70,7 @@ def draw_lengths(lengths: dict[str, np.ndarray], unit: str, max_length: int | No
 
 def draw_words(words: dict[str, list[DistinctiveWord]], path: Path) -> None:
     """
-    One word cloud a group, its words sized by their score.
+    One word cloud per group, words sized by their score.
 
     Raises:
         `InputError`: if `wordcloud` is not installed.
@@ -103,12 +103,12 @@ def draw_words(words: dict[str, list[DistinctiveWord]], path: Path) -> None:
 def require_wordcloud() -> None:
     """
     Raises:
-        `InputError`: with the command that installs it, if `wordcloud` is not there.
+        `InputError`: with the command that installs it, if `wordcloud` is missing.
     """
     try:
         import wordcloud  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"the word clouds need the package `wordcloud`: {INSTALL_WORDCLOUD}; or pass --no-word-clouds, the table of "
-            "words needs none."
+            f"the word clouds need the package `wordcloud`: {INSTALL_WORDCLOUD}; or pass --no-word-clouds; the table of "
+            "words does not need it."
         ) from error

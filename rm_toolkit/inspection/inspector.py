@@ -1,4 +1,4 @@
-"""One preference data set -> what a person should know of it before training on it."""
+"""One preference dataset -> what to know about it before training on it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ DEFAULT_MAX_LENGTH = 512
 @dataclass
 class Inspection:
     """
-    What [`inspect_dataset`] found.
+    The result of [`inspect_dataset`].
 
     Args:
         result (`dict`): Contents of `inspection.json`.
-        lengths (`dict[str, np.ndarray]`): Length of each text of each group, in the unit that `result` names.
+        lengths (`dict[str, np.ndarray]`): Length of each text of each group, in the unit in `result`.
         words (`dict[str, list[DistinctiveWord]]`): Distinctive words of each group, best first.
     """
 
@@ -51,10 +51,10 @@ class Inspection:
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False, word_clouds: bool = True) -> None:
         """
-        Writes `inspection.json`, `report.md`, `report.html` and `figures/`; the folder appears when it is whole.
+        Writes `inspection.json`, `report.md`, `report.html` and `figures/`; the folder appears when it is complete.
 
         Args:
-            folder (`str` or `os.PathLike`): Where to.
+            folder (`str` or `os.PathLike`): The folder to write.
             overwrite (`bool`): Whether to replace an earlier report.
             word_clouds (`bool`): Whether to draw the words too; needs the package `wordcloud`.
 
@@ -91,11 +91,11 @@ def inspect_dataset(
     show_progress: bool = True,
 ) -> Inspection:
     """
-    Counts what is in a preference data set as it stands, before cleaning.
+    Counts what is in a preference dataset as it is, before cleaning.
 
     Args:
-        spec (`str` or `dict`): SPEC as in a recipe. A DSP file without a `domain` is seen from each of its domains.
-        against (`dict`, *optional*): Name -> SPEC of other sets, to find what this one shares with them.
+        spec (`str` or `dict`): SPEC as in a recipe. A DSP file without a `domain` is counted once per domain.
+        against (`dict`, *optional*): Name -> SPEC of other sets, to find overlaps.
         tokenizer (`str`, *optional*): Folder or Hub id of a tokenizer or model. Without it lengths are in words.
         max_length (`int`, *optional*): Tokens a model reads; default: as the model's settings say, else 512.
         split (`str`): Split to use if a SPEC does not name one.
@@ -142,7 +142,7 @@ def inspect_dataset(
 
 class LengthCounter:
     """
-    Lengths of texts in tokens, or in words where no tokenizer is given.
+    Lengths of texts in tokens, or in words if no tokenizer is given.
 
     Args:
         tokenizer (`str`, *optional*): Folder or Hub id (also `ID@REVISION`).
@@ -157,15 +157,15 @@ class LengthCounter:
         settings = None if tokenizer is None else load_settings(name, revision)
         self.max_length = settings.max_length if settings else DEFAULT_MAX_LENGTH
         if self.tokenizer is not None and not self.tokenizer.chat_template:
-            self.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE  # as training gives it to such a tokenizer
+            self.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE  # as in training for such a tokenizer
 
     def __call__(self, texts: Sequence[tuple[Text, Text]], whole: bool) -> np.ndarray:
         """
-        Counts.
+        Counts tokens or words.
 
         Args:
             texts (`Sequence[tuple]`): (prompt, completion).
-            whole (`bool`): Whether a model reads them as they are, special tokens and chat template included.
+            whole (`bool`): Whether to count them as a model reads them, with special tokens and chat template.
 
         Returns:
             `np.ndarray` of shape `(num_texts,)`.
@@ -182,7 +182,7 @@ class LengthCounter:
 
 
 def _views(spec: DatasetSpec, read: dict[str, Any]) -> dict[str, Dataset]:
-    """The data set; a DSP file once for each domain whose answers may be the preferred ones."""
+    """The dataset; a DSP file once per domain that can be the preferred one."""
     if spec.source in (None, AUTO, "dsp") and spec.domain is None and Path(spec.path).is_file():
         _, record = next(read_records(RecordFile(spec.path)))
         responses = record.get("responses") if isinstance(record, dict) and "query" in record else None

@@ -1,4 +1,4 @@
-"""Lengths and words of the texts of a data set, counted batch by batch."""
+"""Lengths and words of the texts of a dataset, counted batch by batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .contents import Contents, digest_of
 from .words import DistinctiveWord, WordCounts
 
 
-# Length of each (prompt, completion); the second argument says whether a model reads them as they are.
+# Length of each (prompt, completion); the second argument: whether to count them as a model reads them.
 Count = Callable[[Sequence[tuple[Text, Text]], bool], np.ndarray]
 
 
 @dataclass
 class Measures:
     """
-    What is counted of the texts of a data set.
+    Counts for the texts of a dataset.
 
     Args:
         lengths (`dict[str, np.ndarray]`): Lengths of `whole texts`, `prompts`, and the responses of each group.
@@ -44,8 +44,8 @@ def measure(contents: Contents, count: Count, show_progress: bool) -> Measures:
     Counts lengths and words in one pass over the texts.
 
     Args:
-        contents (`Contents`): The data set.
-        count (`Callable`): Length of each text; its second argument says whether they are whole texts.
+        contents (`Contents`): The dataset.
+        count (`Callable`): Returns the length of each text; its second argument: whether they are whole texts.
         show_progress (`bool`): Whether to draw a progress bar.
     """
     groups = contents.groups()
@@ -80,7 +80,7 @@ def completion_characters(contents: Contents) -> np.ndarray:
 
 
 def text_digests(contents: Contents) -> np.ndarray:
-    """64 bits over each text up to white space, each once: prompt, completion and what else the template reads."""
+    """A 64-bit hash of each distinct text, up to white space: prompt, completion and other inputs of the template."""
     digests = (
         digest_of(f"{normalize(p)}\n{normalize(c)}" + "".join(canonical(t) for t in more if t))
         for p, c, *more in contents.texts()
@@ -89,7 +89,7 @@ def text_digests(contents: Contents) -> np.ndarray:
 
 
 class _PromptLengths:
-    """Lengths of the prompts that differ in more than white space; of those that do not, that of the last one."""
+    """Lengths of the prompts that differ in more than white space; the last of equal ones counts."""
 
     def __init__(self, count: Count):
         self.count = count
@@ -97,7 +97,7 @@ class _PromptLengths:
         self.last: Text | None = None
 
     def add(self, prompts: list[Text], empty: Text) -> None:
-        """Counts the prompts of a batch; one like the prompt before it is the same."""
+        """Counts the prompts of a batch; consecutive equal prompts count once."""
         new = []
         for prompt in prompts:
             if prompt and prompt != self.last:
@@ -113,5 +113,5 @@ class _PromptLengths:
 
 
 def content(text: Text) -> str:
-    """A string as it is, of messages their contents."""
+    """A string as it is; for messages, their contents."""
     return text if isinstance(text, str) else "\n".join(content_text(message) for message in text)

@@ -24,15 +24,15 @@ STEPS = {
 WORDS_SHOWN = 15
 EACH_COLUMN = "Each column: the answers of that domain are preferred over all the others."
 COUNTED = (
-    "Ties are pairs of equal scores; identical texts are the same response twice; a duplicate is, up to white space, "
-    "an earlier pair. Training uses the clean pairs."
+    "Ties are pairs with equal scores; identical texts are the same response twice; a duplicate equals an earlier "
+    "pair up to white space. Training uses the clean pairs."
 )
-SHARES = "Up to white space; shares are of this data set."
+SHARES = "Up to white space; shares are of this dataset."
 MEASURE = (
     "z-score of the weighted log-odds-ratio of a word in a group against all others (Monroe, Colaresi and Quinn "
-    "2008), the prior shaped like the whole corpus and as large as the average group; in brackets how many texts of the "
-    "group say it. Counted once a text; words of two letters or more in at least three texts, without English stop "
-    "words, with a score above 1.96."
+    "2008), the prior shaped like the whole corpus and as large as the average group; in brackets the number of texts of the "
+    "group with the word. Counted once per text; words of two letters or more in at least three texts, without English "
+    "stop words, with a score above 1.96."
 )
 Table = tuple[list[str], list[list[str]]]  # headings and rows
 
@@ -61,13 +61,13 @@ def write_report(result: dict[str, Any], figures: list[tuple[str, str]], path: P
 
 
 def counts_section(result: dict[str, Any]) -> str:
-    """Rows, pairs and what cleaning takes out, with what the words mean."""
+    """Rows, pairs and what cleaning removes, with an explanation of the terms."""
     note = f"{EACH_COLUMN}\n\n" if len(result["counts"]) > 1 else ""
     return f"{note}{table(*counts_table(result))}\n\n{COUNTED}"
 
 
 def counts_table(result: dict[str, Any]) -> Table:
-    """A column for each domain that may be the preferred one."""
+    """A column for each domain that can be the preferred one."""
     views = list(result["counts"])
     rows = [[title, *(f"{result['counts'][view][key]:,}" for view in views)] for key, title in STEPS.items()]
     rows.append(["accuracy of 'the longer response wins'", *(number(result["longer_wins"][view]) for view in views)])
@@ -75,7 +75,7 @@ def counts_table(result: dict[str, Any]) -> Table:
 
 
 def lengths_section(result: dict[str, Any]) -> str:
-    """Quantiles, and how many texts a model would not read whole."""
+    """Quantiles, and how many texts a model would truncate."""
     return f"{table(*lengths_table(result))}\n\n{cut_sentence(result)}"
 
 
@@ -93,23 +93,23 @@ def lengths_table(result: dict[str, Any]) -> Table:
 
 
 def cut_sentence(result: dict[str, Any]) -> str:
-    """Says how many texts a model would not read whole."""
+    """Says how many texts a model would truncate."""
     if not result["cut"]:
         return "No tokenizer was given (`--tokenizer`): these are words between white space."
     cut = result["cut"]
     return (
         f"{cut['texts']:,} of {result['texts']:,} texts ({cut['share']:.1%}) are longer than `max_length` "
-        f"{cut['max_length']}; they lose their beginning."
+        f"{cut['max_length']}; they are cut at their beginning."
     )
 
 
 def overlap_section(result: dict[str, Any]) -> str:
-    """Prompts and whole texts that stand in other sets as well."""
+    """Prompts and whole texts that are also in other sets."""
     return f"{table(*overlap_table(result))}\n\n{SHARES}"
 
 
 def overlap_table(result: dict[str, Any]) -> Table:
-    """What each other set shares."""
+    """Overlap with each other set."""
     rows = [
         [
             name,
@@ -124,12 +124,12 @@ def overlap_table(result: dict[str, Any]) -> Table:
 
 
 def words_section(result: dict[str, Any]) -> str:
-    """The measure in words, and the best words of each group."""
+    """A description of the measure, and the top words of each group."""
     return f"{MEASURE}\n\n" + table(*words_table(result))
 
 
 def words_table(result: dict[str, Any]) -> Table:
-    """The best words of each group."""
+    """The top words of each group."""
     groups = result["words"]
     lines = [
         [str(place + 1), *(_word(words[place]) if place < len(words) else "" for words in groups.values())]

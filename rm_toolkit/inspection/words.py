@@ -1,4 +1,4 @@
-"""Words that tell groups of texts apart: weighted log-odds-ratio with an informative Dirichlet prior."""
+"""Words that distinguish groups of texts: weighted log-odds-ratio with an informative Dirichlet prior."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 
-# At least two letters; an apostrophe may stand among them.
+# At least two letters; may include an apostrophe.
 WORD = r"(?u)\b[^\W\d_](?:['’]?[^\W\d_])+\b"
-# What chance exceeds for one word in twenty, above or below.
+# Exceeded by chance for one word in twenty, above or below.
 LEAST_SCORE = 1.96
 
 
 @dataclass(frozen=True)
 class DistinctiveWord:
     """
-    A word and what speaks for it.
+    A word and its evidence.
 
     Args:
         word (`str`): In lower case.
         score (`float`): z-score of the log-odds ratio of the group against all other groups.
-        texts (`int`): Texts of the group that say it.
-        other_texts (`int`): Texts of the other groups that say it.
+        texts (`int`): Texts of the group with the word.
+        other_texts (`int`): Texts of the other groups with the word.
     """
 
     word: str
@@ -38,13 +38,13 @@ def distinctive_words(
     """
     Finds the words that set each group of texts apart from all the others.
 
-    A text counts a word once, however often it says it: a name in a single story is no mark of the group. English stop
+    A word counts once per text: a name in a single story does not characterize the group. English stop
     words are left out (scikit-learn's list); other languages keep theirs.
 
     Args:
         groups (`dict[str, Sequence[str]]`): Texts of each group, at least two groups.
-        most (`int`): Words of each group at most; only such with a score above 1.96.
-        min_texts (`int`): A word must stand in at least so many texts.
+        most (`int`): Most words per group; only those with a score above 1.96.
+        min_texts (`int`): Smallest number of texts with the word.
 
     Returns:
         `dict[str, list[DistinctiveWord]]`: For each group, highest score first.
@@ -59,7 +59,7 @@ def distinctive_words(
 
 class WordCounts:
     """
-    How many texts of each group say each word, as the texts come in; see [`distinctive_words`].
+    Counts the texts of each group with each word, incrementally; see [`distinctive_words`].
 
     Args:
         num_groups (`int`): Number of groups.
@@ -125,14 +125,15 @@ def log_odds(counts: np.ndarray) -> np.ndarray:
     """
     z-scores of the log-odds ratio of each word in each group against all other groups.
 
-    The prior has the shape of the whole corpus and the size of the average group: until its own words weigh more, a group
-    counts as saying each word as often as all groups do.
+    The prior has the shape of the whole corpus and the size of the average group: until its own
+    words weigh more, a group counts as using each word as often as all groups do.
 
     Args:
-        counts (`np.ndarray` of shape `(num_groups, num_words)`): How often each group says each word; every word is said.
+        counts (`np.ndarray` of shape `(num_groups, num_words)`): How often each group uses each word; every word is
+            used.
 
     Returns:
-        `np.ndarray` of shape `(num_groups, num_words)`: Above 0 where a group says a word more often than the others.
+        `np.ndarray` of shape `(num_groups, num_words)`: Above 0 if a group uses a word more often than the others.
 
     References:
         - Monroe, Colaresi and Quinn (2008), "Fightin' Words", Political Analysis 16(4), section 3.5.1

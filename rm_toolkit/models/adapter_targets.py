@@ -23,7 +23,7 @@ def check_adapter_kind(peft_config: Any) -> None:
     """
     if not isinstance(peft_config, PeftConfig):
         raise InputError(
-            f"`peft_config` is a {type(peft_config).__name__}; it is a PEFT config, such as `peft.LoraConfig(r=16)`."
+            f"`peft_config` is a {type(peft_config).__name__}; it must be a PEFT config, such as `peft.LoraConfig(r=16)`."
         )
     if isinstance(peft_config, PromptLearningConfig):
         raise InputError(

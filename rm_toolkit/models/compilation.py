@@ -18,7 +18,7 @@ def check_backend(backend: str) -> None:
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
-        raise InputError(f"`torch_compile_backend` is '{backend}'; it is one of {name_list(sorted(known))}.")
+        raise InputError(f"`torch_compile_backend` is '{backend}'; it must be one of {name_list(sorted(known))}.")
 
 
 def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:

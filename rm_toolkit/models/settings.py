@@ -59,9 +59,9 @@ class RewardModelSettings:
 
     def __post_init__(self):
         if self.pooling_type not in POOLING_TYPES:
-            raise InputError(f"`pooling_type` is '{self.pooling_type}'; it is one of {name_list(POOLING_TYPES)}.")
+            raise InputError(f"`pooling_type` is '{self.pooling_type}'; it must be one of {name_list(POOLING_TYPES)}.")
         if self.data_format not in DATA_FORMATS:
-            raise InputError(f"`data_format` is '{self.data_format}'; it is one of {name_list(DATA_FORMATS)}.")
+            raise InputError(f"`data_format` is '{self.data_format}'; it must be one of {name_list(DATA_FORMATS)}.")
         if not self.max_length or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
 

@@ -1,1 +1,1 @@
-"""What is written and printed: console, Markdown, pictures, folders and files written whole, locks, redaction, strict YAML."""
+"""Console, Markdown, figures, settings files, files and folders written atomically, locks, redaction, strict YAML."""

@@ -12,13 +12,13 @@ from .redaction import redact
 
 
 class _Console(Console):
-    """A console that prints no secret."""
+    """A console that hides secrets."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(redact(item) if isinstance(item, str) else item for item in objects), **options)
 
 
-# Paths and names are the user's: brackets and colons in them are no markup.
+# Brackets and colons in the user's paths and names are not markup.
 console = _Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""How a command or a recipe ends early: a mistake, a full disk, a signal or a fault is one line and an exit code."""
+"""How a command or a recipe ends early: a mistake, a full disk, a signal or a bug gives one line and an exit code."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _STORAGE = {
     errno.EIO: ("the disk reports an error", "Check the disk, then start again."),
     errno.EMFILE: ("too many files are open", "Raise the limit (`ulimit -n`)."),
 }
-# What libraries that are not written in Python say of the same things.
+# Messages of libraries not written in Python for the same errors.
 _IN_WORDS = {
     "No space left on device": errno.ENOSPC,
-    "Not enough disk space": errno.ENOSPC,  # datasets looks before it writes
+    "Not enough disk space": errno.ENOSPC,  # datasets checks before it writes
     "Disk quota exceeded": errno.EDQUOT,
     "File too large": errno.EFBIG,
     "Read-only file system": errno.EROFS,
     "Permission denied": errno.EACCES,
     "File name too long": errno.ENAMETOOLONG,
 }
-# What the backends of `torch.distributed` say when a process that they talk to is gone.
+# Messages of the backends of `torch.distributed` when another process has ended.
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -68,11 +68,11 @@ _QUOTED_PATH = re.compile(r"['\"`](/[^'\"`]+)['\"`]")
 @dataclass(frozen=True)
 class Ending:
     """
-    What an exception means to the one who started the command.
+    What an exception means to the user of the command.
 
     Args:
         code (`int`): The exit code.
-        message (`str`, *optional*): What is printed; `None` where it has been said.
+        message (`str`, *optional*): The message to print; `None` if it has been printed.
     """
 
     code: int
@@ -81,11 +81,11 @@ class Ending:
 
 def stopped(signal_number: int, hint: str | None) -> BaseException:
     """
-    Returns the exception that ends a command which has been told to stop.
+    Returns the exception that ends a command after a signal.
 
     Args:
         signal_number (`int`): SIGINT or SIGTERM.
-        hint (`str`, *optional*): What to do next; `None` where that has been said already.
+        hint (`str`, *optional*): What to do next; `None` if that has been printed already.
     """
     error = raised_by(signal_number)
     error.hint = hint  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def stopped(signal_number: int, hint: str | None) -> BaseException:
 @contextlib.contextmanager
 def hint_if_stopped(hint: str) -> Iterator[None]:
     """
-    A context that says how to go on where it is left by Ctrl-C or SIGTERM.
+    A context that adds a hint on how to continue if it is left by Ctrl-C or SIGTERM.
 
     Args:
         hint (`str`): One sentence.
@@ -109,18 +109,18 @@ def hint_if_stopped(hint: str) -> Iterator[None]:
 
 def ending_of(error: BaseException) -> Ending:
     """
-    Returns how a command ends that an exception has reached the top of.
+    Returns how a command ends after an uncaught exception.
 
     Args:
-        error (`BaseException`): Any but `SystemExit`. Where it is a fault of the toolkit, its traceback is written to a
-            file, or to stderr where no file can be written.
+        error (`BaseException`): Any but `SystemExit`. For a bug in the toolkit, its traceback is written to a
+            file, or to stderr if no file can be written.
     """
     remove_own_files()
     if isinstance(error, InputError):
         return Ending(MISTAKE, f"error: {redact(str(error))}")
     if isinstance(error, KeyboardInterrupt):
         by, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
-        hint = getattr(error, "hint", "Nothing is left half-written.")
+        hint = getattr(error, "hint", "No partial output is left.")
         return Ending(code, None if hint is None else f"stopped by {by}. {hint}")
     if isinstance(error, BrokenPipeError):
         forget_stdout()
@@ -132,8 +132,8 @@ def ending_of(error: BaseException) -> Ending:
         said = one_line(redact(class_and_line(error, 200)))
         return Ending(
             FAULT,
-            f"error: another process of this run has ended or does not answer ({said}), so this one ends too. If it has said "
-            "why, that is the reason. Go on with --resume_from_checkpoint auto.",
+            f"error: another process of this run has ended or does not answer ({said}), so this one ends too. See its "
+            "message for the reason. Resume with --resume_from_checkpoint auto.",
         )
     where = _written(redact("".join(traceback.format_exception(error))))
     said = one_line(redact(class_and_line(error, 300)))
@@ -143,7 +143,7 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an exception means that another one of several processes is gone: its own message says more."""
+    """Whether an exception means that another process of the run has ended; that process's message says more."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
     cause: BaseException | None = error
@@ -156,7 +156,7 @@ def is_lost_process(error: BaseException) -> bool:
 
 def storage_error(error: BaseException) -> str | None:
     """
-    Returns what is wrong with a disk or a path, and what to do, or `None` where the exception is of another kind.
+    Returns what is wrong with a disk or a path, and what to do; `None` for other exceptions.
 
     Args:
         error (`BaseException`): As raised by Python or by any library, or raised because of such an exception.
@@ -171,11 +171,11 @@ def storage_error(error: BaseException) -> str | None:
         if number is not None:
             what, remedy = _STORAGE[number]
             named = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
-            if isinstance(cause, shutil.Error):  # of a folder's files: from where, to where, why not
+            if isinstance(cause, shutil.Error):  # for each file of a folder: source, target, reason
                 named = next((to for _, to, _ in cause.args[0]), None) if isinstance(cause.args[0], list) else named
             quoted = _QUOTED_PATH.search(text)
             path = named if isinstance(named, str | os.PathLike) else quoted[1] if quoted else _place(error)
-            if path is None:  # pyarrow, for one, does not say which file it was
+            if path is None:  # pyarrow, for example, does not name the file
                 return redact(f"{what} ({one_line(class_and_line(cause, 200))}). {remedy}")
             return redact(f"{one_line(os.fspath(path), 300)}: {what}. {remedy}")
         cause = cause.__cause__ or cause.__context__
@@ -183,14 +183,14 @@ def storage_error(error: BaseException) -> str | None:
 
 
 def _place(error: BaseException) -> str | None:
-    """What was being written when an exception was raised that does not say it itself."""
+    """What was being written when an exception was raised, if it does not say so itself."""
     place, cause = None, error
     while cause is not None:
-        place = getattr(cause, "place", None) or place  # the innermost knows best
+        place = getattr(cause, "place", None) or place  # the innermost is the most precise
         cause = cause.__cause__ or cause.__context__
     if place is not None and is_full(place):
         return place
-    return full_place() or place  # a cache, say, that is written to in passing
+    return full_place() or place  # such as a cache that is written to on the way
 
 
 def _written(text: str) -> str:
@@ -205,7 +205,7 @@ def _written(text: str) -> str:
 
 
 def forget_stdout() -> None:
-    """Lets go of a standard output that cannot be written; Python would complain once more when it flushes at exit."""
+    """Drops a standard output that cannot be written; Python would report it again when it flushes at exit."""
     try:
         sys.stdout.flush()
         return

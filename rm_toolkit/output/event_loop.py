@@ -1,4 +1,4 @@
-"""Work that waits for many things at once ends at Ctrl-C and SIGTERM where it waits, never in the middle of a write."""
+"""On Ctrl-C and SIGTERM, concurrent work ends where it waits, never in the middle of a write."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """
-    Runs a coroutine in an event loop of its own.
+    Runs a coroutine in its own event loop.
 
     Raises:
-        `KeyboardInterrupt`: after Ctrl-C, or as [`~rm_toolkit.output.stop_signals.Terminated`] after SIGTERM, when the work has
-            been cancelled and has cleaned up.
+        `KeyboardInterrupt`: after Ctrl-C, or as [`~rm_toolkit.output.stop_signals.Terminated`] after SIGTERM, once the
+            work has been cancelled and has cleaned up.
     """
     received: list[int] = []
     before: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""What a command writes: refused while in use, written beside its place, and renamed when whole."""
+"""Output of a command: refused while in use, written to a temporary name, and renamed when complete."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ def check_output(folder: Path, overwrite: bool, *, marker: str, command: str) ->
     Refuses an output folder that may not be written.
 
     Args:
-        folder (`Path`): Where the command writes to.
+        folder (`Path`): Output folder of the command.
         overwrite (`bool`): Whether an earlier output of the same command may be replaced.
-        marker (`str`): File by which such an output is known.
+        marker (`str`): File that identifies such an output.
         command (`str`): The command, for the message.
 
     Raises:
-        `InputError`: if `folder` is in use without `overwrite`, or with it, not ours to replace.
+        `InputError`: if `folder` is in use, unless `overwrite` is set and the folder is an earlier output.
     """
     if folder.is_file():
-        raise InputError(f"{folder}: there is a file of that name; the output must be a folder.")
+        raise InputError(f"{folder}: a file has that name; the output must be a folder.")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(
-            f"{folder}: cannot be made, since {above} is not a folder that can be written to. Name another output."
+            f"{folder}: cannot be created, because {above} is not a writable folder. Name another output."
         )
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{folder}: the output folder is in use. Take another one, or pass --overwrite.")
+        raise InputError(f"{folder}: the output folder is in use. Use another one, or pass --overwrite.")
     if not (folder / marker).is_file():
         raise InputError(
-            f"{folder}: not a folder that {command} wrote, so --overwrite leaves it alone. Remove it yourself."
+            f"{folder}: {command} did not write this folder, so --overwrite does not replace it. Remove it yourself."
         )
 
 
 @contextlib.contextmanager
 def replaced_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     """
-    Gives a file to write into, beside its place; without an error it is put on the disk and renamed: never half there.
+    Gives a temporary file beside the target to write into; without an error it is flushed and renamed (atomic).
 
     Args:
-        path (`str` or `os.PathLike`): Where to, in a folder that is there; what stands there is replaced.
+        path (`str` or `os.PathLike`): The target, in an existing folder; an existing file is replaced.
         mode (`str`): `w` for text (UTF-8), `wb` for bytes.
     """
     path = Path(path)
@@ -60,12 +60,12 @@ def replaced_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]
         yield file
         file.flush()
         os.fsync(file.fileno())
-        file.close()  # a network file system may say only now that there was no room
+        file.close()  # a network file system may report only now that it is full
         os.replace(temporary, path)
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file whole, see [`replaced_file`]."""
+    """Writes a text file atomically, see [`replaced_file`]."""
     with replaced_file(path) as file:
         file.write(text)
 
@@ -73,10 +73,10 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """
-    Gives an empty folder to write into, beside its place; without an error it is renamed: never half there.
+    Gives an empty temporary folder beside the target to write into; without an error it is renamed (atomic).
 
     Args:
-        folder (`Path`): Where to; what stands there is replaced, and comes back if that fails.
+        folder (`Path`): The target; an existing folder is replaced, and restored if that fails.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder) as unfinished, about(folder):
@@ -87,7 +87,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def _put_in_place(new: Path, folder: Path, old: Path) -> None:
-    """Renames, so that one of the two is under the name at every moment where the system can exchange two folders."""
+    """Renames; where the system can exchange two folders, the name always exists."""
     if folder.exists():
         if _exchange(new, folder):
             return
@@ -101,7 +101,7 @@ def _put_in_place(new: Path, folder: Path, old: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Gives two paths each other's names at once; returns whether this system and file system can."""
+    """Exchanges the names of two paths atomically; returns whether this system and file system can."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
     if rename is None:
         return False
@@ -112,10 +112,10 @@ def _exchange(one: Path, other: Path) -> bool:
 @contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """
-    [`replaced_folder`] for what a command writes: one process at a time.
+    [`replaced_folder`] for the output of a command, by one process at a time.
 
     Args:
-        folder (`Path`): Where to, checked with [`check_output`]; what stands there is replaced.
+        folder (`Path`): The target, checked with [`check_output`]; an existing folder is replaced.
 
     Raises:
         `InputError`: if another process writes that folder.

@@ -1,4 +1,4 @@
-"""Who holds an output, as its lock file says, and when it last showed that it lives."""
+"""Who holds an output, according to its lock file, and its last sign of life."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ STALE_SECONDS = 600.0
 @dataclass(frozen=True)
 class Holder:
     """
-    Who holds an output, as the lock file says.
+    Who holds an output, according to the lock file.
 
     Args:
         host (`str`): Name of the computer, which says nothing by itself: containers and computers may share one.
-        machine (`str`): What all containers on one computer share until it is started again; else the host's name.
+        machine (`str`): Boot id, which all containers on one computer share; else the host's name.
         pid (`int`): Process.
         command (`str`): Its command line.
-        since (`str`): When it began, ISO 8601.
+        since (`str`): Its start time, ISO 8601.
         pid_namespace (`int`, *optional*): In which `pid` is a number: that of the container. `None` if it is not known, as
             in lock files of 0.7.0 and earlier.
         started (`int`, *optional*): When the process was started, in ticks since the computer was: another one may get
@@ -63,13 +63,13 @@ class Holder:
 
 def read_holder(path: Path) -> Holder | None:
     """
-    Returns who a lock file names; `None` where there is none, or nobody has written a name into it yet.
+    Returns the holder named in a lock file; `None` if there is no file, or no name in it yet.
 
     Raises:
         `InputError`: if the file is something else.
     """
     try:
-        content = path.read_bytes().strip(b"\0")  # zeros: the power was cut before the name was on the disk
+        content = path.read_bytes().strip(b"\0")  # zeros: a power failure before the name was on the disk
     except FileNotFoundError:
         return None
     if not content:
@@ -89,7 +89,7 @@ def read_holder(path: Path) -> Holder | None:
 def describe_holder(path: Path, output: Path, age: float | None = None) -> str:
     """Says who is writing an output, and what to do; with the `age` of the last sign of life, where that has decided."""
     holder = None
-    for _ in range(10):  # a holder that has just taken it writes its name in a moment
+    for _ in range(10):  # a new holder writes its name within a moment
         if (holder := read_holder(path)) is not None:
             break
         time.sleep(0.05)
@@ -179,7 +179,7 @@ def pid_namespace() -> int | None:
 
 
 def machine() -> str:
-    """Returns what all containers on this computer share until it is started again; else the host's name."""
+    """Returns the boot id, which all containers on this computer share; else the host's name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -187,7 +187,7 @@ def machine() -> str:
 
 
 def this_process() -> Holder:
-    """Returns the holder that this process is."""
+    """Returns the holder for this process."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     pid = os.getpid()

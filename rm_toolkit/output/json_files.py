@@ -1,4 +1,4 @@
-"""Files of settings as they come from anywhere: read in bounded time and memory, or refused in one line."""
+"""Reads settings files from untrusted sources in bounded time and memory, or refuses them in one line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from ..errors import InputError, first_line, one_line
 
 
-# No file of settings is as large. Vocabularies of a million tokens take some 100 MB.
+# No settings file is that large. A vocabulary of a million tokens takes about 100 MB.
 MOST_BYTES = 1 << 30
 REMEDY = "Save the model again, or restore the file."
 
 
 def check_regular(path: str | os.PathLike, most_bytes: int | None = MOST_BYTES) -> None:
     """
-    Refuses what is no file that can be read to its end: a folder, a pipe, a device, a link that leads nowhere.
+    Refuses a path that is not a regular file: a folder, a pipe, a device, a broken link.
 
     Args:
-        path (`str` or `os.PathLike`): What is there under the name of a file.
+        path (`str` or `os.PathLike`): The path.
         most_bytes (`int`, *optional*): Largest size.
 
     Raises:
@@ -38,7 +38,7 @@ def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
     Reads a text file.
 
     Raises:
-        `InputError`: if it is no regular file, is larger than `most_bytes`, cannot be read, or is not UTF-8.
+        `InputError`: if it is not a regular file, is larger than `most_bytes`, cannot be read, or is not UTF-8.
     """
     try:
         return _read_text(path, most_bytes)
@@ -56,7 +56,8 @@ def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: 
         remedy (`str`): What to do, one sentence.
 
     Raises:
-        `InputError`: as [`read_text`]; if it is no valid JSON, is nested too deep or holds an integer without an end.
+        `InputError`: as [`read_text`]; if it is not valid JSON, is nested too deeply or has an integer with too many
+            digits.
     """
     try:
         return load_json(path, most_bytes)
@@ -66,17 +67,17 @@ def read_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remedy: 
 
 def load_json(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> Any:
     """
-    Reads a JSON file for a caller that says by itself what cannot be read.
+    Reads a JSON file for a caller that writes its own error message.
 
     Raises:
-        `OSError`: as Python does; `FileNotFoundError` where there is none.
+        `OSError`: as in Python; `FileNotFoundError` if there is no file.
         `ValueError`: with what is wrong, without the path.
     """
     text = _read_text(path, most_bytes)
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("is nested too deep to be read") from error
+        raise ValueError("is nested too deeply to read") from error
     except ValueError as error:
         why = "it is empty" if not text.strip() else one_line(first_line(error), 160)
         raise ValueError(f"is not valid JSON ({why})") from error
@@ -95,13 +96,13 @@ def _check_regular(path: str | os.PathLike, most_bytes: int | None) -> None:
         found = os.stat(path)
     except FileNotFoundError as error:
         if os.path.islink(path):
-            raise ValueError("is a link that leads to no file") from error
+            raise ValueError("is a broken link") from error
         raise
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise ValueError(f"is {what}, not a file")
     if most_bytes is not None and found.st_size > most_bytes:
-        raise ValueError(f"has {found.st_size:,} bytes; {most_bytes:,} are read at most")
+        raise ValueError(f"has {found.st_size:,} bytes, more than the limit of {most_bytes:,}")
 
 
 def _refusal(path: str | os.PathLike, error: Exception, remedy: str) -> InputError:
@@ -114,11 +115,11 @@ def read_mapping(path: str | os.PathLike, most_bytes: int = MOST_BYTES, *, remed
     Reads a JSON file that holds a mapping of names to values.
 
     Raises:
-        `InputError`: as [`read_json`]; if it holds anything else.
+        `InputError`: as [`read_json`]; if it has anything else.
     """
     value = read_json(path, most_bytes, remedy=remedy)
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds {kind_of(value)}; it is a mapping of names to values. {remedy}")
+        raise InputError(f"{path} has {kind_of(value)}, but must be a mapping of names to values. {remedy}")
     return value
 
 
@@ -139,6 +140,6 @@ def shown(value: Any) -> str:
     """A JSON value for a message: short, and in one line."""
     try:
         text = json.dumps(value, ensure_ascii=False) if not isinstance(value, dict | list) else str(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, lists without an end
+    except (ValueError, RecursionError):  # an integer with thousands of digits, very deep lists
         return kind_of(value)
     return one_line(text, 60)

@@ -1,4 +1,4 @@
-"""Lines over steps as SVG that stands in a page: no script, readable in dark and light, every text escaped."""
+"""Line charts over steps as inline SVG: no script, readable in dark and light, every text escaped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def line_chart(lines: Mapping[str, Points], label: str, last_step: float) -> str
 
     Args:
         lines (`dict[str, Sequence[tuple[float, float]]]`): For each name, (step, value) in order; all finite.
-        label (`str`): What is shown, for those who cannot see it.
-        last_step (`float`): Where the chart ends; it begins at 0, so that all charts of a page can be compared.
+        label (`str`): Description of the chart for screen readers.
+        last_step (`float`): End of the x-axis; it begins at 0, so that all charts of a page can be compared.
     """
     x_low, x_high = 0.0, last_step or 1.0
     ticks = nice_ticks(*_span([y for points in lines.values() for _, y in points]))
@@ -59,7 +59,9 @@ def line_chart(lines: Mapping[str, Points], label: str, last_step: float) -> str
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """Returns at most about `most` of the points: of every stretch the lowest and the highest, so that no peak is lost."""
+    """
+    Returns at most about `most` of the points: of every interval the lowest and the highest, so that no peak is lost.
+    """
     if len(points) <= most:
         return list(points)
     stretch = math.ceil(2 * len(points) / most)

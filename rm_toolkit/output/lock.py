@@ -1,9 +1,9 @@
 """
-One writer for one output: whoever comes second is told who holds it, before anything is read.
+One writer per output: a second one is told who holds it, before anything is read.
 
-A lock of the operating system on a small file beside the output (`.NAME.rm_toolkit.lock`), which ends with its process
-whatever ends that, and which names its holder. Locks do not reach every host that shares a file system, so the holder
-also touches the file once a minute: on another host, a lock that was not touched for ten minutes is stale.
+Uses a lock of the operating system on a small file beside the output (`.NAME.rm_toolkit.lock`) that names its holder.
+The lock ends with its process. Locks do not reach every host that shares a file system, so the holder also touches the
+file once a minute: on another host, a lock that was not touched for ten minutes is stale.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ try:
 except ImportError:  # Windows: the file's age and its process decide
     fcntl = None
 
-# filelock would give the same lock, but its older versions empty the file that they open: it could not name the holder.
+# filelock would give the same lock, but its older versions truncate the file, which could then not name the holder.
 LOCK_NAME = ".rm_toolkit.lock"
 SECONDS_BETWEEN_BEATS = 60.0
 SECONDS_TO_SETTLE = 0.2
@@ -39,7 +39,7 @@ NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, er
 
 
 class OutputHeld(InputError):
-    """Somebody else writes the output; the message says who."""
+    """Another process writes the output; the message names it."""
 
 
 class WriterLock:
@@ -47,13 +47,13 @@ class WriterLock:
     Holds an output until [`release`], or until the process ends. The same process may take it again.
 
     Args:
-        output (`str` or `os.PathLike`): The file or folder that is to be written; it need not be there.
-        alone (`bool`): Whether a second holder of this kind is refused in this process too.
+        output (`str` or `os.PathLike`): The file or folder to write; it need not exist.
+        alone (`bool`): Whether a second holder in this process is refused too.
         wait (`float`): Seconds to wait for another holder.
 
     Raises:
         `OutputHeld`: naming the holder.
-        `InputError`: if a lock file cannot be made there.
+        `InputError`: if a lock file cannot be created there.
     """
 
     def __init__(self, output: str | os.PathLike, *, alone: bool = False, wait: float = 0.0):
@@ -70,7 +70,7 @@ class WriterLock:
                 time.sleep(0.2)
 
     def release(self) -> None:
-        """Lets others have the output; does nothing the second time."""
+        """Releases the output; does nothing the second time."""
         held, self._file = self._file, None
         if held is not None:
             _give_back(held, self.alone)
@@ -96,7 +96,7 @@ class _LockFile:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def beat(self) -> None:
-        """Shows other hosts that the holder lives; another that has taken over meanwhile is reported once."""
+        """Shows other hosts that the holder is alive; reports once if another one has taken over."""
         while not self.ended.wait(SECONDS_BETWEEN_BEATS):
             with contextlib.suppress(OSError, InputError):
                 other = read_holder(self.path)
@@ -115,7 +115,7 @@ _guard = threading.RLock()
 
 
 def lock_path(output: str | os.PathLike) -> Path:
-    """Returns where the lock file of an output is: beside it, or in it where the folder above cannot be written."""
+    """Returns the path of the lock file of an output: beside it, or in it if the folder above is not writable."""
     output = Path(os.path.realpath(output))
     if output.is_dir() and not os.access(output.parent, os.W_OK | os.X_OK):
         return output / LOCK_NAME
@@ -137,7 +137,7 @@ def _take(output: Path, alone: bool) -> _LockFile:
         held = _held.get(path)
         if held is not None:
             if alone and held.alone:
-                raise OutputHeld(f"{output} is being written by this process already. Wait until that has ended.")
+                raise OutputHeld(f"{output} is already being written by this process. Wait until that has ended.")
         else:
             held = _held[path] = _acquire(path, output)
             remove_left(Path(os.path.realpath(output)))
@@ -161,7 +161,7 @@ def _acquire(path: Path, output: Path) -> _LockFile:
             holder = this_process()
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"kind": KIND, **dataclasses.asdict(holder)}).encode())
-            if locked is None:  # without locks two may have come this far: the one that wrote last has it
+            if locked is None:  # without locks, two processes may get here: the last writer has the lock
                 time.sleep(SECONDS_TO_SETTLE)
                 if read_holder(path) != holder:
                     raise OutputHeld(describe_holder(path, output))
@@ -169,7 +169,7 @@ def _acquire(path: Path, output: Path) -> _LockFile:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 if os.fstat(descriptor).st_size == 0 and _is_at(path, descriptor) and locked:
-                    path.unlink()  # there was no room for a name in it
+                    path.unlink()  # no space for the name in it
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             _remove_empty(made)
@@ -187,10 +187,10 @@ def _open(path: Path, output: Path, made: list[Path]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, flags, 0o666)
         except FileNotFoundError:
-            continue  # whoever made the folder has removed it again
+            continue  # the process that created the folder has removed it again
         except OSError as error:
             raise _unusable(path, output, error) from error
-    raise InputError(f"{output}: its lock file {path} cannot be made. Name another output.")
+    raise InputError(f"{output}: its lock file {path} cannot be created. Name another output.")
 
 
 def _unusable(path: Path, output: Path, error: OSError) -> InputError:
@@ -206,7 +206,7 @@ def _unusable(path: Path, output: Path, error: OSError) -> InputError:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Whether this process has the lock now; `None` where there are no such locks."""
+    """Whether this process has the lock now; `None` if there are no such locks."""
     if fcntl is None:
         return None
     try:
@@ -228,7 +228,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _check_free(path: Path, output: Path, locked: bool | None) -> None:
-    """Raises [`OutputHeld`] if somebody else has the output."""
+    """Raises [`OutputHeld`] if another process has the output."""
     if locked is False:
         raise OutputHeld(describe_holder(path, output))
     holder = read_holder(path)
@@ -241,7 +241,7 @@ def _check_free(path: Path, output: Path, locked: bool | None) -> None:
     if alive or age < STALE_SECONDS:
         raise OutputHeld(describe_holder(path, output, None if alive else age))
     console.print(
-        f"warning: {output}: process {holder.pid} on host {holder.host}, which held it since {holder.since}, has given "
+        f"warning: {output}: process {holder.pid} on host {holder.host}, which has held it since {holder.since}, has shown "
         f"no sign of life for {age / 60:.0f} minutes; this run takes over.",
     )
 
@@ -256,7 +256,7 @@ def _give_back(held: _LockFile, alone: bool) -> None:
             return
         del _held[held.path]
         held.ended.set()
-        # Removed while it is locked: whoever has it open already sees that it is gone, and opens a new one.
+        # Removed while it is locked: a process that has it open sees that it is gone, and opens a new one.
         with contextlib.suppress(OSError, InputError):
             if _is_at(held.path, held.descriptor) and read_holder(held.path) == held.holder:
                 held.path.unlink()
@@ -271,7 +271,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def release_all() -> None:
-    """Gives back whatever this process holds; called when it ends."""
+    """Releases everything that this process holds; called when it ends."""
     with _guard:
         for held in list(_held.values()):
             held.count = 1

@@ -1,4 +1,4 @@
-"""Tables and pictures in Markdown, as the reports need them."""
+"""Tables and figures in Markdown for the reports."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def image(path: str, caption: str) -> str:
-    """A picture with its caption as alternative text."""
+    """A figure with its caption as alternative text."""
     return f"![{caption}]({path})"
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number with so many digits, or a dash for `None`."""
+    """A number with this many decimals, or a dash for `None`."""
     if value is None:
         return "–"
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def with_interval(value: dict[str, float | None], sign: bool = False) -> str:
-    """`0.812 [0.790, 0.833]` for `value`, `low` and `high`; without brackets where there is no interval."""
+    """`0.812 [0.790, 0.833]` for `value`, `low` and `high`; without brackets if there is no interval."""
     text = number(value["value"], sign=sign)
     if value.get("low") is None:
         return text

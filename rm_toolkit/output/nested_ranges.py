@@ -1,4 +1,4 @@
-"""What the values of a list or a mapping may be, and a value that may be missing."""
+"""Ranges of lists, mappings and optional values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ListOf(Range):
     A list.
 
     Args:
-        of (`Range`): What each of its values may be.
-        least (`int`): How many there must be.
-        alone (`bool`): Whether a value by itself is taken for a list of one.
+        of (`Range`): Range of each value.
+        least (`int`): Smallest number of values.
+        alone (`bool`): Whether a single value counts as a list of one.
     """
 
     of: Range
@@ -28,7 +28,7 @@ class ListOf(Range):
     @property
     def text(self) -> str:
         """In words."""
-        text = f"a list{' that is not empty' if self.least else ''}, each of it {self.of.text}"
+        text = f"a list{' that is not empty' if self.least else ''}, each item {self.of.text}"
         return f"{self.of.text}, or {text}" if self.alone else text
 
     def holds(self, value: Any) -> bool:
@@ -45,7 +45,7 @@ class Keys(Range):
     A mapping with names as keys.
 
     Args:
-        known (`Mapping[str, Range]`, *optional*): The keys that there are, and what the value of each may be (`None`:
+        known (`Mapping[str, Range]`, *optional*): The allowed keys and the range of each value (`None`:
             anything). If not given: any names.
     """
 
@@ -65,7 +65,7 @@ class Keys(Range):
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
     def check(self, name: str, value: Any, where: str = "") -> None:
-        """As of every range; and names the key that there is not, or whose value is not within its own range."""
+        """As in the base class; also names an unknown key, or a key whose value is out of its range."""
         super().check(name, value, where)
         for key, entry in value.items() if self.known is not None else ():
             if key not in self.known:

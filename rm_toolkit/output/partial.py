@@ -1,4 +1,4 @@
-"""A file that is written piece by piece and survives being killed: it shows under its name only when it is complete."""
+"""A file that is written piece by piece and survives a kill: it gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .lock import WriterLock
 
 class PartialOutput:
     """
-    An output that grows as `NAME.partial`, with a journal `NAME.run.json` of what was written and by which run.
+    An output that grows as `NAME.partial`, with a journal `NAME.run.json` of what was written, and by which run.
 
-    A piece counts when the journal says so. Whatever was cut off behind it, half a line or a whole piece, is cut away
-    and written again when the same run is started once more. The journal stays beside the finished file: it says which
-    run wrote it.
+    A piece counts once it is in the journal. Anything after that, half a line or a whole piece, is truncated and
+    written again when the same run is started again. The journal stays beside the finished file and says which run
+    wrote it.
 
     Args:
         path (`Path`): The output.
-        run (`Mapping[str, Any]`): What must be the same for a run to go on, each value a JSON one.
+        run (`Mapping[str, Any]`): What must be equal for a run to continue; JSON values.
         overwrite (`bool`): Whether the output of another run is replaced.
 
-    Entered, it holds the output, and knows whether it is `complete` and what the `state` of an unfinished one is.
+    Inside the context it holds the output, and has `complete` and, for an unfinished output, `state`.
 
     Raises:
         `InputError`: when it is entered, if another process writes it, there is an output of another run, or its folder
@@ -47,7 +47,7 @@ class PartialOutput:
     def __enter__(self) -> PartialOutput:
         path = self.path
         if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder '{path.parent}'. Make it, or name another file.")
+            raise InputError(f"{path}: there is no folder '{path.parent}'. Create it, or name another file.")
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file.")
         self._lock = WriterLock(path, alone=True)
@@ -67,21 +67,21 @@ class PartialOutput:
             self._lock.release()
 
     def _read(self) -> None:
-        """Finds out what an earlier run has left; under the lock, or it could go on writing meanwhile."""
+        """Finds out what an earlier run has left; under the lock, since it could still be writing."""
         found = self.read_journal()
         same = found is not None and found.get("run") == self.run
         if not same and not self.overwrite:
             self._refuse(found)
         self.state = found if same and found is not None else {}
         if self.state.get("finished") and not self.partial.exists() and self.path.exists():
-            # A finished run is left as it is, or made anew; an unfinished one goes on even with `overwrite`.
+            # A finished run is kept, or redone; an unfinished one is continued even with `overwrite`.
             self.complete = not self.overwrite
             self.state = {} if self.overwrite else self.state
         elif not self.partial.exists() or self.partial.stat().st_size < self.state.get("bytes", 0):
             self.state = {}
 
     def _refuse(self, found: dict[str, Any] | None) -> None:
-        # An empty file holds nobody's work: a run that was killed at its first step leaves one.
+        # An empty file has no results: a run that was killed at its first step leaves one.
         places = (self.path, self.partial)
         existing = next((place for place in places if place.exists() and place.stat().st_size), None)
         if existing is None:
@@ -90,13 +90,13 @@ class PartialOutput:
         if found is not None:
             before = found.get("run", {})
             changed = [name for name in self.run if self.run[name] != before.get(name)]
-            problem = "it is of another run: " + "; ".join(
+            problem = "it is from another run: " + "; ".join(
                 f"`{name}` was {before.get(name)!r}, now {self.run[name]!r}" for name in changed
             )
-        raise InputError(f"{existing} exists, and {problem}. Take another name, or pass --overwrite to replace it.")
+        raise InputError(f"{existing} exists, and {problem}. Use another name, or pass --overwrite to replace it.")
 
     def read_journal(self) -> dict[str, Any] | None:
-        """Returns what the journal says, None where there is none that can be read."""
+        """Returns the content of the journal; `None` if there is none that can be read."""
         with contextlib.suppress(OSError, ValueError):
             found = load_json(self.journal)
             return found if isinstance(found, dict) else None
@@ -113,15 +113,15 @@ class PartialOutput:
             self._write_journal({"bytes": 0})
 
     def append(self, data: bytes, state: Mapping[str, Any]) -> None:
-        """Writes one piece, and then that it counts."""
+        """Writes one piece, then its journal entry."""
         self.file.write(data)
         self.file.flush()
         os.fsync(self.file.fileno())
         self._write_journal({**state, "bytes": self.file.tell()})
 
     def finish(self, state: Mapping[str, Any]) -> None:
-        """Gives the output its name."""
-        # Killed between the two, the run finds the output under its name and knows that it is whole.
+        """Renames the output to its final name."""
+        # If killed between the two, the next run finds the output under its name and knows that it is complete.
         self._write_journal({**self.state, **state, "bytes": self.file.tell(), "finished": True})
         os.replace(self.partial, self.path)
         self.complete = True

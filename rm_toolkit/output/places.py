@@ -1,4 +1,4 @@
-"""Which file or folder an error of the disk is about, where the library that met it does not say."""
+"""Which file or folder a disk error is about, if the library that raised it does not say so."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def about(place: str | os.PathLike | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with contextlib.suppress(AttributeError):  # an exception may have no room for it
+        with contextlib.suppress(AttributeError):  # an exception may not allow attributes
             if getattr(error, "place", None) is None:
                 error.place = os.fspath(_datasets_cache() if place is None else place)  # type: ignore[attr-defined]
         raise
 
 
 def full_place() -> str | None:
-    """Returns the first of the places that libraries write to by themselves which has no room left."""
+    """Returns the first folder that libraries write to on their own and that is full."""
     return next((place for place in (_datasets_cache(), _temporary(), os.curdir) if is_full(place)), None)
 
 
 def is_full(place: str) -> bool:
-    """Whether the file system of a place, which need not be there, has no room for data or for another file."""
+    """Whether the file system of a path, which need not exist, has no space for data or for another file."""
     with contextlib.suppress(OSError, AttributeError, StopIteration):
         existing = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
         seen = os.statvfs(existing)

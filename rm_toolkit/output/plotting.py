@@ -1,4 +1,4 @@
-"""How every picture of the toolkit looks: size, type, colours that colour-blind readers tell apart, and small grids."""
+"""The look of every figure: size, fonts, colors that color-blind readers can distinguish, and small grids."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), those with enough contrast on white first.
+# Okabe and Ito's colors (https://jfly.uni-koeln.de/color/), those with enough contrast on white first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILLION = COLORS[:2]
 GRAY = "#6E6E6E"
-# Beside their colours lines differ in marker and dash, and bars in hatching, so that a grey print shows them too.
+# Besides color, lines differ in marker and dash, and bars in hatching, so that a gray print shows them too.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 MAP = "cividis"
 
-WIDTH = 8.0  # inches; at 150 dots an inch still sharp, and legible shown 800 pixels wide
+WIDTH = 8.0  # inches; sharp at 150 dots per inch, and legible at 800 pixels wide
 DPI = 150
 STYLE = {
     "font.size": 11,
@@ -50,10 +50,10 @@ def picture(path: Path, height: float) -> Iterator[Figure]:
     Gives a figure to draw on, and writes it as PNG when the block ends.
 
     Args:
-        path (`Path`): Where to; its folder is made.
-        height (`float`): In inches; the width is always the same.
+        path (`Path`): The PNG file; its folder is created.
+        height (`float`): Height in inches; the width is always the same.
     """
-    # No pyplot: it keeps every figure in a global list and looks for a screen.
+    # No pyplot: it keeps every figure in a global list and looks for a display.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -77,14 +77,14 @@ def panels(
     **sharing: Any,
 ) -> Iterator[list]:
     """
-    Gives one titled panel a name, at most three in a row (two where there are four).
+    Gives one titled panel per name, at most three per row (two if there are four).
 
     Args:
-        path (`Path`): Where the picture is written to.
+        path (`Path`): The PNG file.
         names (`list[str]`): Title of each panel.
         title (`str`): Title of the picture.
         panel_height (`float`): In inches.
-        columns (`int`, *optional*): Panels in a row, instead.
+        columns (`int`, *optional*): Panels per row, instead.
         **sharing: `sharex` and `sharey` of `Figure.subplots`.
 
     Returns:
@@ -105,7 +105,7 @@ def panels(
 
 
 def num_bins(count: int) -> int:
-    """Bars of a histogram of so many values by Rice's rule, so that few make no comb."""
+    """Number of bars of a histogram by Rice's rule, so that few values give no comb."""
     return max(8, min(30, round(2 * count ** (1 / 3))))
 
 
@@ -115,7 +115,7 @@ def in_percent(count: int) -> np.ndarray:
 
 
 def accuracy_axis(axis: Axes, room: float = 0.0) -> None:
-    """Makes the upright axis one of accuracies from 0 to 1, with room on top and a line at chance."""
+    """Makes the vertical axis one of accuracies from 0 to 1, with space on top and a line at chance."""
     axis.axhline(0.5, color=GRAY, linestyle="--", linewidth=1, zorder=0.5)
     axis.set_ylim(0, 1 + room)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -139,7 +139,7 @@ def shared_legend(axes: list[Axes], columns: int = 4) -> None:
 
 
 def shorten(text: str, width: int) -> str:
-    """The text, its middle left out where it is longer than `width` characters."""
+    """The text, with its middle left out if it is longer than `width` characters."""
     if len(text) <= width:
         return text
     half = (width - 1) // 2

@@ -1,7 +1,7 @@
 """
-Temporary files that libraries make: under names that tell the process, so that the next start removes a killed one's.
+Gives temporary files of libraries names with the process id, so that the next start can remove those of a killed one.
 
-The datasets library, say, writes what it maps into a temporary file in its cache, and leaves it there when it is killed.
+For example, the datasets library writes mapped rows into a temporary file in its cache, and leaves it there if killed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _places: set[str] = set()  # folders in which this process may have temporary fi
 
 @contextlib.contextmanager
 def named_temporary_files() -> Iterator[None]:
-    """A context in which what Python's `tempfile` makes is named after this process; for commands and recipes."""
+    """A context in which files of Python's `tempfile` are named after this process; for commands and recipes."""
     before, tempfile.template = tempfile.template, _own_start()
     try:
-        with contextlib.suppress(OSError):  # no place for temporary files is said where one is needed
+        with contextlib.suppress(OSError):  # a missing temporary folder is reported where one is needed
             remove_left_by_processes(tempfile.gettempdir())
         yield
     finally:
@@ -48,7 +48,9 @@ def remove_left_by_processes(folder: str | os.PathLike) -> None:
 
 
 def remove_own_files() -> None:
-    """Removes what libraries of this process have made within [`named_temporary_files`] and, when they failed, not removed."""
+    """
+    Removes the files that libraries of this process created within [`named_temporary_files`] and left after an error.
+    """
     for place in _places:
         for path, computer, pid in _temporary_files(place):
             if computer == _computer() and pid == os.getpid():
@@ -60,7 +62,7 @@ def _own_start() -> str:
 
 
 def _computer() -> str:
-    """Names this computer, and the container: a process number says nothing outside it."""
+    """Names this computer and the container: a process id is valid only inside it."""
     return f"{this_computer()}-{pid_namespace() or 0}"
 
 

@@ -1,4 +1,4 @@
-"""What the value of a setting may be, stated once: checks, help texts, command lines and tests derive from it."""
+"""The range of a setting, stated once: checks, help texts, command lines and tests derive from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import InputError, did_you_mean, name_list, one_line
 
 
-MANY = 2**31 - 1  # of anything that is counted
+MANY = 2**31 - 1  # limit of any count
 NO_LIMIT = 1_000_000  # from here on an upper bound says what the machine can hold, not what is sensible
 MOST_LISTED = 20  # choices in a message
 SHOWN = 80  # characters of a value in a message
@@ -22,13 +22,13 @@ SHOWN = 80  # characters of a value in a message
 
 class Range:
     """
-    What a value may be. A dataclass states it in the type of a field, `Annotated[float, Number(0, 1)]`; an option of argparse
-    has it as its `type`.
+    The range of a value. A dataclass states it in the type of a field, `Annotated[float, Number(0, 1)]`; an option of
+    argparse has it as its `type`.
     """
 
     @property
     def text(self) -> str:
-        """In words that follow "it is"."""
+        """Description that follows "must be"."""
         raise NotImplementedError
 
     def holds(self, value: Any) -> bool:
@@ -36,7 +36,7 @@ class Range:
         raise NotImplementedError
 
     def hint(self, value: Any) -> str:
-        """What else a message says of a value that is not within the range; with a blank in front."""
+        """An extra hint for a value that is out of range, with a leading space."""
         return ""
 
     def check(self, name: str, value: Any, where: str = "") -> None:
@@ -45,21 +45,21 @@ class Range:
 
         Args:
             name (`str`): Name of the setting.
-            value: What it is set to.
-            where (`str`): Stands in front of the message: a file, or what the setting belongs to.
+            value: Its value.
+            where (`str`): Prefix of the message: a file, or the owner of the setting.
 
         Raises:
             `InputError`: naming the setting, the value and the range.
         """
         if not self.holds(value):
-            raise InputError(f"{where}`{name}` is {shown(value)}; it is {self.text}.{self.hint(value)}")
+            raise InputError(f"{where}`{name}` is {shown(value)}; it must be {self.text}.{self.hint(value)}")
 
     def read(self, text: str) -> Any:
-        """The value that a text on a command line stands for, which may still be out of range."""
+        """Parses a text from the command line; the value may still be out of range."""
         return text
 
     def __call__(self, text: str) -> Any:
-        """Returns the value of an option of a command line, within the range: for `type=` of argparse."""
+        """Returns the value of a command-line option, within the range: for `type=` of argparse."""
         value = self.read(text)
         if not self.holds(value):
             raise argparse.ArgumentTypeError(
@@ -74,12 +74,12 @@ class Number(Range):
     A finite number.
 
     Args:
-        low, high (`float`): The least and the most.
-        above, below (`bool`): Whether `low` and `high` themselves are out of the range.
+        low, high (`float`): Limits of the range.
+        above, below (`bool`): Whether `low` and `high` are excluded.
         whole (`bool`): Whether it must be a whole number.
-        share (`bool`): Whether it must be whole from 1 on: below 1 it is a share of something.
-        also (`tuple`): Other values that are taken, such as `"auto"`.
-        unit (`str`): What is counted, for the text.
+        share (`bool`): Whether it must be whole from 1 on; below 1 it is a fraction.
+        also (`tuple`): Other allowed values, such as `"auto"`.
+        unit (`str`): What is counted, for the description.
     """
 
     low: float = 0
@@ -102,7 +102,7 @@ class Number(Range):
             kind += f" and {'below' if self.below else 'at most'} {_figure(self.high)}"
         else:
             kind += f" from {_figure(self.low)} to {_figure(self.high)}"
-        kind += ", whole where it is above 1" if self.share else ""
+        kind += ", whole if above 1" if self.share else ""
         return kind + "".join(f", or {shown(value)}" for value in self.also)
 
     @property
@@ -120,7 +120,7 @@ class Number(Range):
         return text + "".join(f", or {plain(value)}" for value in self.also if value is not None)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is a number (no truth value) within the range."""
+        """Whether a value is a number (not a bool) within the range."""
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return isinstance(value, str | None) and value in self.also
         if value in self.also:
@@ -134,11 +134,11 @@ class Number(Range):
         return not self.share or value < 1 or value == int(value)
 
     def read(self, text: str) -> Any:
-        """A whole number where the text is one, else a number; the text itself where it is neither."""
+        """An integer if the text is one, else a float; the text itself if it is neither."""
         if text in self.also:
             return text
         for kind in (int, float):
-            with contextlib.suppress(ValueError):  # also for a whole number of too many digits
+            with contextlib.suppress(ValueError):  # also for an integer with too many digits
                 return kind(text)
         return text
 
@@ -149,20 +149,20 @@ class Choice(Range):
     One of some values.
 
     Args:
-        values (`tuple`): They.
+        values (`tuple`): The allowed values.
     """
 
     values: tuple[Any, ...]
 
     @property
     def text(self) -> str:
-        """The values, where they are not too many."""
+        """The values, if there are not too many."""
         if len(self.values) > MOST_LISTED:
             return f"one of {len(self.values)} names that `--help` lists"
         return f"one of {name_list(str(plain(value)) for value in self.values)}"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is one of them, or stands for one: an enum by its value."""
+        """Whether it is one of them, or an enum with such a value."""
         return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
 
     def hint(self, value: Any) -> str:
@@ -187,18 +187,18 @@ class Text(Range):
         return "a string" if self.empty else "a string that is not empty"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is a string without NUL that a file in UTF-8 can hold."""
+        """Whether it is a string without NUL that UTF-8 can encode."""
         return (
             isinstance(value, str) and "\0" not in value and is_unicode(value) and (self.empty or bool(value.strip()))
         )
 
     def hint(self, value: Any) -> str:
-        """What a string has that no text may have."""
+        """The invalid character of a string."""
         if not isinstance(value, str):
             return ""
         if "\0" in value:
-            return " It holds a NUL character."
-        return "" if is_unicode(value) else " It holds a lone surrogate such as \\ud800, which is no character."
+            return " It has a NUL character."
+        return "" if is_unicode(value) else " It has a lone surrogate such as \\ud800, which is not a character."
 
 
 @dataclass(frozen=True)
@@ -211,25 +211,25 @@ class Flag(Range):
         return "true or false"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is a truth value."""
+        """Whether it is a bool."""
         return isinstance(value, bool)
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a message names it: as YAML writes it, on one line, cut where it is long."""
+    """Returns a value for a message: as YAML writes it, on one line, truncated if long."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     try:
         text = f"'{value}'" if isinstance(value, str) else repr(plain(value))
-    except (ValueError, RecursionError):  # digits that Python does not write, or a list within itself
+    except (ValueError, RecursionError):  # too many digits for Python, or a list that contains itself
         text = f"a {type(value).__name__}"
     return one_line(text, SHOWN)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogates (as of JSON's "\\ud800"), which no file in UTF-8 can hold."""
+    """Whether a text has no lone surrogates (as of JSON's "\\ud800"), which UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -238,10 +238,10 @@ def is_unicode(text: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value, and of an enum what it stands for."""
+    """Returns a value, and for an enum its value."""
     return value.value if isinstance(value, Enum) else value
 
 
 def _figure(value: float) -> str:
-    """A bound as a reader likes it: 1,048,576 and 0.1 and 1e-08."""
+    """A bound in readable form: 1,048,576 and 0.1 and 1e-08."""
     return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:g}"

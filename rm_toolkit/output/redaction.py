@@ -1,4 +1,4 @@
-"""Keeps tokens and passwords out of whatever is printed or saved."""
+"""Removes tokens and passwords from everything that is printed or saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 PLACEHOLDER = "<hidden>"
-# Names of what holds a secret: in an environment, a header, a query, a mapping. `eos_token` and the like hold none.
+# Names of variables, headers, query fields and keys with secrets. `eos_token` etc. are not secret.
 _NAMES = (
     r"[\w-]*(?:api[_-]?key|access[_-]?key|secret|passw(?:or)?d|credentials?|authorization|(?<![a-z])cookie"
     r"|(?:access|auth|hub|hf|api|session|refresh|bearer|private|use_auth|github|wandb)[_-]?token)"
@@ -22,8 +22,8 @@ _TOKEN_OF_TEXT = re.compile(
     r"(?i)(?:bos|eos|pad|unk|sep|cls|mask|image|audio|video|boi|eoi|additional_special)_tokens?"
 )
 _OF_ENVIRONMENT = re.compile(r"(?i)token|_key$|^key$|apikey|secret|passw|credential")
-SHORTEST = 8  # characters of a variable of the environment that may be a secret
-# What stands before the secret is kept: group 1.
+SHORTEST = 8  # characters of an environment variable that may be a secret
+# The text before the secret is kept: group 1.
 PATTERNS = (
     re.compile(r"\b((?:hf|api_org|hf_oauth)_)[A-Za-z0-9_\-]{8,}"),  # of the Hugging Face Hub
     re.compile(r"\b(sk-|gh[pousr]_|github_pat_|xox[abp]-|glpat-)[A-Za-z0-9_\-]{16,}"),  # of endpoints and forges
@@ -37,21 +37,21 @@ PATTERNS = (
         rf"(?i)(\b{_NAMES}\\?[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer |Basic )?)(?!(?:Bearer |Basic )?<hidden>|None\b|null\b|true\b|false\b)[^\s\"'\\,;&}}\])]+"
     ),
 )
-_known: set[str] = set()  # in every form that they are written in
+_known: set[str] = set()  # in every encoding
 
 
 def hide(secret: str | None) -> None:
     """
-    Has a secret hidden wherever [`redact`] sees it, also encoded: what a program is given as a key, and no pattern tells.
+    Registers a secret that [`redact`] hides everywhere, also encoded; for keys that no pattern recognizes.
 
     Args:
-        secret (`str`, *optional*): The secret; nothing happens to one of fewer than 8 characters.
+        secret (`str`, *optional*): The secret; ignored if shorter than 8 characters.
     """
     _known.update(_forms(secret or ""))
 
 
 def hide_values(value: Any) -> None:
-    """Has every string hidden that stands in nested lists and mappings under the name of a secret."""
+    """Registers every string in nested lists and mappings whose key is the name of a secret."""
     if isinstance(value, dict):
         for key, item in value.items():
             if isinstance(item, str) and is_secret_name(key):
@@ -64,7 +64,7 @@ def hide_values(value: Any) -> None:
 
 
 def is_secret_name(name: Any) -> bool:
-    """Whether a key of a mapping is the name of something secret."""
+    """Whether a key of a mapping is the name of a secret."""
     text = str(name)
     if _TOKEN_OF_TEXT.fullmatch(text):
         return False
@@ -99,7 +99,7 @@ def _redact(value: Any, known: list[str]) -> Any:
 
 
 def _environment() -> Iterable[str]:
-    """Values of variables whose names say that they are secret; paths and numbers are none."""
+    """Values of variables with names of secrets; paths and numbers are not secret."""
     return [
         value.strip()
         for name, value in os.environ.items()

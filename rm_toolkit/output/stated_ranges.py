@@ -1,4 +1,4 @@
-"""The ranges that the fields of a dataclass state, and the check of all of them."""
+"""The ranges that the fields of a dataclass declare, and their check."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .ranges import Choice, Flag, Number, Range, Text
 
 def ranges_of(settings: type, stated: Mapping[str, Range] | None = None) -> dict[str, Range | None]:
     """
-    Returns what each field of a dataclass may be: as its type says in `Annotated`, or as stated here for fields of
-    classes that are not ours, or as follows from its type and its choices.
+    Returns the range of each field of a dataclass: from `Annotated` in its type, or from `stated` for classes that are
+    not ours, or derived from its type and its choices.
 
     Args:
         settings (`type`): The dataclass.
         stated (`Mapping[str, Range]`, *optional*): By name of the field.
 
     Returns:
-        `dict`: By name of the field. None for a number of which nothing is stated, and for types that say nothing.
+        `dict`: By name of the field. `None` for a number without a declared range, and for other types without one.
     """
     hints = typing.get_type_hints(settings, include_extras=True)
     return {
@@ -40,8 +40,8 @@ def check_ranges(settings: Any, where: str = "", ranges: Mapping[str, Range | No
 
     Args:
         settings: An instance.
-        where (`str`): Stands in front of the message.
-        ranges (`Mapping`, *optional*): From [`ranges_of`], where it is at hand.
+        where (`str`): Prefix of the message.
+        ranges (`Mapping`, *optional*): From [`ranges_of`], if already computed.
 
     Raises:
         `InputError`: naming the field, its value and its range.
@@ -53,11 +53,11 @@ def check_ranges(settings: Any, where: str = "", ranges: Mapping[str, Range | No
 
 def say_range(action: argparse.Action, rule: Range | None) -> None:
     """
-    Lets an option of a command line that is a number be read by its range, and its help say it.
+    Parses a numeric command-line option by its range, and adds the range to its help.
 
     Args:
         action (`argparse.Action`): The option.
-        rule (`Range`, *optional*): What it may be.
+        rule (`Range`, *optional*): Its range.
     """
     number = rule.of if isinstance(rule, Optional) else rule
     if not isinstance(number, Number):
@@ -80,7 +80,7 @@ def _range_of(hint: Any, stated: Range | None, choices: Any) -> Range | None:
 
 
 def _by_type(kinds: list[Any], choices: Any) -> Range | None:
-    """What follows from a type that is no number."""
+    """The range of a type that is not a number."""
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     if choices:
         return Choice(tuple(choices))

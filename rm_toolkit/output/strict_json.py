@@ -1,4 +1,4 @@
-"""JSON in which a key is given once, and whatever cannot be read is a `JSONDecodeError`."""
+"""JSON without duplicate keys; everything that cannot be read is a `JSONDecodeError`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import one_line
 
 
-MOST_DEPTH = 100  # what reads the values calls itself once or twice a level
+MOST_DEPTH = 100  # code that reads the values recurses once or twice per level
 
 
 def too_deep(value: Any) -> bool:
@@ -30,7 +30,7 @@ def too_deep(value: Any) -> bool:
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
-    The object of some pairs of key and value, for `object_pairs_hook`.
+    Builds an object from pairs of key and value, for `object_pairs_hook`.
 
     Raises:
         `json.JSONDecodeError`: if a key is given twice; the plain decoder keeps the last one silently.
@@ -47,7 +47,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=once)
 
 
 def _loads(text: str | bytes) -> Any:
-    """As `json.loads`, which would make a decoder of its own at every call."""
+    """Like `json.loads`, which would create a decoder at every call."""
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     if text.startswith("\ufeff"):
@@ -57,15 +57,15 @@ def _loads(text: str | bytes) -> Any:
 
 def strict_json(text: str | bytes, parse: Callable[[Any], Any] = _loads) -> Any:
     """
-    Returns what a text of JSON holds.
+    Parses a JSON text.
 
     Args:
         text (`str` or `bytes`): The text.
-        parse: What reads it; with `object_pairs_hook=once`.
+        parse: The parser; with `object_pairs_hook=once`.
 
     Raises:
-        `json.JSONDecodeError`: also for a key that is given twice, for what is nested too deep, and for a whole number of
-            more digits than Python reads.
+        `json.JSONDecodeError`: also for a key that is given twice, for too deep nesting, and for an integer with more
+            digits than Python reads.
         `UnicodeDecodeError`: for bytes that are not UTF-8.
     """
     try:
@@ -76,9 +76,9 @@ def strict_json(text: str | bytes, parse: Callable[[Any], Any] = _loads) -> Any:
             raise json.JSONDecodeError(f"nested deeper than {MOST_DEPTH} levels", "", 0)
         return value
     except RecursionError:
-        raise json.JSONDecodeError("nested too deep", "", 0) from None
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError as error:
-        problem = "a whole number of too many digits" if "digits" in str(error) else str(error)
+        problem = "a whole number with too many digits" if "digits" in str(error) else str(error)
         raise json.JSONDecodeError(problem, "", 0) from None

@@ -1,4 +1,4 @@
-"""YAML in which a key is a name and is given once, and whatever cannot be read is a `YAMLError`."""
+"""YAML with string keys and without duplicates; everything that cannot be read is a `YAMLError`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..errors import InputError, first_line, one_line
 from .ranges import is_unicode, shown
 
 
-MOST_BYTES = 16 * 2**20  # of a file of settings
-MOST_VALUES = 1_000_000  # with those behind aliases, each time they are named
+MOST_BYTES = 16 * 2**20  # of a settings file
+MOST_VALUES = 1_000_000  # counting the values of an alias each time it is used
 MOST_DEPTH = 100
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key is given once; the plain loader keeps the last one silently."""
+    """YAML without duplicate keys; the plain loader keeps the last one silently."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As the plain loader, to a depth at which it is still fast."""
+        """As in the plain loader, up to a depth at which it is still fast."""
         if self.depth > MOST_DEPTH:
             line = self.peek_event().start_mark.line + 1
             raise yaml.YAMLError(f"nested deeper than {MOST_DEPTH} levels (line {line}).")
@@ -35,7 +35,7 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """As the plain loader, after a look at the keys."""
+        """As in the plain loader, after a check of the keys."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *name`
@@ -49,21 +49,21 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As the plain loader; what its own reading of numbers and dates raises (2026-13-45) says the line."""
+        """As in the plain loader; errors in numbers and dates (2026-13-45) name the line."""
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise yaml.YAMLError(f"a value cannot be read (line {_line(node)}: {first_line(error)}).") from error
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        """As the plain loader; refuses what no file in UTF-8 can hold."""
+        """As in the plain loader; refuses text that UTF-8 cannot encode."""
         value = super().construct_scalar(node)
         if isinstance(value, str) and not is_unicode(value):
-            raise yaml.YAMLError(f"a lone surrogate such as \\ud800, which is no character (line {_line(node)}).")
+            raise yaml.YAMLError(f"a lone surrogate such as \\ud800, which is not a character (line {_line(node)}).")
         return value
 
     def get_single_data(self) -> Any:
-        """As the plain loader, of values of bounded number and depth."""
+        """As in the plain loader, with bounded number and depth of values."""
         node = self.get_single_node()
         if node is None:
             return None
@@ -73,30 +73,31 @@ class StrictLoader(yaml.SafeLoader):
 
 def strict_yaml(text: str) -> Any:
     """
-    Returns what a text of YAML holds.
+    Parses a YAML text.
 
     Raises:
-        `yaml.YAMLError`: for every text that is not YAML of this kind.
+        `yaml.YAMLError`: for any other text.
     """
     try:
         return yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError:
         raise
     except RecursionError:
-        raise yaml.YAMLError("nested too deep.") from None
+        raise yaml.YAMLError("nested too deeply.") from None
 
 
 def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
     """
-    Returns the text of a small file of settings, without a byte-order mark.
+    Returns the text of a small settings file, without a byte-order mark.
 
     Args:
         path (`str` or `os.PathLike`): The file.
-        what (`str`): What it is to be, for the messages: "the recipe".
-        remedy (`str`): What to do where it cannot be read: a sentence.
+        what (`str`): Its kind, for the messages, such as "the recipe".
+        remedy (`str`): What to do if it cannot be read: a sentence.
 
     Raises:
-        `InputError`: if it is not there, no regular file (a pipe or a device may never end), too long or not UTF-8.
+        `InputError`: if it does not exist, is not a regular file (a pipe or a device may never end), is too long or
+            not UTF-8.
     """
     where = one_line(os.fspath(path), 300)
     try:
@@ -123,13 +124,13 @@ def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
 
 def read_yaml(path: str | os.PathLike, what: str, remedy: str) -> dict[str, Any]:
     """
-    Returns the mapping that a file of YAML holds.
+    Returns the mapping in a YAML file.
 
     Args:
         path, what, remedy: As of [`read_text`].
 
     Raises:
-        `InputError`: if it cannot be read, is not YAML or holds something else than a mapping.
+        `InputError`: if it cannot be read, is not YAML or is not a mapping.
     """
     text = read_text(path, what, remedy)
     try:
@@ -139,7 +140,7 @@ def read_yaml(path: str | os.PathLike, what: str, remedy: str) -> dict[str, Any]
     if values is None:
         raise InputError(f"{path} is empty. {remedy}")
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__} instead of `name: value` lines. {remedy}")
+        raise InputError(f"{path} has {type(values).__name__} instead of `name: value` lines. {remedy}")
     return values
 
 
@@ -153,15 +154,15 @@ def _line(node: yaml.Node) -> int:
 
 
 def _count(node: yaml.Node, counted: dict[int, int], above: list[int]) -> int:
-    """How many values a node stands for; refuses one that holds itself."""
+    """Number of values of a node; refuses one that contains itself."""
     key = id(node)
     if key in above:
-        raise yaml.YAMLError(f"a value that holds itself (an alias of what it stands in, line {_line(node)}).")
+        raise yaml.YAMLError(f"a value that contains itself (by an alias, line {_line(node)}).")
     if key not in counted:
         inner: Any = node.value if isinstance(node, yaml.CollectionNode) else ()
         if isinstance(node, yaml.MappingNode):
             inner = itertools.chain.from_iterable(inner)
         counted[key] = 1 + sum(_count(entry, counted, [*above, key]) for entry in inner)
         if counted[key] > MOST_VALUES:
-            raise yaml.YAMLError(f"aliases that stand for more than {MOST_VALUES:,} values (line {_line(node)}).")
+            raise yaml.YAMLError(f"aliases that expand to more than {MOST_VALUES:,} values (line {_line(node)}).")
     return counted[key]

@@ -1,6 +1,6 @@
 """
-What is half-written: under names of its own, locked by the process that writes it, so that the next start can tell what
-a killed process has left and removes it.
+Partial output has its own names and is locked by the process that writes it, so that the next start can recognize and
+remove what a killed process has left.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .holder import STALE_SECONDS, machine
 
 try:
     import fcntl
-except ImportError:  # Windows: the age of what is found decides
+except ImportError:  # Windows: the age of a file decides
     fcntl = None
 
 PREFIX = ".saving-"
-OLD = "old"  # in a temporary folder: what stood in the place of its output, until the new one is there
-LONGEST = 120  # characters of an output's name that its temporary one shows; 255 are allowed in all
+OLD = "old"  # in a temporary folder: the earlier output, until the new one is in place
+LONGEST = 120  # characters of an output's name in its temporary name; 255 are allowed in total
 SCRATCH = "rm-toolkit-scratch-"
 TRIES = 100
 
 
 def temporary_name(output: Path) -> Path:
-    """Returns a new name beside an output, which tells the output and the computer."""
+    """Returns a new name beside an output, with the output's name and the computer."""
     return output.with_name(f"{_start(output)}{this_computer()}-{uuid.uuid4().hex[:12]}")
 
 
@@ -42,7 +42,7 @@ def hold(path: Path) -> int | None:
     Marks a temporary file or folder as one that is being written, until the process ends or the result is closed.
 
     Returns:
-        `int`, *optional*: A descriptor; `None` where the path is not there, or where there are no locks.
+        `int`, *optional*: A descriptor; `None` if the path does not exist, or there are no locks.
     """
     if fcntl is None:
         return None
@@ -72,13 +72,13 @@ def temporary_file(output: Path, mode: str) -> Iterator[tuple[IO[Any], Path]]:
             path = temporary_name(output)
             file = path.open(mode, encoding=None if "b" in mode else "utf-8")
             descriptor = hold(path)
-            if path.exists():  # else somebody who cleans up was faster than the lock
+            if path.exists():  # otherwise a cleanup was faster than the lock
                 break
             file.close()
         with file:
             yield file, path
     finally:
-        with contextlib.suppress(OSError):  # a disk that has become read-only
+        with contextlib.suppress(OSError):  # the disk has become read-only
             path.unlink(missing_ok=True)
         let_go(descriptor)
 
@@ -91,7 +91,7 @@ def temporary_folder(output: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # What a failed return to the earlier output has left here is all that there is of it: the next start puts it back.
+        # If restoring the earlier output failed, its only copy is here: the next start puts it back.
         if output.exists() or not (folder / OLD).exists():
             shutil.rmtree(folder, ignore_errors=True)
         let_go(descriptor)
@@ -99,7 +99,9 @@ def temporary_folder(output: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Gives an empty folder in the system's place for temporary files, removed at the end; those of killed processes go."""
+    """
+    Gives an empty folder in the system's temporary folder, removed at the end; removes those of killed processes.
+    """
     place = Path(tempfile.gettempdir())
     start = f"{SCRATCH}{getattr(os, 'getuid', int)()}-"
     for path in _starting_with(place, start):
@@ -114,7 +116,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _held_folder(name: Callable[[], Path], mode: int) -> tuple[Path, int | None]:
-    """Makes a folder and holds it; another one where somebody who cleans up was faster than the lock."""
+    """Creates a folder and locks it; creates another one if a cleanup was faster than the lock."""
     for _ in range(TRIES):
         folder = name()
         folder.mkdir(mode=mode)
@@ -127,12 +129,12 @@ def _held_folder(name: Callable[[], Path], mode: int) -> tuple[Path, int | None]
 
 def remove_left(output: Path) -> None:
     """
-    Removes what killed processes have left half-written beside an output and directly in it.
+    Removes partial output of killed processes beside an output and directly in it.
 
-    An earlier output that one of them had put aside and not replaced yet is put back.
+    An earlier output that one of them had moved away and not replaced yet is restored.
 
     Args:
-        output (`Path`): A file or folder; nobody else may be writing it.
+        output (`Path`): A file or folder; no other process may be writing it.
     """
     with contextlib.suppress(OSError):
         for path in _starting_with(output.parent, _start(output)):
@@ -140,7 +142,7 @@ def remove_left(output: Path) -> None:
                 if (path / OLD).is_dir() and not output.exists():
                     os.rename(path / OLD, output)
                 _remove(path)
-        # Files beside it that belong to it: NAME.report.json, NAME.run.json.
+        # Its companion files: NAME.report.json, NAME.run.json.
         for path in _starting_with(output.parent, f"{PREFIX}{output.stem[:LONGEST]}."):
             if not path.is_dir() and _is_left(path):
                 _remove(path)
@@ -151,7 +153,7 @@ def remove_left(output: Path) -> None:
 
 
 def remove_left_in(folder: Path, start: str) -> None:
-    """Removes what killed processes have left of files whose names start with something, in a folder of many."""
+    """Removes partial files of killed processes whose names start with a prefix, in a shared folder."""
     with contextlib.suppress(OSError):
         for path in _starting_with(folder, f"{PREFIX}{start}"):
             if not path.is_dir() and _is_left(path):
@@ -163,7 +165,7 @@ def _start(output: Path) -> str:
 
 
 def this_computer() -> str:
-    """Returns a short name of this computer until it is started again."""
+    """Returns a short name of this computer, valid until its next boot."""
     return f"{zlib.crc32(machine().encode()):08x}"
 
 
@@ -176,10 +178,10 @@ def _starting_with(folder: Path, start: str) -> list[Path]:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether nobody writes it any more. The lock tells of this computer, where there are locks; else its age does."""
+    """Whether no process writes it any more: by its lock on this computer, if there are locks; else by its age."""
     told = re.search(r"-([0-9a-f]{8})-[0-9a-f]{12}$", path.name)
     if path.is_symlink() or (told is None and not _is_of_earlier_version(path)):
-        return False  # somebody else's
+        return False  # from another user
     if told is None or told[1] != this_computer() or fcntl is None:
         return _age(path) > STALE_SECONDS
     descriptor = hold(path)
@@ -188,7 +190,9 @@ def _is_left(path: Path) -> bool:
 
 
 def _is_of_earlier_version(path: Path) -> bool:
-    """Whether a version up to 0.5.0 has named it so: a file with its process, or a folder with what it was to become."""
+    """
+    Whether it has a name of version 0.5.0 or earlier: a file with its process id, or a folder with the output's name.
+    """
     if not path.is_dir():
         return re.search(r"-\d+-[0-9a-f]{8}$", path.name) is not None
     return {entry.name for entry in path.iterdir()} <= {"new", OLD} and re.search(

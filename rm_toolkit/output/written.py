@@ -1,7 +1,7 @@
 """
-What a run has written into its output folder: a list in that folder, so that nothing else is ever removed from it.
+The list of what a run has written into its output folder, so that nothing else is ever removed from it.
 
-A name is on the list before its file is written: what a killed run leaves is known, too.
+A name is added before its file is written, so that files of a killed run are listed too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ RUN_MANIFEST = ".rm_toolkit_run.json"
 
 def read_written(folder: str | os.PathLike) -> list[str] | None:
     """
-    Returns the paths that a run wrote, relative to its output folder, those of folders with a slash at their end.
+    Returns the paths that a run wrote, relative to its output folder, those of folders with a trailing slash.
 
     Returns:
-        `list[str]`, *optional*: `None` where no run has begun a list. What leads out of the folder is left out.
+        `list[str]`, *optional*: `None` if no run has begun a list. Paths outside the folder are left out.
     """
     path = Path(folder, RUN_MANIFEST)
     try:
@@ -38,11 +38,11 @@ def read_written(folder: str | os.PathLike) -> list[str] | None:
 
 def begin_written(folder: str | os.PathLike, names: Iterable[str] = ()) -> None:
     """
-    Begins the list of a run, unless there is one.
+    Starts the list of a run, unless there is one.
 
     Args:
-        folder (`str` or `os.PathLike`): Output folder; made if it is not there.
-        names (`Iterable[str]`): What is there already and was written by a run.
+        folder (`str` or `os.PathLike`): Output folder; created if it does not exist.
+        names (`Iterable[str]`): Existing files that a run wrote.
     """
     if read_written(folder) is None:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -51,13 +51,14 @@ def begin_written(folder: str | os.PathLike, names: Iterable[str] = ()) -> None:
 
 def record_written(folder: str | os.PathLike, names: Iterable[str], *, are_there: bool = False) -> None:
     """
-    Puts names on the list of a run; called before they are written, unless they `are_there`. Nothing happens in a folder without a list.
+    Adds names to the list of a run; called before they are written, unless they `are_there`. Does nothing in a folder
+    without a list.
 
-    What somebody else has put under such a name is put aside as `NAME.old`.
+    A foreign file with such a name is renamed to `NAME.old`.
 
     Args:
         folder (`str` or `os.PathLike`): Output folder.
-        names (`Iterable[str]`): Paths relative to it, those of folders with a slash at their end.
+        names (`Iterable[str]`): Paths relative to it, those of folders with a trailing slash.
     """
     written = read_written(folder)
     new = [name for name in names if name not in written] if written is not None else []
@@ -69,15 +70,15 @@ def record_written(folder: str | os.PathLike, names: Iterable[str], *, are_there
 
 
 def put_aside(path: Path) -> None:
-    """Renames what somebody else has put where a run writes to `NAME.old`, and says so."""
+    """Renames foreign files at paths that a run writes to `NAME.old`, and prints this."""
     names = (Path(f"{path}.old{number if number > 1 else ''}") for number in itertools.count(1))
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
-    console.print(f"warning: {path} was not written by this run; it is {aside} now.")
+    console.print(f"warning: {path} was not written by this run; it was renamed to {aside}.")
 
 
 def is_inside(name: object) -> bool:
-    """Whether a name of a list stays below the folder of the list."""
+    """Whether a name of a list is inside the folder of the list."""
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     return bool(parts) and parts[0] != "/" and ".." not in parts
 

@@ -126,7 +126,7 @@ def load_study(path: str | Path) -> StudyConfig:
     _check_names(values, StudyConfig, str(path))
     for stage in ("grft", "crft"):
         if not isinstance(values[stage], dict):
-            raise InputError(f"{path}: `{stage}` is {values[stage]!r}; it is a mapping with `config` and more.")
+            raise InputError(f"{path}: `{stage}` is {values[stage]!r}; it must be a mapping with `config` and more.")
         _check_names(values[stage], StageGrid, f"{path}, `{stage}`")
         values[stage] = StageGrid(**values[stage])
         check_ranges(values[stage], f"{path}, `{stage}`: ")

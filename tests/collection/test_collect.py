@@ -188,7 +188,7 @@ def test_an_address_without_v1_is_a_clear_error(arguments, capsys):
     [
         (["--base-url", "http://127.0.0.1:9/v1"], "nothing answers there"),
         (["--base-url", "localhost:8000"], "must be like http://localhost:8000/v1"),
-        (["--base-url", "http://me:word@127.0.0.1:9/v1"], "holds a user, a password or a query"),
+        (["--base-url", "http://me:word@127.0.0.1:9/v1"], "has a user, a password or a query"),
         (["--api-key-env", "NO_SUCH_KEY"], "there is no such environment variable"),
         (["--output", "dsp.jsonl"], "give a name that ends in .json"),
         (["--concurrency", "0"], "argument --concurrency: it is '0'"),

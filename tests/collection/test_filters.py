@@ -114,7 +114,7 @@ def test_own_refusal_patterns_and_a_bad_one(tmp_path):
 
 @pytest.mark.parametrize("options", [{"max_similarity": 0}, {"max_similarity": 1.1}, {"length_outliers": 0}])
 def test_a_threshold_out_of_range_is_refused(options):
-    with pytest.raises(InputError, match="it is a number above 0"):
+    with pytest.raises(InputError, match="it must be a number above 0"):
         FilterOptions(**options)
 
 

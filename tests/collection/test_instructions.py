@@ -63,7 +63,7 @@ def test_a_saved_dataset_with_its_split(tmp_path):
 
     parts = {name: Dataset.from_list([{"instruction": name, "output": None}]) for name in ("train", "test")}
     DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match=r"choose among its splits 'train', 'test'.*saved:train"):
+    with pytest.raises(InputError, match=r"choose one of its splits 'train', 'test'.*saved:train"):
         select_instructions(str(tmp_path / "saved"))
     assert select_instructions(f"{tmp_path / 'saved'}:test").instructions == [Instruction("test")]
 

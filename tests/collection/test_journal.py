@@ -77,7 +77,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
 def test_two_runs_do_not_write_into_one_journal(path):
     with (
         Journal(path, SETTINGS),
-        pytest.raises(InputError, match=r"j\.jsonl is being written by this process already"),
+        pytest.raises(InputError, match=r"j\.jsonl is already being written by this process"),
     ):
         Journal(path, SETTINGS)
     with Journal(path, SETTINGS) as journal:

@@ -224,7 +224,7 @@ CASES = {
         ("--test-size", "-1"),
         "argument --test-size: it is '-1'; it must be a number from 0",
     ),
-    "test size of 1.5": ("text-score", json.dumps([GOOD]), ("--test-size", "1.5"), "whole where it is above 1"),
+    "test size of 1.5": ("text-score", json.dumps([GOOD]), ("--test-size", "1.5"), "whole if above 1"),
     "test size takes all": (
         "text-score",
         json.dumps([GOOD]),
@@ -285,14 +285,14 @@ PATHS = {
         "with and without a split's name are mixed",
     ),
     "nothing to write": (["hh", "--input", "{rows}"], "nothing to write: pass --output DIR"),
-    "output is a file": (["hh", "--input", "{rows}", "--output", "{rows}"], "there is a file of that name"),
+    "output is a file": (["hh", "--input", "{rows}", "--output", "{rows}"], "a file has that name"),
     "output in use": (
         ["hh", "--input", "{rows}", "--output", "{tmp}"],
-        "the output folder is in use. Take another one, or pass --overwrite",
+        "the output folder is in use. Use another one, or pass --overwrite",
     ),
     "output not ours": (
         ["hh", "--input", "{rows}", "--output", "{tmp}", "--overwrite"],
-        "not a folder that build-data wrote",
+        "build-data did not write this folder",
     ),
     "export file exists": (["hh", "--input", "{rows}", "--export", "text-score", "{rows}"], "the file exists"),
     "export of two splits": (
@@ -305,7 +305,7 @@ PATHS = {
     ),
     "output below a file": (
         ["hh", "--input", "{rows}", "--output", "{rows}/out"],
-        "is not a folder that can be written to",
+        "is not a writable folder",
     ),
     "export is a folder": (
         ["hh", "--input", "{rows}", "--export", "text-score", "{tmp}"],

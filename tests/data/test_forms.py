@@ -495,7 +495,7 @@ def test_rows_below_a_score_ratio_are_left_out_and_counted(read):
     with pytest.raises(InputError, match="none of the 2 records is left: 2 rows with a score ratio below 9 left out"):
         read(rows, min_score_ratio=9)
     for wrong in (0.5, True, float("nan")):
-        with pytest.raises(InputError, match=r"`min_score_ratio` is .*; it is a number from 1"):
+        with pytest.raises(InputError, match=r"`min_score_ratio` is .*; it must be a number from 1"):
             read(rows, min_score_ratio=wrong)
     with pytest.raises(InputError, match="Source 'pku-saferlhf' does not use `min_score_ratio`; remove it"):
         read(PKU, min_score_ratio=2)

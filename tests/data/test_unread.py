@@ -290,7 +290,7 @@ def test_in_the_specs_of_a_recipe(write, streaming):
     assert isinstance(caught.value, InputError)
     rows = list(load_datasets({"mine": {**spec, "ignore_columns": ["winner"]}}, "train")["mine"])
     assert rows[0]["completions"] == ["A stone.", "No idea."]
-    with pytest.raises(InputError, match=r"`ignore_columns` is .*; it is a list, each of it a string"):
+    with pytest.raises(InputError, match=r"`ignore_columns` is .*; it must be a list, each item a string"):
         load_datasets({"mine": {**spec, "ignore_columns": "winner"}}, "train")
 
 

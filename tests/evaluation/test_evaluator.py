@@ -189,10 +189,10 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
     assert main(command) == 2
-    assert "report: the output folder is in use. Take another one, or pass --overwrite." in capsys.readouterr().err
+    assert "report: the output folder is in use. Use another one, or pass --overwrite." in capsys.readouterr().err
     (tmp_path / "report" / "metrics.json").unlink()
     assert main([*command, "--overwrite"]) == 2
-    assert "not a folder that evaluate wrote" in capsys.readouterr().err
+    assert "evaluate did not write this folder" in capsys.readouterr().err
 
 
 @pytest.fixture

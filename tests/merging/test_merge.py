@@ -254,7 +254,7 @@ def test_an_output_in_use_is_left_alone(general, customized, tmp_path, no_fresh_
     merge_models(general, [customized], [0.5], tmp_path / "merged", show_progress=False)
     with pytest.raises(InputError, match="in use"):
         merge_models(general, [customized], [0.4], tmp_path / "merged", show_progress=False)
-    with pytest.raises(InputError, match="not a folder that merge wrote"):
+    with pytest.raises(InputError, match="merge did not write this folder"):
         merge_models(customized, [general], [0.5], general, overwrite=True, show_progress=False)
     merge_models(general, [customized], [0.0], tmp_path / "merged", overwrite=True, show_progress=False)
     assert load_settings(str(tmp_path / "merged")).lineage[-1]["weights"] == [0.0]

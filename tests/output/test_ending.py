@@ -85,7 +85,7 @@ def test_a_stopped_command_says_how_to_go_on():
     for error, code, name in ((KeyboardInterrupt(), 130, "Ctrl-C"), (Terminated(), 143, "SIGTERM")):
         assert (ending_of(error).code, ending_of(error).message) == (
             code,
-            f"stopped by {name}. Nothing is left half-written.",
+            f"stopped by {name}. No partial output is left.",
         )
         with pytest.raises(type(error)) as caught, hint_if_stopped("It goes on."):
             raise error

@@ -42,13 +42,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_what_may_be_written(tmp_path):
     check_output(tmp_path / "new", False, marker="mark", command="work")
     (tmp_path / "a file").write_text("")
-    with pytest.raises(InputError, match="there is a file of that name"):
+    with pytest.raises(InputError, match="a file has that name"):
         check_output(tmp_path / "a file", True, marker="mark", command="work")
-    with pytest.raises(InputError, match="not a folder that can be written to"):
+    with pytest.raises(InputError, match="not a writable folder"):
         check_output(tmp_path / "a file" / "below", True, marker="mark", command="work")
-    with pytest.raises(InputError, match=r"in use\. Take another one, or pass --overwrite"):
+    with pytest.raises(InputError, match=r"in use\. Use another one, or pass --overwrite"):
         check_output(tmp_path, False, marker="mark", command="work")
-    with pytest.raises(InputError, match="not a folder that work wrote"):
+    with pytest.raises(InputError, match="work did not write this folder"):
         check_output(tmp_path, True, marker="mark", command="work")
     (tmp_path / "mark").write_text("")
     check_output(tmp_path, True, marker="mark", command="work")

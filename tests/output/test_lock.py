@@ -90,7 +90,7 @@ def test_a_killed_process_holds_nothing(tmp_path, capsys):
 def test_a_process_may_take_its_output_again_but_not_write_it_twice(tmp_path):
     with WriterLock(tmp_path / "out") as outer:
         with WriterLock(tmp_path / "out", alone=True):
-            with pytest.raises(OutputHeld, match="is being written by this process already"):
+            with pytest.raises(OutputHeld, match="is already being written by this process"):
                 WriterLock(tmp_path / "out", alone=True)
         with WriterLock(tmp_path / "out", alone=True):
             pass
@@ -305,7 +305,7 @@ def test_a_lock_file_without_a_name_is_nobodys(tmp_path, content):
 
 def test_an_output_below_a_file_cannot_be_held(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file is not a folder that can be written to"):
+    with pytest.raises(InputError, match="file is not a writable folder"):
         WriterLock(tmp_path / "file" / "run" / "deeper")
 
 

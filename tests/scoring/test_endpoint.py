@@ -194,7 +194,7 @@ def test_what_has_no_effect_at_a_server_is_refused(local):
             RewardScorer(folder, endpoint="http://127.0.0.1:9", **options)
     with pytest.raises(InputError, match="loaded model"):
         RewardScorer(scorer.model, scorer.tokenizer, endpoint="http://127.0.0.1:9")
-    for address, message in [("localhost:8000", "must be like"), ("http://me:word@localhost", "holds a user")]:
+    for address, message in [("localhost:8000", "must be like"), ("http://me:word@localhost", "has a user")]:
         with pytest.raises(InputError, match=message) as raised:
             RewardScorer(folder, endpoint=address)
         assert "word" not in re.sub("password", "", str(raised.value))

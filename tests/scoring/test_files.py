@@ -250,7 +250,7 @@ def test_a_finished_output_is_left_alone_and_that_of_another_run_is_refused(rewa
     assert output.stat().st_mtime_ns == before
     other = reward_model("qwen3")
     assert score(other, source, output) == 2
-    assert "is of another run: `model` was" in capsys.readouterr().err
+    assert "is from another run: `model` was" in capsys.readouterr().err
     write(tmp_path / "in.jsonl", some_rows[:3])
     assert score(reward_model(), source, output) == 2
     assert "`input` was" in capsys.readouterr().err and len(read(output)) == 4
@@ -266,14 +266,14 @@ def test_a_partial_output_of_another_run_is_refused(scorer, some_rows, tmp_path)
     source = write(tmp_path / "in.jsonl", [*some_rows[:4], {"prompt": 1}])
     with pytest.raises(InputError, match="`prompt` must be"):
         score_file(scorer, "m", RecordFile(str(source)), tmp_path / "out", ScoreOptions(window=2), show_progress=False)
-    with pytest.raises(InputError, match=r"out.partial exists, and it is of another run: `model` was 'm', now 'n'"):
+    with pytest.raises(InputError, match=r"out.partial exists, and it is from another run: `model` was 'm', now 'n'"):
         score_file(scorer, "n", RecordFile(str(source)), tmp_path / "out", ScoreOptions(window=2), show_progress=False)
 
 
 def test_two_runs_do_not_write_one_output(tmp_path):
     with PartialOutput(tmp_path / "out", {"a": 1}) as first:
         first.append(b"x\n", {})
-        with pytest.raises(InputError, match="out is being written by this process already"):
+        with pytest.raises(InputError, match="out is already being written by this process"):
             PartialOutput(tmp_path / "out", {"a": 1}).__enter__()
 
 
@@ -369,7 +369,7 @@ def test_an_interrupted_score_with_an_adapter_does_not_go_on_with_another_base(
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     capsys.readouterr()
     assert score(adapter, source, output, "--window", "1") == 2
-    assert "out.jsonl.partial exists, and it is of another run: `model` was" in capsys.readouterr().err
+    assert "out.jsonl.partial exists, and it is from another run: `model` was" in capsys.readouterr().err
 
 
 ARGUMENTS = {

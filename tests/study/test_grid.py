@@ -72,10 +72,10 @@ def test_every_study_of_the_repository_is_made_of_valid_commands(path, monkeypat
 
 MISTAKES = {
     "a misspelt name": ({"seedz": [1]}, r"there is no setting `seedz`. Did you mean 'seeds'\?"),
-    "a number where a list belongs": ({"seeds": 3}, r"`seeds` is 3; it is a list"),
-    "no seed": ({"seeds": []}, r"`seeds` is \[\]; it is a list that is not empty"),
+    "a number where a list belongs": ({"seeds": 3}, r"`seeds` is 3; it must be a list"),
+    "no seed": ({"seeds": []}, r"`seeds` is \[\]; it must be a list that is not empty"),
     "no base": ({"base_models": {"tiny": {}}}, r"base model 'tiny' needs `model_name_or_path`"),
-    "a stage that is no mapping": ({"grft": "x"}, r"`grft` is 'x'; it is a mapping"),
+    "a stage that is no mapping": ({"grft": "x"}, r"`grft` is 'x'; it must be a mapping"),
     "a misspelt name in a stage": (
         {"grft": {"config": "recipes/tiny/grft.yaml", "dat": {}}},
         r"`grft`: there is no setting `dat`. Did you mean 'data'\?",
@@ -86,7 +86,7 @@ MISTAKES = {
     ),
     "a weight outside": (
         {"merge_weights": [1.5]},
-        r"`merge_weights` is \[1.5\]; it is a list, each of it a number from 0 to 1",
+        r"`merge_weights` is \[1.5\]; it must be a list, each item a number from 0 to 1",
     ),
     "nothing to merge": (
         {

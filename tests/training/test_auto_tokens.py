@@ -254,7 +254,7 @@ def test_the_setting_is_read_from_a_recipe_and_the_command_line(tmp_path, given,
 
 
 def test_other_words_and_too_few_tokens_are_refused(tmp_path):
-    with pytest.raises(InputError, match="`max_tokens_per_batch` is 'many'; it is a number of tokens, or 'auto'"):
+    with pytest.raises(InputError, match="`max_tokens_per_batch` is 'many'; it must be a number of tokens, or 'auto'"):
         RewardModelConfig(output_dir=str(tmp_path), max_tokens_per_batch="many")
     with pytest.raises(InputError, match="needs 1024"):
         RewardModelConfig(output_dir=str(tmp_path), max_tokens_per_batch="1000")

@@ -121,7 +121,7 @@ def test_layers_are_found_by_their_number_and_a_missing_backend_is_refused(rewar
     model.backbone.layers = torch.nn.Sequential(*model.backbone.layers)
     with pytest.raises(InputError, match="`torch_compile` is true, but LlamaModel has no list of its 2 layers"):
         compile_layers(model.backbone, "eager")
-    with pytest.raises(InputError, match=r"`torch_compile_backend` is 'inducto'; it is one of .*'inductor'"):
+    with pytest.raises(InputError, match=r"`torch_compile_backend` is 'inducto'; it must be one of .*'inductor'"):
         make_trainer(rows.pairs(2), torch_compile_backend="inducto")
 
 

@@ -62,15 +62,18 @@ def test_the_names_of_others_are_accepted_without_a_warning(config, old):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"pooling_type": "mean"}, r"`pooling_type` is 'mean'; it is one of 'last', 'eos', 'average', 'max', 'cls'"),
-        ({"data_format": "json"}, r"`data_format` is 'json'; it is one of 'text', 'chat'"),
+        (
+            {"pooling_type": "mean"},
+            r"`pooling_type` is 'mean'; it must be one of 'last', 'eos', 'average', 'max', 'cls'",
+        ),
+        ({"data_format": "json"}, r"`data_format` is 'json'; it must be one of 'text', 'chat'"),
         ({"padding_side": "both"}, r"`padding_side` is 'both'"),
-        ({"lm_loss_on": "prompt"}, r"`lm_loss_on` is 'prompt'; it is one of 'text', 'completion'"),
-        ({"pair_weighting": "row"}, r"`pair_weighting` is 'row'; it is one of 'pair', 'prompt'"),
-        ({"lm_loss_coef": -0.1}, r"`lm_loss_coef` is -0.1; it is a number from 0 to 1,000"),
-        ({"lm_score_threshold": 1.5}, r"`lm_score_threshold` is 1.5; it is a number from 0 to 1"),
-        ({"max_length": 3}, r"`max_length` is 3; it is a whole number of tokens from 4"),
-        ({"max_length": None}, r"`max_length` is null; it is a whole number"),
+        ({"lm_loss_on": "prompt"}, r"`lm_loss_on` is 'prompt'; it must be one of 'text', 'completion'"),
+        ({"pair_weighting": "row"}, r"`pair_weighting` is 'row'; it must be one of 'pair', 'prompt'"),
+        ({"lm_loss_coef": -0.1}, r"`lm_loss_coef` is -0.1; it must be a number from 0 to 1,000"),
+        ({"lm_score_threshold": 1.5}, r"`lm_score_threshold` is 1.5; it must be a number from 0 to 1"),
+        ({"max_length": 3}, r"`max_length` is 3; it must be a whole number of tokens from 4"),
+        ({"max_length": None}, r"`max_length` is null; it must be a whole number"),
         ({"pooling_type": "cls", "lm_loss_coef": 0.1}, r"`lm_loss_coef` is above 0 with `pooling_type` 'cls'"),
         ({"pairs_per_step": 0}, r"`pairs_per_step` is 0"),
         (

@@ -69,7 +69,7 @@ def test_sets_that_have_no_sample_are_refused(sets, message):
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5, math.nan])
 def test_a_share_that_is_none_is_refused(make_trainer, rows, fraction):
-    with pytest.raises(InputError, match=r"`eval_curve_fraction` is .*; it is a number above 0 and at most 1"):
+    with pytest.raises(InputError, match=r"`eval_curve_fraction` is .*; it must be a number above 0 and at most 1"):
         make_trainer(rows.pairs(2), eval_curve_fraction=fraction)
 
 

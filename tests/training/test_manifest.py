@@ -149,7 +149,7 @@ DAMAGES = {
         lambda folder: cut(folder / "model.safetensors"),
         r"'model.safetensors' has [\d,]+ bytes instead of",
     ),
-    "edited": (lambda folder: edit(folder / "optimizer.pt"), "'optimizer.pt' is not what was saved"),
+    "edited": (lambda folder: edit(folder / "optimizer.pt"), "'optimizer.pt' has changed since it was saved"),
     "missing": (lambda folder: (folder / "rng_state.pth").unlink(), "'rng_state.pth' is missing"),
     "smuggled in": (lambda folder: (folder / "x.pt").write_bytes(b"x"), "'x.pt' was added later"),
     **{
@@ -188,7 +188,7 @@ def test_damage_that_comes_after_the_first_look_is_seen(run):
     assert find_damage(folder) is None
     edit(folder / "scheduler.pt")
     os.utime(folder / "scheduler.pt", (1, 1))
-    assert "'scheduler.pt' is not what was saved" in find_damage(folder)
+    assert "'scheduler.pt' has changed since it was saved" in find_damage(folder)
 
 
 def test_a_checkpoint_from_elsewhere_is_not_read(run, tmp_path):

@@ -335,7 +335,7 @@ def test_what_a_person_put_under_a_name_of_the_run_is_put_aside(tmp_path, capsys
     record_written(tmp_path, ["config.json", "checkpoint-2/", "new"])
     record_written(tmp_path, ["config.json"])
     assert (tmp_path / "config.json.old").read_text() == "mine" and (tmp_path / "checkpoint-2.old").is_dir()
-    assert capsys.readouterr().out.count("was not written by this run; it is") == 2
+    assert capsys.readouterr().out.count("was not written by this run; it was renamed to") == 2
 
 
 def test_weights_that_a_person_put_there_are_put_aside_before_loaders_mix_them(base_model, data, tmp_path):

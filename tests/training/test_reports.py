@@ -99,7 +99,9 @@ def test_trackio(reported, monkeypatch, tmp_path):
 
 
 def test_unknown_names_are_refused_at_the_start(tmp_path):
-    with pytest.raises(InputError, match=r"`report_to` is 'tensorbord'; it is one of .* Did you mean 'tensorboard'\?"):
+    with pytest.raises(
+        InputError, match=r"`report_to` is 'tensorbord'; it must be one of .* Did you mean 'tensorboard'\?"
+    ):
         RewardModelConfig(str(tmp_path), use_cpu=True, report_to="tensorbord")
 
 

@@ -72,7 +72,7 @@ def test_a_long_text_loses_its_beginning(tokenizer, tmp_path):
 
 
 def test_an_unknown_choice_of_texts_is_refused():
-    with pytest.raises(InputError, match="`sft_texts` is 'good'; it is one of 'best', 'all'"):
+    with pytest.raises(InputError, match="`sft_texts` is 'good'; it must be one of 'best', 'all'"):
         BaseLmArguments(sft_texts="good")
 
 

@@ -259,7 +259,7 @@ def test_specs_that_cannot_be_streamed_are_refused(shards, tmp_path):
         ({"path": f"{tmp_path}/*.jsonl"}, "no file matches"),
         ({"path": str(tmp_path)}, "has no saved dataset and no 'jsonl'"),
         ({"path": str(tmp_path / "none.jsonl")}, "no such file"),
-        ({"path": path, "streaming": 1}, "`streaming` is 1; it is true or false"),
+        ({"path": path, "streaming": 1}, "`streaming` is 1; it must be true or false"),
     ):
         with pytest.raises(InputError, match=message):
             open_streams(mine=spec)

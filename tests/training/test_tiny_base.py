@@ -53,5 +53,5 @@ def test_a_vocabulary_too_small_for_the_characters_of_the_texts_is_named(build):
 
 
 def test_an_empty_name_of_a_chat_template_is_refused(build):
-    with pytest.raises(InputError, match=r"`tiny_base\.chat_template` is ''; it is a string"):
+    with pytest.raises(InputError, match=r"`tiny_base\.chat_template` is ''; it must be a string"):
         build(chat_template="")

@@ -66,7 +66,7 @@ def test_functions_that_would_never_be_called_are_refused(given, name):
 def test_another_configuration_and_no_model_are_refused(given, tmp_path):
     model, args, data = given
     with pytest.raises(
-        InputError, match=r"`args` is a transformers TrainingArguments; it is a `rm_toolkit.RewardModelConfig`"
+        InputError, match=r"`args` is a transformers TrainingArguments; it must be a `rm_toolkit.RewardModelConfig`"
     ):
         RewardModelTrainer(model, TrainingArguments(str(tmp_path), use_cpu=True), data)
     with pytest.raises(InputError, match="`model` is None; give a folder"):
@@ -93,7 +93,7 @@ def test_options_of_loading_that_are_refused(make_trainer, rows, options, messag
 
 
 def test_options_of_loading_for_a_model_that_is_loaded_are_refused(make_trainer, rows, classifier):
-    with pytest.raises(InputError, match="'dtype' would have no effect: the model is loaded already"):
+    with pytest.raises(InputError, match="'dtype' would have no effect: the model is already loaded"):
         make_trainer(rows.pairs(2), classifier, model_init_kwargs={"dtype": "bfloat16"})
 
 
@@ -141,7 +141,7 @@ def test_virtual_tokens_are_refused(make_trainer, rows, kind):
 
 
 def test_what_is_no_config_of_peft_is_refused(make_trainer, rows):
-    with pytest.raises(InputError, match=r"`peft_config` is a dict; it is a PEFT config"):
+    with pytest.raises(InputError, match=r"`peft_config` is a dict; it must be a PEFT config"):
         make_trainer(rows.pairs(2), peft_config={"r": 4})
 
 

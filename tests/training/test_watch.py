@@ -146,7 +146,7 @@ def test_a_damaged_log_is_named(run, log):
 
 def test_a_folder_without_a_run_is_refused_in_words(tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 2
-    assert "is no folder of a run: it has no `training_log.json`" in capsys.readouterr().err
+    assert "is not the folder of a run: it has no `training_log.json`" in capsys.readouterr().err
     assert main(["watch", str(tmp_path / "none")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(recipe, old, state_of, capfd):
     file.write_bytes(file.read_bytes()[:-7] + b"1234567")
     before = state_of("interrupted")
     assert recipe("grft", "interrupted", *RESUME) == 2
-    assert "'optimizer.pt' is not what was saved" in capfd.readouterr().err
+    assert "'optimizer.pt' has changed since it was saved" in capfd.readouterr().err
     assert state_of("interrupted") == before
 
 

@@ -92,7 +92,7 @@ def test_an_output_of_score_goes_on_or_is_refused_in_words(old, state_of, capsys
     code = main([*SCORE, f"scores/{name}.jsonl"])
     printed = capsys.readouterr()
     if code == 2:
-        assert "it is of another run: `model` was" in printed.err and "--overwrite" in printed.err
+        assert "it is from another run: `model` was" in printed.err and "--overwrite" in printed.err
         assert state_of("scores") == before
         assert main([*SCORE, f"scores/{name}.jsonl", "--overwrite"]) == 0
     else:

@@ -1,1 +1,1 @@
-"""Pages that a browser opens from disk: tables, figures and, where there are any, pairs; nothing comes from a network."""
+"""Pages that a browser opens from disk: tables, figures and, if any, pairs; nothing is loaded from a network."""

@@ -1,4 +1,4 @@
-"""Columns of numbers and of tags as a page holds them: typed arrays in base64, a few bytes a row."""
+"""Columns of numbers and tags for a page: typed arrays in base64, a few bytes per row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 def packed(values: np.ndarray) -> dict[str, str]:
     """
-    Returns a column of numbers for the page, in the smallest type that holds each of them as it is.
+    Returns a column of numbers for the page, in the smallest exact type.
 
     Args:
         values (`np.ndarray` of one dimension): Integers from 0 to 2**32 - 1, bools or floats.
@@ -31,11 +31,11 @@ def coded(values: Iterable[str | None]) -> dict[str, Any]:
     Returns a column of few distinct strings for the page.
 
     Args:
-        values (`Iterable[str]`, *optional* each): One a row.
+        values (`Iterable[str]`, *optional* each): One per row.
 
     Returns:
-        `dict`: The distinct `values` in alphabetical order, and the `codes` of the rows: 0 for none, else one more than
-        the place of their value.
+        `dict`: The distinct `values` in alphabetical order, and the `codes` of the rows: 0 for none, else
+            one more than the index of their value.
     """
     values = [value or None for value in values]
     distinct = sorted({value for value in values if value is not None})

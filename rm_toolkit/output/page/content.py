@@ -1,7 +1,7 @@
 """
-What a page shows, as plain values: sections of blocks. A report is made of them once, and the page draws them.
+The content of a page, as plain values: sections of blocks. A report builds them once, and the page renders them.
 
-Texts may hold `code` in backticks and **bold** words as in Markdown; everything else in them is shown as it is.
+Texts may have `code` in backticks and **bold** words as in Markdown; everything else is shown literally.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def heading(content: str) -> Block:
 
 
 def terms(entries: Iterable[str]) -> Block:
-    """Returns a list of paragraphs, each of which begins with what it explains."""
+    """Returns a list of paragraphs, each beginning with the term that it explains."""
     return {"kind": "terms", "entries": [" ".join(entry.split()) for entry in entries]}
 
 
 def code(content: str) -> Block:
-    """Returns a command or the like, which the reader may copy."""
+    """Returns a command or similar text for the reader to copy."""
     return {"kind": "code", "text": content}
 
 
 def figure(file: str, caption: str) -> Block:
     """
-    Returns a picture.
+    Returns a figure.
 
     Args:
         file (`str`): PNG file, relative to the page.
@@ -56,18 +56,18 @@ def figure(file: str, caption: str) -> Block:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Block:
     """
-    Returns a table that the reader sorts by any column.
+    Returns a table that the reader can sort by any column.
 
     Args:
         columns (`Sequence[str]`): Headings; the first column is text, the others are numbers.
         rows (`Iterable[Sequence]`): Cells: strings, [`link`] or [`command`].
-        caption (`str`): What the numbers are, where the headings do not say it.
+        caption (`str`): What the numbers mean, if the headings do not say so.
     """
     return {"kind": "table", "columns": list(columns), "rows": [list(row) for row in rows], "caption": caption}
 
 
 def link(label: str, target: str) -> dict[str, str]:
-    """Returns a cell that leads to another place of the page, by the part of its address behind `#`."""
+    """Returns a cell with a link to another place of the page, by the part of its address after `#`."""
     return {"text": label, "to": target}
 
 

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else; where its data are large they lie beside it and are loaded as they are needed."""
+"""One self-contained HTML file; large data is stored beside it and loaded on demand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .escaping import script_json
 
 ASSETS = Path(__file__).parent / "assets"
 DATA_FOLDER = "report_files"
-LARGEST = 20_000_000  # bytes of a page that holds all of its data
+LARGEST = 20_000_000  # bytes of a page that includes all of its data
 HEAD, TAIL = "RMT.receive(", ")\n"
-# Names and order: what stands later uses what stands before it.
+# Names and order: later files use earlier ones.
 STYLES = ("page.css", "pairs.css")
 SCRIPTS = (
     "core.js", "blocks.js", "text.js", "diff.js", "report.js", "pair_index.js", "search.js", "state.js", "filters.js",
@@ -31,7 +31,7 @@ SCRIPTS = (
 
 class PageData:
     """
-    Blocks of data that a page reads by name when it needs them: written one by one, none of them kept in memory.
+    Blocks of data that a page reads by name on demand: written one by one, none kept in memory.
 
     Args:
         folder (`Path`): Folder of the page, in which the blocks get a folder of their own.
@@ -48,12 +48,12 @@ class PageData:
 
         Args:
             name (`str`): Letters, digits and hyphens.
-            value: What JSON can hold.
+            value: A JSON value.
         """
         self.add_json(name, script_json(value))
 
     def add_json(self, name: str, text: str) -> None:
-        """Writes a block of which the JSON is made already, by [`~rm_toolkit.output.page.escaping.script_json`]."""
+        """Writes a block whose JSON was already made by [`~rm_toolkit.output.page.escaping.script_json`]."""
         self.folder.mkdir(exist_ok=True)
         data = f'{HEAD}"{name}",{text}{TAIL}'.encode()
         (self.folder / f"{name}.js").write_bytes(data)
@@ -63,13 +63,13 @@ class PageData:
 
 def write_document(path: Path, content: Block, data: PageData | None = None, *, largest: int = LARGEST) -> None:
     """
-    Writes a page whole. Where it holds its data itself, their folder is removed.
+    Writes a page atomically. If the page includes its data, the data folder is removed.
 
     Args:
         path (`Path`): The HTML file; figures are named relative to its folder.
         content (`dict`): From [`~rm_toolkit.output.page.content.page`].
-        data (`PageData`, *optional*): What it reads by name, in the same folder.
-        largest (`int`): Bytes up to which the page holds figures and data itself.
+        data (`PageData`, *optional*): Data that it reads by name, in the same folder.
+        largest (`int`): Bytes up to which the page includes figures and data.
     """
     figures = figures_of(content)
     size = sum(4 * (path.parent / figure["file"]).stat().st_size // 3 for figure in figures)
@@ -104,7 +104,7 @@ def _policy(style: str, script: str, alone: bool) -> str:
     """
     What the browser may load: our own style and script, by their hashes, and, for a large page, files beside it.
 
-    Nothing else runs, whatever the data hold, and no connection is made.
+    Nothing else runs, whatever is in the data, and no connection is made.
     """
     beside = "" if alone else " 'self'"
     return (
@@ -134,7 +134,7 @@ def _asset(name: str) -> str:
 
 
 def _with_figures(content: Block, folder: Path) -> Block:
-    """The page with its pictures in it."""
+    """The page with its figures included."""
 
     def embedded(block: Block) -> Block:
         if block["kind"] != "figure":
@@ -148,20 +148,20 @@ def _with_figures(content: Block, folder: Path) -> Block:
 
 def rewrite_content(path: Path, output: Path, change: Callable[[str], str]) -> None:
     """
-    Copies a page with every string of its report changed; the data of its pairs stay as they are.
+    Copies a page with every string of its report changed; the data of its pairs does not change.
 
     Args:
         path, output (`Path`): The page, and the copy.
-        change (`Callable`): Returns a string in the place of another.
+        change (`Callable`): Returns the replacement of a string.
 
     Raises:
-        `InputError`: if the file is no page of ours.
+        `InputError`: if the file is not a page of this toolkit.
     """
     text = path.read_text(encoding="utf-8")
     head, opened, rest = text.partition(_opening("content"))
     block, closed, tail = rest.partition("</script>")
     if not opened or not closed:
-        raise InputError(f"{path} is no page that rm-toolkit wrote. Write it once more.")
+        raise InputError(f"{path} is not a page that rm-toolkit wrote. Write it again.")
     old = json.loads(block)
     new = _changed(old, change)
     head = head.replace(_title(old), _title(new), 1)
@@ -170,7 +170,7 @@ def rewrite_content(path: Path, output: Path, change: Callable[[str], str]) -> N
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        # Pictures and places of the page itself are no text.
+        # Figures and anchors of the page itself are not text.
         return {key: own if key in ("source", "file", "to") else _changed(own, change) for key, own in value.items()}
     if isinstance(value, list):
         return [_changed(own, change) for own in value]

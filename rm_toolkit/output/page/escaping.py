@@ -1,4 +1,4 @@
-"""JSON that stays data wherever it is put: inside a `<script>` of a page, in a script of its own, in a UTF-8 file."""
+"""JSON that is safe inside a `<script>` of a page, in a separate script, and in a UTF-8 file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 
-# Half a surrogate pair is no character, and UTF-8 has no bytes for it.
+# Half a surrogate pair is not a character, and UTF-8 cannot encode it.
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# `</script>` and `<!--` end or change a script whatever they stand in, and line ends are those of JavaScript, too.
+# `</script>` and `<!--` end or change a script anywhere; U+2028 and U+2029 are line ends in JavaScript.
 UNSAFE = re.compile("[<>&\u2028\u2029\ufeff\ud800-\udfff]")
 
 
@@ -26,10 +26,10 @@ def script_json(value: Any) -> str:
 def _dumps(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError:  # NaN and infinities, which JSON has no form for: their names
+    except ValueError:  # NaN and infinities, which JSON cannot store: their names
         return _dumps(json.loads(json.dumps(value), parse_constant=str))
 
 
 def _escape(found: re.Match[str]) -> str:
-    # All of these stand in strings alone: the rest of JSON has none of them.
+    # All of these occur only in strings, not in the rest of JSON.
     return f"\\u{ord(found[0]):04x}"
