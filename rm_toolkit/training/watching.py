@@ -128,7 +128,7 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], int | None]:
         if not all(isinstance(log, dict) and _is_number(log.get("step")) for log in history):
             raise ValueError("an entry has no `step`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not the log of a training run ({error}). Restore or remove the file.") from error
+        raise InputError(f"{path} is not a training log ({error}). Restore or remove the file.") from error
     return history, int(steps) if _is_number(steps) and steps > 0 else None
 
 
