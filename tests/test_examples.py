@@ -250,5 +250,11 @@ def test_the_commands_of_a_page_run_as_written_and_give_its_numbers(name, checko
         assert after == pytest.approx(results["end"][own]["accuracy"], abs=0.06), own
     own = next(iter(results["start"]))
     assert results["end"][own]["accuracy"] > results["start"][own]["accuracy"] + 0.15
+    if name == "best-of-n":
+        judged = rows(checkout / "outputs/best-of-n/scored.jsonl")
+        taken = [row["scores"][row["reward"].index(max(row["reward"]))] for row in judged]
+        assert sum(taken) / len(taken) == pytest.approx(
+            float(table(name)["the one that the judge likes best"][0]), abs=0.3
+        )
     for general in ("helpful", "harmless"):
         assert results["end"][general]["accuracy"] > results["start"][general]["accuracy"] - 0.05
