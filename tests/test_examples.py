@@ -257,4 +257,4 @@ def test_the_commands_of_a_page_run_as_written_and_give_its_numbers(name, checko
             float(table(name)["the one that the judge likes best"][0]), abs=0.3
         )
     for general in ("helpful", "harmless"):
-        assert results["end"][general]["accuracy"] > results["start"][general]["accuracy"] - 0.05
+        assert results["end"][general]["accuracy"] > results["start"][general]["accuracy"] - 0.08
