@@ -96,7 +96,8 @@ LLAMA = {
 CASES = {
     "a base that is no language model": (
         lambda place: {"model_name_or_path": place.model("ViTModel", "ViTConfig", **VIT)},
-        r"'.*other' is a 'vit' model, which transformers cannot make a text classifier of: it is no language model\. Start",
+        r"'.*other' is a 'vit' model, which transformers cannot load as a text classifier: it is not a language "
+        r"model\. Start",
     ),
     "a base with another kind of head": (
         lambda place: {
@@ -111,20 +112,20 @@ CASES = {
     ),
     "a folder that is not there": (
         lambda place: {"model_name_or_path": str(place.path / "nowhere")},
-        r"'.*nowhere' is no folder here and no Hub id",
+        r"'.*nowhere' is not a local folder and not a Hub id",
     ),
     "a relative path that is not there": (
         lambda place: {"model_name_or_path": "some/where/else"},
-        r"'some/where/else' is no folder here and no Hub id \(NAMESPACE/NAME\)\. Check the path",
+        r"'some/where/else' is not a local folder and not a Hub id \(NAMESPACE/NAME\)\. Check the path",
     ),
     "a Hub id out of reach": (
         lambda place: {"model_name_or_path": "nobody/nothing"},
-        r"'nobody/nothing' is no model that transformers can load: .* Give a folder",
+        r"'nobody/nothing' is not a model that transformers can load: .* Give a folder",
     ),
     "no model at all": (lambda place: {"model_name_or_path": ""}, r"`model_name_or_path` is not set; give a folder"),
     "the weights instead of their folder": (
         lambda place: {"model_name_or_path": place.base() + "/model.safetensors"},
-        r"model.safetensors' is a file; name the folder that holds `config.json`",
+        r"model.safetensors' is a file; name the folder with `config.json`",
     ),
     "a folder of several models": (
         lambda place: {"model_name_or_path": str(Path(place.base()).parent)},
@@ -181,7 +182,7 @@ CASES = {
             "max_length": 48,
             "lm_loss_coef": 0.1,
         },
-        r"`lm_loss_coef` is above 0, but '.*' has no language-modelling head .* Set `lm_loss_coef: 0`",
+        r"`lm_loss_coef` is above 0, but '.*' has no language-modeling head .* Set `lm_loss_coef: 0`",
     ),
     "texts longer than the positions": (
         lambda place: {"model_name_or_path": place.encoder, "max_length": 512},

@@ -258,7 +258,7 @@ def _write_weights(
 
 
 def _merge_lm_head(base: SavedModel, others: list[SavedModel], weights: Sequence[float], folder: Path) -> str:
-    """Merges the language-modelling heads if all have one; returns what `rm_toolkit.json` says of it."""
+    """Merges the language-modeling heads if all have one; returns what `rm_toolkit.json` says of it."""
     paths = [model.folder / LM_HEAD_FOLDER / SAFE_WEIGHTS for model in (base, *others)]
     present = [path.exists() for path in paths]
     if not any(present):

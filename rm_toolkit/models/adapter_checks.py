@@ -1,4 +1,4 @@
-"""Whether an adapter belongs to a reward model."""
+"""Checks that an adapter fits a reward model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 def check_adapter(model: RewardModel, name: str, folder: str, revision: str | None = None) -> None:
     """
-    Refuses an adapter that cannot be mixed on a model.
+    Refuses an adapter that cannot be mixed with others on a model.
 
     Args:
         model (`RewardModel`): The base.
@@ -31,13 +31,15 @@ def check_adapter(model: RewardModel, name: str, folder: str, revision: str | No
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
-        `InputError`: if it is none, was trained on another base, or reads its texts otherwise.
+        `InputError`: if it is not an adapter, was trained on another base, or reads its texts differently.
     """
     if not is_adapter(folder, revision):
         hint = ""
         if is_adapter(str(Path(folder, "adapter"))):
             hint = f" '{Path(folder, 'adapter')}' is one."
-        raise InputError(f"adapter '{name}': '{folder}' holds no adapter (`adapter_config.json` alone).{hint}")
+        raise InputError(
+            f"adapter '{name}': '{folder}' has no adapter (an `adapter_config.json` without a model).{hint}"
+        )
     config, _ = read_adapter(folder, revision)
     _check_base(name, folder, config, model)
     settings = load_settings(folder, revision)
@@ -45,8 +47,9 @@ def check_adapter(model: RewardModel, name: str, folder: str, revision: str | No
         ours, theirs = getattr(model.settings, field), getattr(settings, field)
         if ours != theirs:
             raise InputError(
-                f"adapter '{name}': `{field}` of '{folder}' is {theirs!r}, the base's is {ours!r}; one batch can be read "
-                "in one way only. Train the adapter with the base's, or score with the merged model of that run."
+                f"adapter '{name}': `{field}` of '{folder}' is {theirs!r}, the base's is {ours!r}; all texts of a batch "
+                "must be read in the same way. Train the adapter with the base's value, or score with the merged "
+                "model of that run."
             )
     if getattr(config, "bias", "none") != "none":
         raise InputError(
@@ -56,7 +59,7 @@ def check_adapter(model: RewardModel, name: str, folder: str, revision: str | No
 
 
 def _check_base(name: str, folder: str, config: PeftConfig, model: RewardModel) -> None:
-    """Refuses an adapter of another base; where only names can be compared and they differ, it says so."""
+    """Refuses an adapter of another base; warns if only names can be compared and they differ."""
     named, base = config.base_model_name_or_path or "", model.name_or_path
     places = [path.resolve() for path in (Path(named), Path(folder, named)) if named and path.is_dir()]
     if Path(base).is_dir() and Path(base).resolve() in places:
@@ -65,11 +68,11 @@ def _check_base(name: str, folder: str, config: PeftConfig, model: RewardModel) 
         revisions = [recorded_revision(base, revision) or "main" for revision in (config.revision, model.revision)]
         if revisions[0] != revisions[1]:
             logger.warning(
-                f"adapter '{name}': '{folder}' was trained on '{base}' at {revisions[0]}, and is used on it at "
-                f"{revisions[1]}. Unless both are the same commit, its rewards are not those of its training."
+                f"adapter '{name}': '{folder}' was trained on '{base}' at {revisions[0]}, but is used on it at "
+                f"{revisions[1]}. Unless both are the same commit, its rewards differ from training."
             )
         return
     remedy = f"If it is the same model, write '{base}' into `base_model_name_or_path` of its adapter_config.json."
     if places:
         raise InputError(f"adapter '{name}': '{folder}' was trained on '{named}', not on '{base}'. {remedy}")
-    logger.warning(f"adapter '{name}': '{folder}' names the base '{named}', and is used on '{base}'. {remedy}")
+    logger.warning(f"adapter '{name}': '{folder}' names the base '{named}', but is used on '{base}'. {remedy}")

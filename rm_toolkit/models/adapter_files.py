@@ -1,4 +1,4 @@
-"""What an adapter's folder or repository says of itself: its config, its tensors, its base and its tokenizer."""
+"""Reads an adapter's folder or repository: its config, its tensors, its base and its tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .load_errors import named_key
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
-    """Whether a folder or Hub repository holds an adapter and no model."""
+    """Whether a folder or Hub repository has an adapter and no model."""
     has_config = place_of(name, ADAPTER_CONFIG, revision) is not None
     return has_config and place_of(name, CONFIG_NAME, revision) is None
 
@@ -29,7 +29,7 @@ def read_adapter(folder: str, revision: str | None = None) -> tuple[PeftConfig, 
     values = read_checked(folder, ADAPTER_CONFIG, revision)
     try:
         config = PeftConfig.from_pretrained(folder, revision=revision)
-    except Exception as error:  # each kind of adapter has checks of its own
+    except Exception as error:  # each kind of adapter has its own checks
         key = named_key(values or {}, str(error))
         raise InputError(f"'{folder}': its `{ADAPTER_CONFIG}` cannot be read: {key}{class_and_line(error)}") from error
     path = place_of(folder, ADAPTER_WEIGHTS, revision)
@@ -40,7 +40,7 @@ def read_adapter(folder: str, revision: str | None = None) -> tuple[PeftConfig, 
         )
     headers = open_tensors(path)
     if not headers:
-        raise InputError(f"{path} holds no weights. Restore the file.")
+        raise InputError(f"{path} has no weights. Restore the file.")
     check_floating(headers, path)
     return config, list(headers)
 
@@ -63,19 +63,19 @@ def find_base(folder: str, config: PeftConfig) -> tuple[str, str | None]:
     merged = Path(folder).parent
     hint = f" The merged model in '{merged}' needs no base." if (merged / "config.json").exists() else ""
     raise InputError(
-        f"'{folder}' is an adapter for the base '{base}'{at}, which is neither a folder here nor within reach on the "
-        f"Hub. Put the base there, or write its place into `base_model_name_or_path` of {ADAPTER_CONFIG}.{hint}"
+        f"'{folder}' is an adapter for the base '{base}'{at}, which is not a local folder and cannot be reached on the "
+        f"Hub. Put the base there, or write its path into `base_model_name_or_path` of {ADAPTER_CONFIG}.{hint}"
     )
 
 
 def base_of_adapter(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
-    """Returns the folder or Hub id of an adapter's base and its revision; `None` for what is no adapter."""
+    """Returns the folder or Hub id of an adapter's base and its revision; `None` if it is not an adapter."""
     return find_base(name, read_adapter(name, revision)[0]) if is_adapter(name, revision) else None
 
 
 def tokenizer_source(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """
-    Returns where the tokenizer of a model stands: with it, or, for an adapter saved without one, with its base.
+    Returns where the tokenizer of a model is: with it, or, for an adapter saved without one, with its base.
 
     Args:
         name (`str`): Folder or Hub id of a model or an adapter.

@@ -1,4 +1,4 @@
-"""What an adapter is put on: kinds that cannot be trained here, and names that the model does not have."""
+"""Checks the targets of an adapter: types that cannot be trained here, and names that the model does not have."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .heads import head_name
 
 def check_adapter_kind(peft_config: Any) -> None:
     """
-    Refuses what changes no weight of the backbone.
+    Refuses adapters that change no weight of the backbone.
 
     Raises:
-        `InputError`: for what is not a `PeftConfig`, and for prompt, prefix and P-tuning.
+        `InputError`: if it is not a `PeftConfig`, and for prompt, prefix and P-tuning.
     """
     if not isinstance(peft_config, PeftConfig):
         raise InputError(
@@ -35,7 +35,7 @@ def check_adapter_kind(peft_config: Any) -> None:
 @dataclass(frozen=True)
 class TargetCheck:
     """
-    The names of a model's modules and weights before an adapter is on it.
+    The names of a model's modules and weights before an adapter is added.
 
     Args:
         model (`str`): Class of the model, for the message.
@@ -69,17 +69,17 @@ class TargetCheck:
 
     def refuse_unknown(self, peft_config: PeftConfig) -> None:
         """
-        Refuses names that nothing has; PEFT passes over them as long as one of the others is found.
+        Refuses names that match nothing; PEFT ignores them if one of the others matches.
 
         Args:
-            peft_config (`PeftConfig`): As PEFT has put it on the model, or as given.
+            peft_config (`PeftConfig`): As added to the model by PEFT, or as given.
 
         Raises:
             `InputError`: naming the first of them.
         """
         modules = getattr(peft_config, "target_modules", None)
         if modules is not None and not isinstance(modules, str):  # a pattern, or 'all-linear'
-            hint = "'all-linear' takes them all."
+            hint = "'all-linear' selects them all."
             self._refuse("lora_target_modules", modules, self.modules, self.linear, "module", hint)
         parameters = getattr(peft_config, "target_parameters", None)
         self._refuse("lora_target_parameters", parameters or (), self.parameters, self.wide, "weight", "")

@@ -1,4 +1,4 @@
-"""Saved settings under the names that transformers 4 and servers built on it read, beside those of version 5."""
+"""Saves settings also under the names that transformers 4 and servers built on it read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ..output.json_files import load_json
 
 
-# Names of theta and of the rotated share that version 4 used, where they are not `rope_theta` and
+# Names of theta and of the rotated share in version 4, where they are not `rope_theta` and
 # `partial_rotary_factor`.
 THETA_NAMES = {"gpt_neox": "rotary_emb_base"}
 SHARE_NAMES = {"gpt_neox": "rotary_pct"}
@@ -22,7 +22,7 @@ LAYERED_THETA_NAMES = {
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
 }
 
-# Classes of version 4 that make their post-processor anew when they are loaded.
+# Classes of version 4 that rebuild their post-processor when they are loaded.
 REBUILDING = {f"{name}Tokenizer{fast}" for name in ("Llama", "CodeLlama", "Gemma", "Cohere") for fast in ("", "Fast")}
 
 
@@ -37,8 +37,8 @@ def add_legacy_rope_keys(config: dict[str, Any]) -> None:
     """
     Adds `rope_theta` and `rope_scaling` beside `rope_parameters`, in place, also inside nested text configs.
 
-    transformers 5 writes `rope_parameters` alone, which version 4 ignores: it would silently use theta 10000 without
-    scaling. Version 5 reads both forms to the same effect.
+    transformers 5 writes only `rope_parameters`, which version 4 ignores: it would silently use theta 10000 without
+    scaling. Version 5 reads both forms with the same result.
 
     Args:
         config (`dict`): Contents of a `config.json`.
@@ -55,7 +55,7 @@ def add_legacy_rope_keys(config: dict[str, Any]) -> None:
         for layers, name in names.items():
             if "rope_theta" in (rope.get(layers) or {}):
                 config[name] = rope[layers]["rope_theta"]
-        if model_type == "gemma3_text":  # the global layers alone are scaled
+        if model_type == "gemma3_text":  # only the global layers are scaled
             config["rope_scaling"] = _scaling(rope["full_attention"])
         return
     if "rope_theta" not in rope:
@@ -71,14 +71,14 @@ def write_legacy_tokenizer_keys(path: Path, tokenizer: PreTrainedTokenizerBase) 
     """
     Writes a saved `tokenizer_config.json` so that version 4 loads it; version 5 reads both forms.
 
-    Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, end in an error there. What
-    the tokenizer returns beside the ids is written out: version 4's general one adds `token_type_ids` where nothing says
-    otherwise, which no decoder takes. And some of its classes put BOS before every text and no EOS behind it, whatever
-    `tokenizer.json` says; the general one keeps to that file.
+    Version 5's name of the general fast tokenizer, and its list under `extra_special_tokens`, raise an error there.
+    What the tokenizer returns besides the ids is written out: by default version 4's general one adds
+    `token_type_ids`, which no decoder accepts. And some of its classes always put BOS before a text and no EOS after
+    it, ignoring `tokenizer.json`; the general one follows that file.
 
     Args:
         path (`Path`): The file.
-        tokenizer (`PreTrainedTokenizerBase`): What was saved to it.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer saved in it.
     """
     config = load_json(path)
     config["model_input_names"] = list(tokenizer.model_input_names)

@@ -11,10 +11,10 @@ from ..errors import InputError, name_list
 
 def check_backend(backend: str) -> None:
     """
-    Refuses a backend of `torch.compile` that is not there.
+    Refuses a backend of `torch.compile` that does not exist.
 
     Raises:
-        `InputError`: naming those that are.
+        `InputError`: naming the existing ones.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
@@ -51,9 +51,9 @@ def compile_layers(backbone: PreTrainedModel, backend: str, mode: str | None = N
     Raises:
         `InputError`: if the model has no list of layers.
     """
-    # One graph serves all layers, unless it is asked whether they have the same hooks: the last one has those that trim it.
+    # One graph serves all layers if hooks are not compared: the last layer has the hooks that trim it.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     options = {} if mode is None else {"mode": mode}
     for layer in layers_of(backbone):
-        # Micro-batches differ in length, and a graph for each length would be compiled anew.
+        # Micro-batches differ in length, and each length would compile a new graph.
         layer.compile(dynamic=True, backend=backend, **options)

@@ -19,18 +19,18 @@ from .reward_model import RewardModel
 
 class ComputeCopies:
     """
-    The 16-bit copies of a model's fp32 weights, for as long as the weights stay as they are.
+    The 16-bit copies of a model's fp32 weights, valid until the weights change.
 
-    Autocast casts every weight again in every forward pass, where activations are computed again also in the backward
-    pass, and frozen weights at every use. Within [`used`] linear layers and the LM head read copies instead, each made
-    by one cast, through which the gradients of all micro-batches go to the fp32 weight: every product is the one that
-    autocast would compute, bit for bit. Where autocast is off, as at the reward head, the fp32 weight is read.
+    Autocast casts every weight again in every forward pass (with checkpointing, in the backward pass too), and frozen
+    weights at every use. Within [`used`], linear layers and the LM head read copies instead, each made by one cast,
+    through which the gradients of all micro-batches flow to the fp32 weight: every product equals autocast's, bit for
+    bit. If autocast is off, as at the reward head, the fp32 weight is read.
 
-    Not for weights that stand in parts (ZeRO-3, FSDP): the copies would be of whole weights.
+    Not for sharded weights (ZeRO-3, FSDP): the copies would be of whole weights.
 
     Args:
         model (`RewardModel`): The model, with its adapter.
-        dtype (`torch.dtype`): What autocast computes in.
+        dtype (`torch.dtype`): Compute type of autocast.
     """
 
     def __init__(self, model: RewardModel, dtype: torch.dtype):
@@ -41,20 +41,20 @@ class ComputeCopies:
     @contextlib.contextmanager
     def used(self, keep_frozen: bool = False) -> Iterator[None]:
         """
-        Within it the copies are read; the weights must not change.
+        A context in which the copies are read; the weights must not change.
 
         Args:
-            keep_frozen (`bool`): Whether copies of frozen weights stay for the next time.
+            keep_frozen (`bool`): Whether to keep copies of frozen weights for the next time.
         """
         made: dict[nn.Parameter, Tensor] = {}
         try:
             for module in self._modules:
-                # Into the instance, past `nn.Module`: parameters, state dict and hooks stay what they are.
+                # Set on the instance, bypassing `nn.Module`: parameters, state dict and hooks do not change.
                 own = module.__dict__
                 if not isinstance(module, LMHead):
                     own["weight_copy"], own["bias_copy"] = (self._copy(p, made) for p in (module.weight, module.bias))
                     own["forward"] = types.MethodType(_FORWARDS[type(module).forward], module)
-                elif torch.is_grad_enabled():  # no language-modelling loss without
+                elif torch.is_grad_enabled():  # no language-modeling loss otherwise
                     own["weight_copy"] = self._copy(module.weight, made)
             yield
         finally:
@@ -69,7 +69,7 @@ class ComputeCopies:
         self._frozen.clear()
 
     def _copy(self, parameter: nn.Parameter | None, made: dict[nn.Parameter, Tensor]) -> Tensor | None:
-        if parameter is None or parameter.dtype != WEIGHT_DTYPE:  # a weight in 4 bits, say
+        if parameter is None or parameter.dtype != WEIGHT_DTYPE:  # such as a 4-bit weight
             return parameter
         copies = made if parameter.requires_grad else self._frozen
         if parameter not in copies:
@@ -89,12 +89,12 @@ def _conv1d(self: Conv1D, x: Tensor) -> Tensor:
     return torch.addmm(bias, x.view(-1, x.size(-1)), weight).view(*x.size()[:-1], self.nf)
 
 
-# Layers by what they compute, so that a subclass that computes something else (bitsandbytes', say) is left alone.
+# Exact classes, so that a subclass that computes something else (such as bitsandbytes') is left alone.
 _FORWARDS = {nn.Linear.forward: _linear, Conv1D.forward: _conv1d}
 
 
 def _multiplying_modules(model: RewardModel) -> list[nn.Module]:
-    """Linear layers of the backbone and the LM head; in front of the reward, only where `cls` goes through them."""
+    """Linear layers of the backbone and the LM head; those before the reward head only if `cls` uses them."""
     classifier, left_out = model.base_classifier, set()
     if model.settings.pooling_type != "cls":
         unused = [classifier.get_submodule(name) for name in modules_before_head(classifier)]

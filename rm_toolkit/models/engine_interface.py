@@ -1,4 +1,4 @@
-"""What trainers and engines ask of a model under transformers' names, answered for the classifier inside."""
+"""The interface of transformers that trainers and engines use, forwarded to the classifier inside."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EngineInterface:
         return self.base_classifier.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """Returns the LM head, where it is loaded."""
+        """Returns the LM head, if it is loaded."""
         return self.lm_head
 
     def tie_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""The files of a model folder, in one table: what each is, who writes it, and what others may do with it."""
+"""The files of a model folder, in one table: what each is, who writes it, and what may be done with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FRONTIER_FOLDER = "frontier"
 FINAL_RESULTS_NAME = "final_eval_results.json"
 TRAINING_LOG_NAME = "training_log.json"
 CALIBRATION_NAME = "calibration.json"
-# What an unfinished run leaves behind, files and folders; nothing of it is a result.
+# Files and folders that an unfinished run leaves behind; none of them is a result.
 LEFTOVERS = (".saving-*", ".removing-*")
 
 
@@ -42,15 +42,15 @@ class ModelFile:
     One row of the table.
 
     Args:
-        name (`str`): Path in the folder. `*` stands for any characters but a slash, `{N}` for digits. With a slash at its
-            end it is a folder, with all that is in it.
-        what (`str`): What it holds.
+        name (`str`): Path in the folder. `*` stands for any characters but a slash, `{N}` for digits. With a
+            trailing slash it is a folder with all its content.
+        what (`str`): Its content.
         writer (`str`): Who writes it, one of `WRITERS`.
         overwritten (`bool`): Whether a new run in the same output folder may remove it (`--overwrite_output_dir`).
-        carried (`bool`): Whether it goes along as it is when models are merged.
-        published (`bool`): Whether a push sends it.
+        carried (`bool`): Whether it is copied unchanged when models are merged.
+        published (`bool`): Whether a push uploads it.
         loaded (`bool`): Whether a model, an adapter or a tokenizer is read from it.
-        in_adapter (`bool`): Whether `adapter/` may hold it too.
+        in_adapter (`bool`): Whether `adapter/` may have it too.
         legacy (`bool`): Whether only earlier versions of transformers, or other toolkits, write it.
     """
 
@@ -76,7 +76,7 @@ WRITERS = {
     "reports": "what `report_to` names",
     "checkpoint": "the trainer, inside `checkpoint-N/` alone: the state to resume from",
     "merge": "rm-toolkit merge",
-    "calibrate": "rm-toolkit calibrate; it names the weights that it was fitted to, and is refused for others",
+    "calibrate": "rm-toolkit calibrate; names the weights that it was fitted to, and is refused for others",
     "push": "rm-toolkit push, in the repository on the Hub",
     "person": "a person",
 }
@@ -114,7 +114,7 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     _saved("model-{N}-of-{N}.safetensors", "weights of a large model, in shards"),
     _saved(SAFE_INDEX, "which shard holds which tensor"),
     _saved(SETTINGS_NAME, "how texts are read, and where the model comes from", in_adapter=True),
-    _saved(f"{LM_HEAD_FOLDER}/{SAFE_WEIGHTS}", "language-modelling head for the next stage"),
+    _saved(f"{LM_HEAD_FOLDER}/{SAFE_WEIGHTS}", "language-modeling head for the next stage"),
     _saved(ADAPTER_CONFIG, "adapter and the name of its base", in_adapter=True),
     _saved(ADAPTER_WEIGHTS, "weights of an adapter, reward head included", in_adapter=True),
     _tokenizer("tokenizer.json", "tokenizer"),
@@ -125,20 +125,20 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     _tokenizer("special_tokens_map.json", "special tokens", legacy=True),
     _tokenizer("added_tokens.json", "tokens added to a vocabulary", legacy=True),
     *(_vocabulary(name) for name in VOCABULARIES),
-    # Which of these belong to the model, its `auto_map` says: see `code_files`.
+    # The model's `auto_map` says which of these are its own: see `code_files`.
     _saved("*.py", "code of a model that needs trust_remote_code", carried=True, overwritten=False, in_adapter=True),
     ModelFile(FINAL_RESULTS_NAME, "metrics before and after training", "results", overwritten=True, published=True),
     ModelFile(TRAINING_LOG_NAME, "everything that was logged so far", "trainer", overwritten=True, published=True),
     ModelFile("checkpoint-{N}/", "state to resume from", "trainer", overwritten=True),
     ModelFile(f"{ANCHOR_FOLDER}/", "the starting model's rewards of replayed pairs", "trainer", overwritten=True),
-    *(ModelFile(name, "half written or removed when a run was killed", "trainer", True) for name in LEFTOVERS),
+    *(ModelFile(name, "partly written or removed when a run was killed", "trainer", True) for name in LEFTOVERS),
     ModelFile(RUN_MANIFEST, "what the run has written", "trainer", overwritten=True),
-    ModelFile(LOCK_NAME, "who is writing, where the folder above is not ours", "trainer"),
+    ModelFile(LOCK_NAME, "who is writing, if the folder above is not writable", "trainer"),
     ModelFile("runs/", "TensorBoard's log", "reports", overwritten=True),
     ModelFile("trainer_state.json", "progress and log of the base-LM stage, and in a checkpoint", "results", True),
     _state(MANIFEST_NAME, "size and hash of every file of a checkpoint"),
-    _state("run_progress.json", "where the run stands in its data and sums"),
-    _state("stream_state_{N}.json", "where each process stands in streamed data"),
+    _state("run_progress.json", "position of the run in its data, and its sums"),
+    _state("stream_state_{N}.json", "position of each process in streamed data"),
     _state("run_identity.json", "which run it is: its data and settings, and what has changed since it began"),
     _state("optimizer.pt", "optimizer"),
     _state("optimizer.bin", "optimizer"),
@@ -150,20 +150,20 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     _state("global_step{N}/", "weights and optimizer under DeepSpeed"),
     _state("latest", "DeepSpeed's pointer to that folder"),
     _state("zero_to_fp32.py", "DeepSpeed's script that gathers its weights"),
-    ModelFile(CALIBRATION_NAME, "what makes probabilities of its rewards", "calibrate", published=True),
+    ModelFile(CALIBRATION_NAME, "turns its rewards into probabilities", "calibrate", published=True),
     ModelFile(MERGE_NAME, "weights and lineages of a merge", "merge"),
-    ModelFile(f"{FRONTIER_FOLDER}/", "table and picture of a series of weights", "merge"),
+    ModelFile(f"{FRONTIER_FOLDER}/", "table and figure of a series of weights", "merge"),
     ModelFile(f"{FIGURE_FOLDER}/report.md", "report of rm-toolkit evaluate", "push", published=True),
     ModelFile(f"{FIGURE_FOLDER}/figures/*.png", "figures of rm-toolkit evaluate", "push", published=True),
     ModelFile(".rm_toolkit_push.json", "files of the last push", "push"),
-    ModelFile(".gitattributes", "which files the Hub keeps as large ones", "push"),
+    ModelFile(".gitattributes", "which files the Hub stores as large files", "push"),
     ModelFile(CARD_NAME, "card", "person", published=True),
     *(
-        ModelFile(name, "licence of the model, or of its base", "person", published=True)
+        ModelFile(name, "license of the model, or of its base", "person", published=True)
         for name in ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
     ),
 )
-# What loaders and servers take up from the top of a folder wherever they find it, under other names than ours too.
+# Files that loaders and servers read from the top of a folder, also under other names than ours.
 TAKEN_UP = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "adapter_model.*", "pytorch_model*")
 
 
@@ -175,27 +175,27 @@ def find_row(path: str | os.PathLike) -> ModelFile | None:
         path (`str` or `os.PathLike`): Relative to the model folder. A checkpoint is a model folder of its own.
 
     Returns:
-        `ModelFile`, *optional*: `None` for what is not in the table.
+        `ModelFile`, *optional*: `None` if it is not in the table.
     """
     name = Path(path).as_posix()
     inside = name.removeprefix(f"{ADAPTER_FOLDER}/")
     rows = [row for row in MODEL_FILES if row.matches(inside) and (row.in_adapter or inside == name)]
-    # An exact name goes before a pattern: a script of DeepSpeed is no code of the model.
+    # An exact name has priority over a pattern: a script of DeepSpeed is not code of the model.
     return min(rows, key=lambda row: "*" in row.name, default=None)
 
 
 def list_folder(folder: str | os.PathLike) -> Iterator[tuple[str, ModelFile | None]]:
     """
-    Lists what stands in a model folder, with its row of the table.
+    Lists the content of a model folder, with its rows of the table.
 
-    A folder that the table lists as a whole, and one of which it lists nothing, is one entry; links are not followed.
+    A folder that the table lists as a whole, or does not list at all, is one entry; links are not followed.
 
     Args:
         folder (`str` or `os.PathLike`): The model folder.
 
     Yields:
-        `tuple`: Path relative to the folder, with a slash at its end if it is a folder; and its row, or `None` if it is
-        none of ours.
+        `tuple`: Path relative to the folder, with a trailing slash if it is a folder; and its row, or `None` if the
+            table does not list it.
     """
     yield from _list(Path(folder), "")
 
@@ -215,30 +215,30 @@ def _list(folder: Path, above: str) -> Iterator[tuple[str, ModelFile | None]]:
 
 def run_files(folder: str | os.PathLike) -> list[str]:
     """
-    Returns what runs of this toolkit write into their output folder, of what stands there; by its name alone.
+    Returns the paths in an output folder that runs of this toolkit write; judged only by name.
 
     Args:
         folder (`str` or `os.PathLike`): An output folder.
 
     Returns:
-        `list[str]`: Paths relative to it, those of folders with a slash at their end.
+        `list[str]`: Paths relative to it, those of folders with a trailing slash.
     """
     return [name for name, row in list_folder(folder) if row is not None and row.overwritten]
 
 
 def weight_files(folder: str | os.PathLike) -> list[Path]:
     """
-    Returns the files that hold a model's weights, as transformers finds them: `model.safetensors`, else what the index
-    lists. Others of a like name are not read.
+    Returns the weight files of a model as transformers finds them: `model.safetensors`, else those in the index. Other
+    files with similar names are not read.
 
     Args:
         folder (`str` or `os.PathLike`): A model folder.
 
     Returns:
-        `list[Path]`: Empty where there are none.
+        `list[Path]`: Empty if there are none.
 
     Raises:
-        `InputError`: if the index cannot be read, or lists what is not beside it.
+        `InputError`: if the index cannot be read, or lists a missing file.
     """
     folder = Path(folder)
     if (folder / SAFE_WEIGHTS).is_file():
@@ -252,7 +252,7 @@ def weight_files(folder: str | os.PathLike) -> list[Path]:
         raise InputError(f"{index} cannot be read ({error!r}). Restore the file.") from error
     wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if wrong:
-        raise InputError(f"{index} lists '{wrong[0]}', which is not beside it. Restore the file.")
+        raise InputError(f"{index} lists '{wrong[0]}', which is missing. Restore the file.")
     return [folder / name for name in names]
 
 

@@ -1,4 +1,4 @@
-"""A model that comes from anywhere, looked at before a library reads it: its files, their keys, its tensors."""
+"""Checks a model from an unknown source before a library reads it: its files, their keys, its tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .folder_rules import check_content
 from .hub_files import find_file
 
 
-# `config.json` says which kind of tokenizer it is, where nothing else does.
+# `config.json` gives the type of the tokenizer if nothing else does.
 TOKENIZER_FILES = (
     CONFIG_NAME,
     "tokenizer_config.json",
@@ -23,14 +23,14 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-MOST_SETTINGS = 1 << 26  # bytes of a file of settings: a config of 64 MB has something in it that is none
+MOST_SETTINGS = 1 << 26  # bytes of a settings file: a config of 64 MB is not a config
 MOST_TEMPLATE = 1 << 22
 _FLOATING = ("F", "BF", "C")  # F16, F32, F8_E4M3, BF16, …; the others are integers and booleans
 
 
 def place_of(name: str, file: str, revision: str | None = None, *, subfolder: str = "") -> str | None:
     """
-    Where a file of a model is, if anything is there under its name; one of the Hub is downloaded into the cache.
+    Path of a file of a model, if anything exists under its name; a file on the Hub is downloaded into the cache.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -38,7 +38,7 @@ def place_of(name: str, file: str, revision: str | None = None, *, subfolder: st
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         subfolder (`str`): Folder that it is in.
     """
-    if os.path.isdir(name):  # also what is no file: a link that leads nowhere, a folder
+    if os.path.isdir(name):  # also if it is not a file: a broken link, a folder
         path = Path(name, subfolder, file)
         return str(path) if os.path.lexists(path) else None
     return find_file(name, file, revision, subfolder=subfolder)
@@ -54,7 +54,7 @@ def read_checked(name: str, file: str, revision: str | None = None) -> dict[str,
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Returns:
-        `dict`, *optional*: What it holds; `None` where there is no such file.
+        `dict`, *optional*: Its content; `None` if there is no such file.
 
     Raises:
         `InputError`: in one line that names the file, the key, and what to do.
@@ -70,22 +70,22 @@ def read_checked(name: str, file: str, revision: str | None = None) -> dict[str,
 
 def check_tokenizer_files(name: str, revision: str | None = None) -> None:
     """
-    Looks at the files that a tokenizer is read from.
+    Checks the files that a tokenizer is read from.
 
     Raises:
-        `InputError`: as [`read_checked`]; if a chat template is no text, or a file is missing that was saved with the
-            others.
+        `InputError`: as [`read_checked`]; if a chat template is not text, or a file that was saved with the
+            others is missing.
     """
     found = {file for file in TOKENIZER_FILES if read_checked(name, file, revision) is not None}
     if "tokenizer.json" in found and "tokenizer_config.json" not in found and place_of(name, SETTINGS_NAME, revision):
-        # Without it the tokenizer would load, and read other texts than in training.
+        # Without it the tokenizer would load, but read texts differently from training.
         raise InputError(f"'{name}' has a `tokenizer.json` but no `tokenizer_config.json`. {REMEDY}")
     settings = read_checked(name, "tokenizer_config.json", revision) or {}
     needs_vocabulary = settings and "tokenizer.json" not in found and not settings.get("auto_map")
     if needs_vocabulary and not any(place_of(name, file, revision) for file in VOCABULARIES):
-        # transformers would make a tokenizer with an empty vocabulary, which reads every text alike.
+        # transformers would make a tokenizer with an empty vocabulary, to which all texts are the same.
         raise InputError(
-            f"'{name}' has a `tokenizer_config.json` but no `tokenizer.json` and no vocabulary that it could stand for. {REMEDY}"
+            f"'{name}' has a `tokenizer_config.json` but no `tokenizer.json` and no vocabulary file. {REMEDY}"
         )
     path = place_of(name, "chat_template.jinja", revision)
     if path is not None:
@@ -103,7 +103,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, tuple[str, list[int]]]:
         `dict[str, tuple]`: Name of a tensor -> its type, as the file calls it, and its shape.
 
     Raises:
-        `InputError`: if it is no regular file, or none that safetensors reads.
+        `InputError`: if it is not a regular file, or safetensors cannot read it.
     """
     check_regular(path, None)
     try:
@@ -116,7 +116,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, tuple[str, list[int]]]:
 
 def check_floating(headers: dict[str, tuple[str, list[int]]], path: str | os.PathLike) -> None:
     """
-    Refuses weights that are integers: read as numbers they would be something else.
+    Refuses integer weights, which would be misread as numbers.
 
     Args:
         headers (`dict[str, tuple]`): From [`open_tensors`].
@@ -128,17 +128,17 @@ def check_floating(headers: dict[str, tuple[str, list[int]]], path: str | os.Pat
     for tensor, (kind, _) in headers.items():
         if tensor.endswith((".weight", ".bias")) and not kind.startswith(_FLOATING):
             raise InputError(
-                f"{path}: the weight '{tensor}' of its safetensors has the type {kind}, which holds no floating-point "
+                f"{path}: the weight '{tensor}' of its safetensors has the type {kind}, which has no floating-point "
                 f"numbers. {REMEDY}"
             )
 
 
 def checked_index(name: str, revision: str | None = None) -> dict[str, str] | None:
     """
-    Reads which file holds which tensor of a model in several files.
+    Reads the index of a model in several files: which tensor is in which file.
 
     Returns:
-        `dict[str, str]`, *optional*: Name of a tensor -> name of a file beside the index; `None` where there is no index.
+        `dict[str, str]`, *optional*: Name of a tensor -> name of a file beside the index; `None` if there is no index.
 
     Raises:
         `InputError`: if the index cannot be read, or names a file that is not beside it.
@@ -150,7 +150,7 @@ def checked_index(name: str, revision: str | None = None) -> dict[str, str] | No
     outside = next((file for file in names.values() if Path(file).name != file), None)
     if outside is not None:
         raise InputError(
-            f"{place_of(name, SAFE_INDEX, revision)}: `weight_map` lists '{outside}', which is not beside it. {REMEDY}"
+            f"{place_of(name, SAFE_INDEX, revision)}: `weight_map` lists '{outside}', which is missing. {REMEDY}"
         )
     return names
 
@@ -160,10 +160,10 @@ def weight_headers(name: str, revision: str | None = None) -> dict[str, tuple[st
     Reads the headers of all safetensors files of a model.
 
     Returns:
-        `dict[str, tuple]`: Name of a tensor -> its type and its shape; empty where the model has no such files.
+        `dict[str, tuple]`: Name of a tensor -> its type and its shape; empty if the model has no such files.
 
     Raises:
-        `InputError`: as [`open_tensors`] and [`checked_index`]; if the index lists a file that is not there.
+        `InputError`: as [`open_tensors`] and [`checked_index`]; if the index lists a missing file.
     """
     path = place_of(name, SAFE_WEIGHTS, revision)
     if path is not None:
@@ -174,14 +174,14 @@ def weight_headers(name: str, revision: str | None = None) -> dict[str, tuple[st
         path = place_of(name, file, revision)
         if path is None:
             listed = place_of(name, SAFE_INDEX, revision)
-            raise InputError(f"{listed}: `weight_map` lists '{file}', which is not beside it. {REMEDY}")
+            raise InputError(f"{listed}: `weight_map` lists '{file}', which is missing. {REMEDY}")
         found |= open_tensors(path)
     return found
 
 
 def file_of_tensor(name: str, key: str, revision: str | None = None) -> str | None:
     """
-    Finds the safetensors file of a model that holds a weight.
+    Finds the safetensors file of a model that has a weight.
 
     Args:
         name (`str`): Folder or Hub id.

@@ -1,4 +1,4 @@
-"""What each JSON file of a model folder may hold: one table of keys and rules, which every reader goes by."""
+"""Rules for each JSON file of a model folder: one table of keys and rules, used by every reader."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .value_rules import (
 )
 
 
-# The deepest language models have some 130 layers, the widest 20,000 values, the largest vocabularies 300,000 tokens. What
-# lies beyond these limits is a mistake, and would be built before anybody saw it.
+# The deepest language models have some 130 layers, the widest 20,000 values, the largest vocabularies 300,000 tokens.
+# Values beyond these limits are mistakes, and would be allocated before anybody noticed.
 MOST_LAYERS, MOST_WIDTH, MOST_HEADS, MOST_TOKENS, MOST_POSITIONS = 1000, 1 << 20, 1 << 16, 1 << 24, 1 << 40
 _layers, _width, _heads = whole(1, MOST_LAYERS), whole(1, MOST_WIDTH), whole(1, MOST_HEADS)
 _code = mapping_of(optional(either(text, list_of(optional(text)))))
@@ -98,7 +98,7 @@ TOKENIZER_RULES: dict[str, Rule] = {
     "clean_up_tokenization_spaces": optional(flag),
     "auto_map": optional(_code),
 }
-# What `special_tokens_map.json` may hold besides.
+# Other keys of `special_tokens_map.json`.
 SPECIAL_RULES: dict[str, Rule] = {**_special, "additional_special_tokens": _tokens, "extra_special_tokens": _tokens}
 TOKEN_RULES: dict[str, Rule] = {"content": text, "id": whole(0, MOST_TOKENS)}
 BACKEND_RULES: dict[str, Rule] = {
@@ -132,7 +132,7 @@ ADAPTER_RULES: dict[str, Rule] = {
     "auto_mapping": optional(mapping),
 }
 INDEX_RULES: dict[str, Rule] = {"weight_map": mapping_of(text), "metadata": optional(mapping)}
-# File -> its rules, and the keys that it cannot do without.
+# File -> its rules, and its required keys.
 RULES: dict[str, tuple[dict[str, Rule], tuple[str, ...]]] = {
     CONFIG_NAME: (CONFIG_RULES, ("model_type",)),
     SETTINGS_NAME: (SETTINGS_RULES, ()),
@@ -148,11 +148,11 @@ RULES: dict[str, tuple[dict[str, Rule], tuple[str, ...]]] = {
 
 def check_content(file: str, values: dict[str, Any], path: str) -> None:
     """
-    Compares what a file holds with its rules.
+    Compares the content of a file with its rules.
 
     Args:
         file (`str`): Its name in the table of files.
-        values (`dict`): What it holds.
+        values (`dict`): Its content.
         path (`str`): Where it is, for the message.
 
     Raises:
@@ -170,7 +170,7 @@ def check_content(file: str, values: dict[str, Any], path: str) -> None:
 
 
 def _inner(file: str, values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Rule], str]]:
-    """The mappings inside a file that have rules of their own."""
+    """The mappings inside a file that have their own rules."""
     if file == CONFIG_NAME and isinstance(values.get("text_config"), dict):
         yield values["text_config"], CONFIG_RULES, "text_config."
     if file == SETTINGS_NAME:
@@ -207,7 +207,7 @@ def _all_stages(lineage: list[dict[str, Any]], where: str) -> Iterator[tuple[dic
 
 
 def _check_finite(value: Any, path: str, inside: str) -> None:
-    """Refuses NaN; infinite are only limits that are meant to be none."""
+    """Refuses NaN; infinity is allowed only for limits, where it means "no limit"."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_finite(item, path, f"{inside}.{key}" if inside else str(key))

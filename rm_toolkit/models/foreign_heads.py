@@ -1,4 +1,4 @@
-"""Reward heads as other programs save them: with a bias that the stock class lacks, or under another name."""
+"""Reward heads saved by other programs: with a bias that the stock class lacks, or under another name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .folder_checks import file_of_tensor
 from .heads import gathered, head_name, reward_head
 
 
-MOST_KEYS = 64  # unread weights that are looked at
+MOST_KEYS = 64  # unread weights to check
 
 
 def refuse_unread_bias(name: str, classifier: PreTrainedModel, unread: Iterable[str], revision: str | None) -> None:
     """
-    Refuses a checkpoint whose head has a bias that its stock class has no place for.
+    Refuses a checkpoint whose head has a bias that its stock class lacks.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -39,7 +39,7 @@ def refuse_unread_bias(name: str, classifier: PreTrainedModel, unread: Iterable[
 
 def refuse_unsaved_bias(classifier: PreTrainedModel) -> None:
     """
-    Refuses a model in memory whose head has been replaced by one with a bias: the saved folder would open without it.
+    Refuses a model in memory whose head was replaced by one with a bias: the saved folder would load without it.
 
     Raises:
         `InputError`: unless the bias is 0, or the stock class has one too.
@@ -62,15 +62,15 @@ def _refuse_unless_zero(what: str, classifier: PreTrainedModel, bias: torch.Tens
     head = head_name(classifier)
     raise InputError(
         f"{what} has a reward head with a bias (`{head}.bias` is {bias.flatten()[0].item():.6g}), which "
-        f"{type(classifier).__name__} has no place for: other programs would leave it out, and all rewards would differ "
-        f"by it. No order of two texts depends on it: remove `{head}.bias`, and expect rewards without it."
+        f"{type(classifier).__name__} lacks: other programs would ignore it, and all rewards would be shifted "
+        f"by it. The order of texts does not depend on it: remove `{head}.bias`, and expect rewards without it."
     )
 
 
 def other_head(name: str, classifier: PreTrainedModel, unread: Iterable[str], revision: str | None) -> str:
     """
-    Returns what to do with a head that the checkpoint holds under another name, such as a value head of TRL; empty
-    where there is none.
+    Returns what to do with a head that the checkpoint has under another name, such as a value head of TRL; empty if
+    there is none.
 
     Args:
         name, classifier, unread, revision: As in [`refuse_unread_bias`].
@@ -91,7 +91,7 @@ def other_head(name: str, classifier: PreTrainedModel, unread: Iterable[str], re
             f"m.save_pretrained({target!r}); t.AutoTokenizer.from_pretrained({name!r}).save_pretrained({target!r})"
         )
         return (
-            f" It has '{key}' of shape {shape}, a head under another name (a value head, say). If that one gives the "
+            f" It has '{key}' of shape {shape}, a head under another name (such as a value head). If that one gives the "
             f'rewards, save it as the stock head, then name {target}: python -c "{command}"'
         )
     return ""

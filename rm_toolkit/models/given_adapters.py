@@ -1,4 +1,4 @@
-"""A PEFT model that a caller has made: checked, and its reward head trained with it."""
+"""Checks a PEFT model that a caller has made, and makes its reward head trainable."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from .heads import head_name
 
 def with_trained_head(model: PeftModel, pooling_type: str, seed: int = 42) -> PeftModel:
     """
-    Returns the PEFT model, with its reward head among what is trained and saved.
+    Returns the PEFT model, with its reward head trained and saved too.
 
-    PEFT trains the head only where the task type is `SEQ_CLS` or `modules_to_save` names it, and nothing at all of an
-    adapter that was loaded to be used: such an adapter is taken off its base and put on again, its weights unchanged.
+    PEFT trains the head only if the task type is `SEQ_CLS` or `modules_to_save` names it, and trains nothing of an
+    adapter that was loaded for inference: such an adapter is removed from its base and added again, with the same
+    weights.
 
     Args:
-        model (`PeftModel`): With one adapter on a stock classifier. Not to be used afterwards.
+        model (`PeftModel`): A stock classifier with one adapter. Not usable afterwards.
         pooling_type (`str`): As in [`~rm_toolkit.models.adapters.attach_adapter`].
-        seed (`int`): Seed of what the adapter lacks.
+        seed (`int`): Seed of the weights that the adapter lacks.
 
     Raises:
-        `InputError`: for several adapters, and for kinds that cannot be trained here.
+        `InputError`: for several adapters, and for types that cannot be trained here.
     """
     names = list(model.peft_config)
     if len(names) != 1:
         raise InputError(
-            f"the model has {len(names)} adapters ({name_list(names)}); one is trained. Remove the others "
+            f"the model has {len(names)} adapters ({name_list(names)}); only one can be trained. Remove the others "
             "(`model.delete_adapter(NAME)`), or merge them into the base (`model.merge_and_unload()`)."
         )
     config = model.peft_config[names[0]]

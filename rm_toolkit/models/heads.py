@@ -1,4 +1,4 @@
-"""The reward head of a stock classifier: where it stands, what it needs before it, and how a fresh one is drawn."""
+"""The reward head of a stock classifier: its name, the modules before it, and the initialization of a new one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def head_name(classifier: PreTrainedModel) -> str:
         if _is_linear(_submodule(classifier, name)):
             return name
     raise InputError(
-        f"{type(classifier).__name__} has no single linear layer `score` or `classifier` to read a reward from; take a "
-        "causal LM or a BERT-like encoder."
+        f"{type(classifier).__name__} has no single linear layer `score` or `classifier` to read a reward from; use "
+        "a causal LM or a BERT-like encoder."
     )
 
 
@@ -49,7 +49,7 @@ def reward_head(classifier: PreTrainedModel) -> nn.Module:
 
 
 def is_encoder(classifier: PreTrainedModel) -> bool:
-    """Whether the model reads a text in both directions, so that its stock class pools by itself (`cls`)."""
+    """Whether the model reads a text in both directions, so that its stock class does its own pooling (`cls`)."""
     return head_name(classifier) != "score" and not is_causal_lm(classifier.config)
 
 
@@ -57,7 +57,7 @@ def reads_like_stock(classifier: PreTrainedModel, pooling_type: str) -> bool:
     """
     Whether the model's stock class gives the same reward as this pooling.
 
-    Of an encoder only `cls` does. Of a decoder `last` and `eos` do, if nothing but the head follows the backbone.
+    For an encoder only `cls` does. For a decoder `last` and `eos` do, if only the head follows the backbone.
     """
     if is_encoder(classifier):
         return pooling_type == "cls"
@@ -79,30 +79,32 @@ def modules_before_head(classifier: PreTrainedModel) -> list[str]:
 
 def check_pooling(classifier: PreTrainedModel, pooling_type: str) -> None:
     """
-    Refuses `cls` pooling of a decoder.
+    Refuses `cls` pooling for a decoder.
 
     Raises:
         `InputError`: naming what to use instead.
     """
     if pooling_type == "cls" and not is_encoder(classifier):
         raise InputError(
-            f"`pooling_type` is 'cls', but {type(classifier).__name__} is a decoder, whose first token has seen no "
-            "other. Use 'last' or 'eos' (or 'average' or 'max', which load through rm_toolkit only)."
+            f"`pooling_type` is 'cls', but {type(classifier).__name__} is a decoder, whose first token does not see the "
+            "others. Use 'last' or 'eos' (or 'average' or 'max', which load through rm_toolkit only)."
         )
 
 
 def pool_first_token(classifier: PreTrainedModel) -> None:
-    """Lets a stock class that could also pool the mean (ModernBERT, EuroBERT) read the first token, here and as saved."""
+    """
+    Makes a stock class that could also pool the mean (ModernBERT, EuroBERT) read the first token, here and when saved.
+    """
     for holder in (classifier.config, classifier):  # some keep a copy of it
         if hasattr(holder, "classifier_pooling"):
             holder.classifier_pooling = FIRST_TOKEN.get(classifier.config.model_type, "cls")
 
 
 def max_positions(classifier: PreTrainedModel) -> int | None:
-    """Returns how many tokens fit into a learned position embedding; `None` where positions are computed (RoPE)."""
+    """Returns how many tokens fit into a learned position embedding; `None` if positions are computed (RoPE)."""
     for name, module in classifier.named_modules():
         if name.split(".")[-1] in ("position_embeddings", "wpe", "embed_positions") and hasattr(module, "weight"):
-            padding = module.padding_idx  # RoBERTa counts positions from behind the padding's
+            padding = module.padding_idx  # RoBERTa counts positions after the padding's
             offset = getattr(module, "offset", 0) if padding is None else padding + 1
             return module.num_embeddings - offset
     return None
@@ -119,19 +121,19 @@ def check_max_length(classifier: PreTrainedModel, max_length: int) -> None:
     if positions is not None and max_length > positions:
         raise InputError(
             f"`max_length` is {max_length}, but {type(classifier).__name__} has positions for {positions} tokens. Set "
-            f"`max_length: {positions}` or less; longer texts lose their beginning."
+            f"`max_length: {positions}` or less; longer texts are cut at their beginning."
         )
 
 
 def select_trainable(classifier: PreTrainedModel, pooling_type: str, *, adapted: bool) -> None:
     """
-    Freezes what the forward pass does not touch, so that no engine waits for its gradient, and the head's bias, which
-    no preference can move.
+    Freezes parameters that the forward pass does not use, so that no engine waits for their gradients, and the head's
+    bias, which no preference can change.
 
     Args:
         classifier (`PreTrainedModel`): The stock classifier, also inside a PEFT model.
-        pooling_type (`str`): `cls` goes through the modules before the head, the others do not.
-        adapted (`bool`): Whether PEFT adapters are on it: then nothing is unfrozen.
+        pooling_type (`str`): `cls` uses the modules before the head, the others do not.
+        adapted (`bool`): Whether it has PEFT adapters: then nothing is unfrozen.
     """
     between = tuple(f"{name}." for name in modules_before_head(classifier))
     head = reward_head(classifier)
@@ -175,14 +177,14 @@ def check_loaded(
     hint: str = "",
 ) -> bool:
     """
-    Judges a loaded checkpoint by the weights that it lacks.
+    Checks a loaded checkpoint by the weights that it lacks.
 
     Args:
         name (`str`): Folder or Hub id.
-        classifier (`PreTrainedModel`): As loaded from it.
+        classifier (`PreTrainedModel`): The loaded classifier.
         missing (`Iterable[str]`): Names of the weights that its files lack.
         require_head (`bool`): Whether it must have a reward head.
-        pooling_type (`str`): How it is read.
+        pooling_type (`str`): Its pooling.
         hint (`str`): What to do with a head under another name, see [`~rm_toolkit.models.foreign_heads.other_head`].
 
     Returns:
@@ -206,7 +208,7 @@ def check_loaded(
         )
     if not fresh and pooling_type == "cls" and optional:
         raise InputError(
-            f"'{name}' has a reward head but lacks '{sorted(optional)[0]}', through which `pooling_type` 'cls' reads. "
+            f"'{name}' has a reward head but lacks '{sorted(optional)[0]}', which `pooling_type` 'cls' needs. "
             "Restore the file, or train with the pooling that this model was made for."
         )
     return fresh
@@ -214,7 +216,7 @@ def check_loaded(
 
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter]):
-    """Makes parameters whole that DeepSpeed's ZeRO-3 keeps in parts; rank 0's changes are kept."""
+    """Gathers parameters that DeepSpeed's ZeRO-3 shards; rank 0's changes are kept."""
     if not is_deepspeed_zero3_enabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""A client of the Hub that does not wait for ever: its own has no bound where a call names none."""
+"""A Hub client with timeouts: the Hub's own has none unless a call sets one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.utils import _http as hub
 
 
-SECONDS = 60.0  # of silence; and for a small question, from its first byte to the last of its answer
-MAX_BYTES = 256 << 20  # of an answer that is not a file: a list of a million files
-SMALL = 1 << 20  # bytes of a question that is not an upload
+SECONDS = 60.0  # of silence; for a small request, the whole time until the end of the answer
+MAX_BYTES = 256 << 20  # of an answer that is not a file; enough for a list of a million files
+SMALL = 1 << 20  # bytes of a request that is not an upload
 PACKING = ("content-encoding", "content-length", "transfer-encoding")
 
 
 def bound_hub_client() -> None:
-    """From now on everything in this process that asks the Hub gives up when nothing comes; called by commands and recipes."""
+    """From now on every Hub request of this process times out; called by commands and recipes."""
     set_client_factory(_factory)
 
 
@@ -38,7 +38,7 @@ def _factory() -> Any:
 def _send(
     client: Any, library: Any, send: Callable[..., Any], request: Any, *, stream: bool = False, **how: Any
 ) -> Any:
-    """Sends a request. A file that goes up or down takes the time it needs, as long as something comes."""
+    """Sends a request. A file transfer takes the time it needs, if data keeps arriving."""
     try:
         small = int(request.headers.get("content-length", "0")) <= SMALL and "transfer-encoding" not in request.headers
     except ValueError:
@@ -52,13 +52,13 @@ def _send(
 @contextlib.contextmanager
 def _alarm(error: Exception) -> Iterator[None]:
     """
-    Raises an error in the main thread when it takes too long: a server that sends a byte now and then keeps every single
-    wait short. No second thread: the caller may hold locks that the client's own hooks want.
+    Raises an error in the main thread when it takes too long, because a server that sends a byte now and then keeps
+    every single wait short. Uses no second thread: the caller may hold locks that the client's hooks need.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
-    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # somebody else's
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # someone else's handler
         yield
         return
 
@@ -97,7 +97,7 @@ def _answer(library: Any, send: Callable[..., Any], request: Any, stream: bool, 
         request=response.request,
         history=response.history,
     )
-    # A HEAD says how large a file is that it does not send.
+    # A HEAD answer gives the size of a file that it does not send.
     for name in PACKING if request.method == "HEAD" else ():
         if name in response.headers:
             whole.headers[name] = response.headers[name]

@@ -1,4 +1,4 @@
-"""One file of a model, wherever the model is: in a folder here, or at a revision of a repository on the Hub."""
+"""One file of a model, in a local folder or at a revision of a Hub repository."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .files import ADAPTER_CONFIG, CONFIG_NAME
 
 def split_revision(name: str | os.PathLike, revision: str | None = None) -> tuple[str, str | None]:
     """
-    Parts `NAMESPACE/NAME@REVISION`, as the Hub's own file system writes it; anything else is a name alone.
+    Splits `NAMESPACE/NAME@REVISION`, as written by the Hub's own file system; anything else is only a name.
 
     Args:
         name (`str` or `os.PathLike`): Folder or Hub id.
-        revision (`str`, *optional*): Where it is given by itself.
+        revision (`str`, *optional*): The revision, if given separately.
 
     Returns:
         `tuple`: The folder or Hub id, and its branch, tag or commit.
@@ -35,7 +35,7 @@ def recorded_revision(name: str, revision: str | None) -> str | None:
 
 def find_file(name: str, filename: str, revision: str | None = None, *, subfolder: str = "") -> str | None:
     """
-    Finds a file of a model; one of the Hub is downloaded into the cache.
+    Finds a file of a model; a file on the Hub is downloaded into the cache.
 
     Args:
         name (`str`): Folder or Hub id; empty for a model made in code.
@@ -44,7 +44,7 @@ def find_file(name: str, filename: str, revision: str | None = None, *, subfolde
         subfolder (`str`): Folder that it is in.
 
     Returns:
-        `str`, *optional*: Its path, or `None` where there is no such file, or no such model.
+        `str`, *optional*: Its path, or `None` if there is no such file or model.
     """
     if not name:
         return None

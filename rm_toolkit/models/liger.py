@@ -1,4 +1,4 @@
-"""`use_liger_kernel`: Liger's fused RMSNorm, SwiGLU and RoPE on one backbone, and the rest of the process as it was."""
+"""`use_liger_kernel`: Liger's fused RMSNorm, SwiGLU and RoPE on one backbone, without changing the rest of the process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 from ..errors import InputError, name_list
 
 
-# They would replace the forward pass of a causal LM; the reward has none, and the LM loss is chunked already.
+# They would replace the forward pass of a causal LM, which a reward model lacks; the LM loss is chunked already.
 _OFF = ("fused_linear_cross_entropy", "cross_entropy")
 
 
 def check_liger(device: torch.device | str) -> None:
     """
-    Refuses what no model can be computed by, before anything is loaded.
+    Refuses Liger where it cannot run, before anything is loaded.
 
     Args:
         device (`torch.device` or `str`): Where the run computes.
@@ -33,7 +33,7 @@ def check_liger(device: torch.device | str) -> None:
     """
     if torch.device(device).type == "cpu":
         raise InputError(
-            "`use_liger_kernel` is true, but this run computes on a CPU, for which Liger has no kernels. Leave it out."
+            "`use_liger_kernel` is true, but this run computes on a CPU, and Liger has no CPU kernels. Leave it out."
         )
     if importlib.util.find_spec("liger_kernel") is None:
         raise InputError(
@@ -44,14 +44,14 @@ def check_liger(device: torch.device | str) -> None:
 
 def liger_options(model_type: str, options: dict[str, bool] | None) -> dict[str, bool]:
     """
-    What Liger is told for a kind of model: what the user asks for, and the losses of a causal LM off.
+    Liger's options for a type of model: the user's, with the losses of a causal LM off.
 
     Args:
         model_type (`str`): As in the backbone's config.
         options (`dict[str, bool]`, *optional*): From `liger_kernel_config`.
 
     Raises:
-        `InputError`: if Liger does not know the kind of model or an option, or is asked for a loss.
+        `InputError`: if Liger does not support the type of model or an option, or a loss is requested.
     """
     known = _functions()
     if model_type not in known:
@@ -74,11 +74,11 @@ def liger_options(model_type: str, options: dict[str, bool] | None) -> dict[str,
 
 def apply_liger(backbone: PreTrainedModel, options: dict[str, bool] | None = None) -> None:
     """
-    Lets a backbone compute by Liger's kernels. Parameters, keys and hooks stay.
+    Makes a backbone compute with Liger's kernels. Parameters, keys and hooks do not change.
 
-    Liger replaces classes and functions of the architecture's module for the whole process. Classes are put back, so
-    that models made later are stock; the function that rotates queries and keys, which layers look up at every call,
-    computes by Liger on a GPU alone: a model of the same type that is scored on a CPU is computed as ever.
+    Liger replaces classes and functions of the architecture's module for the whole process. Classes are restored, so
+    that later models are stock. The function that rotates queries and keys is looked up at every call; it uses Liger
+    only on a GPU, so a model of the same type on a CPU is computed as before.
 
     Args:
         backbone (`PreTrainedModel`): The model under the head, with its adapter; changed in place.
@@ -99,7 +99,7 @@ def apply_liger(backbone: PreTrainedModel, options: dict[str, bool] | None = Non
 
 
 def _functions() -> dict[str, Callable[..., None]]:
-    """What Liger does to a model, by its type."""
+    """Liger's patch function by type of model."""
     try:
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
     except ImportError as error:

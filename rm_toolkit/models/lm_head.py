@@ -1,4 +1,4 @@
-"""The base model's language-modelling head: kept beside the reward model so that a later stage can continue it."""
+"""The base model's language-modeling head: saved with the reward model so that a later stage can continue it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class LMHead(nn.Module):
     Computes the mean cross-entropy of texts from final hidden states; a tied head shares the embedding's parameter.
 
     Args:
-        weight (`torch.nn.Parameter` of shape `(vocab_size, hidden_size)`): Own, or the embedding's where tied.
+        weight (`torch.nn.Parameter` of shape `(vocab_size, hidden_size)`): Its own, or the embedding's if tied.
         bias (`torch.nn.Parameter` of shape `(vocab_size,)`, *optional*): Bias of the head.
-        config (`PreTrainedConfig`): Its soft cap and logit scale are applied as the base model does.
+        config (`PreTrainedConfig`): Its soft cap and logit scale are applied as in the base model.
         tied (`bool`): Whether `weight` is the input embedding.
     """
 
@@ -60,7 +60,7 @@ class LMHead(nn.Module):
 
 @dataclass
 class LMHeadSource:
-    """Where the tensors of a language-modelling head stand: nowhere (tied), or under names in safetensors files."""
+    """Where the tensors of a language-modeling head are: nowhere (tied), or under names in safetensors files."""
 
     tied: bool
     files: dict[str, tuple[str, str]]
@@ -78,10 +78,10 @@ def find_lm_head(
     model_name_or_path: str, config: PreTrainedConfig, *, revision: str | None = None
 ) -> LMHeadSource | None:
     """
-    Finds the language-modelling head that belongs to a base model or a saved reward model.
+    Finds the language-modeling head of a base model or a saved reward model.
 
     Returns:
-        `LMHeadSource`, or `None` where there is none (an encoder, or a classifier saved without it).
+        `LMHeadSource`, or `None` if there is none (an encoder, or a classifier saved without it).
     """
     text_config = config.get_text_config()
     own = place_of(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
@@ -91,8 +91,8 @@ def find_lm_head(
         return LMHeadSource(tied=True, files={})
     if not is_causal_lm(config):
         return None
-    # The structure alone, on the meta device, tells what the head is called in this architecture. The class is called
-    # itself: `from_config` would enter DeepSpeed's `zero.Init`, which wants real weights.
+    # The structure on the meta device gives the name of the head in this architecture. The class is called directly:
+    # `from_config` would enter DeepSpeed's `zero.Init`, which needs real weights.
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
     with torch.device("meta"):
         skeleton = (model_class[0] if isinstance(model_class, tuple) else model_class)(config)
@@ -116,17 +116,17 @@ def build_lm_head(source: LMHeadSource | None, embedding: nn.Embedding, config: 
     Builds the trainable head: fp32, with as many rows as the embedding.
 
     Raises:
-        `InputError`: if the model has no language-modelling head.
+        `InputError`: if the model has no language-modeling head.
     """
     if source is None:
         raise InputError(
-            f"`lm_loss_coef` is above 0, but '{name}' has no language-modelling head (an encoder, or a classifier "
+            f"`lm_loss_coef` is above 0, but '{name}' has no language-modeling head (an encoder, or a classifier "
             "saved without one). Set `lm_loss_coef: 0`, or start from a causal LM."
         )
     if source.tied:
         return LMHead(embedding.weight, None, config, tied=True)
     tensors = source.load()
-    # Tokens that were added after the base was trained, such as the pad token, have no rows yet.
+    # Tokens added after the base was trained, such as the pad token, have no rows yet.
     own = {name: with_rows(tensor.float(), embedding.num_embeddings) for name, tensor in tensors.items()}
     bias = nn.Parameter(own["bias"]) if "bias" in own else None
     return LMHead(nn.Parameter(own["weight"].contiguous()), bias, config, tied=False)
@@ -134,7 +134,7 @@ def build_lm_head(source: LMHeadSource | None, embedding: nn.Embedding, config: 
 
 def with_rows(tensor: Tensor, rows: int) -> Tensor:
     """
-    Returns a weight or bias with at least so many rows: missing ones are the mean of the others, in a bias 0.
+    Returns a weight or bias with at least this many rows: missing ones are the mean of the others, or 0 in a bias.
 
     Args:
         tensor (`torch.Tensor` of shape `(vocab_size, hidden_size)` or `(vocab_size,)`): Weight or bias.
@@ -150,7 +150,7 @@ def with_rows(tensor: Tensor, rows: int) -> Tensor:
 
 
 def save_lm_head(folder: str | os.PathLike, tensors: dict[str, Tensor]) -> None:
-    """Writes the head into the subfolder `lm_head/`, out of reach of readers that load every top-level file."""
+    """Writes the head into the subfolder `lm_head/`, so that readers that load every top-level file do not see it."""
     target = Path(folder, LM_HEAD_FOLDER)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -158,19 +158,20 @@ def save_lm_head(folder: str | os.PathLike, tensors: dict[str, Tensor]) -> None:
 
 
 def is_causal_lm(config: PreTrainedConfig) -> bool:
-    """Whether the architecture predicts next tokens; an encoder that transformers could turn into such a one does not."""
+    """Whether the architecture predicts next tokens; an encoder that transformers could convert to one does not."""
     encoder_only = getattr(config, "is_decoder", None) is False and hasattr(config, "type_vocab_size")
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
 
 
 def _checked_head(path: str, config: PreTrainedConfig) -> list[str]:
-    """Names of the tensors of a saved head, which has a weight for each value of the hidden states."""
+    """Names of the tensors of a saved head, whose width must be `hidden_size`."""
     headers = open_tensors(path)
     hidden_size = getattr(config, "hidden_size", None)
     kind, shape = headers.get("weight", ("", []))
     if len(shape) != 2 or hidden_size not in (None, shape[1]) or not kind.startswith(("F", "BF")):
         found = f"a `weight` of shape {shape} and type {kind}" if shape else "no `weight`"
         raise InputError(
-            f"{path} holds {found}; it is the language-modelling head of a model with `hidden_size` {hidden_size}. {REMEDY}"
+            f"{path} has {found}, but must be the language-modeling head of a model with `hidden_size` "
+            f"{hidden_size}. {REMEDY}"
         )
     return list(headers)

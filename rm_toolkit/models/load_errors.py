@@ -1,4 +1,4 @@
-"""Why a model could not be loaded, in words that say what to do; the libraries' own often do not."""
+"""Explains why a model could not be loaded, and what to do; the libraries' messages often do not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import class_and_line, first_line, last_line, one_line
 
 @contextlib.contextmanager
 def panics_raised() -> Iterator[None]:
-    """Within it a panic of a library in Rust is an ordinary exception; it would pass by every `except Exception`."""
+    """A context in which a panic of a Rust library is an ordinary exception; `except Exception` would not catch it."""
     try:
         yield
     except Exception:
@@ -38,35 +38,35 @@ def config_error(name: str, error: Exception) -> str:
         error (`Exception`): What transformers raised.
     """
     if os.path.isfile(name):
-        return f"'{name}' is a file; name the folder that holds `config.json` and the safetensors."
+        return f"'{name}' is a file; name the folder with `config.json` and the safetensors."
     if os.path.isdir(name):
         if not Path(name, "config.json").exists() and Path(name, "adapter_model.safetensors").exists():
-            return f"'{name}' holds the weights of an adapter but no `adapter_config.json`. Restore the file."
+            return f"'{name}' has the weights of an adapter but no `adapter_config.json`. Restore the file."
         if not Path(name, "config.json").exists():
             inside = sorted(path.parent.name for path in Path(name).glob("*/config.json"))
             hint = f" Did you mean '{Path(name, inside[-1])}'?" if inside else ""
             return (
-                f"'{name}' is no model that transformers can load: it has no `config.json`.{hint} Give a folder with a "
+                f"'{name}' is not a model that transformers can load: it has no `config.json`.{hint} Give a folder with a "
                 "`config.json` and safetensors, or a Hub id."
             )
     elif os.path.isabs(name) or name.startswith(".") or name.count("/") != 1:
-        return f"'{name}' is no folder here and no Hub id (NAMESPACE/NAME). Check the path."
-    # transformers' checks of a config say in the last line which of its values is wrong.
+        return f"'{name}' is not a local folder and not a Hub id (NAMESPACE/NAME). Check the path."
+    # transformers' checks of a config name the wrong value in the last line.
     line = last_line(error) if "Strict" in type(error).__name__ else class_and_line(error, 200)
     reason = f"its `config.json` is refused ({one_line(line)})." if os.path.isdir(name) else first_line(error)
     return (
-        f"'{name}' is no model that transformers can load: {reason} Give a folder with a `config.json` and "
+        f"'{name}' is not a model that transformers can load: {reason} Give a folder with a `config.json` and "
         "safetensors, or a Hub id."
     )
 
 
 def named_key(values: Mapping[str, Any], said: str) -> str:
     """
-    Names the key whose value a library complains of without saying which it is; empty where that cannot be told.
+    Names the key whose value a library rejects without naming it; empty if unknown.
 
     Args:
-        values (`Mapping`): What a settings file holds.
-        said (`str`): What the library says.
+        values (`Mapping`): Content of a settings file.
+        said (`str`): Message of the library.
     """
     for key, value in values.items():
         if isinstance(value, Mapping) and (inner := named_key(value, said)):
@@ -78,25 +78,25 @@ def named_key(values: Mapping[str, Any], said: str) -> str:
 
 def weights_error(name: str, config: PreTrainedConfig, error: Exception, what: str = "reward model") -> str:
     """
-    The message for a model whose config is there but whose weights cannot be loaded.
+    The message for a model with a config but without loadable weights.
 
     Args:
         name (`str`): Folder or Hub id.
         config (`PreTrainedConfig`): Its config.
         error (`Exception`): What transformers or safetensors raised.
-        what (`str`): What it was to be: `reward model` or `causal LM`.
+        what (`str`): The intended type: `reward model` or `causal LM`.
     """
     text = str(error)
     if "Unrecognized configuration class" in text:
         if what != "causal LM" and (causal := MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)):
             return (
                 f"'{name}' is a '{config.model_type}' model: transformers {transformers.__version__} has its language model "
-                f"({causal}) but no sequence classifier of it, which is what a reward model is saved as, so that no "
-                "program could open it. Start from a model of another family, such as Llama, Qwen3 or Gemma 3."
+                f"({causal}) but no sequence classifier of it, the class that a reward model is saved as, so no "
+                f"program could open it. Start from a model of another family, such as Llama, Qwen3 or Gemma 3."
             )
         made, start = ("causal LM", "") if what == "causal LM" else ("text classifier", " or a BERT-like encoder")
         return (
-            f"'{name}' is a '{config.model_type}' model, which transformers cannot make a {made} of: it is no "
+            f"'{name}' is a '{config.model_type}' model, which transformers cannot load as a {made}: it is not a "
             f"{'causal ' if not start else ''}language model. Start from a causal LM{start}."
         )
     if isinstance(error, SafetensorError):
@@ -110,8 +110,8 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception, what: s
         return f"'{name}' has a `config.json` but no weights (`model.safetensors`). Download or save the model again."
     if "ignore_mismatched_sizes" in text:
         return (
-            f"'{name}': the weights do not have the shapes that its `config.json` gives ('{config.model_type}'); the two "
-            "belong to different models. Restore the right files."
+            f"'{name}': the weights do not have the shapes that its `config.json` gives ('{config.model_type}'); the "
+            f"two are from different models. Restore the right files."
         )
     key = named_key(config.to_dict(), text)
     line = first_line(error) if isinstance(error, OSError | ValueError) else class_and_line(error, 200)
@@ -120,15 +120,15 @@ def weights_error(name: str, config: PreTrainedConfig, error: Exception, what: s
 
 def incomplete_error(name: str, missing: Sequence[str]) -> str:
     """
-    The message for a model whose weights are not all there.
+    The message for a model with missing weights.
 
     Args:
         name (`str`): Folder or Hub id.
         missing (`Sequence[str]`): Names of the weights that its files lack.
     """
     return (
-        f"'{name}' lacks {len(missing)} weights of its own architecture (first: '{missing[0]}'): it is no complete "
-        "language model. Check that the right folder was given and that all its safetensors files are there."
+        f"'{name}' lacks {len(missing)} weights of its own architecture (first: '{missing[0]}'): it is not a complete "
+        "language model. Check that the folder is right and that all its safetensors files exist."
     )
 
 

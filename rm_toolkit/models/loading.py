@@ -1,4 +1,4 @@
-"""Opening a checkpoint: its config, and the silence while its weights load."""
+"""Opens a checkpoint: loads its config, and silences messages while its weights load."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def load_config(
     model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
     """
-    Loads a model's config, with the reason in words where there is none.
+    Loads a model's config, with a clear error if that fails.
 
     Raises:
-        `InputError`: if the folder or repository does not hold a transformers model, or a config with impossible values.
+        `InputError`: if the folder or repository has no transformers model, or its config has impossible values.
     """
     values = read_checked(model_name_or_path, CONFIG_NAME, revision)
     quantization = ((values or {}).get("quantization_config") or {}).get("quant_method")
@@ -36,18 +36,19 @@ def load_config(
     unknown = kind is not None and kind not in CONFIG_MAPPING
     if unknown and values.get("auto_map") and not trust_remote_code:
         raise InputError(
-            f"'{model_name_or_path}' comes with code of its own (`auto_map` of its config.json), which runs only where that is "
-            "asked for. If you trust where it comes from, pass --trust-remote-code, or `trust_remote_code: true` in a recipe."
+            f"'{model_name_or_path}' comes with its own code (`auto_map` of its config.json), which runs only if you "
+            f"allow it. "
+            "If you trust its source, pass --trust-remote-code, or `trust_remote_code: true` in a recipe."
         )
     if unknown and not values.get("auto_map"):
         raise InputError(
-            f"'{model_name_or_path}' is no model that transformers can load: `model_type` of its config.json is '{kind}', "
+            f"'{model_name_or_path}' is not a model that transformers can load: `model_type` of its config.json is '{kind}', "
             f"which transformers {transformers.__version__} does not know.{did_you_mean(kind, CONFIG_MAPPING)} Restore the "
             "file, or install a version of transformers that knows this architecture."
         )
     try:
         return AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # each architecture has checks of its own, which raise what they like
+    except Exception as error:  # each architecture has its own checks and errors
         raise InputError(config_error(model_name_or_path, error)) from error
 
 
@@ -55,10 +56,10 @@ def load_classifier_config(
     model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
     """
-    Loads a model's config, as that of a classifier with one label.
+    Loads a model's config as that of a classifier with one label.
 
     Raises:
-        `InputError`: if the folder or repository does not hold a transformers model, or one with more than one label.
+        `InputError`: if the folder or repository has no transformers model, or one with more than one label.
     """
     config = load_config(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     had_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
@@ -74,7 +75,7 @@ def load_classifier_config(
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences transformers while a checkpoint loads: a missing head and an unused LM head are handled by us."""
+    """Silences transformers while a checkpoint loads: we handle a missing head and an unused LM head ourselves."""
     verbosity = logging.get_verbosity()
     progress = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

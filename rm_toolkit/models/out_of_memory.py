@@ -1,4 +1,4 @@
-"""Whether an error says that memory ran out, and how to get back what a computation that failed had taken."""
+"""Recognizes out-of-memory errors, and frees what a failed computation had allocated."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 
-# Of libraries that ask the driver for memory themselves.
+# Messages of libraries that allocate memory from the driver themselves.
 OF_LIBRARIES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device, or of the host, ran out."""
+    """Whether an error means that the memory of a device or of the host ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     if not isinstance(error, RuntimeError):
@@ -22,6 +22,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Gives back what nothing refers to any more; to be called when the error is no longer at hand."""
+    """Frees unreferenced memory; called after the error has been dropped."""
     gc.collect()
     clear_device_cache()

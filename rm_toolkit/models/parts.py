@@ -1,4 +1,4 @@
-"""What the modules below the reward model know of it: its parts, by name."""
+"""The parts of the reward model, as used by the modules below it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weights are kept in, and what a recipe's `bf16` and `fp16` compute in."""
+"""The type of the weights, and the compute type of a recipe's `bf16` and `fp16`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-# Weights, gradients and optimizer states, under every engine: a learning rate of 1e-6 changes nothing in bf16 weights.
+# Weights, gradients and optimizer states, under every engine: a learning rate of 1e-6 does not change bf16 weights.
 WEIGHT_DTYPE = torch.float32
-# What autocast computes in; it leaves the above as it is.
+# Compute type of autocast, which does not change the types above.
 AUTOCAST_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def compute_dtype(precision: str | None) -> torch.dtype:
-    """The type that matrix products are computed in, where `precision` is `bf16`, `fp16`, or `no` (or None)."""
+    """The type of matrix products, for a `precision` of `bf16`, `fp16`, or `no` (or None)."""
     return getattr(torch, AUTOCAST_DTYPES[precision]) if precision in AUTOCAST_DTYPES else WEIGHT_DTYPE
 
 
@@ -32,7 +32,7 @@ def tf32_is_on() -> bool:
 
 @contextlib.contextmanager
 def same_tf32() -> Iterator[None]:
-    """Whether TF32 is on is afterwards as it was before, whatever was set within it."""
+    """A context that restores the TF32 setting afterwards."""
     backends = torch.backends
     if hasattr(backends, "fp32_precision"):
         switches = [(backends, "fp32_precision")]
@@ -47,7 +47,9 @@ def same_tf32() -> Iterator[None]:
 
 
 class WithoutTF32(TorchFunctionMode):
-    """Within it linear layers of one output are a product and a sum, forward and backward: TF32 has no part in it."""
+    """A context in which linear layers with one output are computed as a product and a sum, forward and backward,
+    without
+    TF32."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is not F.linear or kwargs or args[1].shape[0] != 1:

@@ -14,18 +14,18 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .parts import RewardModelParts
 
-# What stands on the backbone is trained and read in fp32: heads, and the modules of encoders before them.
+# The modules on top of the backbone are trained and read in fp32: heads, and the modules of encoders before them.
 IN_FULL_PRECISION = ["score", "classifier", "pooler", "head", "lm_head"]
 SAVED = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 
 
 def make_config(values: dict[str, Any], dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
     """
-    A bitsandbytes config that leaves in full precision what stands on the backbone.
+    A bitsandbytes config that leaves the modules on top of the backbone in full precision.
 
     Args:
         values (`dict[str, Any]`): Those of `SAVED`, as a saved adapter records them.
-        dtype (`torch.dtype`): What products are computed in.
+        dtype (`torch.dtype`): Compute type of products.
 
     Raises:
         `InputError`: if bitsandbytes is not installed.
@@ -47,8 +47,8 @@ def check_installed() -> None:
 
 def keep_unpacked(classifier: PreTrainedModel) -> None:
     """
-    Keeps the 4-bit weights as they were loaded. Where a CPU has AVX512-BF16, evaluation would pack them anew for kernels
-    that compute in bf16: rewards of evaluation and of training would differ.
+    Keeps the 4-bit weights as loaded. On a CPU with AVX512-BF16, evaluation would repack them for kernels that compute
+    in bf16, so that rewards of evaluation and training would differ.
     """
     for module in classifier.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -56,7 +56,7 @@ def keep_unpacked(classifier: PreTrainedModel) -> None:
 
 
 def quantization_of(model: RewardModelParts) -> dict[str, Any] | None:
-    """What is to be recorded with an adapter whose base is in 4 bits; `None` where it is not."""
+    """What to record with an adapter on a 4-bit base; `None` for other bases."""
     config = getattr(model.base_classifier.config, "quantization_config", None)
     if config is None or not getattr(model.base_classifier, "is_loaded_in_4bit", False):
         return None
@@ -65,10 +65,11 @@ def quantization_of(model: RewardModelParts) -> dict[str, Any] | None:
 
 
 def adapter_alone_notice(model: RewardModelParts, folder: str) -> str:
-    """What a run says at its end of a folder that holds the adapter of a 4-bit base."""
+    """What a run prints at its end about the folder of an adapter on a 4-bit base."""
     base = model.classifier.peft_config["default"].base_model_name_or_path
     return (
-        f"{folder} holds the adapter and the reward head alone, for '{base}' in 4 bits: `RewardScorer` and the recipes load "
-        "it so. On the base in full precision its rewards are others. `--merge_adapter true` saves a merged stock model "
-        "with the rewards of training instead, in fp32: the base's rounding to 4 bits is in it for good."
+        f"{folder} has only the adapter and the reward head, for '{base}' in 4 bits: `RewardScorer` and the recipes "
+        "load it that way. On the base in full precision its rewards differ. `--merge_adapter true` saves a merged "
+        "stock model "
+        "with the rewards of training instead, in fp32, including the base's rounding to 4 bits."
     )

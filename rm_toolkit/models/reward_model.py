@@ -1,4 +1,4 @@
-"""The reward model: a stock sequence classifier, what is pooled from it, and the base's language-modelling head."""
+"""The reward model: a stock sequence classifier, what is pooled from it, and the base's language-modeling head."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 class RewardModel(EngineInterface, nn.Module):
     """
-    Rewards of token sequences, and the language-modelling loss of those that count for it.
+    Rewards of token sequences, and the language-modeling loss of those that count for it.
 
     The wrapped classifier is the stock class of its architecture (or a PEFT model around it), so that what is saved is
     what stock classes open. Rewards are read from its backbone's final hidden states as `settings.pooling_type` says:
@@ -113,7 +113,7 @@ class RewardModel(EngineInterface, nn.Module):
         Args:
             model_name_or_path (`str`): Folder or Hub id.
             settings (`RewardModelSettings`, *optional*): Defaults to those saved with the model.
-            with_lm_head (`bool`): Whether to load the language-modelling head too.
+            with_lm_head (`bool`): Whether to load the language-modeling head too.
             require_head (`bool`): Whether a checkpoint without a reward head is an error (customized fine-tuning,
                 evaluation, scoring) or gets a fresh one drawn from `seed`.
             seed (`int`): Seed of a fresh head.
@@ -152,7 +152,7 @@ class RewardModel(EngineInterface, nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """
-        Computes rewards and language-modelling losses of one micro-batch.
+        Computes rewards and language-modeling losses of one micro-batch.
 
         Args:
             batch (`MicroBatch`): Distinct sequences, see [`~rm_toolkit.batches.collator.MicroBatch`].

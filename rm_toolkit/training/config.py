@@ -57,7 +57,7 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     )
     lm_loss_coef: Annotated[float, COEFFICIENT] = field(
         default=0.0,
-        metadata={"help": "Weight of the language-modelling loss (the paper: 0.1). 0 (off): no logits are computed."},
+        metadata={"help": "Weight of the language-modeling loss (the paper: 0.1). 0 (off): no logits are computed."},
     )
     lm_score_threshold: Annotated[float, Number(0, 1)] = field(
         default=0.85,

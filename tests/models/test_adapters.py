@@ -197,7 +197,7 @@ def test_an_adapter_without_a_head_is_not_trained_further(make_trainer, base_mod
     base = AutoModelForSequenceClassification.from_pretrained(base_model(), num_labels=1)
     with quiet_peft():
         get_peft_model(base, LoraConfig(r=2, task_type="FEATURE_EXTRACTION")).save_pretrained(tmp_path / "headless")
-    with pytest.raises(InputError, match=r"headless' holds no reward head.*Pass --use_peft"):
+    with pytest.raises(InputError, match=r"headless' has no reward head.*Pass --use_peft"):
         make_trainer(rows.pairs(8), str(tmp_path / "headless"))
 
 
@@ -282,7 +282,7 @@ def test_a_base_that_is_gone_is_named(adapter, tmp_path):
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(
         InputError,
-        match=r"is an adapter for the base '.*base', which is neither a folder here .*"
+        match=r"is an adapter for the base '.*base', which is not a local folder .*"
         r"`base_model_name_or_path` of adapter_config.json. The merged model in '.*rm' needs no base",
     ):
         RewardScorer(adapter)
@@ -311,7 +311,7 @@ def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
     model = RewardModel.from_pretrained(base_model())
     get_peft_model(model.classifier, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.raises(
-        InputError, match=r"cannot be put on its base \(.*\): .* has no reward head \(`score.weight`\)"
+        InputError, match=r"cannot be added to its base \(.*\): .* has no reward head \(`score.weight`\)"
     ):
         RewardScorer(tmp_path)
     with pytest.raises(InputError, match=r"holds an adapter alone"):

@@ -257,7 +257,7 @@ def test_a_tokenizer_without_eos_works_with_chat_data(make_trainer, base_encoder
 
 
 def test_an_lm_loss_of_an_encoder_is_refused(make_trainer, base_encoder, rows):
-    with pytest.raises(InputError, match=r"`lm_loss_coef` is above 0, but .* has no language-modelling head"):
+    with pytest.raises(InputError, match=r"`lm_loss_coef` is above 0, but .* has no language-modeling head"):
         make_trainer(rows.pairs(2), base_encoder("bert"), pooling_type="average", lm_loss_coef=0.1)
     with pytest.raises(InputError, match=r"`lm_loss_coef` is above 0 with `pooling_type` 'cls'"):
         make_trainer(rows.pairs(2), base_encoder("bert"), pooling_type="cls", lm_loss_coef=0.1)

@@ -224,7 +224,7 @@ def test_weights_are_read_from_what_the_index_lists(tmp_path):
     assert [path.name for path in weight_files(tmp_path)] == [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
     for name in ("gone.safetensors", "../model-extra.safetensors"):
         write("model-00001-of-00002.safetensors", name)
-        with pytest.raises(InputError, match=f"index.json lists '{name}', which is not beside it"):
+        with pytest.raises(InputError, match=f"index.json lists '{name}', which is missing"):
             weight_files(tmp_path)
     index.write_text("[]")
     with pytest.raises(InputError, match=r"index.json cannot be read"):

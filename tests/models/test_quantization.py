@@ -134,7 +134,7 @@ def test_two_stages_on_a_base_in_four_bits(run, base_model, device, capsys):
     assert {value.dtype for value in head.values()} == {torch.float32}
     assert any(value.requires_grad for value in head.values())
     # The adapter alone, with the head; stock classes would read it on the base in full precision.
-    assert "holds the adapter and the reward head alone" in "".join(capsys.readouterr())
+    assert "has only the adapter and the reward head" in "".join(capsys.readouterr())
     assert not (folder / "model.safetensors").exists() and not (folder / "config.json").exists()
     names = load_file(folder / "adapter_model.safetensors")
     assert any("score" in name for name in names)

@@ -217,7 +217,7 @@ def test_an_incomplete_model_is_refused_by_the_first_missing_weight(base_model, 
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is no model that transformers can load"):
+    with pytest.raises(InputError, match="is not a model that transformers can load"):
         RewardModel.from_pretrained(str(tmp_path))
 
 

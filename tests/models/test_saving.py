@@ -172,7 +172,7 @@ def test_a_model_without_a_head_says_so_when_its_loss_is_asked_for(save, make_tr
     folder, _ = save()
     (folder / "lm_head" / "model.safetensors").unlink()
     assert find_lm_head(str(folder), AutoConfig.from_pretrained(folder)) is None
-    with pytest.raises(InputError, match=r"`lm_loss_coef` is above 0, but .* has no language-modelling head"):
+    with pytest.raises(InputError, match=r"`lm_loss_coef` is above 0, but .* has no language-modeling head"):
         make_trainer(rows.pairs(2), str(folder), lm_loss_coef=0.1)
     make_trainer(rows.pairs(2), str(folder), lm_loss_coef=0.0)
 

@@ -223,7 +223,7 @@ def test_an_adapter_that_does_not_belong_is_refused(base, adapters, base_model, 
     one = adapters["business"]
     shutil.copytree(one, tmp_path / "run" / "adapter")
     cases = {
-        str(tmp_path / "run"): r"holds no adapter .*run/adapter' is one\.",
+        str(tmp_path / "run"): r"has no adapter .*run/adapter' is one\.",
         edit(one, tmp_path / "1", base_model_name_or_path=base_model()): "was trained on '.*', not on '.*'",
         edit(one, tmp_path / "2", bias="all"): "trained with `bias` 'all'",
         edit(one, tmp_path / "3", "rm_toolkit.json", max_length=64): "`max_length` of '.*' is 64, the base's is 128",

@@ -158,4 +158,4 @@ def test_the_command_prints_them_without_the_weights(reward_model, tmp_path, cap
     assert main(["serve-command", reward_model("llama"), "--server", "rewardbench"]) == 2
     assert "RewardBench cannot serve" in capsys.readouterr().err
     assert main(["serve-command", str(tmp_path)]) == 2
-    assert "is no model" in capsys.readouterr().err
+    assert "is not a model" in capsys.readouterr().err

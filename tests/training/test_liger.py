@@ -90,7 +90,7 @@ def test_what_liger_cannot_do_is_refused_in_words(liger, reward_model, make_trai
 
 
 def test_a_run_on_a_cpu_is_refused_before_anything_is_loaded(make_trainer, rows):
-    with pytest.raises(InputError, match="computes on a CPU, for which Liger has no kernels"):
+    with pytest.raises(InputError, match="computes on a CPU, and Liger has no CPU kernels"):
         make_trainer(rows.pairs(2), "no/such/model", use_liger_kernel=True)
 
 
