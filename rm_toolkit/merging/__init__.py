@@ -1,1 +1,1 @@
-"""Models between models: interpolated weights, the merge of general and customized, and the frontier."""
+"""Interpolates models: weights between models, the merge of general and customized, and the frontier."""

@@ -1,4 +1,4 @@
-"""General against customized accuracy of the models between two reward models, and the best for an allowed loss."""
+"""General and customized accuracy of the models between two reward models, and the best one within an allowed loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @dataclass
 class Point:
     """
-    One model between the two.
+    One interpolated model.
 
     Args:
         weight (`float`): Of the customized model.
@@ -53,7 +53,7 @@ class Point:
 @dataclass
 class Frontier:
     """
-    The series, and what was chosen.
+    The series, and the chosen model.
 
     Args:
         points (`list[Point]`): By weight, from 0 to 1.
@@ -105,8 +105,8 @@ def compute_frontier(
         general, customized (`str` or `os.PathLike`): Folders of the two reward models.
         general_datasets, customized_datasets (`dict`): Name -> SPEC as in a recipe.
         weights (`Sequence[float]`): Weights of the customized model; 0 and 1 are always evaluated.
-        allowed_loss (`float`): General accuracy that may be given up, as a share.
-        split (`str`): Split to take where a SPEC names none.
+        allowed_loss (`float`): General accuracy that may be lost, as a fraction.
+        split (`str`): Split to use if a SPEC names none.
         seed (`int`): Seed of fractions and splits.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         tokens_per_batch (`int`): Padded tokens computed at once.
@@ -114,12 +114,12 @@ def compute_frontier(
         show_progress (`bool`): Whether to draw a progress bar.
 
     Raises:
-        `InputError`: if the models do not fit each other, or a test set cannot be read or holds no preference.
+        `InputError`: if the models do not fit each other, or a test set cannot be read or has no preference.
     """
     weights, target = check_weights(weights), compute_device(device)
     shared = sorted(set(general_datasets) & set(customized_datasets))
     if shared:
-        raise InputError(f"the test set '{shared[0]}' is named as general and as customized; give each its own name.")
+        raise InputError(f"the test set '{shared[0]}' is given as general and as customized; give each its own name.")
     _, (saved,) = open_models(general, [customized])
     tokenizer, _ = dated_for_scoring(load_tokenizer(str(customized)), saved.settings, (), None)
     specs = {**general_datasets, **customized_datasets}
@@ -157,7 +157,7 @@ def _tokenize(
     ]
     for own in sets:
         if not len(own):
-            raise InputError(f"the test set '{own.name}' holds no pair with a preference.")
+            raise InputError(f"the test set '{own.name}' has no pair with a preference.")
     return sets
 
 
@@ -180,7 +180,7 @@ def choose(points: Sequence[Point], allowed_loss: float) -> Point:
 
 
 class _Between:
-    """A reward model whose weights are set anew for each weight."""
+    """A reward model whose parameters are set for each weight."""
 
     def __init__(self, general: str, customized: str, device: torch.device):
         self.device = device

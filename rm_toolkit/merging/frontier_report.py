@@ -1,4 +1,4 @@
-"""What a frontier shows: a table, the picture, and the choice in words."""
+"""The report of a frontier: a table, the figure, and the choice in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLE = "Between the general and the customized reward model"
 
 
 def save_frontier(frontier: Frontier, folder: Path) -> None:
-    """Writes `frontier.json`, `frontier.md`, `frontier.png` and `report.html` into a folder that is there."""
+    """Writes `frontier.json`, `frontier.md`, `frontier.png` and `report.html` into an existing folder."""
     values = {
         "allowed_loss": frontier.allowed_loss,
         "lowest_general_accuracy": frontier.limit,
@@ -84,7 +84,7 @@ def how_far(frontier: Frontier) -> str:
     pairs = ", ".join(f"{name} {found.num_pairs:,}" for name, found in frontier.chosen.sets.items())
     return (
         f"Accuracy; `general` and `customized` are means over their sets. Pairs: {pairs}. The weight was chosen on these "
-        "sets, so that its accuracy on them flatters it a little: judge the model on others."
+        "sets, so its accuracy on them is slightly optimistic: test the model on others."
     )
 
 

@@ -1,4 +1,4 @@
-"""Tensors between those of several models, and safetensors files made of them one tensor at a time."""
+"""Interpolates tensors of several models, and writes safetensors files of them one tensor at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def interpolate(general: Tensor, customized: Sequence[Tensor], weights: Sequence
     """
     Returns `general + sum of weight * (customized - general)`, computed in fp32.
 
-    A weight of 1 gives that tensor itself and weights of 0 the general one, bit by bit; so does what all share.
+    A weight of 1 gives that tensor itself, and weights of 0 the general one, bit for bit; so do tensors that all
+    share.
 
     Args:
         general (`torch.Tensor` of any shape): Of the general model.
@@ -26,7 +27,7 @@ def interpolate(general: Tensor, customized: Sequence[Tensor], weights: Sequence
         weights (`Sequence[float]`): Of each customized model.
 
     Returns:
-        `torch.Tensor` of the same shape: fp32, or as it was where it is a copy or no floating-point tensor.
+        `torch.Tensor` of the same shape: fp32, or unchanged if it is a copy or not a floating-point tensor.
 
     References:
         - Interpolating weights of a general and a fine-tuned model: https://huggingface.co/papers/2109.01903
@@ -48,7 +49,7 @@ def interpolate(general: Tensor, customized: Sequence[Tensor], weights: Sequence
 
 def write_like(template: Path, target: Path, tensor_of: Callable[[str], Tensor]) -> None:
     """
-    Writes a safetensors file with names, shapes, dtypes and order of another one, and other values.
+    Writes a safetensors file with the names, shapes, dtypes and order of another one, but new values.
 
     No more than one tensor is held at a time: the header is that of the template, and the values follow it in the order
     that it gives.
@@ -72,13 +73,16 @@ def write_like(template: Path, target: Path, tensor_of: Callable[[str], Tensor])
             tensor = tensor_of(name).to(dtype).contiguous().reshape(-1)
             begin, end = entries[name]["data_offsets"]
             if tensor.numel() * tensor.element_size() != end - begin:
-                raise InputError(f"{template}: '{name}' has another size than was computed for it.")
+                raise InputError(f"{template}: '{name}' has a size that differs from the computed one.")
             if end > begin:
                 file.write(memoryview(tensor.view(torch.uint8).numpy()))
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
-    """Reads one tensor. The file is opened for it alone: as long as it is open, what was read of it stays in memory."""
+    """
+    Reads one tensor. The file is opened for each tensor, because while it is open, everything read from it stays in
+    memory.
+    """
     with safe_open(path, framework="pt") as handle:
         return handle.get_tensor(name)
 

@@ -40,7 +40,7 @@ from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
 
 
 STAGE = "merge"
-# Entries of config.json that say where a model comes from, not what it computes.
+# Entries of config.json about the origin of a model, not about its computation.
 NOT_COMPARED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
 
 
@@ -69,17 +69,17 @@ class SavedModel:
         Reads everything but the weights.
 
         Raises:
-            `InputError`: if the folder holds no whole sequence classifier.
+            `InputError`: if the folder has no complete sequence classifier.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise InputError(f"{folder} is no folder. Merging reads and writes folders of saved reward models.")
+            raise InputError(f"{folder} is not a folder. Merging reads and writes folders of saved reward models.")
         if is_adapter(str(folder)):
             raise InputError(
-                f"{folder} holds an adapter alone. Give the run's folder: it holds the merged model, and the adapter in "
+                f"{folder} has only an adapter. Give the run's folder: it has the merged model, and the adapter in "
                 "`adapter/`."
             )
-        # As transformers reads it: versions of it write other keys for the same, and leave out other defaults.
+        # As transformers reads it: its versions write different keys for the same, and omit different defaults.
         config = load_config(str(folder)).to_dict()
         add_legacy_rope_keys(config)
         files: dict[str, Path] = {}
@@ -93,7 +93,7 @@ class SavedModel:
             files |= dict.fromkeys(found, path)
         if not {"score", "classifier"} & {part for name in files for part in name.split(".")}:
             raise InputError(
-                f"{folder} has no reward head in its `*.safetensors` files. Merging takes reward models, such as the "
+                f"{folder} has no reward head in its `*.safetensors` files. Merging needs reward models, such as the "
                 "outputs of recipes/grft.py and recipes/crft.py."
             )
         return cls(folder, config, load_settings(str(folder)), files, shapes)
@@ -103,7 +103,7 @@ def open_models(
     general: str | os.PathLike, customized: Sequence[str | os.PathLike]
 ) -> tuple[SavedModel, list[SavedModel]]:
     """
-    Opens the models and checks that weights between them make sense.
+    Opens the models and checks that they can be interpolated.
 
     Args:
         general (`str` or `os.PathLike`): Folder of the general reward model.
@@ -148,13 +148,13 @@ def check_alike(first: SavedModel, other: SavedModel) -> None:
             )
     tokenizers = [load_tokenizer(str(model.folder)) for model in (other, first)]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
-        raise InputError(f"{both}: their tokenizers have other tokens or number them otherwise.")
+        raise InputError(f"{both}: their tokenizers have different tokens or token ids.")
     if _reading(tokenizers[0]) != _reading(tokenizers[1]):
-        raise InputError(f"{both}: their tokenizers cut texts otherwise, or put other special tokens around them.")
+        raise InputError(f"{both}: their tokenizers truncate texts differently, or add different special tokens.")
 
 
 def _reading(tokenizer: Any) -> tuple[Any, ...]:
-    """How a tokenizer reads a text, whatever the length it is cut to."""
+    """How a tokenizer reads a text, except for the maximum length."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("truncation", "padding"):
         backend.pop(name, None)
@@ -163,7 +163,7 @@ def _reading(tokenizer: Any) -> tuple[Any, ...]:
 
 def check_weights(weights: Sequence[float], num_models: int) -> None:
     """
-    Refuses weights that are no interpolation.
+    Refuses weights that are not an interpolation.
 
     Raises:
         `InputError`: if there is not one for each customized model, or they are below 0 or sum up to more than 1.
@@ -172,8 +172,8 @@ def check_weights(weights: Sequence[float], num_models: int) -> None:
         raise InputError(f"--weight has {len(weights)} values for {num_models} customized models; give one for each.")
     if not all(0 <= weight <= 1 for weight in weights) or sum(weights) > 1 + 1e-9:
         raise InputError(
-            f"--weight is {' '.join(f'{weight:g}' for weight in weights)}; each is from 0 (general) to 1 (customized), "
-            "and together they are at most 1."
+            f"--weight is {' '.join(f'{weight:g}' for weight in weights)}; each must be from 0 (general) to 1 (customized), "
+            "and their sum at most 1."
         )
 
 
@@ -188,11 +188,11 @@ def merge_models(
     show_progress: bool = True,
 ) -> int:
     """
-    Writes the model whose weights lie between those of a general and of customized reward models.
+    Writes the model that interpolates a general and customized reward models.
 
     The weights are computed in fp32, one tensor at a time, and saved in the first customized model's dtypes and shards,
-    whose config and tokenizer are taken too. The folder appears when it has passed the reload check, and keeps an example
-    with its reward.
+    whose config and tokenizer are used too. The folder appears after the reload check has passed, and stores an
+    example with its reward.
 
     Args:
         general (`str` or `os.PathLike`): Folder of the general reward model.
@@ -230,7 +230,7 @@ def merge_models(
 
 
 def _carry(source: Path, target: Path) -> None:
-    """Copies what belongs to a model beside its weights; results, logs and cards of a source's run do not."""
+    """Copies the files of a model other than its weights; not results, logs and cards of a source's run."""
     for name, row in list_folder(source):
         if row is not None and row.carried:
             check_regular(source / name)  # a copy of a device or a pipe would never end
@@ -248,7 +248,7 @@ def _write_weights(
             bar.update()
             tensors = [read_tensor(model.files[name], name) for model in (base, *others)]
             if not tensors[0].is_floating_point() and any(not torch.equal(tensors[0], other) for other in tensors[1:]):
-                raise InputError(f"'{name}' is no floating-point tensor and differs between the models.")
+                raise InputError(f"'{name}' is not a floating-point tensor and differs between the models.")
             return interpolate(tensors[0], tensors[1:], weights)
 
         for path in sorted(set(first.files.values())):
@@ -264,16 +264,16 @@ def _merge_lm_head(base: SavedModel, others: list[SavedModel], weights: Sequence
     if not any(present):
         return others[0].settings.lm_head
     if not all(present):
-        console.print("The LM head is left out: not all of the models have one of their own in `lm_head/`.")
+        console.print("The LM head is left out: not all of the models have one in `lm_head/`.")
         return "tied" if others[0].config.get("tie_word_embeddings") else "none"
     merged = {}
     names = {name: tensor_shapes(path) for name, path in zip(range(len(paths)), paths)}
     if any(names[0].keys() != other.keys() for other in names.values()):
-        raise InputError(f"{paths[0]} and {paths[1]} hold other tensors; the LM heads cannot be merged.")
+        raise InputError(f"{paths[0]} and {paths[1]} have different tensors; the LM heads cannot be merged.")
     for name in names[0]:
         tensors = [read_tensor(path, name) for path in paths]
         rows = max(len(tensor) for tensor in tensors)
-        # A stage that did not train the head carries it on without the rows of tokens that were added.
+        # A stage that did not train the head passes it on without the rows of added tokens.
         tensors = [with_rows(tensor, rows) for tensor in tensors]
         merged[name] = interpolate(tensors[0], tensors[1:], weights).to(tensors[1].dtype)
     save_lm_head(folder, merged)

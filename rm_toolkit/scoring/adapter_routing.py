@@ -1,4 +1,4 @@
-"""Many adapters on one reward model: each sequence of a batch is read by its own, and the base is computed once for all."""
+"""Many adapters on one reward model: each sequence of a batch uses its own adapter, and the base is computed once for all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Layer:
 
 @dataclass
 class _Adapter:
-    """An adapter that is nothing but LoRA of linear layers and a reward head."""
+    """An adapter with only LoRA of linear layers and a reward head."""
 
     layers: dict[str, _Layer]
     head: nn.Linear | None
@@ -52,20 +52,20 @@ class _Adapter:
 
 class AdapterRouting:
     """
-    Reads each sequence of a batch with the adapter of its number; 0 is the base itself.
+    Reads each sequence of a batch with its adapter, given by number; 0 is the base itself.
 
-    PEFT's own mixed batches (`adapter_names`) take one padded row a sequence. Here the tokens of an adapter stand in one
-    piece, whatever the layout, and its adapter is added to that piece alone: the same sums, and prompts are shared
-    within an adapter. PEFT loads the adapters, one at a time, since with many on one model its loading takes quadratic
-    time. What is no plain LoRA of linear layers stays on the model and is read by one adapter at a time (`mixes` is
-    false).
+    PEFT's own mixed batches (`adapter_names`) need one padded row per sequence. Here the tokens of an adapter are
+    contiguous in any layout, and the adapter is applied only to them: the sums are the same, and prompts are shared
+    within an adapter. PEFT loads the adapters one at a time, because its loading time is quadratic in the adapters on
+    a model. Adapters other than plain LoRA of linear layers stay on the model and are computed one at a time (`mixes`
+    is false).
 
     Args:
         model (`RewardModel`): The base, in evaluation mode; changed in place.
         adapters (`Mapping[str, str | os.PathLike]`): Folder or Hub id (also `ID@REVISION`) of each adapter, by name.
 
     Raises:
-        `InputError`: if a folder is no adapter, was trained on another base, or reads its texts otherwise.
+        `InputError`: if a folder is not an adapter, was trained on another base, or reads its texts differently.
     """
 
     def __init__(self, model: RewardModel, adapters: Mapping[str, Any]):
@@ -86,22 +86,22 @@ class AdapterRouting:
 
     def number(self, name: str | None) -> int:
         """
-        Returns the number that a name stands for.
+        Returns the number of a name.
 
         Raises:
-            `InputError`: if there is no adapter of that name.
+            `InputError`: if there is no adapter with that name.
         """
         if name is None:
             return 0
         if name not in self.names:
             raise InputError(
-                f"the domain '{name}' has no adapter; there is {name_list(self.names)}.{did_you_mean(name, self.names)} "
+                f"the domain '{name}' has no adapter; there are {name_list(self.names)}.{did_you_mean(name, self.names)} "
                 "A row without a domain (null) is read by the base."
             )
         return 1 + self.names.index(name)
 
     def __call__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """As `RewardModel.forward`, of a batch that has adapters."""
+        """Like `RewardModel.forward`, for a batch with adapters."""
         if self.mixes:
             return self._mixed(batch)
         number = 0 if batch.adapters is None else int(batch.adapters[0])
@@ -116,10 +116,10 @@ class AdapterRouting:
     @torch.inference_mode()
     def _take_apart(self, adapters: Mapping[str, tuple[str, str | None]]) -> bool:
         """
-        Takes the layers of all adapters and hooks them to the base's. Returns whether that gives the right rewards.
+        Hooks the layers of all adapters to the base's. Returns whether the rewards are then correct.
 
-        It is tried with random tokens, the base and the first two adapters, before and after: a model may hand a linear
-        layer other tokens than those of the batch (experts do).
+        Checked with random tokens, the base and the first two adapters, before and after: a linear layer may get other
+        tokens than those of the batch (in mixtures of experts).
         """
         model, collator = self.model, PreferenceCollator(pad_token_id=0)
         data = _random_sequences(model, range(1 + min(2, len(adapters))))
@@ -165,7 +165,7 @@ class AdapterRouting:
             self._tokens, self._sequences = {}, []
 
     def _add(self, name: str, linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Adds to a layer's output what the adapters make of their pieces."""
+        """Adds the output of each adapter for its tokens to a layer's output."""
         tokens = args[0].reshape(-1, args[0].shape[-1])
         result = output.reshape(-1, output.shape[-1])
         if self._tokens and len(tokens) not in self._tokens:
@@ -205,7 +205,7 @@ def _random_sequences(model: RewardModel, numbers: range) -> TokenizedPreference
 
 
 def _inner_name(number: int) -> str:
-    """PEFT keeps adapters under names of Python attributes, which a user's names need not be."""
+    """PEFT stores adapters under attribute names, which a user's names may not be."""
     return f"domain_{number}"
 
 
@@ -235,12 +235,13 @@ def _attach(model: RewardModel, name: str, place: tuple[str, str | None], inner_
         model.classifier.eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise InputError(
-            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}', as its `adapter_config.json` is: {last_line(error)}"
+            f"adapter '{name}': '{folder}' does not fit the base '{model.name_or_path}' with its "
+            f"`adapter_config.json`: {last_line(error)}"
         ) from error
 
 
 def _detach(model: RewardModel) -> None:
-    """Gives the model back without adapter; PEFT's `unload` alone would leave the adapter's head in the base's place."""
+    """Returns the model without adapter; PEFT's `unload` would leave the adapter's head in place of the base's."""
     modules = model.base_classifier.named_modules()
     saved = {name: module.original_module for name, module in modules if isinstance(module, ModulesToSaveWrapper)}
     model.classifier = model.classifier.unload()

@@ -1,4 +1,4 @@
-"""`calibration.json` of a model folder: what turns a difference of two rewards into a probability that is right as often."""
+"""`calibration.json` of a model folder: turns the difference of two rewards into a calibrated probability."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from ..output.json_files import load_json
 
 METHODS = ("temperature", "isotonic")
 REMEDY = "Fit it again with `rm-toolkit calibrate`."
-# What says how a model reads a text, beside its settings.
+# Other files that decide how a model reads a text.
 READ_BY = ("tokenizer.json", "tokenizer.model", "chat_template.jinja")
-# Of `rm_toolkit.json`: what decides how texts are read. Its record of the run may grow without changing a reward.
+# Keys of `rm_toolkit.json` that decide how texts are read. Its record of the run may grow without changing a reward.
 READING = ("pooling_type", "data_format", "max_length", "pools_eos", "chat_date", "quantization")
-# Of `config.json`: what a push or another version changes, and no reward depends on.
+# Keys of `config.json` that a push or another version changes, and that do not affect rewards.
 NOT_OF_THE_MODEL = ("transformers_version", "architectures", "dtype", "torch_dtype", "auto_map")
 
 
 @dataclass(frozen=True)
 class Calibration:
     """
-    What was fitted to a model.
+    A calibration fitted to a model.
 
     Args:
         method (`str`): `temperature`: p = sigmoid(margin / temperature); or `isotonic`: p grows with the margin along a
@@ -69,7 +69,7 @@ class Calibration:
             margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the first minus that of the second, in logits.
 
         Returns:
-            `np.ndarray` of shape `(num_pairs,)`, fp64: Of the other order it is 1 minus that.
+            `np.ndarray` of shape `(num_pairs,)`, fp64: For the other order it is 1 minus that.
         """
         margins = np.asarray(margins, dtype=np.float64)
         if self.method == "temperature":
@@ -89,7 +89,7 @@ class Calibration:
         return logit(self.probability(margins))
 
     def digest(self) -> str:
-        """Returns 16 hex digits over what it makes of rewards."""
+        """Returns 16 hex digits over the fitted function."""
         fitted = json.dumps([self.method, self.temperature, self.margins, self.probabilities])
         return hashlib.sha256(fitted.encode()).hexdigest()[:16]
 
@@ -109,7 +109,7 @@ def win_probabilities(margins: np.ndarray, calibration: Calibration | None) -> n
 
     Args:
         margins (`np.ndarray` of any shape): Reward of the first minus that of the second, in logits.
-        calibration (`Calibration`, *optional*): Without one it is sigmoid(margin), as the model was trained.
+        calibration (`Calibration`, *optional*): Without one, sigmoid(margin), as in training.
     """
     return expit(margins) if calibration is None else calibration.probability(margins)
 
@@ -123,24 +123,25 @@ def mean_win_probabilities(rewards: Sequence[float], calibration: Calibration) -
         calibration (`Calibration`): Of their model.
 
     Returns:
-        `list[float]` of K: Their mean is 0.5; of two responses they are p and 1 - p.
+        `list[float]` of K: Their mean is 0.5; for two responses they are p and 1 - p.
     """
     values = np.asarray(rewards, dtype=np.float64)
     wins = calibration.probability(values[:, None] - values[None, :])
-    return ((wins.sum(axis=1) - 0.5) / (len(values) - 1)).tolist()  # without that against itself
+    return ((wins.sum(axis=1) - 0.5) / (len(values) - 1)).tolist()  # without the comparison with itself
 
 
 def check_calibrated_options(model: Any, *, adapters: Any, endpoint: Any) -> None:
     """
-    Refuses what a calibration was not fitted to.
+    Refuses arguments for which a calibration was not fitted.
 
     Raises:
         `InputError`: naming it.
     """
     if endpoint is not None:
         raise InputError(
-            "`calibrated` is given with `endpoint`, and whether the server's weights are those that it was fitted to is "
-            "not seen from here; load the model."
+            "`calibrated` is given with `endpoint`, but it cannot be checked from here that the server has the "
+            "weights that the "
+            "calibration was fitted to; load the model."
         )
     if adapters:
         raise InputError("`calibrated` is given with `adapters`, each of which needs its own; load one model.")
@@ -150,7 +151,7 @@ def check_calibrated_options(model: Any, *, adapters: Any, endpoint: Any) -> Non
 
 def read_calibration(model: str | os.PathLike, revision: str | None = None) -> Calibration:
     """
-    Reads the calibration of a model, and checks that it was fitted to this very model.
+    Reads the calibration of a model, and checks that it was fitted to exactly this model.
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id, also `ID@REVISION`.
@@ -163,7 +164,7 @@ def read_calibration(model: str | os.PathLike, revision: str | None = None) -> C
     path = find_file(place[0], CALIBRATION_NAME, place[1])
     if path is None:
         raise InputError(
-            f"'{model}' has no `{CALIBRATION_NAME}`, so that there is nothing to calibrate its rewards with. Fit it with "
+            f"'{model}' has no `{CALIBRATION_NAME}`, so its rewards cannot be calibrated. Fit it with "
             "`rm-toolkit calibrate`."
         )
     try:
@@ -194,14 +195,14 @@ def _parse(values: dict[str, Any]) -> Calibration:
     margins, heights = map(np.array, points)
     grows = len(margins) == len(heights) > 0 and np.isfinite(margins).all() and (np.diff(margins) > 0).all()
     if not grows or (np.diff(heights) < 0).any() or margins[0] != 0 or heights[0] < 0.5 or not heights[-1] < 1:
-        raise ValueError("`margins` and `probabilities` are not those of a growing line from 0 on")
+        raise ValueError("`margins` and `probabilities` are not an increasing line from 0 on")
     return Calibration(method, str(values["model"]), None, *points, record=record)
 
 
 def model_fingerprint(name: str | os.PathLike, revision: str | None = None) -> str:
     """
-    Returns 16 hex digits over what decides a model's rewards: its weights, its architecture and how it reads texts; of an
-    adapter those of its base too. Moving, copying or publishing the folder changes nothing.
+    Returns 16 hex digits over what decides a model's rewards: its weights, its architecture and how it reads texts;
+    for an adapter, those of its base too. Moving, copying or publishing the folder does not change them.
 
     Args:
         name (`str` or `os.PathLike`): Folder or Hub id.

@@ -1,4 +1,4 @@
-"""The date in the chat template of a model that is scored with: its own, or for want of one that of the user, or today."""
+"""The date in the chat template of a scoring model: its own, else the user's, else today."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def dated_for_scoring(
     tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, known: Iterable[str], asked: str | None
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     """
-    Returns the tokenizer of a model with a date in place of the clock in its chat template, and that date if it is not
-    the model's own. What is neither known nor asked for is said.
+    Returns the tokenizer of a model with a date instead of the clock in its chat template, and that date if it is not
+    the model's own. Warns if the date is neither known nor given.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Of the model; it stays as it is.
@@ -33,7 +33,7 @@ def dated_for_scoring(
         asked (`str`, *optional*): `chat_date`.
 
     Raises:
-        `UnusedDateError`: if the date that is asked for would not be used.
+        `UnusedDateError`: if the given date would not be used.
         `InputError`: if it cannot be written into the template.
     """
     if settings.data_format != "chat":
@@ -46,8 +46,8 @@ def dated_for_scoring(
         return tokenizer, None
     if own is None and asked is None:
         logger.warning(
-            "the chat template asks for the date, and the model has none of its own: it reads today's, %s. Rewards of another "
-            "day are others. Give a date to keep them (--chat-date %s; in Python and in recipes `chat_date`).",
+            "the chat template asks for the date, but the model has none stored: it reads today's, %s. Rewards differ on "
+            "another day. Give a date to keep them (--chat-date %s; in Python and in recipes `chat_date`).",
             date,
             date,
         )
@@ -73,7 +73,8 @@ def dates_of_adapters(settings: RewardModelSettings, adapters: Mapping[str, str 
     if len(found) > 1:
         (first, one), (second, other), *_ = found.items()
         raise InputError(
-            f"`chat_date` of {other} is '{second}', that of {one} is '{first}'; one batch can be read in one way only. Train "
+            f"`chat_date` of {other} is '{second}', that of {one} is '{first}'; all texts of a batch must be read in "
+            f"the same way. Train "
             "the adapter with that date, or score with the merged model of its run."
         )
     return list(found)
@@ -81,7 +82,7 @@ def dates_of_adapters(settings: RewardModelSettings, adapters: Mapping[str, str 
 
 def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remote_code: bool = False) -> set[str]:
     """
-    Returns which of several models have a chat template that asks for the date, and none of their own.
+    Returns which of several models have a chat template that asks for the date but no stored date.
 
     Args:
         models (`Mapping[str, Any]`): Folder or Hub id of each, by name; loaded ones have theirs.
@@ -89,7 +90,7 @@ def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remo
         trust_remote_code (`bool`): Whether code that comes with a tokenizer may run.
 
     Raises:
-        `InputError`: if a date is asked for and none of them would use it.
+        `InputError`: if a date is given and none of them would use it.
     """
     found = set()
     reason = f"`chat_date` is '{asked}', but loaded models have their date. Leave it out."

@@ -26,7 +26,7 @@ from .rewards import length_batches
 KEY_VARIABLE = "RM_TOOLKIT_API_KEY"
 # Seconds: to connect, and for one answer. A request holds `tokens_per_batch` tokens, which a GPU reads in less than one.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 300.0
-# Waits of 0.5, 1, 2, 4, 8, 8 and 8 seconds: a server that is started anew within half a minute is waited for.
+# Waits of 0.5, 1, 2, 4, 8, 8 and 8 seconds: enough for a server that restarts within half a minute.
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 8.0
 # Requests under way, so that the server has the next one when it has done one.
 AT_ONCE = 4
@@ -40,12 +40,12 @@ class ServedModel:
 
     Args:
         url (`str`): Address of the server, such as `http://localhost:8000`.
-        max_length (`int`): Tokens of the longest text that it is to read.
+        max_length (`int`): Tokens of the longest text that it must read.
         answer_timeout (`float`): Seconds for one answer.
         attempts (`int`): Tries of one request.
 
     Raises:
-        `InputError`: if nothing answers there, it is no server of a reward model, or it reads shorter texts only.
+        `InputError`: if nothing answers, it does not serve a reward model, or it only reads shorter texts.
     """
 
     def __init__(self, url: str, *, max_length: int, answer_timeout: float = ANSWER_TIMEOUT, attempts: int = ATTEMPTS):
@@ -103,7 +103,7 @@ class ServedModel:
                     if on_batch is not None:
                         on_batch(len(asked[answer]))
         finally:
-            self._stopped.set()  # after an error the others do not wait for a server that may never answer
+            self._stopped.set()  # after an error, stop the other requests: the server may never answer
             pool.shutdown(wait=False, cancel_futures=True)
         return rewards
 
@@ -126,10 +126,11 @@ class ServedModel:
         try:
             found = [float(value) for value in protocol.rewards(answer)]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"{self.url}{protocol.path} gave an answer of another form: {error!r}.") from error
+            raise InputError(f"{self.url}{protocol.path} returned an answer in an unknown form: {error!r}.") from error
         if len(found) != len(ids) or not all(map(math.isfinite, found)):
             raise InputError(
-                f"{self.url}{protocol.path} gave {len(found)} rewards for {len(ids)} texts, or some that are not finite. Is "
+                f"{self.url}{protocol.path} returned {len(found)} rewards for {len(ids)} texts, or some that are not "
+                f"finite. Is "
                 "it served in float32?"
             )
         return found
@@ -139,7 +140,7 @@ class ServedModel:
         about = None if response.status_code in (404, 405) else self._accepted(response, ABOUT)
         found = next((protocol for kind in PROTOCOLS if (protocol := kind.of(about)) is not None), None)
         if found is None:
-            raise InputError(f"{self.url} is no server of vLLM or sglang: it does not name its model at {ABOUT}.")
+            raise InputError(f"{self.url} is not a vLLM or sglang server: it does not name its model at {ABOUT}.")
         if found.max_length is not None and found.max_length < max_length:
             raise InputError(
                 f"{self.url} reads texts of at most {found.max_length} tokens, but the model reads {max_length}. "
@@ -157,7 +158,7 @@ class ServedModel:
         try:
             return response.json()
         except ValueError as error:
-            raise InputError(f"{self.url}{path} gave no JSON: {self._said(response)}") from error
+            raise InputError(f"{self.url}{path} did not return JSON: {self._said(response)}") from error
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
         """The first answer below 500."""

@@ -1,4 +1,4 @@
-"""One text with its reward, kept beside a model: by it a reader of the model is known to read it as it was trained."""
+"""One text with its reward, stored with a model: used to check that a program reads the model as it was trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..output.json_files import load_json
 
 
 QUESTION, ANSWER = "Name a colour.", "Blue."
-# How a card shows it; cards that were written before settings held an example have it there alone.
+# Its form on a card; older models have the example only on their card, not in their settings.
 ON_CARD = re.compile(r"^rewards = scorer\.score\((\[.*\], \[.*\])\)  # \[(-?\d+\.\d+)\]$", re.M)
 
 
@@ -38,7 +38,7 @@ class ScoredExample:
 
 def example_text(data_format: str) -> tuple[Any, Any]:
     """
-    Returns prompt and completion of the example: words of nobody's data.
+    Returns prompt and completion of the example, which are from no dataset.
 
     Args:
         data_format (`str`): `"text"` or `"chat"`.
@@ -50,7 +50,7 @@ def example_text(data_format: str) -> tuple[Any, Any]:
 
 def write_example(folder: str | os.PathLike, example: ScoredExample) -> None:
     """
-    Keeps an example in `rm_toolkit.json` of a saved model. Saving the model anew removes it.
+    Stores an example in `rm_toolkit.json` of a saved model. Saving the model again removes it.
 
     Raises:
         `InputError`: if the folder has no such file.
@@ -58,8 +58,9 @@ def write_example(folder: str | os.PathLike, example: ScoredExample) -> None:
     path = Path(folder, SETTINGS_NAME)
     if not path.is_file():
         raise InputError(
-            f"'{folder}' is no folder with `{SETTINGS_NAME}`, so that no example can be kept in it. Only a model that this "
-            "toolkit saved has one."
+            f"'{folder}' is not a folder with `{SETTINGS_NAME}`, so no example can be stored in it. Only models "
+            f"saved by this "
+            "toolkit have one."
         )
     values = load_json(path)
     values["example"] = asdict(example)
@@ -77,7 +78,7 @@ def read_example(model: str | os.PathLike, revision: str | None = None) -> Score
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
-        `InputError`: if what is there is damaged.
+        `InputError`: if it is damaged.
     """
     place = split_revision(model, revision)
     path = find_file(place[0], SETTINGS_NAME, place[1])
@@ -93,6 +94,6 @@ def read_example(model: str | os.PathLike, revision: str | None = None) -> Score
         return None
     try:
         (prompt,), (completion,) = ast.literal_eval(shown[1])
-    except (ValueError, SyntaxError, TypeError):  # a person's own
+    except (ValueError, SyntaxError, TypeError):  # written by a person
         return None
     return ScoredExample(prompt, completion, float(shown[2]))

@@ -35,7 +35,7 @@ COUNTED_BYTES = 4 << 30
 
 @dataclass
 class ScoreSummary:
-    """What a run did; a resumed run counts what was there already."""
+    """The result of a run; a resumed run counts earlier rows too."""
 
     rows: int = 0
     completions: int = 0
@@ -71,9 +71,9 @@ def score_file(
 
     Args:
         scorer (`RewardScorer`): The model.
-        model_identity (`str`): From [`model_identity`]: what must be the same for a run to be resumed.
+        model_identity (`str`): From [`model_identity`]; must be equal for a run to be resumed.
         source (`RecordFile`): JSON Lines (gzipped or not), JSON, Parquet, or a saved dataset.
-        output (`Path`): Appears under its name when it is complete; until then it grows under `NAME.partial`.
+        output (`Path`): Gets its name when it is complete; until then it is `NAME.partial`.
         options (`ScoreOptions`): What is read.
         overwrite (`bool`): Whether an existing output, or a partial one of another run, is replaced.
         show_progress (`bool`): Whether to draw a progress bar.
@@ -82,7 +82,7 @@ def score_file(
         `ScoreSummary`: Counts, and mean and standard deviation of the rewards.
 
     Raises:
-        `InputError`: naming file and row of what cannot be used; what was written before it stays, to go on from.
+        `InputError`: naming file and row that cannot be used; rows written before it are kept for resuming.
     """
     run = {
         "input": source.fingerprint(),
@@ -100,7 +100,7 @@ def score_file(
     with PartialOutput(output, run, overwrite=overwrite) as partial:
         summary = ScoreSummary(**partial.state.get("summary", {}))
         if not partial.complete:
-            scorer.try_sharing()  # decided before the first window, so that a resumed run computes each window alike
+            scorer.try_sharing()  # decided before the first window, so that a resumed run computes each window equally
             summary.resumed_at = summary.rows
             with _bar(source, summary, show_progress) as bar:
                 _write_rewards(partial, scorer, source, options, summary, bar)
@@ -109,7 +109,7 @@ def score_file(
 
 def date_of_earlier_run(output: Path, model_identity: str, *, overwrite: bool = False) -> str | None:
     """
-    Returns the date that the chat template of an earlier run had which the present one goes on with, or leaves as it is.
+    Returns the date in the chat template of an earlier run that this run continues or keeps.
 
     Args:
         output, model_identity, overwrite: As in [`score_file`].
@@ -210,7 +210,7 @@ def _bar(source: RecordFile, summary: ScoreSummary, show: bool) -> tqdm:
 
 
 def _count_rows(source: RecordFile) -> int | None:
-    """How many rows a file has, where that is quickly known: for the progress bar alone."""
+    """Number of rows of a file, if quickly known; only for the progress bar."""
     path = Path(source.path)
     if not path.is_file():
         return None
@@ -219,7 +219,7 @@ def _count_rows(source: RecordFile) -> int | None:
 
         try:
             return pyarrow.parquet.ParquetFile(path).metadata.num_rows
-        except (pyarrow.ArrowException, OSError):  # said when it is read
+        except (pyarrow.ArrowException, OSError):  # reported when it is read
             return None
     with path.open("rb") as file:
         head = file.read(64)
@@ -234,14 +234,14 @@ def _count_rows(source: RecordFile) -> int | None:
 
 def model_identity(model: str, dtype: str, adapters: Mapping[str, str], *, served: bool = False) -> str:
     """
-    A text that changes when what the rewards depend on does: the files of a folder by size and time, the commit of a
-    Hub repository; of an adapter those of its base too.
+    A string that changes with anything that rewards depend on: the files of a folder by size and time, the commit of a
+    Hub repository; for an adapter, those of its base too.
 
     Args:
         model (`str`): Folder or Hub id (also `ID@REVISION`).
         dtype (`str`): Precision of the weights.
         adapters (`Mapping[str, str]`): Folder or Hub id of each adapter on the model.
-        served (`bool`): Whether a server computes, whose last digits are others; where it is does not matter.
+        served (`bool`): Whether a server computes (its last digits differ); its address does not matter.
     """
     parts = [dtype, *(["served"] if served else []), *_identity("", *split_revision(model))]
     base = base_of_adapter(*split_revision(model))

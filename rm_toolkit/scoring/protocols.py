@@ -1,4 +1,4 @@
-"""What a server of reward models is asked and how it answers, in the words of vLLM and of sglang."""
+"""Requests and answers of reward model servers, for vLLM and sglang."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from typing import Protocol as TypedProtocol
 
 
-ABOUT = "/v1/models"  # where both say which model they serve
+ABOUT = "/v1/models"  # where both name the served model
 
 
 class Protocol(TypedProtocol):
@@ -24,17 +24,17 @@ class Protocol(TypedProtocol):
         """Returns the rewards of an answer, in the order of the request."""
 
     def other_path(self) -> Protocol:
-        """Returns how it is asked where `path` is not there."""
+        """Returns the protocol to use if `path` does not exist."""
 
 
 @dataclass(frozen=True)
 class VLLM:
     """
-    vLLM's `/classify`, or `/pooling` where a server has that alone.
+    vLLM's `/classify`, or `/pooling` if a server has only that.
 
     Args:
         model (`str`): Name under which it serves the model.
-        max_length (`int`, *optional*): Tokens of a text at most, if it says so.
+        max_length (`int`, *optional*): Most tokens per text, if the server says so.
         path (`str`): Which of the two.
     """
 
@@ -44,19 +44,19 @@ class VLLM:
 
     @classmethod
     def of(cls, about: Any) -> VLLM | None:
-        """Returns the protocol if this is what vLLM says of its models, else `None`."""
+        """Returns the protocol if this is vLLM's description of its models, else `None`."""
         first = _first_model(about)
         if first is None or first.get("owned_by") == "sglang":
             return None
         return cls(str(first["id"]), first.get("max_model_len"))
 
     def request(self, ids: list[list[int]]) -> dict[str, Any]:
-        """The raw score is asked for: a model of another toolkit may say otherwise in its config."""
+        """Asks for the raw score: the config of a model of another toolkit may differ."""
         body = {"model": self.model, "input": ids, "use_activation": False}
         return body if self.path == "/classify" else {**body, "task": "classify", "encoding_format": "float"}
 
     def rewards(self, answer: Any) -> list[Any]:
-        """One score a text; more are refused."""
+        """One score per text; more are refused."""
         entries = sorted(answer["data"], key=lambda entry: entry["index"])
         return [_only(entry["probs" if self.path == "/classify" else "data"]) for entry in entries]
 
@@ -68,10 +68,10 @@ class VLLM:
 @dataclass(frozen=True)
 class SGLang:
     """
-    sglang's own `/classify`; that of its OpenAI-like paths applies a softmax.
+    sglang's own `/classify`; the one in its OpenAI-like paths applies a softmax.
 
     Args:
-        max_length (`int`, *optional*): Tokens of a text at most, if it says so.
+        max_length (`int`, *optional*): Most tokens per text, if the server says so.
     """
 
     path: ClassVar[str] = "/classify"
@@ -79,19 +79,19 @@ class SGLang:
 
     @classmethod
     def of(cls, about: Any) -> SGLang | None:
-        """Returns the protocol if this is what sglang says of its models, else `None`."""
+        """Returns the protocol if this is sglang's description of its models, else `None`."""
         first = _first_model(about)
         if first is None or first.get("owned_by") != "sglang":
             return None
         length = first.get("max_model_len")
-        return cls(None if length is None else length - 1)  # it refuses a text that is as long as its context
+        return cls(None if length is None else length - 1)  # it refuses a text as long as its context
 
     def request(self, ids: list[list[int]]) -> dict[str, Any]:
         """Token ids under their name here."""
         return {"input_ids": ids}
 
     def rewards(self, answer: Any) -> list[Any]:
-        """One entry a text; a single text may come without a list around it."""
+        """One entry per text; a single text may come without a list."""
         entries = answer if isinstance(answer, list) else [answer]
         return [_only(entry["embedding"]) for entry in entries]
 

@@ -1,4 +1,4 @@
-"""How models read texts, found out without opening their weights: tokenizer and settings."""
+"""Finds out how models read texts, without loading their weights: tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reading_of(
     model: Any, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedTokenizerBase, RewardModelSettings]:
     """
-    Returns tokenizer and settings of a model; of one of another toolkit those of [`guess_settings`].
+    Returns tokenizer and settings of a model; for one from another toolkit, those of [`guess_settings`].
 
     Args:
         model (`str`, `os.PathLike` or `RewardScorer`): Folder or Hub id, or a loaded model.
@@ -64,6 +64,6 @@ def guess_settings(
 
 
 def chat_tokenizers(models: Mapping[str, Any], *, trust_remote_code: bool = False) -> list[PreTrainedTokenizerBase]:
-    """Returns the tokenizers of those of some models that read chats; the arguments as in [`reading_of`]."""
+    """Returns the tokenizers of those models that read chats; the arguments as in [`reading_of`]."""
     read = [reading_of(model, trust_remote_code=trust_remote_code) for model in models.values()]
     return [tokenizer for tokenizer, settings in read if settings.data_format == "chat"]

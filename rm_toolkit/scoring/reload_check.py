@@ -36,10 +36,10 @@ def check_reload(
     Args:
         folder (`str` or `os.PathLike`): A saved reward model.
         texts (`list`): Raw strings, or message lists for a chat model.
-        rewards (`list[float]`): What they should be.
+        rewards (`list[float]`): Expected rewards.
         tolerance (`float`): Largest difference allowed, in logits (times the reward's size where that is above 1).
-        python (`str`): Interpreter of the fresh process.
-        offline (`bool`): Whether it may ask the Hub for nothing; an adapter's base may have to come from there.
+        python (`str`): Python interpreter of the fresh process.
+        offline (`bool`): Whether it may not contact the Hub; an adapter's base may have to be downloaded.
         trust_remote_code (`bool`): Whether code that comes with the model may run there.
 
     Returns:
@@ -57,7 +57,7 @@ def check_reload(
         result = subprocess.run(
             [python, "-m", "rm_toolkit.scoring.reload_check", str(folder), str(request), str(answer)]
             + ["trust_remote_code"] * trust_remote_code,
-            stdin=subprocess.DEVNULL,  # nobody is to be asked there
+            stdin=subprocess.DEVNULL,  # no prompts there
             env=environment,
             capture_output=True,
             text=True,
@@ -73,14 +73,14 @@ def check_reload(
         if not math.isclose(expected, value, rel_tol=tolerance, abs_tol=tolerance):
             raise InputError(
                 f"reload check failed: text {number} has reward {expected:.6f} in training, but {value:.6f} from "
-                f"{folder} in a fresh process (tolerance {tolerance:g}). Do not publish this folder: what others load "
-                "is not what was trained."
+                f"{folder} in a fresh process (tolerance {tolerance:g}). Do not publish this folder: others would load "
+                "a model that differs from the trained one."
             )
     return found
 
 
 def _full_disk(reason: str, place: str | os.PathLike) -> str | None:
-    """What a fresh process met that could not write where it had to, with the remedy; `None` for other reasons."""
+    """The disk error of a fresh process, with the remedy; `None` for other errors."""
     error = RuntimeError(reason)
     error.place = os.fspath(place)  # type: ignore[attr-defined]
     return storage_error(error)
@@ -88,7 +88,7 @@ def _full_disk(reason: str, place: str | os.PathLike) -> str | None:
 
 def read_rewards(folder: str, texts: list[Any], *, trust_remote_code: bool = False) -> list[float]:
     """
-    Rewards of raw texts, read as a stranger would: stock classes alone wherever the pooling type allows it.
+    Rewards of raw texts, read as others would: only with stock classes if the pooling type allows it.
 
     Args:
         folder (`str`): A saved reward model.
@@ -102,7 +102,7 @@ def read_rewards(folder: str, texts: list[Any], *, trust_remote_code: bool = Fal
 
     settings = load_settings(folder)
     if (settings is not None and not settings.stock) or not Path(folder, "config.json").exists():
-        from .scorer import RewardScorer  # such a pooling, and an adapter alone, are read by the toolkit
+        from .scorer import RewardScorer  # other poolings and adapters are read by the toolkit
 
         scorer = RewardScorer(folder, device="cpu", trust_remote_code=trust_remote_code)
         return scorer.score(["" if isinstance(text, str) else [] for text in texts], texts)

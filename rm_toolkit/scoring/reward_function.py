@@ -1,4 +1,4 @@
-"""A scorer as TRL's online trainers call a reward."""
+"""A scorer as a reward function for TRL's online trainers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..data.schema import Text
 
 def reward_function(score: Callable[..., list[float]], domain_column: str | None) -> Callable[..., list[float]]:
     """
-    Returns what takes `prompts`, `completions` and the other columns, and gives one reward a completion.
+    Returns a function of `prompts`, `completions` and the other columns that gives one reward per completion.
 
     Args:
         score (`Callable`): [`RewardScorer.score`].

@@ -1,4 +1,4 @@
-"""Rewards of all sequences of a data set: each distinct one once, longest first, shared out over the processes."""
+"""Rewards of all sequences of a dataset: each distinct one once, longest first, divided over the processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..models.out_of_memory import free_memory, is_out_of_memory
 from ..output.progress import no_bar
 
 
-# Not inference mode: ZeRO-3 keeps small parameters that it gathers here for the next step of training.
+# Not inference mode: ZeRO-3 keeps small gathered parameters for the next training step.
 @torch.no_grad()
 def compute_rewards(
     forward: Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]],
@@ -43,10 +43,10 @@ def compute_rewards(
         accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
         mix_adapters (`bool`): Whether a batch may hold sequences of several adapters (`data.adapter`).
-        on_batch (`Callable`, *optional*): Told the number of sequences after each batch.
+        on_batch (`Callable`, *optional*): Called with the number of sequences after each batch.
         before_each (`Callable`, *optional*): Called with the number of each turn, on all processes; may raise.
-        on_out_of_memory (`Callable`, *optional*): Told the number of sequences of a batch that does not fit; its halves
-            are computed one after the other. Not where several processes compute a forward pass together.
+        on_out_of_memory (`Callable`, *optional*): Called with the number of sequences of a batch that does not fit;
+            its halves are computed one after the other. Not if several processes compute a forward pass together.
 
     Returns:
         `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
@@ -60,7 +60,7 @@ def compute_rewards(
     if data.adapter is not None:
         batches = adapter_batches(batches, data.adapter, mix_adapters)
     rewards = torch.zeros(data.num_sequences, dtype=torch.float32, device=device)
-    # Every process takes the same number of turns: a sharded model needs all of them in each forward pass.
+    # Every process computes the same number of batches: a sharded model needs all of them in each forward pass.
     turns = -(-len(batches) // num_processes)
     empty = np.zeros(0, dtype=np.int64)
     batches_of = _Batches(forward, data, collator, device, on_out_of_memory)
@@ -80,7 +80,9 @@ def compute_rewards(
 
 
 class _Batches:
-    """Computes batches, and one that does not fit in halves; a later one that is as large is halved at once."""
+    """
+    Computes batches; one that does not fit is computed in halves, and later ones of that size are halved at once.
+    """
 
     def __init__(
         self,
@@ -114,11 +116,11 @@ class _Batches:
 
 def length_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """
-    Groups sequences of like length, longest first, so that what does not fit shows at once.
+    Groups sequences of similar length, longest first, so that out-of-memory errors occur at the start.
 
     Args:
         lengths (`np.ndarray` of shape `(num_sequences,)`): Tokens of each sequence.
-        tokens_per_batch (`int`): Padded tokens of a batch at most; a single longer sequence still makes one.
+        tokens_per_batch (`int`): Most padded tokens per batch; a single longer sequence still makes one.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
@@ -131,11 +133,11 @@ def length_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarra
 
 def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np.ndarray]:
     """
-    Groups sequences so that those with a long common beginning are computed together, longest first.
+    Groups sequences so that those with a long shared prefix are computed together, longest first.
 
     Args:
         data (`TokenizedPreferences`): The sequences.
-        tokens_per_batch (`int`): Tokens of a batch at most, a shared beginning once; a single longer sequence still
+        tokens_per_batch (`int`): Most tokens per batch, counting a shared prefix once; a single longer sequence still
             makes one, and a cluster that does not fit is split.
     """
     lengths = data.lengths
@@ -155,7 +157,7 @@ def shared_batches(data: TokenizedPreferences, tokens_per_batch: int) -> list[np
         members = order[begin:last]
         pieces.append((int(lengths[members].max()), size, members))
     batches, current, used = [], [], 0
-    # Without padding the order costs nothing: adapters come one after the other, so that a batch has few of them.
+    # Without padding any order costs the same: sort by adapter, so that a batch has few of them.
     adapters = np.zeros(len(lengths), dtype=np.int64) if data.adapter is None else data.adapter
     for _, size, members in sorted(pieces, key=lambda piece: (adapters[piece[2][0]], -piece[0])):
         if current and used + size > tokens_per_batch:
@@ -187,15 +189,15 @@ def check_finite(rewards: np.ndarray, model: torch.nn.Module) -> None:
 
     Args:
         rewards (`np.ndarray` of shape `(num_texts,)`): In logits.
-        model (`RewardModel`): What they come from.
+        model (`RewardModel`): The model that gave them.
 
     Raises:
-        `InputError`: saying how many, and in which precision they were computed.
+        `InputError`: with their number and the precision they were computed in.
     """
     if not np.isfinite(rewards).all():
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         raise InputError(
             f"the rewards of {int((~np.isfinite(rewards)).sum()):,} of {len(rewards):,} texts are not finite (NaN or inf): "
-            f"the weights of '{model.name_or_path}' hold such values, or overflow in {dtype}. Load the model in float32, or "
+            f"the weights of '{model.name_or_path}' have such values, or overflow in {dtype}. Load the model in float32, or "
             "restore its safetensors."
         )

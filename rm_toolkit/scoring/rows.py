@@ -1,4 +1,4 @@
-"""One row of a file that is scored: what is read from it, and the line that is written for it."""
+"""One row of a scored file: what is read from it, and the line written for it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ COMPLETION_COLUMNS = ("completion", "completions", "response", "responses")
 @dataclass
 class ScoreOptions:
     """
-    What is read from each row, and how.
+    Which columns of each row are read, and how.
 
     Args:
         prompt_column (`str`, *optional*): Column of the prompt; `None`: the completions are whole texts.
         completion_column (`str`, *optional*): Column of one completion or a list; default: the first of
             `COMPLETION_COLUMNS` that the row has.
         domain_column (`str`, *optional*): Column that names the adapter of each row.
-        reward_column (`str`): Column that is added.
+        reward_column (`str`): Column to add.
         template (`str`): `"human-assistant"` wraps plain prompts as `build-data` does; `"none"` leaves them.
         window (`int`): Rows that are sorted and computed together, and written at once.
         skip_invalid (`bool`): Whether rows that cannot be used are left out and counted.
@@ -83,9 +83,9 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     Reads one record.
 
     Args:
-        place (`Place`): Where it stands.
+        place (`Place`): Its place.
         record (`Mapping[str, Any]`): The row.
-        scorer (`RewardScorer`): The model that it is for.
+        scorer (`RewardScorer`): The scorer.
         options (`ScoreOptions`): What is read.
 
     Raises:
@@ -106,9 +106,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     value = field(record, name, place)
     several = is_several(value)
     if scorer.calibration is not None and not (several and len(value) > 1):
-        raise place.error(
-            f"`{name}` is not a list of two completions or more, of which --calibrated says how likely each is the better."
-        )
+        raise place.error(f"`{name}` is not a list of two completions or more, which --calibrated needs.")
     entries = [text_or_messages(entry, name, place) for entry in (value if several else [value])]
     domain = options.domain
     if options.domain_column is not None:
@@ -137,7 +135,7 @@ def _length(text: Any) -> int:
 
 def held_bytes(value: Any) -> int:
     """
-    Bytes that a value of JSON or Parquet takes in memory, about.
+    Approximate bytes in memory of a value from JSON or Parquet.
 
     Args:
         value (`Any`): Numbers, strings, lists and dicts, in one another at any depth.
@@ -161,26 +159,26 @@ def line(row: Row, reward: Any, column: str, calibration: Calibration | None = N
     Args:
         row (`Row`): The row.
         reward (`float` or `list[float]`): Its reward, or those of its completions.
-        column (`str`): Column that is added.
+        column (`str`): Column to add.
         calibration (`Calibration`, *optional*): Adds the column `win_probability`, too: of each completion against the
             others of its row.
     """
     values = reward if isinstance(reward, list) else [reward]
     if not np.isfinite(values).all():
-        raise row.place.error(f"the reward is {values}, no number.", "Compute with --dtype float32.")
+        raise row.place.error(f"the reward is {values}, which is not a number.", "Compute with --dtype float32.")
     short = [float(str(np.float32(value))) for value in values]  # the shortest digits that give the same fp32 number
     record = {**row.record, column: short if isinstance(reward, list) else short[0]}
     if calibration is not None:
         record[WIN_COLUMN] = mean_win_probabilities(short, calibration)
 
-    def other(value: Any) -> Any:  # what a Parquet column may hold and JSON does not
+    def other(value: Any) -> Any:  # values of a Parquet column that JSON cannot store
         if isinstance(value, (datetime.date, datetime.time)):
             return value.isoformat()
         if isinstance(value, (decimal.Decimal, datetime.timedelta)):
             return str(value)
         if isinstance(value, bytes):
             return base64.b64encode(value).decode("ascii")
-        raise row.place.error(f"a column holds {type(value).__name__}, which JSON has no form for.")
+        raise row.place.error(f"a column has {type(value).__name__}, which JSON cannot store.")
 
     text = json.dumps(record, ensure_ascii=False, default=other)
     try:

@@ -35,7 +35,7 @@ from .rewards import check_finite, compute_rewards, shared_batches
 from .served_example import check_example, check_served_options
 
 
-# Texts of one call from which on it is tried whether prompts can be shared: the trial takes less than their scoring.
+# Number of texts per call from which prompt sharing is tried: the trial costs less than scoring them.
 WORTH_A_TRIAL = 16
 # On a CPU larger batches only leave the cache; on a GPU they keep it busy.
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
@@ -49,10 +49,10 @@ class RewardScorer:
         model (`str`, `os.PathLike` or `RewardModel`): Folder or Hub id of a model or an adapter, or a loaded model.
         tokenizer (*optional*): Needed with a loaded model; otherwise the one saved with it.
         adapters (`Mapping[str, str | os.PathLike]`, *optional*): Folder or Hub id of an adapter for each domain, all
-            trained on this model. They stay apart from it, so that one batch may hold rows of all of them.
+            trained on this model. They are not merged, so that one batch may have rows of all of them.
         endpoint (`str`, *optional*): Address of a server of vLLM or sglang that holds the model, such as
-            `http://localhost:8000`; here its tokenizer and settings alone are read, and `model` is `None`. The model's
-            example is scored at once and must agree.
+            `http://localhost:8000`; only its tokenizer and settings are read here, and `model` is `None`. The model's
+            example is scored immediately and must agree.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights, here or at the server.
         tokens_per_batch (`int`, *optional*): Tokens computed at once, or sent in one request; padding included, a shared
@@ -62,12 +62,12 @@ class RewardScorer:
         trust_remote_code (`bool`): Whether code that comes with the model may run.
         revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
             adapter.
-        calibrated (`bool`): Whether [`win_probability`] applies the model's `calibration.json`, which must be there and
-            fitted to this very model. Rewards stay as they are.
+        calibrated (`bool`): Whether [`win_probability`] applies the model's `calibration.json`, which must exist and
+            be fitted to exactly this model. Rewards do not change.
 
     Raises:
-        `InputError`: if the folder holds no reward model, an adapter was not trained on it, or the server gives the
-            example another reward.
+        `InputError`: if the folder has no reward model, an adapter was not trained on it, or the server gives a
+            different reward for the example.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RewardScorer:
         if calibrated:
             check_calibrated_options(model, adapters=adapters, endpoint=endpoint)
         self._shares: bool | None = None
-        self._checked_fields: set[str] = set()  # whether the chat template renders them was looked at, and said
+        self._checked_fields: set[str] = set()  # already checked, and reported, whether the chat template renders them
         self.routing: AdapterRouting | None = None
         self.served: ServedModel | None = None
         if endpoint is not None:
@@ -135,33 +135,33 @@ class RewardScorer:
         on_progress: Callable[[float], None] | None = None,
     ) -> list[Any]:
         """
-        Rewards of all completions. Equal texts are computed once, texts of like length or with a common beginning
-        together; the order of the rows does not matter.
+        Rewards of all completions. Equal texts are computed once; texts of similar length or with a shared prefix are
+        computed together; the order of the rows does not matter.
 
         Args:
-            prompts (`Sequence`): One prompt a row: a string, or a list of messages. To a chat model a string is one
-                user turn (or the turns of a marked dialogue); a text model takes strings alone.
+            prompts (`Sequence`): One prompt per row: a string, or a list of messages. For a chat model a string is one
+                user turn (or the turns of a marked dialogue); a text model accepts only strings.
             completions (`Sequence`): For each prompt one response (a string or a list of messages) or a list of them.
             domains (`Sequence`, *optional*): The adapter that each row is read with; `None` is the base.
             tools (`Sequence`, *optional*): Of each row, the tools that the chat template may list (as TRL's column), or
                 `None`.
             chat_template_kwargs (`Sequence`, *optional*): Of each row, further variables of the chat template, or `None`.
             show_progress (`bool`): Whether to draw a progress bar.
-            on_progress (`Callable`, *optional*): Told the share that is done, from 0 to 1, now and then.
+            on_progress (`Callable`, *optional*): Called with the fraction done, from 0 to 1.
 
         Returns:
-            `list`: Reward of each completion, in logits; a list of them where a row has a list of completions.
+            `list`: Reward of each completion, in logits; a list if a row has a list of completions.
 
         Raises:
-            `InputError`: if there are not as many prompts, completions and domains, a row is of another form than the
-                model reads, or a domain has no adapter.
+            `InputError`: if there are not as many prompts, completions and domains, a row has a form that the
+                model does not read, or a domain has no adapter.
         """
         given = [len(prompts), len(completions), len(prompts if domains is None else domains)]
         if len(set(given)) > 1:
-            raise InputError(f"got {given[0]} prompts, {given[1]} completions and {given[2]} domains; give one each.")
+            raise InputError(f"got {given[0]} prompts, {given[1]} completions, {given[2]} domains; give one per row.")
         for name, values in (("tools", tools), ("chat_template_kwargs", chat_template_kwargs)):
             if values is not None and len(values) != len(prompts):
-                raise InputError(f"got {len(prompts)} prompts and {len(values)} `{name}`; give one each.")
+                raise InputError(f"got {len(prompts)} prompts and {len(values)} `{name}`; give one per row.")
         if domains is not None and self.routing is None:
             raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
         nested = [is_several(entry) for entry in completions]
@@ -226,13 +226,13 @@ class RewardScorer:
         return found.tolist()
 
     def try_sharing(self) -> bool:
-        """Finds out once whether prompts can be shared exactly, by a trial on a model of two layers."""
+        """Checks once, by a trial on a model of two layers, whether prompts can be shared exactly."""
         if self._shares is None:
             self._shares = self.served is None and share_if_exact(self.model, self.device)
         return self._shares
 
     def _layout(self, data: TokenizedPreferences) -> str:
-        """Shares prompts where that is exact and costs no more; a few texts are not worth the trial that shows it."""
+        """Shares prompts if that is exact and costs no more; for a few texts the trial is not worthwhile."""
         if self._shares is None and len(data.lengths) < WORTH_A_TRIAL:
             return "plain"
         if not self.try_sharing():
@@ -244,7 +244,7 @@ class RewardScorer:
         self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None, **template: Any
     ) -> tuple[int, list[float]]:
         """
-        Chooses among several responses to one prompt.
+        Chooses the best of several responses to one prompt.
 
         Args:
             prompt (`str` or `list[dict]`): The prompt.
@@ -256,7 +256,7 @@ class RewardScorer:
             `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
 
         Raises:
-            `InputError`: if there is none to choose.
+            `InputError`: if there are no responses.
         """
         if not len(completions):
             raise InputError("`completions` is empty; give at least one response to choose from.")
@@ -280,7 +280,7 @@ class RewardScorer:
             `list[float]`: From 0 to 1; with the two responses exchanged it is 1 minus that.
         """
         if len(completions) != len(others):
-            raise InputError(f"got {len(completions)} completions and {len(others)} others; give one each.")
+            raise InputError(f"got {len(completions)} completions and {len(others)} others; give one per row.")
         pairs = [list(pair) for pair in zip(completions, others)]
         rewards = np.array(self.score(prompts, pairs, **columns), dtype=np.float64).reshape(-1, 2)
         return win_probabilities(rewards[:, 0] - rewards[:, 1], self.calibration).tolist()

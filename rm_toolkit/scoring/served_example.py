@@ -1,4 +1,4 @@
-"""Whether a server gives a model's rewards: what it may be asked for, and its answer to the model's example."""
+"""Checks that a server gives a model's rewards: which options it allows, and its answer to the model's example."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .serving import find_commands
 
 logger = logging.getLogger(__name__)
 
-# In logits, and times the reward's size where that is above 1: kernels of another machine, or half precision there.
+# In logits (relative for rewards above 1): tolerance for kernels of another machine, or for half precision.
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
 
 
@@ -32,14 +32,14 @@ class _Scorer(Protocol):
 
 def check_served_options(model: Any, **options: Any) -> None:
     """
-    Refuses what has no effect where a server computes.
+    Refuses options that have no effect if a server computes.
 
     Raises:
         `InputError`: naming it.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise InputError(
-            "`endpoint` is given with a loaded model; give its folder or Hub id, of which no weights are read."
+            "`endpoint` is given with a loaded model; give its folder or Hub id instead; no weights are read from it."
         )
     for name, value in options.items():
         if value is not None and value != {}:
@@ -51,8 +51,7 @@ def check_served_options(model: Any, **options: Any) -> None:
 
 def classifier_of(scorer: Any) -> nn.Module:
     """
-    Returns the stock classifier of a scorer: that which computes, or where a server does, one without weights, to count
-    them.
+    Returns the stock classifier of a scorer; if a server computes, one without weights, to count its parameters.
 
     Args:
         scorer (`RewardScorer`): A scorer.
@@ -70,13 +69,13 @@ def classifier_of(scorer: Any) -> nn.Module:
 
 def check_example(scorer: _Scorer, model: str | os.PathLike, revision: str | None, dtype: torch.dtype) -> None:
     """
-    Scores the example of a model and compares it with its known reward; warns where the model has none.
+    Scores the example of a model and compares it with its known reward; warns if the model has none.
 
     Args:
         scorer (`RewardScorer`): Connected to the server.
         model (`str` or `os.PathLike`): Folder or Hub id.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        dtype (`torch.dtype`): What the server computes in.
+        dtype (`torch.dtype`): Precision of the server.
 
     Raises:
         `InputError`: if it differs.
@@ -84,7 +83,7 @@ def check_example(scorer: _Scorer, model: str | os.PathLike, revision: str | Non
     example = read_example(model, revision)
     if example is None:
         logger.warning(
-            "'%s' has no example with its reward, so that it is not known whether %s gives its rewards. `rm-toolkit "
+            "'%s' has no example with its reward, so it cannot be checked whether %s gives its rewards. `rm-toolkit "
             "serve-command %s --write-example` adds one to a folder.",
             model,
             scorer.served.url,
@@ -97,7 +96,7 @@ def check_example(scorer: _Scorer, model: str | os.PathLike, revision: str | Non
         return
     command = find_commands(f"{model}@{revision}" if revision else str(model))["vllm"]
     raise InputError(
-        f"{scorer.served.url} gives the example of '{model}' the reward {found:.6f}, but it is {example.reward:.6f} "
-        f"(tolerance {tolerance:g}): another model is served there, or in another precision. "
+        f"{scorer.served.url} gives the example of '{model}' the reward {found:.6f}, but it should be {example.reward:.6f} "
+        f"(tolerance {tolerance:g}): it serves another model, or in another precision. "
         + (f"Start it with: {command.line}" if not command.reason else command.reason)
     )

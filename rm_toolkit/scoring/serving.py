@@ -1,4 +1,4 @@
-"""The commands that serve or judge one very model elsewhere: made here alone, from its settings, for every page and card."""
+"""The commands that serve or benchmark a model elsewhere: built only here, from its settings, for every page and card."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .reading import reading_of
 
 
 SERVERS = {"vllm": "vLLM", "sglang": "sglang", "rewardbench": "RewardBench"}
-# Architectures of which sglang (0.5) has a class that returns the raw score.
+# Architectures for which sglang (0.5) has a class that returns the raw score.
 SGLANG_CLASSES = ("Gemma2", "Llama", "Qwen2", "Qwen3")
-# sglang takes no context longer than the config's positions unless told.
+# sglang accepts no context longer than the config's positions unless told to.
 SGLANG_LONGER = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 
 @dataclass(frozen=True)
 class ServingCommand:
     """
-    How one program reads the model as it was trained, or why it cannot.
+    The command with which a program reads the model as it was trained, or why it cannot.
 
     Args:
         server (`str`): One of `SERVERS`.
-        words (`list[str]`): The command; empty where the program cannot read the model.
+        words (`list[str]`): The command; empty if the program cannot read the model.
         environment (`dict[str, str]`): Variables that it needs.
         reason (`str`): Why it cannot, and what to do; else empty.
     """
@@ -56,14 +56,14 @@ def serving_commands(
     adapter: bool = False,
 ) -> dict[str, ServingCommand]:
     """
-    Makes the commands by which a model gives the toolkit's rewards in fp32.
+    Builds the commands with which a model gives the toolkit's rewards in fp32.
 
     Args:
-        model (`str`): Folder or Hub id, as it stands in the command.
+        model (`str`): Folder or Hub id, as written in the command.
         settings (`RewardModelSettings`): Its settings.
         config (`Mapping[str, Any]`): Contents of its `config.json`.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        adapter (`bool`): Whether it is an adapter alone.
+        adapter (`bool`): Whether it is only an adapter.
 
     Returns:
         `dict[str, ServingCommand]`: For each of `SERVERS`.
@@ -71,8 +71,8 @@ def serving_commands(
     reason = not_stock_notice(settings.pooling_type) if not settings.stock else ""
     if adapter:
         reason = (
-            "It is an adapter alone, and servers read its reward head from a merged model only: serve the run's folder, "
-            "which holds that."
+            "It is only an adapter, and servers read a reward head only from a merged model: serve the run's folder, "
+            "which has the merged model."
         )
     if reason:
         return {server: ServingCommand(server, reason=reason) for server in SERVERS}
@@ -85,7 +85,7 @@ def _vllm(
 ) -> ServingCommand:
     words = ["vllm", "serve", model, "--runner", "pooling", "--convert", "classify"]
     words += ["--max-model-len", str(settings.max_length), "--dtype", "float32"]
-    if config.get("problem_type") != "regression":  # of another toolkit: it would return a probability
+    if config.get("problem_type") != "regression":  # from another toolkit: it would return a probability
         words += ["--pooler-config", json.dumps({"use_activation": False})]
     return ServingCommand("vllm", words + (["--revision", revision] if revision else []))
 
@@ -111,20 +111,20 @@ def _rewardbench(
 ) -> ServingCommand:
     if settings.data_format != "chat":
         reason = (
-            "It renders conversations, and a text model has no chat template: it would take another one and append EOS. "
+            "It renders conversations, but a text model has no chat template: it would use another one and append EOS. "
             "Score its rows with `rm-toolkit evaluate`."
         )
         return ServingCommand("rewardbench", reason=reason)
     words = ["rewardbench", "--model", model, "--max_length", str(settings.max_length), "--force_truncation"]
     words += ["--torch_dtype", "float32", "--not_quantized"]
-    if settings.pooling_type == "cls":  # it pads on the left, and an encoder reads its first token
+    if settings.pooling_type == "cls":  # it pads on the left, but an encoder reads the first token
         words += ["--batch_size", "1"]
     return ServingCommand("rewardbench", words + (["--revision", revision] if revision else []))
 
 
 def find_commands(model: str) -> dict[str, ServingCommand]:
     """
-    Makes the commands for a folder or Hub id, whose weights are not read.
+    Builds the commands for a folder or Hub id, without reading its weights.
 
     Args:
         model (`str`): Folder or Hub id, also `ID@REVISION`.
@@ -138,12 +138,12 @@ def find_commands(model: str) -> dict[str, ServingCommand]:
     place, revision = split_revision(model)
     adapter = is_adapter(place, revision)
     if not adapter and find_file(place, CONFIG_NAME, revision) is None:
-        raise InputError(f"'{model}' is no model: there is no `{CONFIG_NAME}`. Name a model's folder or Hub id.")
+        raise InputError(f"'{model}' is not a model: there is no `{CONFIG_NAME}`. Name a model's folder or Hub id.")
     _, settings = reading_of(model)
     options = {"revision": revision, "adapter": adapter}
     return serving_commands(place, settings, read_config(place, revision), **options)
 
 
 def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
-    """Returns the contents of a model's `config.json`, empty where there is none (an adapter alone)."""
+    """Returns the contents of a model's `config.json`, empty if there is none (only an adapter)."""
     return read_checked(model, CONFIG_NAME, revision) or {}

@@ -524,24 +524,24 @@ def test_a_rating_that_was_not_given_is_left_out_and_counted(read):
 SENTINELS = {
     "HelpSteer 2 preferences": ({**EXAMPLES["HelpSteer 2 preferences"][1], "preference_strength": -100}, "`preference_strength` is -100"),
     "HelpSteer 3": ({**EXAMPLES["HelpSteer 3"][1], "overall_preference": -100}, "`overall_preference` is -100"),
-    "HelpSteer 2": ({"prompt": ASKED, "response": GOOD, "helpfulness": -1, "correctness": 3}, "`helpfulness` is -1, but is from 0 to 4"),
+    "HelpSteer 2": ({"prompt": ASKED, "response": GOOD, "helpfulness": -1, "correctness": 3}, "`helpfulness` is -1, but must be from 0 to 4"),
     "UltraFeedback": (
         {**FEEDBACK, "completions": [{"response": GOOD, "overall_score": -1, "fine-grained_score": 4}, FEEDBACK["completions"][0]]},
-        r"`completions\[0\].overall_score` is -1, but is from 1 to 10",
+        r"`completions\[0\].overall_score` is -1, but must be from 1 to 10",
     ),
     "distilabel": ({"instruction": ASKED, "generations": [GOOD, BAD], "ratings": [-1, 3]}, r"`ratings\[0\]` is -1, but is from"),
-    "MT-Bench": (vote("model_a", turn=0), "`turn` is 0, but is at least 1"),
+    "MT-Bench": (vote("model_a", turn=0), "`turn` is 0, but must be at least 1"),
     "PKU": ({**PKU, "better_response_id": -1}, "`better_response_id` must be one of 0, 1, got the number -1"),
     "SHP": ({**SHP, "labels": 2}, "`labels` must be one of 1, 0"),
     "Nectar": (
         {"prompt": ASKED, "answers": [{"answer": GOOD, "rank": -1}, {"answer": BAD, "rank": 1}]},
-        r"`answers\[0\].rank` is -1, but is from 1 to 2",
+        r"`answers\[0\].rank` is -1, but must be from 1 to 2",
     ),
     "arena": (vote("nobody"), "`winner` must be one of 'model_a', 'model_b'"),
-    "Argilla ratings": ({**FIELDS, "fit-r1": [rating(-1)], "fit-r2": [rating(4)]}, "`fit` is -1, but is from 0 to 10"),
+    "Argilla ratings": ({**FIELDS, "fit-r1": [rating(-1)], "fit-r2": [rating(4)]}, "`fit` is -1, but must be from 0 to 10"),
     "Argilla": ({**FIELDS, "rank": [ranked(0, 1)]}, "`rank.rank` is 0, but 1 is the best"),
     "OASST": ([TREE, REPLIES[0], {**REPLIES[1], "rank": -1}], "`rank` is -1, but 0 is the best"),
-    "lists": ({"prompt": ASKED, "responses": [GOOD, BAD], "ranks": [1, 99]}, r"`ranks\[1\]` is 99, but is from 0 to 2"),
+    "lists": ({"prompt": ASKED, "responses": [GOOD, BAD], "ranks": [1, 99]}, r"`ranks\[1\]` is 99, but must be from 0 to 2"),
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_a_file_gets_the_layout_and_dtypes_of_another(tmp_path):
     assert found["b"].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]] and found["empty"].shape == (0, 4)
     assert found["a"].item() == 3.0 and found["a"].dtype == torch.bfloat16
     assert found["number"].tolist() == [8, 9] and found["number"].dtype == torch.int64
-    with pytest.raises(InputError, match="has another size than was computed"):
+    with pytest.raises(InputError, match="has a size that differs from the computed one"):
         write_like(tmp_path / "in.safetensors", tmp_path / "out.safetensors", lambda name: torch.zeros(1))
 
 

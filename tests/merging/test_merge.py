@@ -210,11 +210,11 @@ def torn(folder):
         (other_pooling, "their `pooling_type` are 'eos' and 'last'"),
         (other_heads, "`num_attention_heads` in their config.json are 4 and 2"),
         (other_shape, r"the shapes of 'model.norm.weight' are \[3\] and \[16\]"),
-        (other_tokens, "their tokenizers have other tokens"),
-        (other_cutting, "their tokenizers cut texts otherwise"),
+        (other_tokens, "their tokenizers have different tokens"),
+        (other_cutting, "their tokenizers truncate texts differently"),
         (no_head, "has no reward head"),
         (no_config, r"config\.json"),
-        (no_folder, "is no folder"),
+        (no_folder, "is not a folder"),
         (torn, "cannot be read"),
     ],
 )
@@ -269,7 +269,7 @@ def test_an_output_in_use_is_left_alone(general, customized, tmp_path, no_fresh_
         (["--frontier", "--weight", "0.5"], "--weights instead of --weight"),
         (
             ["--frontier", "--general-datasets", "a=b", "--customized-datasets", "a=b"],
-            "named as general and as customized",
+            "given as general and as customized",
         ),
         (["--frontier", "--general-datasets", "a", "--customized-datasets", "b=c"], "is not NAME=SPEC"),
         (

@@ -314,7 +314,7 @@ def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
         InputError, match=r"cannot be added to its base \(.*\): .* has no reward head \(`score.weight`\)"
     ):
         RewardScorer(tmp_path)
-    with pytest.raises(InputError, match=r"holds an adapter alone"):
+    with pytest.raises(InputError, match=r"has only an adapter"):
         push_model(str(tmp_path), "me/rm")
 
 

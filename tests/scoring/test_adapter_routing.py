@@ -239,7 +239,7 @@ def test_an_adapter_that_does_not_belong_is_refused(base, adapters, base_model, 
         RewardScorer(base, adapters={"a": moved}, device="cpu")
     logging.getLogger("transformers").propagate = False
     scorer = RewardScorer(base, adapters=adapters, device="cpu")
-    with pytest.raises(InputError, match="the domain 'law' has no adapter; there is 'academy', 'business'"):
+    with pytest.raises(InputError, match="the domain 'law' has no adapter; there are 'academy', 'business'"):
         scorer.score(["a"], ["b"], domains=["law"])
 
 

@@ -143,7 +143,7 @@ def test_what_does_not_pass_is_final(local, rows):
     for fault, message, tries in [
         ("400", r"refuses the request \(400\): trouble number 2", 1),
         ("503", r"does not answer POST /classify after 8 tries \(503: trouble", 8),
-        ("no JSON", "gave no JSON", 1),
+        ("no JSON", "did not return JSON", 1),
         ("one too few", "rewards for .* texts", 1),
         ("nan", "not finite", 1),
     ]:
