@@ -21,7 +21,7 @@ class PartialOutput:
 
     A piece counts once it is in the journal. Anything after that, half a line or a whole piece, is truncated and
     written again when the same run is started again. The journal stays beside the finished file and says which run
-    wrote it.
+    wrote it. Until another run writes its first piece, the journal of an earlier output stays.
 
     Args:
         path (`Path`): The output.
@@ -63,6 +63,9 @@ class PartialOutput:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
+            if not self.complete and not self.state.get("bytes"):  # nothing of it counts
+                with contextlib.suppress(OSError):
+                    self.partial.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
 
@@ -109,11 +112,11 @@ class PartialOutput:
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
             raise InputError(f"{self.partial} cannot be written ({error.strerror}). Name another file.") from error
-        if not self.state:
-            self._write_journal({"bytes": 0})
 
     def append(self, data: bytes, state: Mapping[str, Any]) -> None:
         """Writes one piece, then its journal entry."""
+        if not self.state:  # what the journal says of an earlier run must not be taken for this one
+            self._write_journal({"bytes": 0})
         self.file.write(data)
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -277,6 +277,17 @@ def test_two_runs_do_not_write_one_output(tmp_path):
             PartialOutput(tmp_path / "out", {"a": 1}).__enter__()
 
 
+def test_a_run_that_scores_nothing_leaves_the_earlier_output_and_what_is_said_of_it(scorer, some_rows, tmp_path):
+    good, bad = write(tmp_path / "in.jsonl", some_rows[:4]), write(tmp_path / "bad.jsonl", [{"prompt": 1}])
+    score_file(scorer, "m", RecordFile(str(good)), tmp_path / "out", ScoreOptions(), show_progress=False)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="`prompt` must be"):
+        score_file(
+            scorer, "n", RecordFile(str(bad)), tmp_path / "out", ScoreOptions(), overwrite=True, show_progress=False
+        )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_an_equal_run_that_starts_meanwhile_spoils_nothing(scorer, some_rows, tmp_path):
     """
     The window: what an earlier run left is read, and before anything is written an equal run comes by and finishes.
