@@ -96,7 +96,7 @@ LOG, OF_MISSING = "training_log.json", ("is missing", "is a dangling link", "is 
 # Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
 # An error names the tensor, which is in one of several files.
-OF_TENSORS = ("score.weight", "reward head", "q_proj", "config.json", "not finite")
+OF_TENSORS = ("score.weight", "embed_tokens", "reward head", "q_proj", "config.json", "not finite")
 # A template may also stand in tokenizer_config.json.
 OF_TEMPLATES = ("chat template",)
 

@@ -57,7 +57,7 @@ def build(place: Path, data_format: str = "chat") -> None:
 
 def unsure_pairs(scorer: RewardScorer) -> list[dict[str, str]]:
     """Pairs on which a model is right four times in five: a calibration can be fitted to them."""
-    prompts, texts = zip(*((f"number {number}?", [f"as well as {number}", "no"]) for number in range(60)))
+    prompts, texts = zip(*((f"number {number}?", [f"as well as {number}", "no"]) for number in range(160)))
     found = []
     for number, (prompt, own, rewards) in enumerate(zip(prompts, texts, scorer.score(prompts, texts))):
         better = (rewards[1] > rewards[0]) ^ (number % 5 == 0)
@@ -95,7 +95,7 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
         + ["--adapter", "--base-model", "me/base"] * (folder.name == "adapter"),
         "calibrate": ["calibrate", "--model", str(folder), "--datasets", f"a={{path: {place / 'unsure.jsonl'}, source: jsonl, format: chat}}"],
         "watch": ["watch", str(folder), "--output", f"{out}.html", "--once"],
-        "doctor": ["doctor", *plan, "--model_name_or_path", str(folder)],
+        "doctor": ["doctor", *recipe],
         "doubt": ["doubt", "--folds", "2", "--output", out, *recipe, *pairs],
         "plan": ["plan", *plan, "--model_name_or_path", str(folder), "--pairs_per_step", "128"],
         "inspect": ["inspect", spec, "--tokenizer", str(folder), "--output", out, "--no-word-clouds"],

@@ -85,9 +85,3 @@ def read_tensor(path: Path, name: str) -> Tensor:
     """
     with safe_open(path, framework="pt") as handle:
         return handle.get_tensor(name)
-
-
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Returns name -> shape of a safetensors file; no value is read."""
-    with safe_open(path, framework="pt") as handle:
-        return {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from ..errors import InputError
@@ -27,7 +26,8 @@ from ..models.files import (
     list_folder,
     weight_files,
 )
-from ..models.lm_head import save_lm_head, with_rows
+from ..models.folder_checks import check_floating, open_tensors, place_of
+from ..models.lm_head import check_lm_head, save_lm_head, with_rows
 from ..models.loading import load_config
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
@@ -36,7 +36,7 @@ from ..output.folders import check_output, written_whole
 from ..output.json_files import check_regular
 from ..output.progress import no_bar
 from ..scoring.example import ScoredExample, write_example
-from .interpolation import interpolate, read_tensor, tensor_shapes, write_like
+from .interpolation import interpolate, read_tensor, write_like
 
 
 STAGE = "merge"
@@ -85,11 +85,9 @@ class SavedModel:
         files: dict[str, Path] = {}
         shapes: dict[str, list[int]] = {}
         for path in weight_files(folder):
-            try:
-                found = tensor_shapes(path)
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"{path} cannot be read ({error}). Restore the file.") from error
-            shapes |= found
+            found = open_tensors(path)
+            check_floating(found, path)
+            shapes |= {name: shape for name, (_, shape) in found.items()}
             files |= dict.fromkeys(found, path)
         if not {"score", "classifier"} & {part for name in files for part in name.split(".")}:
             raise InputError(
@@ -259,16 +257,17 @@ def _write_weights(
 
 def _merge_lm_head(base: SavedModel, others: list[SavedModel], weights: Sequence[float], folder: Path) -> str:
     """Merges the language-modeling heads if all have one; returns what `rm_toolkit.json` says of it."""
-    paths = [model.folder / LM_HEAD_FOLDER / SAFE_WEIGHTS for model in (base, *others)]
-    present = [path.exists() for path in paths]
-    if not any(present):
+    models = (base, *others)
+    found = [place_of(str(model.folder), SAFE_WEIGHTS, subfolder=LM_HEAD_FOLDER) for model in models]
+    paths = [Path(path) for path in found if path is not None]
+    if not paths:
         return others[0].settings.lm_head
-    if not all(present):
+    if len(paths) < len(models):
         console.print("The LM head is left out: not all of the models have one in `lm_head/`.")
         return "tied" if others[0].config.get("tie_word_embeddings") else "none"
     merged = {}
-    names = {name: tensor_shapes(path) for name, path in zip(range(len(paths)), paths)}
-    if any(names[0].keys() != other.keys() for other in names.values()):
+    names = [check_lm_head(path, model.config.get("hidden_size")) for path, model in zip(paths, models)]
+    if any(sorted(names[0]) != sorted(other) for other in names):
         raise InputError(f"{paths[0]} and {paths[1]} have different tensors; the LM heads cannot be merged.")
     for name in names[0]:
         tensors = [read_tensor(path, name) for path in paths]

@@ -247,10 +247,12 @@ def weight_files(folder: str | os.PathLike) -> list[Path]:
     if not index.is_file():
         return []
     try:
-        names = sorted(set(load_json(index)["weight_map"].values()))
+        names = sorted(set(load_json(index)["weight_map"].values()), key=str)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index} cannot be read ({error!r}). Restore the file.") from error
-    wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    wrong = [
+        name for name in names if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file()
+    ]
     if wrong:
         raise InputError(f"{index} lists '{wrong[0]}', which is missing. Restore the file.")
     return [folder / name for name in names]

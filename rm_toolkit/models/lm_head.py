@@ -86,7 +86,10 @@ def find_lm_head(
     text_config = config.get_text_config()
     own = place_of(model_name_or_path, SAFE_WEIGHTS, revision, subfolder=LM_HEAD_FOLDER)
     if own is not None:
-        return LMHeadSource(tied=False, files={key: (own, key) for key in _checked_head(own, text_config)})
+        return LMHeadSource(
+            tied=False,
+            files={key: (own, key) for key in check_lm_head(own, getattr(text_config, "hidden_size", None))},
+        )
     if getattr(text_config, "tie_word_embeddings", False) and is_causal_lm(config):
         return LMHeadSource(tied=True, files={})
     if not is_causal_lm(config):
@@ -163,10 +166,18 @@ def is_causal_lm(config: PreTrainedConfig) -> bool:
     return type(config) in AutoModelForCausalLM._model_mapping and not encoder_only
 
 
-def _checked_head(path: str, config: PreTrainedConfig) -> list[str]:
-    """Names of the tensors of a saved head, whose width must be `hidden_size`."""
+def check_lm_head(path: str | os.PathLike, hidden_size: int | None) -> list[str]:
+    """
+    Returns the names of the tensors of a saved head, which has a weight for each value of the hidden states.
+
+    Args:
+        path (`str` or `os.PathLike`): The safetensors file.
+        hidden_size (`int`, *optional*): Of the model; `None` where its config does not say it.
+
+    Raises:
+        `InputError`: if the file is damaged, or the head is none of such a model.
+    """
     headers = open_tensors(path)
-    hidden_size = getattr(config, "hidden_size", None)
     kind, shape = headers.get("weight", ("", []))
     if len(shape) != 2 or hidden_size not in (None, shape[1]) or not kind.startswith(("F", "BF")):
         found = f"a `weight` of shape {shape} and type {kind}" if shape else "no `weight`"

@@ -204,6 +204,26 @@ def torn(folder):
     (folder / "model.safetensors").write_bytes(b"torn")
 
 
+def integers(folder):
+    tensors = weights_of(folder)
+    tensors["score.weight"] = tensors["score.weight"].to(torch.int32)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def torn_lm_head(folder):
+    (folder / "lm_head" / "model.safetensors").write_bytes(b"torn")
+
+
+def lm_head_without_end(folder):
+    (folder / "lm_head" / "model.safetensors").unlink()
+    os.mkfifo(folder / "lm_head" / "model.safetensors")
+
+
+def integer_lm_head(folder):
+    head = weights_of(folder, "lm_head/model.safetensors")["weight"]
+    save_file({"weight": head.to(torch.int32)}, folder / "lm_head" / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -215,7 +235,11 @@ def torn(folder):
         (no_head, "has no reward head"),
         (no_config, r"config\.json"),
         (no_folder, "is not a folder"),
-        (torn, "cannot be read"),
+        (torn, r"model.safetensors is damaged"),
+        (integers, "the weight 'score.weight' of its safetensors has the type I32"),
+        (torn_lm_head, r"lm_head/model.safetensors is damaged"),
+        (lm_head_without_end, r"lm_head/model.safetensors is a pipe, a socket or a device"),
+        (integer_lm_head, r"lm_head/model.safetensors has a `weight` of shape \[\d+, 16\] and type I32"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_and_nothing_is_written(general, customized, tmp_path, change, message):

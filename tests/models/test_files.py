@@ -222,7 +222,7 @@ def test_weights_are_read_from_what_the_index_lists(tmp_path):
 
     write("model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     assert [path.name for path in weight_files(tmp_path)] == [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
-    for name in ("gone.safetensors", "../model-extra.safetensors"):
+    for name in ("gone.safetensors", "../model-extra.safetensors", 7):
         write("model-00001-of-00002.safetensors", name)
         with pytest.raises(InputError, match=f"index.json lists '{name}', which is missing"):
             weight_files(tmp_path)
