@@ -197,7 +197,7 @@ def _unusable(path: Path, output: Path, error: OSError) -> InputError:
     above = next(folder for folder in path.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         return InputError(
-            f"{output}: cannot be made, since {above} is not a folder that can be written to. Name another output."
+            f"{output}: cannot be created, because {above} is not a writable folder. Name another output."
         )
     return InputError(
         f"{output}: its lock file {path} cannot be written ({error.strerror}). Make room or remove that file, or name "
