@@ -19,7 +19,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "tiny" / "crft.yaml"
 
 @run_main
 def main() -> None:
-    from rm_toolkit.training import stages
+    from rm_toolkit.training import stages, tiny_base
     from rm_toolkit.training.output_dir import take_output_dir
     from rm_toolkit.training.recipe import parse_recipe
     from rm_toolkit.training.resume_from import goes_on, resolve_resume
@@ -37,7 +37,7 @@ def main() -> None:
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
 
     train, evaluation, replay = stages.load_stage_data(recipe, training)
-    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    tiny_base.ensure_tiny_base(recipe, model, train, training.seed)
     trainer = stages.build_trainer(recipe, training, model, train, evaluation, replay, stage="crft")
     stages.run_stage(trainer, recipe, resume)
 

@@ -23,7 +23,7 @@ def main() -> None:
     from rm_toolkit.models.loading import load_config
     from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
     from rm_toolkit.training import sft as base_lm
-    from rm_toolkit.training import stages
+    from rm_toolkit.training import stages, tiny_base
     from rm_toolkit.training.chat_date import dated_tokenizer
     from rm_toolkit.training.output_dir import take_output_dir
     from rm_toolkit.training.recipe import parse_recipe
@@ -41,7 +41,7 @@ def main() -> None:
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes)
 
     train, evaluation, _ = stages.load_stage_data(recipe, training)
-    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    tiny_base.ensure_tiny_base(recipe, model, train, training.seed)
     config = load_config(model.model_name_or_path, revision=model.model_revision)
     revision = None if recipe.tokenizer_name_or_path else model.model_revision
     tokenizer = load_tokenizer(recipe.tokenizer_name_or_path or model.model_name_or_path, revision=revision)

@@ -143,13 +143,14 @@ def load_training_data(config: str, flags: list[str]) -> tuple[dict[str, Any], i
     from ..training.recipe import parse_recipe
     from ..training.refused import readable_data
     from ..training.stage_streams import are_streams
+    from ..training.tiny_base import ensure_tiny_base
 
     recipe, training, model = parse_recipe(config, flags)
     recipe.eval_datasets = {}
     train, _, _ = stages.load_stage_data(recipe, training)
     if are_streams(train):
         raise InputError("the recipe streams its training data, and a stream has no folds; leave out `streaming`.")
-    stages.ensure_tiny_base(recipe, model, train, training.seed)
+    ensure_tiny_base(recipe, model, train, training.seed)
     if not model.model_name_or_path:
         raise InputError("`model_name_or_path` is not set; give a folder or a Hub id.")
     tokenizer, revision = recipe.tokenizer_name_or_path, None

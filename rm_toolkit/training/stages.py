@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -21,11 +20,6 @@ from ..models.loading import load_config
 from ..models.settings import RewardModelSettings, load_settings
 from ..models.tokenizer import load_tokenizer
 from ..output.console import console, print_table
-from ..output.folders import written_whole
-from ..output.lock import WriterLock
-from ..output.shared_files import await_files
-from ..output.strict_yaml import read_text
-from ..testing import build_tiny_model, train_tokenizer
 from .config import RewardModelConfig
 from .engines import read_engine
 from .kernels import describe_kernels
@@ -36,11 +30,8 @@ from .resume_from import goes_on
 from .run_content import describe_content
 from .run_files import clear_output_dir
 from .run_record import lineage_entry
-from .stage_streams import amount_of_data, are_streams, report_overlap, sample_texts, watch_overlap
+from .stage_streams import amount_of_data, are_streams, report_overlap, watch_overlap
 from .trainer import RewardModelTrainer
-
-
-SECONDS_FOR_TINY_BASE = 600.0  # another run may be building it
 
 
 def load_stage_data(
@@ -98,48 +89,6 @@ def mix(datasets: dict[str, Dataset], seed: int = 0) -> Dataset | IterableDatase
     if any(ranked) and not all(ranked):
         parts = [ranked_to_pairs(part) if is_ranked else part for part, is_ranked in zip(parts, ranked)]
     return concatenate_datasets(with_same_messages(parts)) if len(parts) > 1 else parts[0]
-
-
-def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[str, Dataset], seed: int) -> None:
-    """
-    Builds the tiny base model and its tokenizer, once, if the recipe asks for them.
-
-    Args:
-        recipe (`RecipeArguments`): Its `tiny_base` gives the size.
-        model (`ModelConfig`): Its `model_name_or_path` is the folder.
-        train (`dict[str, Dataset]`): Training texts of the tokenizer.
-        seed (`int`): Seed of the weights.
-    """
-    if not recipe.tiny_base:
-        return
-    folder = Path(model.model_name_or_path)
-    with PartialState().main_process_first():
-        if not PartialState().is_main_process:
-            await_files([folder / "config.json"])
-        if (folder / "config.json").exists():
-            return
-        with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE):
-            _build_tiny_base(recipe, folder, train, seed)
-
-
-def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset], seed: int) -> None:
-    if (folder / "config.json").exists():
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"`tiny_base` is to be built in `model_name_or_path` {folder}, which has other files. Name a new folder."
-        )
-    size = dict(recipe.tiny_base)
-    template = size.pop("chat_template", None)
-    if template is not None:
-        template = read_text(template, "the `chat_template` of `tiny_base`", "Name a file with a chat template.")
-    console.print(f"Building a tiny Llama and its tokenizer in {folder} …")
-    # Moved into place when it is complete: another run may be waiting for it.
-    with written_whole(folder) as building:
-        tokenizer = train_tokenizer(sample_texts(train), building, vocab_size=size.pop("vocab_size", 4096))
-        build_tiny_model(building, len(tokenizer), seed=seed, **size)
-        if template is not None:
-            Path(building, "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def build_trainer(

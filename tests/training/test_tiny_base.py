@@ -8,8 +8,8 @@ from datasets import Dataset
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.tokenizer import load_tokenizer
-from rm_toolkit.training import stages
 from rm_toolkit.training.recipe import parse_recipe
+from rm_toolkit.training.tiny_base import ensure_tiny_base
 
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def build(rows, tmp_path):
         folder = tmp_path / "base"
         flags = ["--use_cpu", "true", "--model_name_or_path", str(folder), "--tiny_base", json.dumps({**SIZE, **keys})]
         recipe, _, model = parse_recipe(ROOT / "recipes/tiny/grft.yaml", flags)
-        stages.ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
+        ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
         return folder
 
     return make
