@@ -116,7 +116,7 @@ MISTAKES = {
         [],
         r"`max_length` is true \(bool\), but must be int",
     ),
-    "no mapping at all": ("- a\n- b", [], "holds list instead of `name: value` lines"),
+    "no mapping at all": ("- a\n- b", [], "must have `name: value` lines, but is a list"),
     "broken YAML": ("a: [1", [], "is not valid YAML"),
     "an unknown flag": (
         "seed: 1",

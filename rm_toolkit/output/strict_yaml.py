@@ -140,7 +140,7 @@ def read_yaml(path: str | os.PathLike, what: str, remedy: str) -> dict[str, Any]
     if values is None:
         raise InputError(f"{path} is empty. {remedy}")
     if not isinstance(values, dict):
-        raise InputError(f"{path} has {type(values).__name__} instead of `name: value` lines. {remedy}")
+        raise InputError(f"{path} must have `name: value` lines, but is a {type(values).__name__}. {remedy}")
     return values
 
 

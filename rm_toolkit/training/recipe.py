@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -142,9 +143,19 @@ def parse_recipe(
         if not isinstance(group, TrainingArguments):  # it checks itself, before upstream changes its values
             check_settings(group)
     _fill_domain(recipe.domain, parsed)
+    _continue_from(recipe, training, parser)
     if isinstance(training, RewardModelConfig):  # the metrics follow from the names of the test sets
         check_best_metric(training, dict.fromkeys(recipe.eval_datasets))
     return tuple(parsed)
+
+
+def _continue_from(recipe: RecipeArguments, training: TrainingArguments, parser: HfArgumentParser) -> None:
+    """Lets the recipe's next command start from this run, where a flag moved its output."""
+    given = {name: parser.get_default(name) for name in ("next_command", "output_dir")}
+    if not recipe.next_command or recipe.next_command != given["next_command"]:
+        return
+    if training.output_dir != given["output_dir"]:
+        recipe.next_command += f" --model_name_or_path {shlex.quote(str(training.output_dir))}"
 
 
 def read_values(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 from accelerate import PartialState
@@ -11,6 +13,7 @@ from trl import ModelConfig
 from ..errors import InputError
 from ..output.console import console
 from ..output.folders import written_whole
+from ..output.json_files import read_json
 from ..output.lock import WriterLock
 from ..output.shared_files import await_files
 from ..output.strict_yaml import read_text
@@ -19,6 +22,7 @@ from .recipe import RecipeArguments
 from .stage_streams import sample_texts
 
 
+RECORD_NAME = "tiny_base.json"  # what a tiny base was built from
 SECONDS_FOR_TINY_BASE = 600.0  # another run may be building it
 
 
@@ -38,15 +42,40 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             await_files([folder / "config.json"])
-        if (folder / "config.json").exists():
-            return
-        with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE):
-            _build_tiny_base(recipe, folder, train, seed)
+        with WriterLock(folder, wait=SECONDS_FOR_TINY_BASE) if not is_built(folder) else contextlib.nullcontext():
+            if is_built(folder):
+                _compare(recipe, folder, train)
+            else:
+                _build_tiny_base(recipe, folder, train, seed)
+
+
+def is_built(folder: Path) -> bool:
+    """Whether a folder holds a model; it is moved into place when it is complete."""
+    return (folder / "config.json").exists()
+
+
+def _compare(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset]) -> None:
+    """Refuses a base of other sizes, and reports one whose tokenizer was trained on other data sets."""
+    try:
+        record = read_json(folder / RECORD_NAME)
+        built, names = dict(record["tiny_base"]), sorted(record["train_datasets"])
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return  # a base of an earlier version, or one that is not ours
+    other = sorted(key for key in {*built, *recipe.tiny_base} if built.get(key) != recipe.tiny_base.get(key))
+    if other:
+        wanted = ", ".join(f"`{key}` {built.get(key)} and not {recipe.tiny_base.get(key)}" for key in other)
+        raise InputError(
+            f"{folder} was built by another run with other sizes: {wanted}. Delete it, or name another folder: "
+            f"--model_name_or_path {folder}-2"
+        )
+    if names != sorted(train) and PartialState().is_main_process:
+        console.print(
+            f"The tokenizer of {folder} was trained on other data ({', '.join(names)}) and is used as it is. For a base "
+            f"of this run's data: --model_name_or_path {folder}-2"
+        )
 
 
 def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset], seed: int) -> None:
-    if (folder / "config.json").exists():
-        return
     if folder.exists() and any(folder.iterdir()):
         raise InputError(
             f"`tiny_base` is to be built in `model_name_or_path` {folder}, which has other files. Name a new folder."
@@ -62,3 +91,5 @@ def _build_tiny_base(recipe: RecipeArguments, folder: Path, train: dict[str, Dat
         build_tiny_model(building, len(tokenizer), seed=seed, **size)
         if template is not None:
             Path(building, "chat_template.jinja").write_text(template, encoding="utf-8")
+        record = {"tiny_base": recipe.tiny_base, "train_datasets": sorted(train)}
+        Path(building, RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ def test_the_domains_of_the_paper_are_there():
     ("text", "message"),
     [
         ("domains: [{name: law, system_prompt: [", "is not valid YAML"),
-        ("- name: law", "holds list instead of `name: value` lines"),
+        ("- name: law", "must have `name: value` lines, but is a list"),
         ("domains: []", "must hold a list under `domains:`"),
         ("domain: x\ndomains: [{name: law, system_prompt: You.}]", "no field 'domain', only 'domains'. Did you mean"),
         ("domains: [law]", "domain 1: expected `name: …`"),

@@ -20,11 +20,11 @@ SIZE = {"vocab_size": 420, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
 def build(rows, tmp_path):
     """`build(**tiny_base)`: builds the base of these sizes and keys; gives its folder."""
 
-    def make(**keys):
+    def make(name="some", **keys):
         folder = tmp_path / "base"
         flags = ["--use_cpu", "true", "--model_name_or_path", str(folder), "--tiny_base", json.dumps({**SIZE, **keys})]
         recipe, _, model = parse_recipe(ROOT / "recipes/tiny/grft.yaml", flags)
-        ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
+        ensure_tiny_base(recipe, model, {name: Dataset.from_list(rows.pairs(30))}, seed=0)
         return folder
 
     return make
@@ -55,3 +55,36 @@ def test_a_vocabulary_too_small_for_the_characters_of_the_texts_is_named(build):
 def test_an_empty_name_of_a_chat_template_is_refused(build):
     with pytest.raises(InputError, match=r"`tiny_base\.chat_template` is ''; it must be a string"):
         build(chat_template="")
+
+
+def test_a_base_that_was_built_from_other_data_is_used_and_reported(build, capsys):
+    folder = build()
+    before = (folder / "tokenizer.model").read_bytes()
+    build()
+    assert "was trained on other data" not in capsys.readouterr().out
+    build(name="mine")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "was trained on other data (some) and is used as it is" in told and f"{folder}-2" in told.replace(" ", "")
+    assert (folder / "tokenizer.model").read_bytes() == before
+
+
+def test_a_base_of_other_sizes_is_refused_and_stays(build):
+    folder = build()
+    with pytest.raises(
+        InputError, match=r"was built by another run with other sizes: `hidden_size` 8 and not 16\. Delete"
+    ):
+        build(hidden_size=16)
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 8
+
+
+def test_a_base_without_a_record_is_used_as_before(build):
+    folder = build()
+    (folder / "tiny_base.json").unlink()
+    build(name="mine", hidden_size=16)
+
+
+def test_the_next_command_starts_from_the_output_that_a_flag_named():
+    recipe = ROOT / "recipes/tiny/grft.yaml"
+    written = parse_recipe(recipe, ["--use_cpu", "true"])[0].next_command
+    moved = parse_recipe(recipe, ["--use_cpu", "true", "--output_dir", "outputs/my rm"])[0].next_command
+    assert moved == f"{written} --model_name_or_path 'outputs/my rm'"
