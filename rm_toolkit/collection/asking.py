@@ -1,4 +1,4 @@
-"""Asks many questions at once, so many at a time; whatever is answered is in the journal before the next is asked."""
+"""Asks questions concurrently; every answer is in the journal before the next question is asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .endpoint import Endpoint, Unanswered
 from .journal import Answer, Journal
 
 
-# Requests that are refused as such before anything was answered: then it is the settings, not the question.
+# This many refused requests before any answer mean that the settings are wrong, not the question.
 REFUSALS_THAT_STOP = 3
 
 
@@ -39,12 +39,12 @@ class Question:
 @dataclass
 class Outcome:
     """
-    What became of the questions of one run.
+    The result of the questions of one run.
 
     Args:
         answered (`int`): Answers that this run added to the journal.
         failures (`Counter`): Kind of the failure -> number of questions.
-        examples (`dict[str, str]`): Kind of the failure -> what the last of them said.
+        examples (`dict[str, str]`): Kind of the failure -> message of the last one.
         not_asked (`int`): Questions left when the run gave up.
     """
 
@@ -67,18 +67,18 @@ async def ask_all(
     show_progress: bool = True,
 ) -> Outcome:
     """
-    Asks what the journal does not hold.
+    Asks the questions that the journal does not have.
 
     Args:
-        questions (`Sequence[Question]`): All of them; those answered before count in the progress bar.
-        endpoint (`Endpoint`): Who is asked.
+        questions (`Sequence[Question]`): All questions; answered ones count in the progress bar.
+        endpoint (`Endpoint`): The endpoint.
         journal (`Journal`): Gets every answer.
-        concurrency (`int`): Questions under way at a time.
+        concurrency (`int`): Number of concurrent requests.
         show_progress (`bool`): Whether to draw a progress bar.
 
     Returns:
-        `Outcome`: Also where questions stay unanswered. The run gives up when twice as many as are under way at a time
-            (at least 10) fail one after the other.
+        `Outcome`: Also if questions stay unanswered. The run gives up when twice as many as `concurrency` (at least
+            10) fail in a row.
 
     Raises:
         `InputError`: if no question can be answered: wrong key, no such model, settings that the endpoint refuses.
@@ -108,7 +108,7 @@ async def ask_all(
 
 
 class _Run:
-    """What the workers share."""
+    """State shared by the workers."""
 
     def __init__(self, endpoint: Endpoint, journal: Journal, questions: Iterator[Question], bar: tqdm, patience: int):
         self.endpoint = endpoint
@@ -132,7 +132,7 @@ class _Run:
                 self._failed(error)
             else:
                 self._succeeded(answer)
-                # In a thread: the answers that come in meanwhile are written, not kept waiting for the disk.
+                # In a thread: answers that arrive meanwhile are written and do not wait for the disk.
                 await asyncio.to_thread(self.journal.sync)
 
     def _succeeded(self, answer: Answer) -> None:

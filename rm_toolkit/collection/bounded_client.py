@@ -1,4 +1,4 @@
-"""A client of an endpoint that waits for an answer no longer than it is told to, and takes no more than fits in memory."""
+"""A client of an endpoint that bounds the time and the size of an answer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import openai
 
 
-MAX_BYTES = 32 << 20  # of an answer: a thousand times a long one
+MAX_BYTES = 32 << 20  # of an answer: a thousand times a long answer
 PACKING = ("content-encoding", "content-length", "transfer-encoding")
-# The library that the client is built on, whichever it is.
+# The library that the client is built on.
 httpx = sys.modules[
     next(base.__module__ for base in openai.DefaultAsyncHttpxClient.__mro__ if base.__name__ == "AsyncClient")
 ]
@@ -19,12 +19,12 @@ httpx = sys.modules[
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
     """
-    The official client's own, with two more bounds: its timeout is that of one wait for bytes, so that a server which
-    sends one every second would never be given up.
+    The official client with two more bounds: its own timeout is for one wait for bytes, so a server that sends one
+    byte per second would never time out.
 
     Args:
-        seconds (`float`): For one try, from the request to the last byte of the answer.
-        **options: As of the class that it extends.
+        seconds (`float`): Limit for one try, from the request to the last byte of the answer.
+        ****options: As in the base class.
     """
 
     def __init__(self, seconds: float, **options: Any):
@@ -50,6 +50,6 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
                     raise httpx.ReadError(f"its answer has more than {MAX_BYTES >> 20} MiB", request=request)
         finally:
             await response.aclose()
-        # What was read is not packed any more.
+        # The content that was read is already decompressed.
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in PACKING]
         return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)

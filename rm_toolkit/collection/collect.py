@@ -1,4 +1,4 @@
-"""Instructions x domains -> answers in the DSP format, by way of a journal that outlives every interruption."""
+"""Instructions x domains -> answers in the DSP format, through a journal that survives every interruption."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .journal import Answer, Journal, question_key
 @dataclass
 class Collected:
     """
-    What a collection holds after a run.
+    The state of a collection after a run.
 
     Args:
-        outcome (`Outcome`): Of the questions that this run asked.
+        outcome (`Outcome`): Result of the questions that this run asked.
         num_questions (`int`): Instructions x domains.
-        num_answers (`int`): Those that have an answer.
+        num_answers (`int`): Number of answered questions.
         complete (`int`): Instructions with an answer in every domain.
-        counts (`FilterCounts`): What the filters found among those.
+        counts (`FilterCounts`): Counts of the filters among those.
         tokens (`dict[str, int]`): `prompt` and `completion` tokens of all answers.
         finish_reasons (`Counter`): Of all answers.
-        torn (`bool`): Whether the journal ended in half a line, which was cut off.
+        torn (`bool`): Whether the journal ended in a partial line, which was removed.
         files (`dict[str, str]`): `output`, `journal` and `report`.
     """
 
@@ -63,7 +63,8 @@ def output_files(output: Path) -> dict[str, Path]:
 
 def check_answers_file(output: Path, overwrite: bool) -> None:
     """
-    Refuses an output that cannot or may not be written. One with its journal beside it is this command's own.
+    Refuses an output that cannot or may not be written. An output with its journal beside it was written by this
+    command.
 
     Raises:
         `InputError`: naming the file.
@@ -76,7 +77,9 @@ def check_answers_file(output: Path, overwrite: bool) -> None:
     if not os.access(output.parent, os.W_OK):
         raise InputError(f"{output}: its folder cannot be written to.")
     if output.exists() and not output_files(output)["journal"].exists() and not overwrite:
-        raise InputError(f"{output} exists, and no journal of a collection stands beside it. Pass --overwrite.")
+        raise InputError(
+            f"{output} exists, but has no journal of a collection beside it. Pass --overwrite to replace it."
+        )
 
 
 def collect(
@@ -91,27 +94,27 @@ def collect(
     show_progress: bool = True,
 ) -> Collected:
     """
-    Asks what is missing, and writes what is complete.
+    Asks the missing questions, and writes the complete rows.
 
     Args:
         selection (`Selection`): The instructions.
         domains (`Sequence[Domain]`): The domains.
         endpoint (`Endpoint`): Who is asked.
-        output (`Path`): JSON file in the DSP format; the journal and a report stand beside it.
-        filters (`FilterOptions`): What is left out of the file. The journal keeps it.
+        output (`Path`): JSON file in the DSP format; the journal and a report are beside it.
+        filters (`FilterOptions`): What to leave out of the file. The journal keeps everything.
         concurrency (`int`): Questions under way at a time.
-        overwrite (`bool`): Whether a journal of other settings may be replaced.
+        overwrite (`bool`): Whether a journal with other settings may be replaced.
         show_progress (`bool`): Whether to draw a progress bar.
 
     Raises:
-        `InputError`: if the settings, the key or the address are wrong. Questions that stay unanswered are no error
-            here; see `Collected.outcome`.
+        `InputError`: if the settings, the key or the address are wrong. Unanswered questions are not an
+            error here; see `Collected.outcome`.
     """
     with WriterLock(output):
         check_answers_file(output, overwrite)
         if len(domains) < 2 and not all(entry.answer for entry in selection.instructions):
             raise InputError(
-                f"one domain ('{domains[0].name}') makes no preference: give a second one, or instructions that bring "
+                f"one domain ('{domains[0].name}') gives no preference: add a second one, or use instructions with "
                 "their own answer (--columns output=…)."
             )
         if concurrency < 1:
@@ -179,7 +182,7 @@ async def _ask(
 def _rows(
     instructions: Sequence[Instruction], domains: Sequence[Domain], answers: dict[str, Answer | None]
 ) -> list[dict[str, Answer]]:
-    """The answers that there are, by domain, in the order of the domains; a row for each instruction."""
+    """The existing answers by domain, in the order of the domains; one row per instruction."""
     rows = []
     for entry in instructions:
         found = {domain.name: answers[question_key(domain.system_prompt, entry.query)] for domain in domains}

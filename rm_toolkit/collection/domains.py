@@ -13,7 +13,7 @@ from ..output.strict_yaml import read_yaml
 
 
 FIELDS = ("name", "system_prompt")
-# The instruction's own answer, as the published DSP data call it.
+# The instruction's own answer, as named in the published DSP data.
 NORMAL = "normal"
 
 
@@ -24,7 +24,7 @@ class Domain:
 
     Args:
         name (`str`): Key of its responses in the DSP format.
-        system_prompt (`str`): What the model is told before every instruction.
+        system_prompt (`str`): System prompt for every instruction.
     """
 
     name: str
@@ -40,7 +40,7 @@ def load_domains(path: str | Path) -> list[Domain]:
     """
     content = read_yaml(path, "the domains", "Give a YAML file like data/domains.yaml.")
     if not isinstance(content.get("domains"), list) or not content["domains"]:
-        raise InputError(f"{path} must hold a list under `domains:`, each with {name_list(FIELDS)}.")
+        raise InputError(f"{path} must have a list under `domains:`, each with {name_list(FIELDS)}.")
     for key in content:
         if key != "domains":
             raise InputError(f"{path}: there is no field '{key}', only 'domains'.{did_you_mean(key, ['domains'])}")
@@ -48,12 +48,10 @@ def load_domains(path: str | Path) -> list[Domain]:
     for number, entry in enumerate(content["domains"], 1):
         domain = _read_domain(entry, f"{path}, domain {number}")
         if domain.name in [other.name for other in found]:
-            raise InputError(f"{path}: the name '{domain.name}' stands twice; give each domain its own.")
+            raise InputError(f"{path}: the name '{domain.name}' is given twice; give each domain its own.")
         twin = next((other.name for other in found if other.system_prompt == domain.system_prompt), None)
         if twin is not None:
-            raise InputError(
-                f"{path}: '{twin}' and '{domain.name}' have the same system prompt; nothing tells them apart."
-            )
+            raise InputError(f"{path}: '{twin}' and '{domain.name}' have the same system prompt; give each its own.")
         found.append(domain)
     return found
 
@@ -71,5 +69,7 @@ def _read_domain(entry: Any, place: str) -> Domain:
             raise InputError(f"{place}: `{key}` must be a text, got {describe(entry.get(key))}.")
     name = entry["name"].strip()
     if name == NORMAL:
-        raise InputError(f"{place}: the name '{NORMAL}' is kept for the instruction's own answer; take another one.")
+        raise InputError(
+            f"{place}: the name '{NORMAL}' is reserved for the instruction's own answer; use another one."
+        )
     return Domain(name, entry["system_prompt"].strip())

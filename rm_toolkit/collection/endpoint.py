@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: one question, one answer, and whose mistake it is if there is none."""
+"""An OpenAI-compatible endpoint: one question, one answer, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ except ImportError as error:
     raise InputError("collecting needs the `openai` client: pip install -c constraints.txt -e '.[collect]'") from error
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Servers of one's own ask for no key, but the client wants a word.
+# Local servers need no key, but the client requires a value.
 NO_KEY = "none"
 
 
 @dataclass(frozen=True)
 class Sampling:
     """
-    How answers are drawn; what is None is left to the endpoint.
+    How answers are sampled; `None` leaves a setting to the endpoint.
 
     Args:
         model (`str`): Name of the model at the endpoint.
         temperature (`float`, *optional*): Sampling temperature.
-        top_p (`float`, *optional*): Nucleus of the distribution.
-        max_tokens (`int`, *optional*): Tokens of an answer at most.
-        seed (`int`, *optional*): Seed of the sampling, where the endpoint obeys one.
-        extra_body (`dict`, *optional*): Further fields of the request.
+        top_p (`float`, *optional*): Nucleus sampling probability.
+        max_tokens (`int`, *optional*): Most tokens per answer.
+        seed (`int`, *optional*): Seed of the sampling, if the endpoint supports one.
+        extra_body (`dict`, *optional*): More fields for the request.
     """
 
     model: Annotated[str, Text(empty=False)]
@@ -73,12 +73,12 @@ class Unanswered(Exception):
 class Endpoint:
     """
     Asks one endpoint. Rate limits, server errors, timeouts and broken connections are retried by the official client,
-    which obeys `Retry-After`; answers that are no completion are retried here.
+    which obeys `Retry-After`; answers that are not a completion are retried here.
 
     Args:
-        base_url (`str`): Up to and with `/v1`.
+        base_url (`str`): Address, including `/v1`.
         sampling (`Sampling`): Model and sampling settings.
-        api_key_env (`str`): Environment variable that holds the key.
+        api_key_env (`str`): Environment variable with the key.
         timeout (`float`): Seconds for one answer.
         max_retries (`int`): Retries of a question.
     """
@@ -113,15 +113,15 @@ class Endpoint:
 
     async def check(self) -> None:
         """
-        Tries whether anything answers, before all the questions are tried.
+        Checks that the endpoint answers, before the questions are asked.
 
         Raises:
-            `InputError`: if nothing does.
+            `InputError`: if nothing answers.
         """
         try:
             await self._client.with_options(max_retries=1, timeout=20.0).models.list()
         except openai.APITimeoutError:
-            pass  # slow is not absent
+            pass  # a slow server is not an absent one
         except openai.APIConnectionError as error:
             reason = self._clean(str(error.__cause__ or error))
             raise InputError(
@@ -129,19 +129,19 @@ class Endpoint:
                 "address right, with port and `/v1`?"
             ) from error
         except (openai.OpenAIError, ValueError):
-            pass  # not every endpoint lists its models; what is wrong with key or model the first question shows
+            pass  # not every endpoint lists its models; the first question shows a wrong key or model
 
     async def ask(self, key: str, domain: str, system_prompt: str, query: str) -> Answer:
         """
         Asks one question.
 
         Args:
-            key, domain, query (`str`): As they are to stand in the answer.
+            key, domain, query (`str`): Copied into the answer.
             system_prompt (`str`): The domain's.
 
         Raises:
             `Unanswered`: if there is no answer after all retries.
-            `InputError`: if no question can have one: wrong key, no such model.
+            `InputError`: if no question can be answered: wrong key, no such model.
         """
         messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": query}]
         problem = ""
@@ -151,7 +151,7 @@ class Endpoint:
             try:
                 completion = await self._client.chat.completions.create(messages=messages, **self.sampling.request())
             except openai.BadRequestError as error:
-                if error.code == "content_filter":  # as some clouds say it
+                if error.code == "content_filter":  # as reported by some providers
                     return Answer(key, domain, query, "", "content_filter", refused=True)
                 raise self._unanswered(error) from error
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -166,7 +166,7 @@ class Endpoint:
             problem = _what_is_missing(completion)
             if not problem:
                 return _answer(completion, key, domain, query)
-        raise Unanswered("garbage", f"the endpoint's answer is no chat completion: {self._clean(problem)}")
+        raise Unanswered("garbage", f"the endpoint's answer is not a chat completion: {self._clean(problem)}")
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -223,16 +223,16 @@ class Endpoint:
 
 def check_base_url(base_url: str) -> str:
     """
-    Returns the address without a slash at its end.
+    Returns the address without a trailing slash.
 
     Raises:
-        `InputError`: if it is no http address, or holds a password, which would stand in the journal.
+        `InputError`: if it is not an http address, or has a password, which would end up in the journal.
     """
     return check_address(base_url, "--base-url", "http://localhost:8000/v1", KEY_VARIABLE)
 
 
 def parse_extra_body(text: str) -> dict[str, Any]:
-    """Reads `--extra-body`; raises an `InputError` if it is no JSON object."""
+    """Reads `--extra-body`; raises an `InputError` if it is not a JSON object."""
     try:
         value = strict_json(text)
     except ValueError as error:
@@ -243,7 +243,7 @@ def parse_extra_body(text: str) -> dict[str, Any]:
 
 
 def _what_is_missing(completion: Any) -> str:
-    """Why this is no chat completion, or an empty string: the client takes what it gets without checking it."""
+    """Why this is not a chat completion, or an empty string: the client does not check what it gets."""
     if not isinstance(completion, ChatCompletion):
         return f"it is {type(completion).__name__}: {str(completion)[:100]}"
     error = (completion.model_extra or {}).get("error")
@@ -259,7 +259,7 @@ def _what_is_missing(completion: Any) -> str:
 
 def _answer(completion: ChatCompletion, key: str, domain: str, query: str) -> Answer:
     choice, usage = completion.choices[0], completion.usage
-    # Half of a surrogate pair, as a cut emoji leaves it, is no text and could not be written.
+    # Half of a surrogate pair, as left by a truncated emoji, is not text and could not be written.
     text = (choice.message.content or "").encode("utf-8", "replace").decode()
     return Answer(
         key,

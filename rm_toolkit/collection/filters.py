@@ -1,4 +1,4 @@
-"""Which answers are fit for training: counted, and left out by the row, never taken out of the journal."""
+"""Which answers are fit for training: others are counted and left out by row, but stay in the journal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .number_ranges import LENGTH_OUTLIERS, MAX_SIMILARITY
 from .refusal_patterns import TimedPattern
 
 
-# What is looked for where an answer begins, without regard to case. An apology that is part of the task ("I am sorry to
-# hear that your order is late") is no refusal, so that each pattern wants the inability too.
+# Searched at the beginning of an answer, ignoring case. An apology that is part of the task ("I am sorry to hear that
+# your order is late") is not a refusal, so each pattern requires the inability too.
 REFUSAL_PATTERNS = (
     r"\b(i'?m|i am|we are|my apologies|i apologi[sz]e|sorry)\b.{0,60}\b(can'?t|cannot|can not|unable|not able|won'?t)\b",
     r"\b(i|we)(?: just| simply| really)? (can'?t|cannot|can not|won'?t|am unable to|am not able to|'m unable to|'m not able to) "
@@ -31,7 +31,7 @@ REFUSAL_PATTERNS = (
     r"\b(against|violates?) (my|our|the) (guidelines|policy|policies|programming|principles)\b",
 )
 REFUSAL_WINDOW = 200
-# Fewer answers than this say nothing about what is long or short.
+# With fewer answers than this, outliers in length cannot be judged.
 ENOUGH_FOR_LENGTHS = 20
 # `length`: far longer or shorter than the domain's others; `alike`: near-identical to another answer of its row.
 REASONS = ("refusal", "empty", "truncated", "length", "alike")
@@ -40,11 +40,11 @@ REASONS = ("refusal", "empty", "truncated", "length", "alike")
 @dataclass(frozen=True)
 class FilterOptions:
     """
-    What is left out.
+    What to leave out.
 
     Args:
-        keep (`tuple[str, ...]`): Of `REASONS`, those that are counted as good.
-        refusal_patterns (`tuple[str, ...]`): Regular expressions beside `REFUSAL_PATTERNS`.
+        keep (`tuple[str, ...]`): Those of `REASONS` that are not filtered.
+        refusal_patterns (`tuple[str, ...]`): Regular expressions in addition to `REFUSAL_PATTERNS`.
         max_similarity (`float`): Two answers of one row that are more alike (share of equal characters in order, 0 to 1)
             are near-identical.
         length_outliers (`float`): An answer is an outlier if the logarithm of its length is further from its domain's
@@ -63,7 +63,7 @@ class FilterOptions:
 @dataclass
 class FilterCounts:
     """
-    What the filters found.
+    Counts of the filters.
 
     Args:
         answers (`dict[str, Counter]`): Reason -> domain -> number of answers; an answer counts once, in the order of
@@ -81,12 +81,12 @@ def filter_rows(
     rows: Sequence[dict[str, Answer]], normals: Sequence[str | None], options: FilterOptions, normal: str
 ) -> tuple[list[bool], FilterCounts]:
     """
-    Judges rows.
+    Filters rows.
 
     Args:
         rows (`Sequence[dict[str, Answer]]`): Domain -> answer, of each row.
-        normals (`Sequence[str]`): The instruction's own answer of each row, if it has one: compared, but not judged.
-        options (`FilterOptions`): What is left out.
+        normals (`Sequence[str]`): The instruction's own answer of each row, if it has one: compared, but not filtered.
+        options (`FilterOptions`): What to leave out.
         normal (`str`): Name of that answer in the counts.
 
     Returns:
@@ -125,7 +125,9 @@ def is_refusal(text: str, patterns: Sequence[re.Pattern[str] | TimedPattern]) ->
 
 
 def near_identical(texts: dict[str, str], max_similarity: float) -> set[str]:
-    """Returns the names of texts that are more alike to another one than `max_similarity`; case and spaces aside."""
+    """
+    Returns the names of texts that are more similar to another one than `max_similarity`; ignores case and spaces.
+    """
     from rapidfuzz import fuzz
 
     plain = {name: " ".join(text.casefold().split()) for name, text in texts.items()}
@@ -146,14 +148,14 @@ def _own_reason(answer: Answer, patterns: Sequence[re.Pattern[str] | TimedPatter
 
 
 def _find_outliers(rows: Sequence[dict[str, Answer]], found: list[dict[str, str | None]], limit: float) -> None:
-    """Marks outliers among the answers that nothing else was found against, each against its own domain."""
+    """Marks outliers in length among the answers that passed the other filters, each relative to its own domain."""
     for domain in {name for row in rows for name in row}:
         numbers = [n for n, row in enumerate(rows) if domain in row and found[n][domain] is None and row[domain].text]
         if len(numbers) < ENOUGH_FOR_LENGTHS:
             continue
         logs = {n: math.log(len(rows[n][domain].text)) for n in numbers}
         median = statistics.median(logs.values())
-        # 1.4826: of a normal distribution the scaled median absolute deviation is the standard deviation.
+        # 1.4826: for a normal distribution, the scaled median absolute deviation is the standard deviation.
         spread = 1.4826 * statistics.median(abs(value - median) for value in logs.values())
         for n, value in logs.items():
             if spread and abs(value - median) > limit * spread:

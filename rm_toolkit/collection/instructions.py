@@ -1,4 +1,4 @@
-"""Instructions from whatever a user has, and which of them are asked."""
+"""Reads instructions from a user's file and selects those to ask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Instruction:
     One instruction.
 
     Args:
-        query (`str`): What is asked: the instruction, and below it its input where it has one.
+        query (`str`): The query: the instruction, followed by its input if it has one.
         answer (`str`, *optional*): The answer that came with it.
     """
 
@@ -34,7 +34,7 @@ class Instruction:
 @dataclass
 class Selection:
     """
-    The instructions that are asked, and what became of the others.
+    The selected instructions, and counts of the others.
 
     Args:
         instructions (`list[Instruction]`): In the order of the file.
@@ -55,15 +55,15 @@ def select_instructions(
     skip_invalid: bool = False,
 ) -> Selection:
     """
-    Reads instructions and chooses among them.
+    Reads instructions and selects some of them.
 
     Args:
         path (`str`): Text lines (`.txt`), Alpaca rows in JSON, JSON Lines or Parquet, a saved dataset or a Hub id; the
             last two with `:SPLIT`.
         columns (`dict[str, str]`, *optional*): `instruction`, `input`, `output` -> their names in the file; dots reach
             into objects.
-        num (`int`, *optional*): How many; all by default. A larger number takes the same ones and more.
-        seed (`int`): Which.
+        num (`int`, *optional*): How many; all by default. A larger number selects the same ones and more.
+        seed (`int`): Seed of the selection.
         no_input (`bool`): Leave out instructions that have an input, as the DSP data do.
         skip_invalid (`bool`): Leave out rows that cannot be used, and count them.
 
@@ -74,7 +74,7 @@ def select_instructions(
     for ours in columns:
         if ours not in COLUMNS:
             raise InputError(
-                f"--columns: there is no '{ours}' among ours, only {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
+                f"--columns: '{ours}' is not one of our names, which are {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
             )
     if num is not None and num < 1:
         raise InputError(f"--num is {num}; it must be at least 1.")
@@ -119,7 +119,7 @@ def _records(path: str) -> Iterator[tuple[Place, Any]]:
     dataset = open_dataset(name, split)
     if isinstance(dataset, dict):
         first = next(iter(dataset))
-        raise InputError(f"{name}: choose among its splits {name_list(dataset)}, for example --input {name}:{first}.")
+        raise InputError(f"{name}: choose one of its splits {name_list(dataset)}, for example --input {name}:{first}.")
     yield from read_records(RecordFile(name, split))
 
 
@@ -146,7 +146,7 @@ def _read(record: dict[str, Any], place: Place, columns: dict[str, str]) -> tupl
         None if values[ours] is None else text_value(values[ours], ours, place) for ours in COLUMNS
     )
     has_input = bool(given and given.strip())
-    # As the few published DSP queries that carry a text to work on: it stands below the instruction, on its own line.
+    # As in the few published DSP queries with an input text: it follows the instruction, on its own line.
     query = f"{instruction.strip()}\n{given.strip()}" if has_input else instruction.strip()
     return Instruction(query.strip(), answer.strip() if answer and answer.strip() else None), has_input
 
@@ -160,7 +160,7 @@ def _value(record: dict[str, Any], ours: str, place: Place, columns: dict[str, s
         if not isinstance(value, dict) or part not in value:
             raise place.error(
                 f"there is no column '{name}' (for `{ours}`), only {known_keys(record)}.",
-                did_you_mean(name, record) or "Take one of these.",
+                did_you_mean(name, record) or "Use one of these.",
             )
         value = value[part]
     if not isinstance(value, str | None):
@@ -169,7 +169,7 @@ def _value(record: dict[str, Any], ours: str, place: Place, columns: dict[str, s
 
 
 def _lot(query: str, seed: int) -> bytes:
-    """A place in a line that hangs on seed and query alone, so that a file that grows keeps what was chosen."""
+    """A sort key that depends only on seed and query, so that a growing file keeps its selection."""
     return hashlib.sha256(f"{seed}\n{query}".encode()).digest()
 
 

@@ -1,8 +1,8 @@
 """
-The journal of a collection: every answer on a line of its own, on the disk before it counts.
+The journal of a collection: one answer per line, on the disk before it counts.
 
-The first line holds the settings under which the answers were given. Lines are only ever added, so that a run killed
-at any moment loses at most the line that it was writing, and the next run asks what is not there.
+The first line has the settings of the answers. Lines are only appended, so a run killed at any moment loses at most
+the line that it was writing, and the next run asks the missing questions.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ HEAD = b'{"rm_toolkit_journal": '
 @dataclass(frozen=True)
 class Answer:
     """
-    One answer as the endpoint gave it, whatever the filters will make of it.
+    One answer as returned by the endpoint, before any filter.
 
     Args:
-        key (`str`): Of the question, see [`question_key`].
-        domain (`str`): Whose system prompt was given.
-        query (`str`): What was asked.
-        text (`str`): The answer; empty where there was none.
-        finish_reason (`str`, *optional*): `stop`, `length`, `content_filter`, … as the endpoint says.
+        key (`str`): Key of the question, see [`question_key`].
+        domain (`str`): Domain of the system prompt.
+        query (`str`): The query.
+        text (`str`): The answer; empty if there was none.
+        finish_reason (`str`, *optional*): `stop`, `length`, `content_filter`, … as reported by the endpoint.
         refused (`bool`): Whether the endpoint marked the answer as a refusal.
-        model (`str`, *optional*): The model that the endpoint says has answered.
-        prompt_tokens, completion_tokens (`int`): As the endpoint counts them; 0 where it does not.
+        model (`str`, *optional*): The model named by the endpoint.
+        prompt_tokens, completion_tokens (`int`): As counted by the endpoint; 0 if it does not.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Answer:
 
 
 def question_key(system_prompt: str, query: str) -> str:
-    """Returns the name of a question: whoever changes a domain's prompt asks anew, in that domain alone."""
+    """Returns the key of a question: if a domain's prompt changes, only that domain is asked again."""
     return hashlib.sha256(json.dumps([system_prompt, query]).encode()).hexdigest()[:32]
 
 
@@ -62,12 +62,12 @@ class Journal:
     An open journal; one process at a time has it.
 
     Args:
-        path (`Path`): The file; begun if it is not there.
-        settings (`dict`): What decides the answers: model and sampling.
-        replace (`bool`): Whether a journal of other settings may be put aside (as `NAME.old`) and a new one begun.
+        path (`Path`): The file; created if it does not exist.
+        settings (`dict`): Settings that affect the answers: model and sampling.
+        replace (`bool`): Whether a journal with other settings may be renamed to `NAME.old` and a new one begun.
 
     Raises:
-        `InputError`: if the file is no journal, has other settings, is damaged or in use.
+        `InputError`: if the file is not a journal, has other settings, is damaged or in use.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, replace: bool = False):
@@ -85,7 +85,7 @@ class Journal:
 
     def _open(self, replace: bool) -> None:
         end = self._read(replace) if self.path.exists() else 0
-        # Unbuffered: what is written is with the system at once, and outlives the process.
+        # Unbuffered: written data is with the system immediately and survives the process.
         self._file = open(self.path, "r+b" if end else "wb", buffering=0)  # noqa: SIM115
         if end:
             self._file.seek(end)
@@ -97,11 +97,11 @@ class Journal:
             _sync_folder(self.path.parent)
 
     def _read(self, replace: bool) -> int:
-        """Takes the answers in; returns where the last whole line ends, or 0 for a journal to be begun anew."""
+        """Reads the answers; returns where the last complete line ends, or 0 to begin a new journal."""
         lines = self.path.read_bytes().split(b"\n")
         end = 0
         if len(lines) == 1 and not HEAD.startswith(lines[0][: len(HEAD)]):
-            raise InputError(f"{self.path} is no journal of rm_toolkit. Move the file away.")
+            raise InputError(f"{self.path} is not a journal of rm_toolkit. Move the file away.")
         for number, line in enumerate(lines[:-1], 1):
             try:
                 value = json.loads(line)
@@ -117,15 +117,15 @@ class Journal:
                 if isinstance(error, InputError):
                     raise
                 if number > 1 and number == len(lines) - 1 and not lines[-1]:
-                    break  # a power cut may leave a last line whose end was written and whose middle was not
+                    break  # a power failure may leave a last line whose end was written but not its middle
                 remedy = "Remove that line: its question is then asked again." if number > 1 else "Move the file away."
-                raise InputError(f"{self.path}, line {number}: this is no line of a journal. {remedy}") from error
+                raise InputError(f"{self.path}, line {number}: this is not a line of a journal. {remedy}") from error
             end += len(line) + 1
         self.torn = end > 0 and end < self.path.stat().st_size
         return end
 
     def _same_settings(self, before: dict[str, Any], replace: bool) -> bool:
-        before = redact(dict(before))  # written by a version that hid nothing
+        before = redact(dict(before))  # written by a version without redaction
         if before == self.settings:
             return True
         if replace:
@@ -136,12 +136,14 @@ class Journal:
         )
         was = ", ".join(f"`{name}` {before.get(name)!r} (now {self.settings.get(name)!r})" for name in changed)
         raise InputError(
-            f"{self.path} holds answers given with {was}. Go on with the same settings, take another --output, or pass "
-            f"--overwrite to put those answers aside as {self.path.name}.old."
+            f"{self.path} has answers given with {was}. Continue with the same settings, use another --output, or pass "
+            f"--overwrite to rename that journal to {self.path.name}.old."
         )
 
     def add(self, answer: Answer) -> None:
-        """Writes an answer, which a kill of the process does not undo any more; [`sync`] makes it outlive the machine."""
+        """
+        Writes an answer, which then survives a kill of the process; [`sync`] makes it survive a crash of the machine.
+        """
         self._write(dataclasses.asdict(answer))
         self.answers[answer.key] = answer
 
@@ -153,13 +155,13 @@ class Journal:
             raise self._unwritable(error) from error
 
     def _write(self, value: dict[str, Any]) -> None:
-        if self._broken:  # nothing may stand behind half a line
-            raise InputError(f"{self.path} cannot be written any more.")
+        if self._broken:  # nothing may follow a partial line
+            raise InputError(f"{self.path} can no longer be written.")
         line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
-        self._broken = True  # until it is whole
+        self._broken = True  # until it is complete
         written = 0
         try:
-            while written < len(line):  # a disk that is nearly full takes a part, and says of the rest that it is full
+            while written < len(line):  # a nearly full disk accepts a part, and fails for the rest
                 written += self._file.write(line[written:])
         except OSError as error:
             raise self._unwritable(error) from error
@@ -168,10 +170,10 @@ class Journal:
     def _unwritable(self, error: OSError) -> InputError:
         said = storage_error(OSError(error.errno, error.strerror, str(self.path)))
         said = said or f"{self.path} cannot be written: {error.strerror}."
-        return InputError(f"{said} The same command goes on from there.")
+        return InputError(f"{said} The same command continues from there.")
 
     def close(self) -> None:
-        """Closes the file and lets others have it."""
+        """Closes the file and releases it."""
         self._file.close()
         self._lock.release()
 
@@ -183,7 +185,7 @@ class Journal:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name last, too; where folders cannot be opened (Windows) the system sees to it."""
+    """Makes a new file's name durable too; where folders cannot be opened (Windows), the system does this."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,4 +1,4 @@
-"""The ranges of the numbers that say how questions are asked and which answers are kept."""
+"""The ranges of the numeric options for asking questions and filtering answers."""
 
 from ..output.ranges import MANY, Number
 

@@ -1,4 +1,4 @@
-"""Regular expressions that a user gives, each search within a time limit."""
+"""A user's regular expressions, searched with a time limit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..errors import InputError, one_line
 from ..output.strict_yaml import read_text
 
 
-SECONDS = 1.0  # of one search in the beginning of an answer, which takes microseconds
-# On these, patterns that repeat what repeats already show that they never end.
+SECONDS = 1.0  # for one search in the beginning of an answer, which normally takes microseconds
+# On these, patterns with nested repetitions show that they never end.
 _PROBES = tuple(word * (200 // len(word)) + "\0" for word in ("a", "0", " ", "I can't ", "\n"))
 
 
@@ -32,12 +32,12 @@ class TimedPattern:
             self._compiled = regex.compile(text, regex.IGNORECASE | regex.DOTALL)
         except (regex.error, RecursionError, OverflowError, ValueError) as error:
             raise InputError(
-                f"'{one_line(text, 200)}' is no regular expression ({one_line(str(error), 200)})."
+                f"'{one_line(text, 200)}' is not a regular expression ({one_line(str(error), 200)})."
             ) from error
 
     def search(self, text: str) -> bool:
         """
-        Whether it is found in a text.
+        Whether the pattern is found in a text.
 
         Raises:
             `InputError`: if that takes longer than `SECONDS`.
@@ -47,20 +47,20 @@ class TimedPattern:
         except TimeoutError as error:
             raise InputError(
                 f"the refusal pattern '{one_line(self.text, 200)}' takes more than {SECONDS:g} second on "
-                f"'{one_line(text, 60)}': it tries too many ways. Write it without a repetition inside of a repetition, "
-                "such as (a+)+."
+                f"'{one_line(text, 60)}': it tries too many ways. Write it without a repetition inside "
+                "a repetition, such as (a+)+."
             ) from error
 
 
 def load_patterns(path: str | os.PathLike) -> tuple[str, ...]:
     """
-    Reads regular expressions, one a line; empty lines and those that begin with # are passed over.
+    Reads regular expressions, one per line; skips empty lines and lines that begin with #.
 
     Raises:
-        `InputError`: naming the line that is no regular expression, or takes too long.
+        `InputError`: naming the line that is not a regular expression, or takes too long.
     """
     lines = read_text(
-        path, "the refusal patterns", "Give a text file with one regular expression a line."
+        path, "the refusal patterns", "Give a text file with one regular expression per line."
     ).splitlines()
     patterns = []
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""Publishing: a trained reward model or a built dataset -> the Hugging Face Hub, with a card made of what the run knows."""
+"""Publishing: a trained reward model or a built dataset -> the Hugging Face Hub, with a card built from the run's record."""
 
 from __future__ import annotations
 

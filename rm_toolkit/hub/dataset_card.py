@@ -19,21 +19,21 @@ from ..data.sources import SOURCES
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 COLUMNS = {
-    "prompt": "what was asked",
+    "prompt": "the prompt",
     "chosen": "the preferred response",
     "rejected": "the other response",
     "completions": "the responses, in source order",
-    "score_chosen": "raw score of `chosen`, higher is better; 1 where the source has none",
-    "score_rejected": "raw score of `rejected`; 0 where the source has none",
+    "score_chosen": "raw score of `chosen`, higher is better; 1 if the source has none",
+    "score_rejected": "raw score of `rejected`; 0 if the source has none",
     "scores": "raw scores of the responses, higher is better",
-    "margin": "wanted distance of the two rewards",
-    "rejected_domain": "which domain wrote `rejected`",
-    "completion_domains": "which domain wrote each response",
+    "margin": "target difference of the two rewards",
+    "rejected_domain": "domain that wrote `rejected`",
+    "completion_domains": "domain that wrote each response",
     "domain": "whose preferences these are",
     "source": "raw format that the row was read from",
-    "prompt_id": "the same for all rows of a prompt; splits never share one that was split here",
+    "prompt_id": "the same for all rows of a prompt; splits made by rm-toolkit never share one",
     "tools": "JSON schemas of the tools that a chat template may list",
-    "chat_template_kwargs": "further variables of a chat template",
+    "chat_template_kwargs": "more variables for a chat template",
 }
 
 
@@ -48,7 +48,7 @@ def dataset_card(
         data (`DatasetDict`): The built dataset.
         files (`dict[str, list[str]]`): Parquet files of each split, as paths in the repository.
         info (`dict`): `rm_toolkit_data.json`.
-        license (`str`, *optional*): As the publisher states it.
+        license (`str`, *optional*): As given by the publisher.
     """
     first = next(iter(data.values()))
     shape = find_shape(first.column_names) or "pairs"
@@ -66,7 +66,7 @@ def dataset_card(
     for name, rows in data.items():
         splits.add(SplitInfo(name=name, num_bytes=rows.data.nbytes, num_examples=len(rows)))
     DatasetInfosDict({"default": DatasetInfo(features=first.features, splits=splits)}).to_dataset_card_data(metadata)
-    # Every file by its name: files of an earlier push or of somebody else are never read as rows.
+    # Every file is listed by name: files of an earlier push or of others are never read as rows.
     entries = [{"split": name, "path": paths} for name, paths in files.items()]
     MetadataConfigs({"default": {"data_files": entries}}).to_dataset_card_data(metadata)
     steps = cleaning_steps(shape, listed="drop_pairs" in info)

@@ -34,14 +34,14 @@ def push_dataset(folder: str, repo_id: str | None, **options: Any) -> str:
     Args:
         folder (`str`): A folder that `rm-toolkit build-data` wrote.
         repo_id (`str`): `NAMESPACE/NAME` or `NAME`.
-        **options: See [`~rm_toolkit.hub.pushing.Push`]; `license` defaults to what `build-data --license` said, then to
-            that of the published data of the source.
+        **options: See [`~rm_toolkit.hub.pushing.Push`]; `license` defaults to that of `build-data --license`, then to
+            that of the source's published data.
 
     Returns:
         `str`: Address of the commit.
 
     Raises:
-        `InputError`: if the folder is no built dataset, or the Hub refuses.
+        `InputError`: if the folder is not a built dataset, or the Hub refuses.
     """
     push = Push(folder, repo_id, **options)
     data, info = read_built(folder)
@@ -65,7 +65,7 @@ def preview_dataset(folder: str, repo_id: str, output: str, **options: Any) -> N
 
     Args:
         folder, repo_id, **options: As in [`push_dataset`].
-        output (`str`): A folder that is not there yet.
+        output (`str`): A folder that does not exist yet.
     """
     push = Push(folder, repo_id, **options)
     data, info = read_built(folder)
@@ -76,15 +76,15 @@ def preview_dataset(folder: str, repo_id: str, output: str, **options: Any) -> N
 
 def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
     """
-    Loads a folder that `build-data` wrote, and what it wrote about it.
+    Loads a folder that `build-data` wrote, and its info file.
 
     Raises:
-        `InputError`: if it is none, or cannot be read.
+        `InputError`: if it is not one, or cannot be read.
     """
     file = Path(folder, INFO_FILE)
     if not file.is_file():
         raise InputError(
-            f"{folder} is no folder that `rm-toolkit build-data` wrote (it has no `{INFO_FILE}`). Build it first."
+            f"{folder} was not written by `rm-toolkit build-data` (it has no `{INFO_FILE}`). Build it first."
         )
     try:
         return load_from_disk(folder), load_json(file)
@@ -94,7 +94,7 @@ def read_built(folder: str) -> tuple[DatasetDict, dict[str, Any]]:
 
 @contextmanager
 def prepared(push: Push, data: DatasetDict, info: dict[str, Any], repo_id: str) -> Iterator[Path]:
-    """Lays out what is published, Parquet files and card, in a temporary folder and yields it."""
+    """Prepares the published files (Parquet files and card) in a temporary folder and yields it."""
     with scratch_folder() as temporary:
         staged = Path(temporary, "dataset")
         (staged / "data").mkdir(parents=True)
@@ -114,9 +114,11 @@ def write_parquet(rows: Any, staged: Path, split: str) -> list[str]:
 
 
 def merge_card(path: Path, kept: str, repo_id: str) -> None:
-    """Keeps the text and the metadata of a card on the Hub, but for what `load_dataset` reads: that is the new files'."""
+    """
+    Keeps the text and the metadata of a card on the Hub, except what `load_dataset` reads, which is for the new files.
+    """
     console.print(
-        f"{repo_id}: the text of the card there was written or changed by hand and stays as it is; --overwrite-card "
+        f"{repo_id}: the text of the card there was written or changed by hand and is kept; --overwrite-card "
         "replaces it.",
     )
     ours, theirs = DatasetCard.load(path), DatasetCard(kept)
@@ -127,7 +129,7 @@ def merge_card(path: Path, kept: str, repo_id: str) -> None:
 
 def verify_rows(repository: Repository, commit: str, data: DatasetDict, token: str | None) -> None:
     """
-    Loads what was published into an empty cache and compares columns and every row.
+    Loads the published dataset into an empty cache and compares columns and every row.
 
     Raises:
         `InputError`: naming the split that differs.

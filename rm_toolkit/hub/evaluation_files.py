@@ -1,4 +1,4 @@
-"""What of an evaluation goes to the Hub beside a model: numbers and figures; texts if that is asked for alone."""
+"""The files of an evaluation that are published with a model: numbers and figures; texts only on request."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ PAIRS_NAME, PAGE_NAME, METRICS_NAME = "pairs.parquet", "report.html", "metrics.j
 
 def stage_evaluation(evaluation: str, target: Path, *, publish_texts: bool = False) -> list[str]:
     """
-    Copies the report and the figures that `rm-toolkit evaluate` wrote; the page and the pairs hold the texts of the test
-    sets, so that they stay here.
+    Copies the report and the figures that `rm-toolkit evaluate` wrote; the page and the pairs have the texts of the
+    test sets and are not published.
 
     Args:
         evaluation (`str`): Its output folder.
-        target (`Path`): What is published; they get the subfolder `evaluation/`.
+        target (`Path`): The published folder; they get the subfolder `evaluation/`.
         publish_texts (`bool`): Whether the page and the pairs, with all texts, are copied too.
 
     Returns:
         `list[str]`: Paths of the figures in the repository.
 
     Raises:
-        `InputError`: if the folder does not hold what is to be copied.
+        `InputError`: if the folder does not have the files to copy.
     """
     source = Path(evaluation)
     here = source.resolve()
@@ -46,7 +46,7 @@ def stage_evaluation(evaluation: str, target: Path, *, publish_texts: bool = Fal
     for path in figures:
         shutil.copyfile(path, folder / path.relative_to(source))
     if report.is_file():
-        # It shows the command with which it was made; of a path from the root, the last part is enough.
+        # The report shows its command; of absolute paths, the last part is enough.
         text = shorten_paths(report.read_text(encoding="utf-8"))
         (folder / report.name).write_text(text, encoding="utf-8")
     if publish_texts:
@@ -62,15 +62,15 @@ def _stage_texts(source: Path, folder: Path) -> None:
         if not path.is_file() or not path.resolve().is_relative_to(here):
             raise InputError(
                 f"--publish-texts: {path} is not there, or is a link out of the folder; nothing was sent. Run "
-                "`rm-toolkit evaluate` once more, or leave --publish-texts out."
+                "`rm-toolkit evaluate` again, or leave --publish-texts out."
             )
-    metrics = read_mapping(source / METRICS_NAME, remedy="Run `rm-toolkit evaluate` once more.")
+    metrics = read_mapping(source / METRICS_NAME, remedy="Run `rm-toolkit evaluate` again.")
     for what, flag, names in (("model", "--model", "results"), ("test set", "--datasets", "datasets")):
         for name in metrics.get(names, {}):
             if shorten_paths(name) != name:
                 raise InputError(
                     f"--publish-texts: the evaluation calls a {what} '{name}', which is a path of this machine and is in "
-                    f"every row; nothing was sent. Evaluate once more with {flag} NAME=…."
+                    f"every row; nothing was sent. Evaluate again with {flag} NAME=…."
                 )
     shutil.copyfile(source / PAIRS_NAME, folder / PAIRS_NAME)
     rewrite_content(source / PAGE_NAME, folder / PAGE_NAME, shorten_paths)

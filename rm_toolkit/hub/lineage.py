@@ -1,4 +1,4 @@
-"""What a model's lineage says of its stages: bases, data sets, licences, settings."""
+"""Reads a model's lineage: bases, datasets, licenses, settings of its stages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NOT_SETTINGS = (
 
 def data_licenses(settings: RewardModelSettings) -> dict[str, str]:
     """
-    Returns the licences that the training data of all stages are known by.
+    Returns the licenses of the training data of all stages.
 
-    A set whose licence the user stated goes by that; the others go by their source format's published data.
+    The license given by the user counts; for other sets, that of the published data in their source format.
 
     Returns:
-        `dict[str, str]`: Source (`dsp`, …) or name of the data set -> licence.
+        `dict[str, str]`: Source (`dsp`, …) or name of the dataset -> license.
     """
     licenses: dict[str, str] = {}
     for entry in settings.stages():
@@ -45,7 +45,7 @@ def nearest_on_hub(settings: RewardModelSettings) -> str | None:
 
 
 def hub_datasets(settings: RewardModelSettings) -> list[str]:
-    """Returns the Hub ids of the data sets of all stages that are on the Hub."""
+    """Returns the Hub ids of the datasets of all stages that are on the Hub."""
     found = []
     for entry in settings.stages():
         for key in ("datasets", "replay_datasets"):
@@ -58,7 +58,7 @@ def hub_datasets(settings: RewardModelSettings) -> list[str]:
 
 
 def stage_facts(entry: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the card says of one stage: its base, data, settings, and what changed on the way."""
+    """Returns the card's text about one stage: its base, data, settings, and changes during the run."""
     settings = {key: value for key, value in entry.items() if key not in NOT_SETTINGS and value is not None}
     if settings.get("max_steps") == -1:
         del settings["max_steps"]

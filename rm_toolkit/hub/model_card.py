@@ -1,4 +1,4 @@
-"""The card of a reward model, made of what its run recorded."""
+"""The card of a reward model, built from the record of its run."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Example:
     One text as the model reads it, with its reward.
 
     Args:
-        prompt, completion (`str` or `list[dict]`): As the toolkit's scorer takes them.
-        text (`str`): The exact string that is tokenised: chat templates applied.
-        token_ids (`list[int]`): What the model reads.
+        prompt, completion (`str` or `list[dict]`): In the form that the toolkit's scorer accepts.
+        text (`str`): The exact tokenized string, with the chat template applied.
+        token_ids (`list[int]`): Token ids that the model reads.
         reward (`float`): In logits, fp32 on a CPU.
     """
 
@@ -49,11 +49,11 @@ class Example:
 @dataclass
 class CardOptions:
     """
-    What a push adds to what the run knows.
+    What a push adds to the run's record.
 
     Args:
-        license (`str`, *optional*): Licence of the model, as the Hub names it.
-        adapter_base (`str`, *optional*): Hub id of the base, where an adapter alone is published.
+        license (`str`, *optional*): License of the model, as the Hub names it.
+        adapter_base (`str`, *optional*): Hub id of the base, if only an adapter is published.
         figures (`list[str]`): Paths of figures in the repository.
         report (`str`, *optional*): Path of the evaluation report in the repository.
     """
@@ -124,7 +124,7 @@ def model_card(
 
 def read_results(folder: str) -> dict[str, dict[str, dict[str, float]]]:
     """
-    Returns `{"start": …, "end": …}` of `final_eval_results.json`, empty where the run evaluated nothing.
+    Returns `{"start": …, "end": …}` of `final_eval_results.json`, empty if the run evaluated nothing.
 
     Raises:
         `InputError`: if the file is damaged.
@@ -204,7 +204,7 @@ def _reward_rows(end: dict[str, dict[str, Any]]) -> list[list[str]]:
 def _vllm_request(repo_id: str, settings: RewardModelSettings, example: Example) -> str:
     request: dict[str, Any] = {"model": repo_id, "input": example.text}
     if settings.data_format == "chat":
-        request["add_special_tokens"] = False  # the template has written them
+        request["add_special_tokens"] = False  # the template has added them
     return shlex.quote(json.dumps(request))
 
 

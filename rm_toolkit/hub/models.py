@@ -1,4 +1,4 @@
-"""A trained reward model -> the Hub, after a reload check; merged, or its adapter alone."""
+"""A trained reward model -> the Hub, after a reload check; merged, or only its adapter."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .staging import adapter_base, describe_staying, stage_model
 @dataclass
 class ModelPush(Push):
     """
-    What to publish of a model.
+    Options for publishing a model.
 
     Args:
-        adapter (`bool`): Publish the adapter alone instead of the merged model; `folder` may be either's.
-        base_model (`str`, *optional*): Hub id of the adapter's base (also `ID@REVISION`), where the adapter was trained on a
-            folder.
-        evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures go along.
-        publish_texts (`bool`): Whether the page and the pairs of the evaluation go along too, with all their texts.
+        adapter (`bool`): Publish only the adapter instead of the merged model; `folder` may be that of either.
+        base_model (`str`, *optional*): Hub id of the adapter's base (also `ID@REVISION`), if the adapter was trained
+            on a folder.
+        evaluation (`str`, *optional*): Folder of `rm-toolkit evaluate`, whose report and figures are published too.
+        publish_texts (`bool`): Whether to publish the page and the pairs of the evaluation too, with all texts.
     """
 
     adapter: bool = False
@@ -57,7 +57,7 @@ def push_model(folder: str, repo_id: str | None, **options: Any) -> str:
         `str`: Address of the commit.
 
     Raises:
-        `InputError`: if the folder is no reward model, fails the reload check, or the Hub refuses.
+        `InputError`: if the folder is not a reward model, fails the reload check, or the Hub refuses.
     """
     push = ModelPush(folder, repo_id, **options)
     source, settings = find_model(push)
@@ -78,7 +78,7 @@ def preview_model(folder: str, repo_id: str, output: str, **options: Any) -> Non
 
     Args:
         folder, repo_id, **options: As in [`push_model`].
-        output (`str`): A folder that is not there yet.
+        output (`str`): A folder that does not exist yet.
     """
     push = ModelPush(folder, repo_id, **options)
     source, settings = find_model(push)
@@ -92,30 +92,30 @@ def find_model(push: ModelPush) -> tuple[str, RewardModelSettings]:
     Finds the folder to publish: the model, or the adapter in it.
 
     Raises:
-        `InputError`: if it is not what it should be.
+        `InputError`: if it is not the expected kind of folder.
     """
     folder = push.folder
     is_folder = Path(folder).is_dir()
     if push.adapter and is_folder and not is_adapter(folder):
         if not Path(folder, ADAPTER_FOLDER, ADAPTER_CONFIG).exists():
             raise InputError(
-                f"{folder} holds no adapter: there is no `{ADAPTER_CONFIG}`, here or in `{ADAPTER_FOLDER}/`. If the model was "
-                "trained whole, push it without --adapter; else restore the file."
+                f"{folder} has no adapter: there is no `{ADAPTER_CONFIG}`, here or in `{ADAPTER_FOLDER}/`. If all "
+                "weights were trained, push it without --adapter; otherwise restore the file."
             )
         folder = str(Path(folder, ADAPTER_FOLDER))
     elif is_folder and is_adapter(folder) and not push.adapter:
         raise InputError(
-            f"{folder} holds an adapter alone, which stock classes do not open as a reward model. Push the run's folder: "
-            "it holds the merged model, and the adapter in `adapter/`. Or pass --adapter to publish the adapter."
+            f"{folder} has only an adapter, which stock classes cannot load as a reward model. Push the run's folder: "
+            "it has the merged model, and the adapter in `adapter/`. Or pass --adapter to publish the adapter."
         )
     settings = load_settings(folder) if is_folder else None
     if settings is None or not (push.adapter or Path(folder, "config.json").exists()):
         raise InputError(
-            f"{folder} is no folder of a reward model saved by rm_toolkit (`rm_toolkit.json`, `config.json`)."
+            f"{folder} is not the folder of a reward model saved by rm_toolkit (`rm_toolkit.json`, `config.json`)."
         )
     if push.adapter and adapter_base(Path(folder), push.base_model) is None:
         raise InputError(
-            f"{folder}: the adapter's base is a folder of this machine, which nobody else has. Publish the base first "
+            f"{folder}: the adapter's base is a folder of this machine, which others do not have. Publish the base first "
             "and name it with --base-model NAMESPACE/NAME, or push the merged model (without --adapter)."
         )
     return folder, settings
@@ -126,13 +126,13 @@ def prepared(
     push: ModelPush, source: str, settings: RewardModelSettings, repo_id: str
 ) -> Iterator[tuple[Path, list[Any], list[float]]]:
     """
-    Checks the model and lays out what is published, card included, in a temporary folder.
+    Checks the model and prepares the published files, card included, in a temporary folder.
 
     Yields:
         `tuple`: That folder, the texts of the reload check, and their rewards.
     """
     if not settings.stock:
-        console.print(f"{source}: {not_stock_notice(settings.pooling_type)} Its card says so.")
+        console.print(f"{source}: {not_stock_notice(settings.pooling_type)} The card says so.")
     texts, rewards, example = verify_folder(source, settings)
     with scratch_folder() as temporary:
         staged = Path(temporary, "model")
@@ -143,8 +143,8 @@ def prepared(
             console.print(describe_staying(source, done.staying))
         if done.left_out:
             console.print(
-                f"{source}: `{ADAPTER_FOLDER}/` is left out, since its base is a folder of this machine. The merged "
-                "model is complete; --base-model NAMESPACE/NAME takes the adapter along.",
+                f"{source}: `{ADAPTER_FOLDER}/` is left out, because its base is a folder of this machine. The merged "
+                "model is complete; --base-model NAMESPACE/NAME includes the adapter.",
             )
         options = CardOptions(license=push.license)
         if push.adapter:
@@ -155,7 +155,7 @@ def prepared(
         if (staged / CARD_NAME).exists():  # the user's own
             check_card_says_so(staged / CARD_NAME, settings)
         else:
-            # The results of a run with adapters stand beside the merged model.
+            # The results of a run with adapters are with the merged model.
             model_card(push.folder, repo_id, settings, example, options).save(staged / CARD_NAME)
         yield staged, texts, rewards
 
@@ -199,21 +199,21 @@ def make_example(folder: str, settings: RewardModelSettings, pair: tuple[Any, An
 
 def check_card_says_so(card: Path, settings: RewardModelSettings) -> None:
     """
-    Refuses to publish a model that stock classes read wrongly under a card that does not say so.
+    Refuses to publish a model that stock classes read incorrectly, if its card does not say so.
 
     Raises:
         `InputError`: naming what to write into the card.
     """
     if not settings.stock and "rm_toolkit only" not in card.read_text(encoding="utf-8"):
         raise InputError(
-            f"{CARD_NAME} of the model does not say that this model loads through rm_toolkit only; whoever opens it with "
-            "stock classes gets other numbers. Write 'loads through rm_toolkit only' into it, or remove it to have one "
+            f"{CARD_NAME} of the model does not say that this model loads through rm_toolkit only; with "
+            "stock classes it gives other numbers. Write 'loads through rm_toolkit only' into it, or remove it to have one "
             "written."
         )
 
 
 def keep_card(staged: Path, repo_id: str, kept: str, settings: RewardModelSettings) -> None:
-    """Leaves a card on the Hub alone that a person wrote or changed, and says so."""
+    """Keeps a card on the Hub that a person wrote or changed, and prints this."""
     (staged / CARD_NAME).unlink()
     (staged / CARD_NAME).write_text(kept, encoding="utf-8")
     check_card_says_so(staged / CARD_NAME, settings)
@@ -225,7 +225,7 @@ def keep_card(staged: Path, repo_id: str, kept: str, settings: RewardModelSettin
 
 def verify_download(repository: Repository, commit: str, texts: list[Any], rewards: list[float]) -> None:
     """
-    Downloads what was published into an empty cache and compares its rewards in a fresh process.
+    Downloads the published model into an empty cache and compares its rewards in a fresh process.
 
     Raises:
         `InputError`: if one differs.
@@ -236,7 +236,7 @@ def verify_download(repository: Repository, commit: str, texts: list[Any], rewar
             check_reload(downloaded, texts, rewards, offline=not is_adapter(downloaded))
         except InputError as error:
             raise InputError(
-                f"{repository.repo_id} was published, but a fresh download of it differs from the model here; do not "
+                f"{repository.repo_id} was published, but a fresh download differs from the local model; do not "
                 f"announce it. {error}"
             ) from error
     console.print(f"{repository.repo_id}: {len(texts)} texts give the same rewards from a fresh download.")

@@ -1,4 +1,4 @@
-"""Places of the user's machine in what is published: names of folders, taken out where they are known, refused elsewhere."""
+"""Paths of the user's machine in published files: removed where they are known, refused elsewhere."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..errors import InputError
 
 # Not the middle of an address or of a relative path.
 ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~<-])~?/(?:[^\s'\"`,;:()/<>]+/)+([^\s'\"`,;:()/<>]+)")
-# Settings of transformers that name where a file was loaded from; nobody needs them to load it again.
+# Settings of transformers that record where a file was loaded from; not needed to load it again.
 LOADED_FROM = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "chat_template_file")
 READ_AS_TEXT = (".json", ".jinja", ".md", ".txt", ".py")
-# Every machine has these; they say nothing of the user's.
+# Every machine has these, so they reveal nothing.
 SYSTEM_FOLDERS = {"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr"}
 
 
 def is_local(name: str, recorded: bool | None = None) -> bool:
-    """Whether a base or a data set was a path of the machine that trained, as recorded there, or as it looks here."""
+    """Whether a base or a dataset was a path of the training machine, as recorded or as judged here."""
     if recorded is not None:
         return recorded
     return os.path.exists(name) or not looks_like_hub_id(name)
 
 
 def public_name(name: str, recorded: bool | None = None) -> str:
-    """Returns a Hub id as it is, and of a path the last part only."""
+    """Returns a Hub id as it is, and only the last part of a path."""
     return Path(name).name if is_local(name, recorded) else name
 
 
 def without_places(values: Any) -> Any:
-    """Returns what a JSON file holds with the last part alone of every path that transformers noted as loaded from."""
+    """Returns the content of a JSON file with every path that transformers recorded reduced to its last part."""
     if isinstance(values, list):
         return [without_places(item) for item in values]
     if not isinstance(values, dict):
@@ -47,23 +47,23 @@ def without_places(values: Any) -> Any:
 
 
 def shorten_paths(text: str) -> str:
-    """Returns a text with the last part alone of every path from the root."""
+    """Returns a text with every absolute path reduced to its last part."""
     return ABSOLUTE_PATH.sub(r"\1", text)
 
 
 def check_no_places(folder: Path, *, source: str) -> None:
     """
-    Refuses to publish a text file that names a place of this machine.
+    Refuses to publish a text file that names a path of this machine.
 
     Args:
         folder (`Path`): What is published.
-        source (`str`): Where it comes from.
+        source (`str`): Its origin.
 
     Raises:
         `InputError`: naming the file, and its key or line.
     """
     roots = _roots(source)
-    # A card is made of the other files, so that they are named before it.
+    # A card is built from the other files, so they are reported first.
     for path in sorted(folder.rglob("*"), key=lambda path: (path.suffix == ".md", path)):
         if not path.is_file() or path.suffix not in READ_AS_TEXT:
             continue
@@ -72,13 +72,13 @@ def check_no_places(folder: Path, *, source: str) -> None:
             found = next((name for name in named if _is_place(name, roots)), None)
             if found is not None:
                 raise InputError(
-                    f"{path.relative_to(folder)}, {where}: '{found}' is a path of this machine; nothing was sent. Take it "
-                    "out of that file, or write a name that others can use."
+                    f"{path.relative_to(folder)}, {where}: '{found}' is a path of this machine; nothing was sent. Remove it "
+                    "from that file, or write a name that others can use."
                 )
 
 
 def _roots(source: str) -> list[Path]:
-    """Folders that only this machine has: all that lies in them is a place of it."""
+    """Folders that only this machine has: every path in them is local."""
     found = [Path.home(), Path.cwd(), Path(source).resolve(), Path(source).absolute()]
     return [path for path in found if len(path.parts) > 1]
 
@@ -89,7 +89,7 @@ def _is_place(text: str, roots: list[Path]) -> bool:
         return True
     if not path.parts[1:] or path.parts[1] in SYSTEM_FOLDERS:
         return False
-    gone = len(path.parent.parts) > 2 and os.path.exists(path.parent)  # a file that is not there any more
+    gone = len(path.parent.parts) > 2 and os.path.exists(path.parent)  # a file that no longer exists
     return os.path.exists(path) or gone
 
 

@@ -1,4 +1,4 @@
-"""What pushing a model and pushing a dataset have in common: options, the upload, the preview."""
+"""The common part of pushing a model and pushing a dataset: options, upload, preview."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Push:
     What to publish, and how.
 
     Args:
-        folder (`str`): What is published.
+        folder (`str`): The folder to publish.
         repo_id (`str`, *optional*): `NAMESPACE/NAME`, or `NAME`.
         private (`bool`, *optional*): Visibility of a new repository.
-        revision (`str`, *optional*): Branch; made if it is not there.
+        revision (`str`, *optional*): Branch; created if it does not exist.
         token (`str`, *optional*): Defaults to the one of `hf auth login`; it is never printed or saved.
         message (`str`, *optional*): Commit message.
-        license (`str`, *optional*): Licence of what is published, as the Hub names it.
-        verify (`bool`): Download what was published into an empty cache and compare.
+        license (`str`, *optional*): License of the published data or model, as the Hub names it.
+        verify (`bool`): Download the published files into an empty cache and compare.
         overwrite_card (`bool`): Replace a card on the Hub that a person wrote or changed.
     """
 
@@ -44,26 +44,27 @@ class Push:
     overwrite_card: bool = False
 
     def repository(self, repo_type: str = "model") -> Repository:
-        """Returns where it goes."""
+        """Returns the target repository."""
         return Repository(self.repo_id, repo_type, revision=self.revision, token=self.token)
 
 
 def upload(push: Push, repository: Repository, staged: Path, message: str, keep_card: Callable[[str], None]) -> Any:
     """
-    Uploads a prepared folder; files of an earlier push that are not in it any more go away.
+    Uploads a prepared folder; removes files of an earlier push that are no longer in it.
 
     Args:
         push (`Push`): The options.
-        repository (`Repository`): Where to; made where it is not there yet.
-        staged (`Path`): What is published, card included.
-        message (`str`): Commit message where the user gave none.
+        repository (`Repository`): The target; created if it does not exist.
+        staged (`Path`): The files to publish, card included.
+        message (`str`): Commit message if the user gave none.
         keep_card (`Callable`): Called with a card on the Hub that a person wrote, to keep it in `staged`.
 
     Returns:
         `huggingface_hub.CommitInfo`: The commit.
 
     Raises:
-        `InputError`: if a file holds the token or names a place of this machine, the Hub refuses, or foreign weights stand there.
+        `InputError`: if a file contains the token or names a path of this machine, the Hub refuses, or foreign weights
+            are there.
     """
     check_no_token(staged, push.token)
     check_no_places(staged, source=push.folder)
@@ -83,14 +84,14 @@ def upload(push: Push, repository: Repository, staged: Path, message: str, keep_
 def check_preview(output: str) -> None:
     """
     Raises:
-        `InputError`: if the folder of a preview is there already.
+        `InputError`: if the folder of the preview exists already.
     """
     if Path(output).exists():
-        raise InputError(f"--preview {output}: it is there already. Name a folder that is not.")
+        raise InputError(f"--preview {output}: it exists already. Name a new folder.")
 
 
 def write_preview(push: Push, staged: Path, output: str) -> None:
-    """Copies what would be published; large files stay links."""
+    """Copies the files to publish; large files stay links."""
     check_no_token(staged, push.token)
     check_no_places(staged, source=push.folder)
     with WriterLock(output):

@@ -1,4 +1,4 @@
-"""One repository of the Hub, as both kinds of pushes need it; `huggingface_hub` does the talking."""
+"""One repository on the Hub, for both kinds of pushes; a wrapper of `huggingface_hub`."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from ..errors import InputError, class_and_line
 from ..models.files import CARD_NAME
 
 
-# What we put into a repository and may therefore replace or remove; everything else in it is somebody else's.
+# Files that we put into a repository and may replace or remove; everything else belongs to others.
 MANIFEST = ".rm_toolkit_push.json"
 
 
 class Unreachable(InputError):
-    """The Hub could not be asked: unlike a refusal, trying again may help."""
+    """The Hub could not be reached: unlike a refusal, trying again may help."""
 
 
 class Repository:
     """
-    A model or dataset repository that is written to.
+    A model or dataset repository to write to.
 
     Args:
         repo_id (`str`): `NAMESPACE/NAME`, or `NAME` in the namespace of the token's owner.
         repo_type (`str`): `"model"` or `"dataset"`.
-        revision (`str`, *optional*): Branch, made if it is not there. Default: the main one.
+        revision (`str`, *optional*): Branch, created if it does not exist. Default: the main branch.
         token (`str`, *optional*): Defaults to the one of `hf auth login` or HF_TOKEN; it is never printed or saved.
 
     Raises:
-        `InputError`: if the name is not one, or the token is not valid.
+        `InputError`: if the name or the token is not valid.
     """
 
     def __init__(
         self, repo_id: str | None, repo_type: str = "model", *, revision: str | None = None, token: str | None = None
     ):
         if not repo_id:
-            raise InputError("no repository is named; give --repo-id NAMESPACE/NAME (`hub_model_id` in a recipe).")
+            raise InputError("no repository is given; pass --repo-id NAMESPACE/NAME (`hub_model_id` in a recipe).")
         self.repo_id = repo_id
         self.repo_type = repo_type
         self.revision = revision
@@ -65,13 +65,13 @@ class Repository:
 
     def open(self, private: bool | None = None) -> None:
         """
-        Makes the repository and its branch where they are not there yet.
+        Creates the repository and its branch if they do not exist.
 
         Args:
             private (`bool`, *optional*): Visibility of a new repository.
 
         Raises:
-            `InputError`: if the Hub refuses, or a public repository is there and a private one is asked for.
+            `InputError`: if the Hub refuses, or a private repository is requested but a public one exists.
         """
         where = {"repo_id": self.repo_id, "repo_type": self.repo_type}
         with self.errors():
@@ -82,8 +82,8 @@ class Repository:
                 info = None
             if info is not None and private and not info.private:
                 raise InputError(
-                    f"{self.repo_id} is there already and public, but --private was asked for; nothing was sent. Make "
-                    "it private in its settings on the Hub, or take another name."
+                    f"{self.repo_id} exists already and is public, but --private was given; nothing was sent. Make "
+                    "it private in its settings on the Hub, or use another name."
                 )
             if self.revision is not None and not self.revision.startswith("refs/"):
                 self.api.create_branch(**where, branch=self.revision, exist_ok=True)
@@ -94,7 +94,7 @@ class Repository:
             return set(self.api.list_repo_files(self.repo_id, repo_type=self.repo_type, revision=self.revision))
 
     def read(self, path: str) -> bytes | None:
-        """Returns the content of a small file, or `None` where there is none."""
+        """Returns the content of a small file, or `None` if there is none."""
         with self.errors():
             try:
                 file = self.api.hf_hub_download(
@@ -106,7 +106,7 @@ class Repository:
 
     def upload(self, folder: Path, message: str, delete: set[str]) -> Any:
         """
-        Sends a folder. What has arrived at an earlier, interrupted try, or is there unchanged, is not sent again.
+        Uploads a folder. Files that an interrupted upload has sent, or that are unchanged, are not sent again.
 
         Args:
             folder (`Path`): The files.
@@ -135,20 +135,20 @@ class Repository:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what the Hub or the network refuses into an `InputError` that says what to do."""
+        """Turns errors of the Hub or the network into an `InputError` that says what to do."""
         try:
             yield
         except InputError:
             raise
         except OfflineModeIsEnabled as error:
             raise Unreachable(
-                f"{self.repo_id} was not reached, since HF_HUB_OFFLINE is set. Unset it and run the command again."
+                f"{self.repo_id} was not reached, because HF_HUB_OFFLINE is set. Unset it and run the command again."
             ) from error
         except LocalTokenNotFoundError as error:
             raise InputError(f"no token for {self.repo_id}: log in with `hf auth login`, or set HF_TOKEN.") from error
         except HFValidationError as error:
-            raise InputError(f"'{self.repo_id}' is no name of a repository: give NAMESPACE/NAME.") from error
-        # RuntimeError: what the transfer libraries raise around the cause.
+            raise InputError(f"'{self.repo_id}' is not a repository name: give NAMESPACE/NAME.") from error
+        # RuntimeError: raised by the transfer libraries around the cause.
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ValueError) and "README.md" in str(error):
                 raise InputError(
@@ -160,18 +160,18 @@ class Repository:
                 raise _refused(self.repo_id, refusal) from error
             if isinstance(error, PermissionError) and type(error).__module__ == "hf_xet":
                 raise InputError(
-                    f"the Hub's file store refused {self.repo_id}: the token is not valid any more, or may not write there."
+                    f"the Hub's file store refused {self.repo_id}: the token is no longer valid, or may not write there."
                 ) from error
             if isinstance(error, (HTTPError, ConnectionError, RuntimeError)):
                 raise Unreachable(
-                    f"the connection to the Hub broke while talking about {self.repo_id} ({_reason(error)}). Run the same "
-                    "command again: what has arrived is not sent twice."
+                    f"the connection to the Hub broke during a request for {self.repo_id} ({_reason(error)}). Run the same "
+                    "command again: files that have arrived are not sent twice."
                 ) from error
             raise
 
 
 def earlier_push(repository: Repository) -> dict[str, Any]:
-    """Returns what our manifest says of an earlier push: `files`, and `card`, the card's SHA-256."""
+    """Returns our manifest of an earlier push: `files`, and `card`, the card's SHA-256."""
     content = repository.read(MANIFEST)
     try:
         values = json.loads(content) if content else {}
@@ -181,7 +181,7 @@ def earlier_push(repository: Repository) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, card_is_ours: bool) -> None:
-    """Lists the files of a folder about to be uploaded, so that a later push knows what is its own."""
+    """Lists the files of a folder before the upload, so that a later push knows its own files."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     card = folder / CARD_NAME
     digest = hashlib.sha256(card.read_bytes()).hexdigest() if card_is_ours and card.exists() else None
@@ -198,7 +198,7 @@ def foreign_card(repository: Repository, earlier: dict[str, Any], remote: set[st
 
 
 def _refused(repo_id: str, error: HfHubHTTPError) -> InputError:
-    """The address of a request may be signed, so the message is made of the status and the Hub's own words."""
+    """The address of a request may be signed, so the message has only the status and the Hub's own text."""
     status = error.response.status_code
     words = " ".join((error.server_message or error.response.reason_phrase or "").split())[:300]
     told = f"the Hub refused {repo_id} ({status}{': ' + words if words else ''})."
@@ -206,13 +206,13 @@ def _refused(repo_id: str, error: HfHubHTTPError) -> InputError:
         return InputError(f"{told} The token is missing or not valid: log in with `hf auth login`, or set HF_TOKEN.")
     if status == 403:
         return InputError(
-            f"{told} The token is valid but may not write there: make one with write access to that namespace "
-            "(https://huggingface.co/settings/tokens), or name a repository of your own."
+            f"{told} The token is valid but may not write there: create one with write access to that namespace "
+            "(https://huggingface.co/settings/tokens), or name one of your own repositories."
         )
     if status == 404:
-        return InputError(f"{told} Check the name, the revision, and that the token may see it.")
+        return InputError(f"{told} Check the name, the revision, and that the token has access.")
     if status in (408, 429) or status >= 500:
-        return Unreachable(f"{told} Run the same command again later: what has arrived is not sent twice.")
+        return Unreachable(f"{told} Run the same command again later: files that have arrived are not sent twice.")
     return InputError(f"{told} Check the repository and run the command again.")
 
 
@@ -230,6 +230,6 @@ def _find(error: BaseException, kind: type[HfHubHTTPError]) -> HfHubHTTPError | 
 
 
 def _reason(error: BaseException) -> str:
-    # The innermost are the transport's; the HTTP library's own says more. Parameters of an address may sign it.
+    # The innermost errors are the transport's; the HTTP library's says more. Parameters of an address may sign it.
     root = next((item for item in _chain(error) if isinstance(item, HTTPError)), error)
     return re.sub(r"\?\S+", "", class_and_line(root, 200))

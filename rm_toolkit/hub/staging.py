@@ -1,4 +1,4 @@
-"""What of a model folder goes to the Hub: no training state, no place of the user's machine, no token."""
+"""The files of a model folder that are published: no training state, no path of the user's machine, no token."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from ..output.json_files import check_regular, load_json, read_mapping
 from .places import is_local, public_name, shorten_paths, without_places
 
 
-MOST_NAMED = 8  # files that a line names
+MOST_NAMED = 8  # files named in a line
 
 
 @dataclass
 class Staged:
     """
-    What became of the files of a model folder.
+    Which files of a model folder are published.
 
     Args:
-        staying (`list[str]`): What is not published.
-        left_out (`bool`): Whether an `adapter/` was left out because its base is a folder here.
+        staying (`list[str]`): Paths that are not published.
+        left_out (`bool`): Whether an `adapter/` was left out because its base is a local folder.
     """
 
     staying: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Staged:
 
 
 def public_settings(settings: RewardModelSettings) -> RewardModelSettings:
-    """Returns the settings with nothing of the user's machine in their lineage."""
+    """Returns the settings without paths of the user's machine in their lineage."""
     settings = copy.deepcopy(settings)
     for entry in settings.stages():
         if "base" in entry:
@@ -67,7 +67,7 @@ def public_settings(settings: RewardModelSettings) -> RewardModelSettings:
 
 
 def _without_paths(value: Any) -> Any:
-    """A setting may be a path (a chat template's, say); its last part says which."""
+    """A setting may be a path (such as a chat template's); its last part is enough."""
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -88,24 +88,24 @@ def _public_spec(spec: Any, recorded: bool | None) -> Any:
 
 def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_model: str | None) -> Staged:
     """
-    Lays out what is published of a model or adapter folder, which is what the table of its files lists: links to large
-    files, small ones with nothing private.
+    Prepares the published files of a model or adapter folder, as listed in the table of files: links to large files,
+    copies of small ones without private content.
 
     Args:
         folder (`str`): The saved model.
         target (`Path`): An empty folder.
         settings (`RewardModelSettings`): Its settings.
-        base_model (`str`, *optional*): Hub id of the base, for an adapter whose base is a folder here.
+        base_model (`str`, *optional*): Hub id of the base, for an adapter whose base is a local folder.
 
     Returns:
         `Staged`: What stays here.
 
     Raises:
-        `InputError`: if a file that the model is loaded from is a link out of the folder, or a file of text has gigabytes.
+        `InputError`: if a file of the model is a link out of the folder, or a text file has gigabytes.
     """
     source, done = Path(folder), Staged()
     code = code_files(source)
-    # What is none of ours comes first among what stays, since a line names a few of it.
+    # Unknown files come first among the unpublished ones, since a line names only a few.
     for name, row in sorted(list_folder(source), key=lambda entry: entry[1] is not None):
         path = source / name
         if row is None or not row.published or (path.suffix == ".py" and name not in code):
@@ -113,8 +113,8 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
         elif path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
             if row.loaded:
                 raise InputError(
-                    f"{path} is a link out of the folder, which is not followed, and the model is loaded from it; nothing "
-                    "was sent. Put a copy of the file there (`cp -rL` copies a folder with what its links point to)."
+                    f"{path} is a link out of the folder, which is not followed, but the model needs the file; nothing "
+                    "was sent. Put a copy of the file there (`cp -rL` copies a folder and resolves its links)."
                 )
             done.staying.append(name)
         elif not path.is_file():
@@ -123,7 +123,7 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
             done.left_out = True
         else:
             if path.suffix != ".safetensors":
-                check_regular(path)  # it is read whole, to look for a token in it
+                check_regular(path)  # it is read whole, to search for a token
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             _stage_file(path, target / name, settings, base_model)
     return done
@@ -134,7 +134,7 @@ def _stage_file(path: Path, destination: Path, settings: RewardModelSettings, ba
         public_settings(settings).save(destination.parent)
     elif path.name == ADAPTER_CONFIG:
         values = load_json(path)
-        if base_model is not None:  # another place than that of training: its revision there says nothing here
+        if base_model is not None:  # not the base of training: its revision does not apply here
             values["revision"] = split_revision(base_model)[1]
         values["base_model_name_or_path"] = adapter_base(path.parent, base_model)
         _write_json(destination, values)
@@ -155,14 +155,14 @@ def _write_json(path: Path, values: Any) -> None:
 
 
 def code_files(folder: Path) -> set[str]:
-    """Returns the `*.py` files of a model that needs trust_remote_code: what `auto_map` names, and what that imports."""
+    """Returns the `*.py` files of a model that needs trust_remote_code: those in `auto_map`, and their imports."""
     found: set[str] = set()
     for name in (CONFIG_NAME, "tokenizer_config.json"):
         path = folder / name
         mapped = load_json(path).get("auto_map", {}) if path.is_file() else {}
         for entry in mapped.values() if isinstance(mapped, dict) else [mapped]:
             for place in entry if isinstance(entry, list) else [entry]:
-                if place and "--" not in place:  # with "--" it stands in another repository
+                if place and "--" not in place:  # with "--" it is in another repository
                     found.add(f"{place.split('.')[0]}.py")
     waiting = list(found)
     while waiting:
@@ -185,7 +185,7 @@ def adapter_base(folder: Path, base_model: str | None) -> str | None:
 
 
 def describe_staying(folder: str, staying: list[str]) -> str | None:
-    """Says in a line what of a folder is not published; `None` if all of it is."""
+    """Describes in a line what is not published; `None` if everything is."""
     if not staying:
         return None
     named = ", ".join(staying[:MOST_NAMED])
@@ -197,7 +197,7 @@ def describe_staying(folder: str, staying: list[str]) -> str | None:
 
 def check_no_token(folder: Path, token: str | None) -> None:
     """
-    Refuses to publish a file that holds the token.
+    Refuses to publish a file that contains the token.
 
     Raises:
         `InputError`: naming the file.
@@ -209,13 +209,13 @@ def check_no_token(folder: Path, token: str | None) -> None:
         # Weights and Parquet files are written by libraries from tensors and rows.
         if path.is_file() and path.suffix not in (".safetensors", ".parquet") and secret in path.read_bytes():
             raise InputError(
-                f"{path.relative_to(folder)} holds your token; nothing was sent. Take it out of that file."
+                f"{path.relative_to(folder)} contains your token; nothing was sent. Remove it from that file."
             )
 
 
 def check_no_foreign_weights(repo_id: str, remote: set[str], published: set[str], earlier: list[str]) -> None:
     """
-    Refuses a repository in which somebody else's weights would be loaded with or instead of ours.
+    Refuses a repository with other weights that would be loaded with or instead of ours.
 
     Raises:
         `InputError`: naming the files.
@@ -227,6 +227,6 @@ def check_no_foreign_weights(repo_id: str, remote: set[str], published: set[str]
     )
     if others:
         raise InputError(
-            f"{repo_id} holds {name_list(others)}, which this push did not write and loaders would mix with it; nothing "
-            "was sent. Remove them on the Hub, or take another repository or --revision."
+            f"{repo_id} has {name_list(others)}, which this push did not write and loaders would mix with it; nothing "
+            "was sent. Remove them on the Hub, or use another repository or --revision."
         )

@@ -1,1 +1,1 @@
-"""A grid of runs over base models, general data and strategies, and what it shows."""
+"""A grid of runs over base models, general data and strategies, and its report."""

@@ -1,4 +1,4 @@
-"""Training labels that models contradict which have not seen them: K launches of a recipe, each without one fold."""
+"""Finds training labels that out-of-fold models contradict: K launches of a recipe, each without one fold."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ REDO = "Restore it, or remove it: its fold is then trained again."
 @dataclass
 class DoubtRun:
     """
-    One search for doubtful labels; its folder keeps what is done, so that it can be stopped and started again.
+    One search for doubtful labels; its folder keeps finished folds, so that it can be stopped and started again.
 
     Args:
         output (`Path`): The folder.
         config (`str`): The recipe.
-        flags (`list[str]`): Settings over it, as flags.
+        flags (`list[str]`): Settings that override it, as flags.
         stage (`str`): `grft` or `crft`.
-        script (`Path`): The recipe's program.
+        script (`Path`): The recipe's script.
         folds (`int`): Number of folds.
-        launch (`list[str]`): What stands in front of the program.
-        device (`str`, *optional*): Where the held-out folds are scored; default: a GPU where there is one.
+        launch (`list[str]`): Command in front of the script.
+        device (`str`, *optional*): Where the held-out folds are scored; default: a GPU if there is one.
         keep_models (`bool`): Whether the models are kept.
     """
 
@@ -69,7 +69,7 @@ class DoubtRun:
         return self.output / FOLDS_FOLDER / f"fold-{fold + 1}"
 
     def identity(self, datasets: Mapping[str, Dataset], seed: int) -> dict[str, Any]:
-        """What must be the same for the folds of an earlier call to count."""
+        """What must be equal for the folds of an earlier call to count."""
         return {
             "rm_toolkit": __version__,
             "stage": self.stage,
@@ -82,15 +82,15 @@ class DoubtRun:
 
     def begin(self, identity: dict[str, Any], overwrite: bool) -> None:
         """
-        Takes the folder: a new one, one that this very search has begun, or with `overwrite` one of another search.
+        Opens the folder: a new one, one that the same search has begun, or with `overwrite` one of another search.
 
         Raises:
-            `InputError`: if the folder holds other files, or another search.
+            `InputError`: if the folder has other files, or another search.
         """
         path = self.output / RUN_NAME
         if self.output.is_dir() and any(self.output.iterdir()) and not path.is_file():
             raise InputError(
-                f"{self.output}: the output folder is in use, and not by `rm-toolkit doubt`. Name another."
+                f"{self.output}: the output folder is in use, but not by `rm-toolkit doubt`. Name another one."
             )
         if path.is_file():
             earlier = read_mapping(path, remedy="Remove the folder, or name another one.")
@@ -99,22 +99,22 @@ class DoubtRun:
                 shutil.rmtree(self.output / FOLDS_FOLDER, ignore_errors=True)
             elif other is not None and not overwrite:
                 raise InputError(
-                    f"{self.output} holds folds of another search: its `{other}` is {_short(earlier.get(other))}, here it "
-                    f"is {_short(identity[other])}. Name another --output, or pass --overwrite to begin anew."
+                    f"{self.output} has folds of another search: its `{other}` is {_short(earlier.get(other))}, here it "
+                    f"is {_short(identity[other])}. Name another --output, or pass --overwrite to start over."
                 )
         self.output.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(identity, indent=1) + "\n")
 
     def run(self, datasets: Mapping[str, Dataset], folds: Folds) -> list[list[JudgedPairs]]:
         """
-        Trains and scores every fold that is not done; returns what each of them found.
+        Trains and scores every fold that is not done; returns the results of each fold.
 
         Args:
             datasets (`dict[str, Dataset]`): Training data by name.
-            folds (`Folds`): Of their rows.
+            folds (`Folds`): Folds of their rows.
 
         Raises:
-            `InputError`: if a run of the recipe fails, with what it said.
+            `InputError`: if a run of the recipe fails, with its message.
         """
         found = []
         with tqdm(total=self.folds, unit="fold", dynamic_ncols=True, disable=no_bar()) as bar:
@@ -137,20 +137,20 @@ class DoubtRun:
             bar.set_postfix_str(f"fold {fold + 1}: scoring")
             margins = {table.name: values.tolist() for table, values in zip(pairs, self._score(model, pairs))}
             replace_text(path, json.dumps({"fold": fold + 1, "margins": margins}) + "\n")
-            if not self.keep_models:  # those that an earlier call was told to keep stay
+            if not self.keep_models:  # models that an earlier call was told to keep are kept
                 shutil.rmtree(model, ignore_errors=True)
         shutil.rmtree(self.folder(fold) / "data", ignore_errors=True)
         stored = read_mapping(path, remedy=REDO).get("margins")
         lengths = {table.name: len(table) for table in pairs}
         if not isinstance(stored, dict) or {name: len(own) for name, own in stored.items()} != lengths:
-            raise InputError(f"{path} does not hold the margins of this fold. {REDO}")
+            raise InputError(f"{path} does not have the margins of this fold. {REDO}")
         return [JudgedPairs(table, fold, np.array(stored[table.name], dtype=np.float64)) for table in pairs]
 
     def _train(self, fold: int, training: dict[str, Dataset]) -> Path:
-        """Launches the recipe on all other folds; one that was stopped goes on from its checkpoint."""
+        """Launches the recipe on all other folds; a stopped run resumes from its checkpoint."""
         folder = self.folder(fold)
         model = folder / "model"
-        if (model / FINAL_RESULTS_NAME).is_file():  # written last: only the scoring was left
+        if (model / FINAL_RESULTS_NAME).is_file():  # written last: only scoring was left
             return model
         specs = {
             name: {"path": _stored(part, folder / "data" / name), "split": "train"} for name, part in training.items()
@@ -169,14 +169,14 @@ class DoubtRun:
             "report_to": "none",
             "next_command": "",
         }
-        if read_values(self.config, self.flags)["save_strategy"] == "best":  # nothing is measured here
+        if read_values(self.config, self.flags)["save_strategy"] == "best":  # nothing is evaluated here
             settings["save_strategy"] = "steps"
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         code = call([*self.launch, str(self.script), "--config", self.config, *self.flags, *words], folder / "log.txt")
         if code:
             raise InputError(
                 f"fold {fold + 1}: the run failed (exit code {code}): {reason_in(folder / 'log.txt')} "
-                f"See {folder / 'log.txt'}; started again, the search goes on from here."
+                f"See {folder / 'log.txt'}; if started again, the search continues from here."
             )
         return model
 
@@ -194,11 +194,11 @@ class DoubtRun:
 @dataclass
 class JudgedPairs:
     """
-    The pairs of one data set in one fold, as the model judges them that was trained on the other folds.
+    The pairs of one dataset in one fold, judged by the model that was trained on the other folds.
 
     Args:
-        pairs (`PreferencePairs`): They.
-        fold (`int`): From 0.
+        pairs (`PreferencePairs`): The pairs.
+        fold (`int`): Index of the fold, from 0.
         margins (`np.ndarray` of shape `(num_pairs,)`): Reward of the chosen minus that of the rejected response.
     """
 
@@ -208,19 +208,19 @@ class JudgedPairs:
 
 
 def _pairs_of(part: Dataset, name: str) -> PreferencePairs | None:
-    """The pairs of the rows of a fold; `None` where all of them are ties."""
+    """The pairs of the rows of a fold; `None` if all of them are ties."""
     if not any(row.pair_up().pairs for row, _ in rows_of(part, name)):
         return None
     return read_preferences(part, name)
 
 
 def _stored(part: Dataset, folder: Path) -> str:
-    """Writes the rows of a training part; returns the path that a recipe reads them by."""
+    """Writes the training rows of a fold; returns the path for the recipe."""
     from datasets import DatasetDict, disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 
     shutil.rmtree(folder, ignore_errors=True)
     shown = is_progress_bar_enabled()
-    disable_progress_bars()  # beside the bar of the folds
+    disable_progress_bars()  # the folds have their own bar
     try:
         DatasetDict({"train": part}).save_to_disk(folder)
     finally:

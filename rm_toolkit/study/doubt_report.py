@@ -1,4 +1,4 @@
-"""What the search for doubtful labels found: the list to review, every pair's judgement, and a summary."""
+"""Results of the search for doubtful labels: the list to review, the judgment of every pair, and a summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .doubt import JudgedPairs
 
 
 SUMMARY_NAME, PAIRS_NAME = "summary.json", "pairs.parquet"
-LEAST_PAIRS_OF_A_FOLD = 20  # for its one number
+LEAST_PAIRS_OF_A_FOLD = 20  # for its temperature
 
 
 @dataclass
@@ -38,10 +38,10 @@ class Doubts:
     The doubted pairs of training data.
 
     Args:
-        judged (`list[JudgedPairs]`): Of each fold and data set.
+        judged (`list[JudgedPairs]`): Pairs of each fold and dataset.
         p (`list[np.ndarray]`): For each of them the out-of-fold probability of every label.
-        threshold (`float`): Up to which p a label is doubted.
-        temperatures (`dict[int, float]`, *optional*): Of each fold, where p is calibrated.
+        threshold (`float`): A label is doubted if p is at most this.
+        temperatures (`dict[int, float]`, *optional*): Temperature of each fold, if p is calibrated.
     """
 
     judged: list[JudgedPairs]
@@ -58,9 +58,10 @@ class Doubts:
 
         Args:
             folds (`Sequence`): From [`~rm_toolkit.study.doubt.DoubtRun.run`].
-            threshold (`float`, *optional*): Up to which p; default: [`confident_threshold`] of all pairs.
-            calibrate (`bool`): Whether the margins of each fold are divided by a temperature fitted to them, so that the
-                models of all folds are as sure as they are right.
+            threshold (`float`, *optional*): Largest p of a doubted label; default: [`confident_threshold`] of all
+                pairs.
+            calibrate (`bool`): Whether the margins of each fold are divided by a temperature fitted to them, so that
+                the models of all folds are calibrated.
 
         Raises:
             `InputError`: if no temperature fits a fold.
@@ -88,7 +89,7 @@ class Doubts:
         return heapq.merge(*lists, key=lambda row: row["p"])
 
     def summary(self) -> dict[str, Any]:
-        """Returns counts, out-of-fold accuracy and mean p: of everything, by data set, by tag and by fold."""
+        """Returns counts, out-of-fold accuracy and mean p: in total, by dataset, by tag and by fold."""
         margins = np.concatenate([own.margins for own in self.judged])
         p = np.concatenate(self.p)
         parts: dict[str, dict[str, np.ndarray]] = {"dataset": {}, "domain": {}, "source": {}, "fold": {}}
@@ -134,7 +135,7 @@ class Doubts:
 
         Args:
             folder (`Path`): Where to.
-            how (`dict`): How it was made, for the summary.
+            how (`dict`): Options of the search, for the summary.
 
         Returns:
             `dict`: Contents of the summary.
@@ -158,7 +159,7 @@ class Doubts:
 
 
 def _keep_reviewed(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes a list of pairs; another one that is there, which may have been reviewed, is put aside."""
+    """Writes a list of pairs; an existing one, which may have been reviewed, is renamed."""
     text = list_text(rows)
     with replaced_file(path) as file:
         file.write(text)

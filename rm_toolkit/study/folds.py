@@ -1,4 +1,4 @@
-"""Training data in parts by prompt, so that a model which has not seen a part can judge it."""
+"""Splits training data into folds by prompt, so that a model that has not seen a fold can judge it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @dataclass
 class Folds:
     """
-    Which rows of each data set belong to which fold.
+    The fold of each row of each dataset.
 
     Args:
         number (`int`): Number of folds.
-        rows (`dict[str, np.ndarray]`): For each data set the fold of each row, from 0.
+        rows (`dict[str, np.ndarray]`): For each dataset, the fold of each row, from 0.
     """
 
     number: int
@@ -33,12 +33,12 @@ class Folds:
 
     def part(self, datasets: Mapping[str, Dataset], fold: int, *, held_out: bool) -> dict[str, Dataset]:
         """
-        Returns the rows of one fold, or all others; without the data sets that have none.
+        Returns the rows of one fold, or all others; without datasets that have none.
 
         Args:
-            datasets (`dict[str, Dataset]`): Those that the folds are of.
+            datasets (`dict[str, Dataset]`): Datasets of the folds.
             fold (`int`): From 0.
-            held_out (`bool`): Whether the rows of this fold, or those of all others.
+            held_out (`bool`): Whether to return the rows of this fold, or those of all others.
         """
         chosen = {name: np.flatnonzero((self.rows[name] == fold) == held_out) for name in datasets}
         return {name: datasets[name].select(numbers) for name, numbers in chosen.items() if len(numbers)}
@@ -46,13 +46,13 @@ class Folds:
 
 def make_folds(datasets: Mapping[str, Dataset], number: int, seed: int) -> Folds:
     """
-    Deals the prompts of all data sets together, in a random order, each to the fold with the fewest rows: no prompt is in
-    two folds, and the folds are about equally large.
+    Assigns the prompts of all datasets, in a random order, each to the fold with the fewest rows: no prompt is in two
+    folds, and the folds have about the same size.
 
     Args:
         datasets (`dict[str, Dataset]`): Pairs or ranked rows, by name.
         number (`int`): Number of folds, at least 2.
-        seed (`int`): Seed of the order, which depends on it and on the prompts alone.
+        seed (`int`): Seed of the order, which depends only on it and on the prompts.
 
     Raises:
         `InputError`: if there are fewer prompts than folds.
@@ -64,6 +64,6 @@ def make_folds(datasets: Mapping[str, Dataset], number: int, seed: int) -> Folds
 
 
 def _key(row: PreferenceRow, values: Mapping[str, Any]) -> str:
-    """What rows of one prompt share; of rows without one, what equal rows share."""
+    """Key shared by the rows of one prompt; for rows without a prompt, by equal rows."""
     given = values.get("prompt_id")
     return str(given or prompt_digest(row.prompt, row.completions, row.tools, row.chat_template_kwargs))

@@ -24,11 +24,11 @@ PLAIN = "plain"
 @dataclass
 class StageGrid:
     """
-    What varies in one stage.
+    The variations of one stage.
 
     Args:
         config (`str`): The recipe YAML that every run of the stage starts from.
-        flags (`dict`): Settings of all runs of the stage, over that recipe.
+        flags (`dict`): Settings of all runs of the stage that override the recipe.
         data (`dict`): GRFT only: name -> training sets. `none: null` leaves the stage out.
         lm_loss_coef (`list[float]`): GRFT only.
         strategies (`dict`): CRFT only: name -> settings.
@@ -52,13 +52,13 @@ class StudyConfig:
         base_models (`dict`): Name -> settings of both stages (`model_name_or_path` at least).
         grft, crft (`StageGrid`): The two stages.
         general_sets (`list[str]`): Test sets whose mean accuracy is the general ability.
-        customized_set (`str`): Test set of the domain; `{domain}` stands for it.
-        output_dir (`str`): Where everything goes.
-        seeds (`list[int]`): Each cell is run with each of them.
-        launch (`list[str]`): What stands in front of the recipe's path.
-        allowed_loss (`float`): General accuracy that a strategy may cost, for the choice in the report.
-        merge_weights (`list[float]`): Models between the GRFT model and its plain CRFT model that are evaluated too, by
-            the weight of the latter; each makes a strategy of its own. They need a strategy named `plain`.
+        customized_set (`str`): Test set of the domain, with `{domain}` as a placeholder.
+        output_dir (`str`): Output folder.
+        seeds (`list[int]`): Each cell is run with each seed.
+        launch (`list[str]`): Command in front of the recipe's path.
+        allowed_loss (`float`): General accuracy that a strategy may lose, for the choice in the report.
+        merge_weights (`list[float]`): Also evaluate models between the GRFT model and its plain CRFT model, with these
+            weights of the latter; each counts as a strategy. Needs a strategy named `plain`.
         keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
     """
 
@@ -85,7 +85,7 @@ class Cell:
     Args:
         stage (`str`): `"grft"` or `"crft"`.
         base, data (`str`): Names in the grid.
-        grft_lm_loss_coef (`float`, *optional*): Of the GRFT run; `None` where there is none.
+        grft_lm_loss_coef (`float`, *optional*): Of the GRFT run; `None` if there is none.
         seed (`int`): Seed of this run and of the one it starts from.
         strategy, domain (`str`, *optional*): CRFT only.
     """
@@ -138,9 +138,9 @@ def load_study(path: str | Path) -> StudyConfig:
 
 def cells(study: StudyConfig) -> list[Cell]:
     """
-    All cells of a study, those that others start from first.
+    All cells of a study; cells that others start from come first.
 
-    A strategy that replays or anchors is left out where there is no GRFT: there is no general model to keep.
+    A strategy that replays or anchors is left out without GRFT, since there is no general model to preserve.
     """
     general, customized = [], []
     for base in study.base_models:
@@ -213,18 +213,18 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
         if not value:
             raise InputError(f"{path}: `{name}` is empty; name one at least.")
     if study.merge_weights and PLAIN not in study.crft.strategies:
-        raise InputError(f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}'; there is none.")
+        raise InputError(
+            f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}', but there is none."
+        )
     for name, settings in study.base_models.items():
         if not isinstance(settings, dict) or "model_name_or_path" not in settings:
             raise InputError(f"{path}: base model '{name}' needs `model_name_or_path`.")
     for stage in (study.grft, study.crft):
         if not Path(stage.config).is_file():
             raise InputError(
-                f"{path}: the recipe {stage.config} is not there. Start the study from the checkout's root."
+                f"{path}: the recipe {stage.config} is not there. Run this command in the root of the checkout."
             )
     names = [cell.name for cell in cells(study)]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise InputError(
-            f"{path}: two cells have the same name: {name_list(doubled)}. Rename one of what they are made of."
-        )
+        raise InputError(f"{path}: two cells have the same name: {name_list(doubled)}. Rename one of their parts.")

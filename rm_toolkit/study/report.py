@@ -22,10 +22,10 @@ from .tables import COLUMNS, best_of_each, introduction, line_row, run_rows
 
 def write_report(runner: StudyRunner) -> None:
     """
-    Writes `README.md`, `report.html`, `summary.json` and the figures of what is there, and prints the table.
+    Writes `README.md`, `report.html`, `summary.json` and the figures of the finished cells, and prints the table.
 
     Args:
-        runner (`StudyRunner`): Its cells may be incomplete; the report says so.
+        runner (`StudyRunner`): Some cells may be unfinished; the report says so.
     """
     study = runner.study
     results = {cell: result for cell in runner.cells if (result := runner.result(cell))}
@@ -39,7 +39,7 @@ def write_report(runner: StudyRunner) -> None:
     for base in study.base_models:
         rows = [line_row(line) for line in lines if line.base == base]
         if rows:
-            narrow = (0, 1, 2, 3, 9)  # what fits into a terminal of 80 columns
+            narrow = (0, 1, 2, 3, 9)  # columns that fit into 80 characters
             print_table([COLUMNS[k] for k in narrow], [[row[k] for k in narrow] for row in rows], title=base)
     console.print(f"Report: {folder / 'README.md'}, report.html; {len(results)} of {len(runner.cells)} cells.")
 
@@ -94,7 +94,7 @@ def _draw(
 
 
 def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path) -> None:
-    """One point a line: colour is the strategy, marker the GRFT data; the frontier joined."""
+    """One point per line: color is the strategy, marker the GRFT data; frontier points are connected."""
     strategies = _distinct([*study.crft.strategies, *(line.strategy for line in lines)])
     starts = _distinct(line.start for line in lines)
     with picture(path, 5.2) as figure:
@@ -111,7 +111,7 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
                 elinewidth=0.7,
                 linestyle="none",
             )
-        # The interval of two seeds may be wider than all that there is to see: bars end at the edge of the picture.
+        # The interval of two seeds may be wider than the figure: bars end at its edge.
         for which, limits in (("customized", axis.set_xlim), ("general", axis.set_ylim)):
             means = [getattr(line, which).mean for line in lines]
             margin = max(0.02, 0.15 * (max(means) - min(means)))
@@ -133,7 +133,7 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
 
 
 def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: str, path: Path) -> None:
-    """A panel for each kind of GRFT, customized accuracy above general: one line a strategy, mean over its runs."""
+    """A panel per kind of GRFT, customized accuracy above general: one line per strategy, mean over its runs."""
     groups: dict[str, dict[str, list]] = {}
     for cell, result in results.items():
         if cell.stage == "crft":
@@ -158,14 +158,14 @@ def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: s
 
 
 def _bars(estimate: Estimate) -> list[list[float]] | None:
-    """The interval as `errorbar` takes it, within what an accuracy can be."""
+    """The interval for `errorbar`, clipped to the range of an accuracy."""
     if estimate.low is None:
         return None
     return [[estimate.mean - max(0.0, estimate.low)], [min(1.0, estimate.high) - estimate.mean]]
 
 
 def _mean_curve(curves: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Mean at the positions that all runs have."""
+    """Mean at the positions that all runs share."""
     positions = sorted(set.intersection(*(set(dict(points)) for points in curves))) if curves else []
     return [(x, float(np.mean([dict(points)[x] for points in curves]))) for x in positions]
 

@@ -1,4 +1,4 @@
-"""Runs the cells of a study, each as the command a user would type; what is done stays done."""
+"""Runs the cells of a study, each as the command a user would type; finished cells are kept."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .grid import PLAIN, Cell, StudyConfig, cells, command
 
 RESULT_NAME = "result.json"
 REDO = "Restore it, or remove it: its cell is then run again."
-# Variables by which a launcher tells its processes who they are: a cell is a launch of its own.
+# Variables that a launcher sets for its processes: a cell is a separate launch.
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class StudyRunner:
     """
-    Runs what is missing. Several runners may work on one study: a cell is locked by the one that runs it.
+    Runs the missing cells. Several runners may work on one study: a cell is locked by the runner that runs it.
 
     Args:
         study (`StudyConfig`): The grid.
@@ -57,7 +57,7 @@ class StudyRunner:
         return Path(self.study.output_dir, "cells", cell.name)
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        """What a finished cell found, or `None`."""
+        """Results of a finished cell, or `None`."""
         path = self.folder(cell) / RESULT_NAME
         if not path.exists():
             return None
@@ -69,7 +69,7 @@ class StudyRunner:
 
     def run(self) -> bool:
         """
-        Runs every cell that has no result yet; returns whether all of them have one at the end.
+        Runs every cell without a result; returns whether all have one at the end.
 
         A cell that fails is reported and skipped, with those that start from it.
         """
@@ -80,7 +80,7 @@ class StudyRunner:
                 if not waiting:
                     break
                 if not any(self._try(cell, bar) for cell in waiting):
-                    time.sleep(SECONDS_BETWEEN_LOOKS)  # all that can be run is being run by another runner
+                    time.sleep(SECONDS_BETWEEN_LOOKS)  # all remaining cells are being run by another runner
         return all(self.result(cell) for cell in self.cells)
 
     def _state(self, cell: Cell) -> str:
@@ -94,7 +94,7 @@ class StudyRunner:
         return "waiting"
 
     def _try(self, cell: Cell, bar: tqdm) -> bool:
-        """Runs a cell if what it starts from is there and nobody else runs it; returns whether it did."""
+        """Runs a cell if its starting model exists and no other runner runs it; returns whether it did."""
         if cell.start is not None and self._state(cell.start) != "done":
             return False
         folder = self.folder(cell)
@@ -103,7 +103,7 @@ class StudyRunner:
             with WriterLock(folder, alone=True):
                 if self._state(cell) != "waiting":
                     return True
-                if is_held(folder / "model"):  # a run that has outlived the runner that started it
+                if is_held(folder / "model"):  # a run that has survived its runner
                     return False
                 bar.set_postfix_str(cell.name)
                 if bar.disable:
@@ -154,7 +154,7 @@ def merged_accuracies(
     Args:
         study (`StudyConfig`): Its `merge_weights`.
         cell (`Cell`): The CRFT run.
-        words (`list[str]`): Its command, which names the test sets.
+        words (`list[str]`): Its command, with the test sets.
         general, customized (`Path`): Folders of the two models.
 
     Returns:
@@ -180,13 +180,13 @@ def merged_accuracies(
 
 
 def reason_in(log: Path) -> str:
-    """Returns the line of a failed run's output that says why."""
+    """Returns the line of a failed run's output with the reason."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "no output")
 
 
 def call(words: list[str], log: Path) -> int:
-    """Runs a command in a process group of its own, which ends with us; its output goes to a file."""
+    """Runs a command in its own process group, which ends with this process; its output goes to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
     with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""What the runs of a study show: means over seeds with intervals, what was kept of plain CRFT's gain, the frontier."""
+"""Summary of a study: means over seeds with intervals, the share of plain CRFT's gain that is kept, the frontier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: list[float]) -> Estimate:
-        """The mean of one value a seed."""
+        """The mean of one value per seed."""
         mean = float(np.mean(values))
         if len(values) < 2:
             return cls(mean)
@@ -49,13 +49,14 @@ class Line:
         base, data, strategy (`str`): Names in the grid.
         grft_lm_loss_coef (`float`, *optional*): Of the GRFT run.
         customized, general (`Estimate`): Accuracy at the end; general is the mean over the general sets.
-        gain (`Estimate`): Customized accuracy won by CRFT.
-        loss (`Estimate`): General accuracy lost by CRFT (below 0: won).
+        gain (`Estimate`): Customized accuracy gained by CRFT.
+        loss (`Estimate`): General accuracy lost by CRFT (below 0: gained).
         kept_gain (`float`, *optional*): Gain over that of plain CRFT.
-        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` without GRFT or where that lost nothing.
-        saved (`Estimate`, *optional*): General accuracy that the runs lost less than plain CRFT of the same domain and seed;
+        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` without GRFT or if plain CRFT lost
+            nothing.
+        saved (`Estimate`, *optional*): Loss of plain CRFT minus that of the run with the same domain and seed;
             the interval is over these pairs of runs.
-        num_runs (`int`): Runs behind it.
+        num_runs (`int`): Number of runs.
         on_frontier (`bool`): No other line of the same base model is better in one accuracy and as good in the other.
     """
 
@@ -75,14 +76,14 @@ class Line:
 
     @property
     def start(self) -> str:
-        """The kind of GRFT in words."""
+        """Description of the GRFT."""
         coefficient = "" if self.grft_lm_loss_coef in (None, 0) else f", LM loss {self.grft_lm_loss_coef:g}"
         return f"{self.data}{coefficient}"
 
 
 @dataclass
 class _Runs:
-    """What the runs of one line found, by seed and domain."""
+    """Results of the runs of one line, by seed and domain."""
 
     numbers: dict[tuple[int, str | None], dict[str, float]] = field(default_factory=dict)
 
@@ -99,7 +100,7 @@ def study_lines(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list
     """
     Args:
         study (`StudyConfig`): The grid.
-        results (`dict[Cell, dict]`): What finished CRFT cells found.
+        results (`dict[Cell, dict]`): Results of finished CRFT cells.
 
     Returns:
         `list[Line]`: In the order of the grid.
@@ -131,7 +132,7 @@ def study_lines(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list
 
 def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
     """
-    The line with the highest customized accuracy among those that lose at most so much general accuracy.
+    The line with the highest customized accuracy among those that lose at most this much general accuracy.
 
     Args:
         lines (`list[Line]`): From [`study_lines`].
@@ -158,7 +159,7 @@ def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, l
     """
     points: dict[str, list[tuple[float, float]]] = {"general": [], "customized": []}
     for log in result["log_history"]:
-        # Where `eval_curve_fraction` is below 1, the sampled part is judged at every point.
+        # If `eval_curve_fraction` is below 1, the sampled part is evaluated at every point.
         values = [log.get(f"eval_{n}_sample_accuracy", log.get(f"eval_{n}_accuracy")) for n in study.general_sets]
         name = _customized_set(study, cell)
         own = log.get(f"eval_{name}_sample_accuracy", log.get(f"eval_{name}_accuracy"))
@@ -171,7 +172,7 @@ def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, l
 
 
 def _with_merged(results: dict[Cell, dict[str, Any]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """All runs, and each merged model as a run of its own."""
+    """All runs, and each merged model as a separate run."""
     for cell, result in results.items():
         yield cell, result
         for weight, sets in result.get("merged", {}).items():

@@ -1,4 +1,4 @@
-"""What a study says in words and rows, for its README and for its page."""
+"""The texts and tables of a study, for its README and its page."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ COLUMNS = (
 
 
 def introduction(runner: StudyRunner, results: dict[Cell, dict[str, Any]]) -> str:
-    """How much of the grid is there, and what the columns are."""
+    """How many cells are finished, and what the columns mean."""
     study = runner.study
     return (
         f"{len(results)} of {len(runner.cells)} runs, seeds {', '.join(map(str, study.seeds))}; domains "
         f"{', '.join(study.crft.domains)}; rm_toolkit {__version__}. General accuracy is the mean over "
         f"{', '.join(study.general_sets)}; customized accuracy is that on `{study.customized_set}`. Figures are means over "
-        "seeds (each over the domains) with the 95% interval of Student's t where there are two seeds or more. `gain` is "
-        "the customized accuracy won by CRFT, `general lost` the general accuracy it cost; `gain of plain` and `loss of "
+        "seeds (each over the domains) with the 95% interval of Student's t for two seeds or more. `gain` is "
+        "the customized accuracy gained by CRFT, `general lost` the general accuracy lost; `gain of plain` and `loss of "
         "plain` compare both with plain CRFT from the same GRFT model, and `lost less than plain` is the mean over pairs of runs of "
         "one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
         "better in one accuracy and as good in the other."

@@ -108,7 +108,7 @@ def test_own_refusal_patterns_and_a_bad_one(tmp_path):
     rows = [{"law": answer("law", "Lo siento, no puedo ayudar."), "art": answer("art", varied(1))}]
     assert filter_rows(rows, [None], options, "normal")[1].rows == {"refusal": 1}
     path.write_text("fine\n(")
-    with pytest.raises(InputError, match=r"line 2: '\(' is no regular expression"):
+    with pytest.raises(InputError, match=r"line 2: '\(' is not a regular expression"):
         load_patterns(path)
 
 

@@ -50,7 +50,7 @@ def test_a_last_line_without_its_middle_is_dropped_but_not_one_before(path):
     with Journal(path, SETTINGS) as journal:
         assert len(journal.answers) == 2 and journal.torn
     path.write_bytes(b"\n".join([*lines[:2], b"\0" * 40, *lines[3:]]))
-    with pytest.raises(InputError, match=r"line 3: this is no line of a journal\. Remove"):
+    with pytest.raises(InputError, match=r"line 3: this is not a line of a journal\. Remove"):
         Journal(path, SETTINGS)
 
 
@@ -89,9 +89,9 @@ def test_a_full_disk_is_an_error_and_nothing_stands_behind_half_a_line(path):
     with Journal(path, SETTINGS) as journal:
         journal._file.close()
         journal._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-        with pytest.raises(InputError, match=r"the disk is full. Make room, .* The same command goes on from there"):
+        with pytest.raises(InputError, match=r"the disk is full. Make room, .* The same command continues from there"):
             journal.add(answers(1)[0])
-        with pytest.raises(InputError, match="cannot be written any more"):
+        with pytest.raises(InputError, match="can no longer be written"):
             journal.add(answers(1)[0])
 
 

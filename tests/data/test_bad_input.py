@@ -148,7 +148,7 @@ CASES = {
     "no preference": ("jsonl", '{"question": "Q", "good": "A"}', (), "no preference found: needs chosen and rejected"),
     "half a preference": ("jsonl", '{"prompt": "Q", "chosen": "A"}', (), "`chosen` has no partner"),
     "unknown column": ("jsonl", lines(PAIR), ("--columns", "prompt=qestion"), "no column 'qestion' (for `prompt`)"),
-    "unknown column of ours": ("jsonl", lines(PAIR), ("--columns", "promt=x"), "no 'promt' among ours"),
+    "unknown column of ours": ("jsonl", lines(PAIR), ("--columns", "promt=x"), "'promt' is not one of our names"),
     "columns without =": ("jsonl", lines(PAIR), ("--columns", "prompt"), "--columns prompt: write OURS=THEIRS"),
     "columns of another source": (
         "hh",

@@ -529,7 +529,7 @@ SENTINELS = {
         {**FEEDBACK, "completions": [{"response": GOOD, "overall_score": -1, "fine-grained_score": 4}, FEEDBACK["completions"][0]]},
         r"`completions\[0\].overall_score` is -1, but must be from 1 to 10",
     ),
-    "distilabel": ({"instruction": ASKED, "generations": [GOOD, BAD], "ratings": [-1, 3]}, r"`ratings\[0\]` is -1, but is from"),
+    "distilabel": ({"instruction": ASKED, "generations": [GOOD, BAD], "ratings": [-1, 3]}, r"`ratings\[0\]` is -1, but must be from"),
     "MT-Bench": (vote("model_a", turn=0), "`turn` is 0, but must be at least 1"),
     "PKU": ({**PKU, "better_response_id": -1}, "`better_response_id` must be one of 0, 1, got the number -1"),
     "SHP": ({**SHP, "labels": 2}, "`labels` must be one of 1, 0"),
@@ -559,14 +559,15 @@ UNUSABLE = {
     "votes against labels": ({**SHP, "labels": 1}, "`labels` prefers A, but `score_A` is 4 and `score_B` 12"),
     "no winner": ({**EXAMPLES["arena, JSON text"][1], "winner_model_b": 0}, "one of the three must be 1"),
     "nothing submitted": ({**FIELDS, "rank": [ranked(1, 2, status="draft")]}, "'rank' has no submitted answer"),
-    "two questions": ({**FIELDS, "rank": [ranked(1, 2)], "safe": [ranked(2, 1)]}, "several questions .* 'rank', 'safe'. Say --label"),
+    "two questions": ({**FIELDS, "rank": [ranked(1, 2)], "safe": [ranked(2, 1)]}, "several questions .* 'rank', "
+        "'safe'. Pass --label"),
     "buckets": (
         {**LISTED, "annotations": [ranker("b", bucket="good", bad=["a"])]},
         r"the ranker sorts items into buckets \(.*good.*\), whose order is not in the file. Write each row as `prompt`, `responses`",
     ),
     "items without a bucket": ({**LISTED, "annotations": [ranker("b", bucket="good", _=["a"])]}, "sorts items into buckets"),
     "an item that is not there": ({**LISTED, "annotations": [ranker("b", "c")]}, r"no list in `data` has all .*\(b, c\)"),
-    "one item": ({**LISTED, "annotations": [ranker("b")]}, "two items or more in order, each once"),
+    "one item": ({**LISTED, "annotations": [ranker("b")]}, "must sort two items or more, each once"),
     "nothing chosen": ({**TASK, "annotations": [{"result": []}]}, "no annotation compares two texts"),
     "ratings against the label": (
         {**EXAMPLES["Capybara"][1], "rating_rejected": 6},

@@ -80,7 +80,7 @@ def test_layout_and_format_are_converted_to_what_the_run_wants(built):
         ({"source": "dsp"}, "`path` must be a file, a built folder or a Hub id, got null"),
         ({"path": "x", "fracton": 1}, "there is no key 'fracton'.*Did you mean 'fraction'"),
         ({"path": "x", "fraction": 0}, "`fraction` is 0; it must be a number above 0 and at most 1"),
-        ({"path": "x", "layout": "pair"}, "it is one of 'pairs', 'ranked'. Did you mean 'pairs'"),
+        ({"path": "x", "layout": "pair"}, "it must be one of 'pairs', 'ranked'. Did you mean 'pairs'"),
         ({"path": "x", "columns": "a=b"}, "`columns` is 'a=b'; it must be a mapping"),
         (
             {"path": "x", "columns": {"prompt": 3}},

@@ -146,7 +146,7 @@ def test_a_row_that_differs_is_said(built, hub, tmp_path, monkeypatch):
 
 
 def test_what_build_data_did_not_write_is_refused(tmp_path, hub):
-    with pytest.raises(InputError, match=r"is no folder that `rm-toolkit build-data` wrote"):
+    with pytest.raises(InputError, match=r"was not written by `rm-toolkit build-data`"):
         push_dataset(str(tmp_path), "tester/prefs")
 
 

@@ -130,9 +130,9 @@ def test_an_adapter_alone_gives_the_same_rewards_on_its_published_base(
 def test_an_adapter_on_a_local_base_is_refused(model_folder):
     with pytest.raises(InputError, match=r"base is a folder of this machine.*--base-model"):
         push_model(str(model_folder("adapter")), "tester/x", adapter=True)
-    with pytest.raises(InputError, match="holds no adapter"):
+    with pytest.raises(InputError, match="has no adapter"):
         push_model(str(model_folder()), "tester/x", adapter=True)
-    with pytest.raises(InputError, match=r"holds an adapter alone.*--adapter"):
+    with pytest.raises(InputError, match=r"has only an adapter.*--adapter"):
         push_model(str(model_folder("adapter") / "adapter"), "tester/x")
 
 
@@ -161,9 +161,9 @@ def test_a_model_that_reloads_differently_is_not_published(model_folder, hub, qu
 
 
 def test_a_folder_that_is_no_reward_model_is_refused(tmp_path, model_folder):
-    with pytest.raises(InputError, match="is no folder of a reward model"):
+    with pytest.raises(InputError, match="is not the folder of a reward model"):
         push_model(str(tmp_path), "tester/my-rm")
-    with pytest.raises(InputError, match="no repository is named"):
+    with pytest.raises(InputError, match="no repository is given"):
         push_model(str(model_folder()), None)
 
 
@@ -224,7 +224,7 @@ def test_a_users_card_of_a_model_that_stock_classes_misread_must_say_so(model_fo
 def test_a_token_in_a_file_is_not_published(model_folder, hub, quick_reload):
     folder = model_folder()
     (folder / "README.md").write_text(f"my token: {MARKER_TOKEN}")
-    with pytest.raises(InputError, match=r"README\.md holds your token") as caught:
+    with pytest.raises(InputError, match=r"README\.md contains your token") as caught:
         push_model(str(folder), "tester/my-rm")
     assert MARKER_TOKEN not in str(caught.value) and not hub.models
 
@@ -292,7 +292,7 @@ def test_a_card_that_was_changed_by_hand_stays(model_folder, hub, quick_reload, 
     repo.commit("main", {**repo.files, "README.md": ours + b"\nMy own words.\n"}, "by hand")
     push_model(str(folder), "tester/my-rm", message="again")
     assert repo.files["README.md"].endswith(b"My own words.\n")
-    assert "changed by hand and stays" in " ".join(capsys.readouterr().out.split())
+    assert "changed by hand and is kept" in " ".join(capsys.readouterr().out.split())
     push_model(str(folder), "tester/my-rm", overwrite_card=True)
     assert repo.files["README.md"] == ours
 
@@ -304,7 +304,7 @@ def test_a_private_repository_and_a_branch_are_made(model_folder, hub, quick_rel
     assert repo.private and "model.safetensors" not in repo.files
     assert "model.safetensors" in repo.commits[repo.branches["v2"]]
     push_model(folder, "tester/open")
-    with pytest.raises(InputError, match="is there already and public, but --private was asked for"):
+    with pytest.raises(InputError, match="exists already and is public, but --private was given"):
         push_model(folder, "tester/open", private=True)
 
 
@@ -324,7 +324,7 @@ def test_a_preview_sends_nothing(model_folder, tmp_path, quick_reload, capsys):
     assert main(command) == 0
     assert (output / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert "secret-place" not in (output / "README.md").read_text() + (output / "rm_toolkit.json").read_text()
-    assert main(command) == 2 and "is there already" in capsys.readouterr().err
+    assert main(command) == 2 and "it exists already" in capsys.readouterr().err
 
 
 def test_a_merged_model_is_published_with_both_lineages_and_no_place_of_this_machine(

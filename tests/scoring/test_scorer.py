@@ -133,7 +133,7 @@ def test_a_chat_model_reads_strings_as_turns(reward_model, rows):
 
 
 def test_what_cannot_be_scored_is_named(scorer):
-    with pytest.raises(InputError, match="got 2 prompts, 1 completions and 2 domains"):
+    with pytest.raises(InputError, match="got 2 prompts, 1 completions, 2 domains"):
         scorer.score(["a", "b"], ["c"])
     with pytest.raises(
         InputError, match=r"reads strings \(`data_format` 'text'\), but a row holds a list of messages"

@@ -176,12 +176,12 @@ def test_a_failed_run_is_named_and_other_settings_are_refused(search, datasets):
     (search.output / "broken").touch()
     with pytest.raises(InputError, match=r"fold 1: the run failed \(exit code 1\): error: broken on purpose"):
         search.run(datasets, make_folds(datasets, 3, seed=3))
-    with pytest.raises(InputError, match="holds folds of another search: its `seed` is 3, here it is 4"):
+    with pytest.raises(InputError, match="has folds of another search: its `seed` is 3, here it is 4"):
         search.begin(search.identity(datasets, 4), overwrite=False)
     search.begin(search.identity(datasets, 4), overwrite=True)
     assert not (search.output / "folds").exists()
     (search.output / "doubt.json").unlink()
-    with pytest.raises(InputError, match="in use, and not by `rm-toolkit doubt`"):
+    with pytest.raises(InputError, match="in use, but not by `rm-toolkit doubt`"):
         search.begin(search.identity(datasets, 4), overwrite=True)
 
 
@@ -244,7 +244,7 @@ def test_the_command_trains_judges_lists_and_its_list_can_be_applied(base_model,
     first = (out / "doubts.jsonl").read_bytes()
     table = pyarrow.parquet.read_table(out / "pairs.parquet").to_pydict()
     assert len(table["p"]) == 24 and len(set(table["pair_id"])) == 24 and not (tmp_path / "unused").exists()
-    assert main([*command, "--seed", "5"]) == 2 and "holds folds of another search" in capsys.readouterr().err
+    assert main([*command, "--seed", "5"]) == 2 and "has folds of another search" in capsys.readouterr().err
     assert main(command) == 0 and (out / "doubts.jsonl").read_bytes() == first, "what is done is not trained again"
     assert "training" not in capsys.readouterr().out.replace("training set", "")
     listed = first.count(b"\n")
