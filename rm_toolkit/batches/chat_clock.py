@@ -1,8 +1,8 @@
 """
-The date that a chat template writes: fixed once, and written into the template, so that it renders the same on every day
-and in every program.
+The date that a chat template writes: fixed once and written into the template, so that it renders the same on every
+day and in every program.
 
-Templates ask transformers for it: `strftime_now("%d %b %Y")`. No time of day is kept, it is midnight.
+Templates ask transformers for it: `strftime_now("%d %b %Y")`. The time of day is always midnight.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from .template_limits import BoundedEnvironment
 
 
 CLOCK = "strftime_now"
-DATE_KEY = "chat_date"  # in tokenizer_config.json, where it goes along with the template
-# Functions of this name that the template does not define itself tell a time, if a program has them at all.
+DATE_KEY = "chat_date"  # in tokenizer_config.json, stored with the template
+# Functions with these names that the template does not define tell the time, if a program has them.
 _OTHER_CLOCK = re.compile(r"(^|_)(now|utcnow|today|date|datetime|time|timestamp|strftime|localtime|gmtime|clock)(_|$)")
 _SKIPPED = {"whitespace", "comment_begin", "comment", "comment_end"}
 
 
 def today() -> str:
-    """Returns the present date, `YYYY-MM-DD`. Nothing else here reads the clock."""
+    """Returns today's date, `YYYY-MM-DD`. Nothing else here reads the clock."""
     return datetime.date.today().isoformat()
 
 
 def check_date(value: Any, name: str = "chat_date") -> str | None:
     """
-    Returns a date as `YYYY-MM-DD`; None where none is given.
+    Returns a date as `YYYY-MM-DD`; `None` if none is given.
 
     Args:
         value (`str` or `datetime.date`, *optional*): YAML reads an unquoted date as one.
-        name (`str`): What the setting is called, for the error.
+        name (`str`): Name of the setting, for the error.
 
     Raises:
-        `InputError`: if it is no date.
+        `InputError`: if it is not a date.
     """
     if isinstance(value, datetime.date):
         value = value.isoformat()
     if value is None or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) and _is_date(value)):
         return value
-    raise InputError(f"`{name}` is '{value}', which is no date. Write it as YYYY-MM-DD, such as {today()}.")
+    raise InputError(f"`{name}` is '{value}', which is not a date. Write it as YYYY-MM-DD, such as {today()}.")
 
 
 def _is_date(text: str) -> bool:
@@ -61,25 +61,25 @@ def _is_date(text: str) -> bool:
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template of a tokenizer, or one of several, asks for the present date or time."""
+    """Whether the chat template of a tokenizer, or one of several, asks for the current date or time."""
     return any(_asks(template) for template in _templates(tokenizer).values())
 
 
 def recorded_date(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Returns the date that was written into the chat template of a tokenizer; None where none was."""
+    """Returns the date that was written into the chat template of a tokenizer; `None` if none was."""
     return tokenizer.init_kwargs.get(DATE_KEY)
 
 
 def with_date(tokenizer: PreTrainedTokenizerBase, date: str) -> PreTrainedTokenizerBase:
     """
-    Returns a copy of a tokenizer whose chat template has the date in place of the clock, and which says so when saved.
+    Returns a copy of a tokenizer whose chat template has the date instead of the clock; the date is saved with it.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Its template reads the clock. It stays as it is.
+        tokenizer (`PreTrainedTokenizerBase`): Its template reads the clock. It is not changed.
         date (`str`): `YYYY-MM-DD`.
 
     Raises:
-        `InputError`: if a template asks for the time in another way than `strftime_now` with a format that is written there.
+        `InputError`: if a template asks for the time other than by `strftime_now` with a literal format.
     """
     fixed = {name: without_clock(template, date) for name, template in _templates(tokenizer).items()}
     tokenizer, given = copy.deepcopy(tokenizer), tokenizer.chat_template
@@ -90,14 +90,14 @@ def with_date(tokenizer: PreTrainedTokenizerBase, date: str) -> PreTrainedTokeni
 
 
 def change_date(tokenizer: PreTrainedTokenizerBase, date: str) -> None:
-    """Writes another date into the template of a tokenizer that [`with_date`] gave, in place."""
+    """Writes another date into the template of a tokenizer from [`with_date`], in place."""
     tokenizer.chat_template = tokenizer.template_with_clock
     tokenizer.chat_template = with_date(tokenizer, date).chat_template
     tokenizer.init_kwargs[DATE_KEY] = date
 
 
 class UnusedDateError(InputError):
-    """A date is given that the chat template has no place for, or another than the model has learned to read."""
+    """A date is given that the chat template does not use, or that differs from the date of the model's training."""
 
 
 def choose_date(
@@ -108,17 +108,17 @@ def choose_date(
     present: Callable[[], str] = today,
 ) -> str | None:
     """
-    Returns the date that is to be written into a chat template, or that was: the model's own, else the one that is asked
-    for, else the present one; None for a template that asks for no date.
+    Returns the date to write into a chat template: the model's own, else the given one, else today's; `None` for a
+    template that does not ask for a date.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
         known (`str`, *optional*): The date that the model has been trained with.
-        asked (`str`, *optional*): `chat_date`, as the user gives it.
-        present (`Callable`): Where today's date comes from.
+        asked (`str`, *optional*): `chat_date`, as given by the user.
+        present (`Callable`): Returns today's date.
 
     Raises:
-        `UnusedDateError`: if the one that is asked for would not be used.
+        `UnusedDateError`: if the given date would not be used.
     """
     asked, reads = check_date(asked), reads_clock(tokenizer)
     own = recorded_date(tokenizer) or (known if reads else None)
@@ -130,8 +130,7 @@ def choose_date(
         return None
     if own is not None and asked not in (None, own):
         raise UnusedDateError(
-            f"`chat_date` is '{asked}', but the model reads texts of {own}: that date is in what it has learned from. "
-            "Leave it out."
+            f"`chat_date` is '{asked}', but the model was trained with the date {own}. Leave it out."
         )
     return own or asked or present()
 
@@ -144,7 +143,8 @@ def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 @functools.lru_cache(maxsize=64)
 def without_clock(template: str, date: str) -> str:
     """
-    Returns a chat template with the date in place of the clock; one that asks for no time comes back as it is.
+    Returns a chat template with the date instead of the clock; one that does not ask for the time is returned
+    unchanged.
 
     `strftime_now("%d %b %Y")` becomes `'27 Nov 2026'`, and `strftime_now is defined` becomes `true`.
 
@@ -153,11 +153,11 @@ def without_clock(template: str, date: str) -> str:
         date (`str`): `YYYY-MM-DD`.
 
     Raises:
-        `InputError`: naming another call that tells the time.
+        `InputError`: naming any other call that tells the time.
     """
     if not _asks(template):
         return template
-    template = re.sub(r"\r\n?", "\n", template)  # as Jinja reads it
+    template = re.sub(r"\r\n?", "\n", template)  # as in Jinja
     moment = datetime.datetime.fromisoformat(date)
     parts, end = [], 0
     for begin, stop, text in _replacements(template, moment):
@@ -167,7 +167,7 @@ def without_clock(template: str, date: str) -> str:
     left = _clock_calls(fixed)
     if left:
         raise InputError(
-            f"the chat template asks for the time with {left[0]}; the date can be fixed only where the format is written in "
+            f"the chat template asks for the time with {left[0]}; the date can be fixed only if the format is written in "
             f'the call, as in {CLOCK}("%d %b %Y"). Write the date, or such a call, into the template, and give that '
             "tokenizer."
         )
@@ -193,12 +193,12 @@ def _asks(template: str) -> bool:
 
 
 def _clock_calls(template: str) -> list[str]:
-    """What in a template tells the time, each with its line; nothing of a template that Jinja cannot read."""
+    """The calls in a template that tell the time, each with its line; empty for a template that Jinja cannot parse."""
     _JINJA.begin({})
     try:
         tree = _JINJA.parse(template)
         given = meta.find_undeclared_variables(tree)
-    except TemplateError:  # which rendering will say
+    except TemplateError:  # rendering will report it
         return []
     found = [
         f"`{CLOCK}` in line {name.lineno}"
@@ -216,7 +216,7 @@ def _clock_calls(template: str) -> list[str]:
 
 
 def _replacements(template: str, moment: datetime.datetime) -> list[tuple[int, int, str]]:
-    """Where the clock is asked for with a format that is written there, or asked after, and what comes in its place."""
+    """Where the clock is called with a literal format, or tested for, and the replacements."""
     tokens = _tokens(template)
     found = []
     for number, (kind, value, begin, _) in enumerate(tokens):
@@ -237,14 +237,14 @@ def _replacements(template: str, moment: datetime.datetime) -> list[tuple[int, i
 
 
 def _literal_call(tokens: list[tuple[str, str, int, int]], number: int) -> tuple[int, str] | None:
-    """Where a call ends whose one argument is a string, from its bracket on, and that string."""
+    """The end of a call with one string argument, starting at its bracket, and that string."""
     words = [token[1] for token in tokens[number : number + 3]]
     if words[:1] != ["("]:
         return None
     number += 3 if words[1:] == ["format", "="] else 1
     format = ""
     first = number
-    while tokens[number][0] == "string":  # Jinja joins strings that follow each other
+    while tokens[number][0] == "string":  # Jinja joins adjacent strings
         format += tokens[number][1][1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
         number += 1
     return (tokens[number][3], format) if number > first and tokens[number][1] == ")" else None

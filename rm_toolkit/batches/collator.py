@@ -1,4 +1,4 @@
-"""Groups of responses -> one micro-batch: each distinct sequence once, and which of them beats which."""
+"""Groups of responses -> one micro-batch: each distinct sequence once, and which sequence beats which."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PositionIndex = Callable[[int, np.ndarray], np.ndarray]
 @dataclass
 class MicroBatch:
     """
-    What the model computes at once. Sequences are numbered from 0 within the micro-batch.
+    What the model computes at a time. Sequences are numbered from 0 within the micro-batch.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`): Token ids, padded.
         attention_mask (`torch.LongTensor` of shape `(batch_size, seq_length)`): 1 for tokens, 0 for padding. With a
             `layout`, a stand-in of shape `(1, 1, 1, 1)`: a 4-D mask keeps the model from building its own.
-        position_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`, *optional*): Only where not 0, 1, 2, …
+        position_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`, *optional*): Only if not 0, 1, 2, …
         reward_index (`torch.LongTensor` of shape `(num_sequences,)`): Position of the token that each reward is read
             at, in the flattened batch.
         better, worse (`torch.LongTensor` of shape `(num_pairs,)`): The sequences of each pair.
@@ -41,22 +41,23 @@ class MicroBatch:
         lm_targets (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): The token that follows each.
         lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text that each belongs to.
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
-        num_alone (`int`): The last so many sequences are in none of the pairs, but in the LM loss.
+        num_alone (`int`): Number of last sequences that are in no pair, but in the LM loss.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.
         anchor_margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
             rewards, NaN for pairs that have none.
         anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
-        rows (`list[int]`): Rows of the data set that the pairs come from.
+        rows (`list[int]`): Rows of the dataset that the pairs are from.
         pairs (`list[int]`): Their numbers in the data set.
-        data (`TokenizedPreferences`, *optional*): That data set, where the trainer does not hold it: of a stream.
+        data (`TokenizedPreferences`, *optional*): That dataset, if the trainer does not have it: for a stream.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
-        part, num_parts (`int`): Where one prompt's responses stand in several micro-batches that follow each other: which
-            of them this is, from 0, and how many there are. The last one has the pairs; `better` and `worse` then count
-            through the sequences of all of them.
-        reward_grad (`torch.FloatTensor` of shape `(num_sequences,)`, *optional*): Gradient of the prompt's loss by each
-            reward, where the first pass over its micro-batches has found it; `prompt_loss` is that loss.
-        first_passes (`int`): Of a step's first micro-batch: passes without gradients that every process makes before.
-        layout (`SharedLayout`, *optional*): Which tokens see which, where all sequences stand in one row.
+        part, num_parts (`int`): If one prompt's responses are in several consecutive micro-batches: index of this one,
+            from 0, and their number. The last one has the pairs; `better` and `worse` then index the sequences of all
+            of them.
+        reward_grad (`torch.FloatTensor` of shape `(num_sequences,)`, *optional*): Gradient of the prompt's loss with
+            respect to each reward, if computed by the first pass over its micro-batches; `prompt_loss` is that loss.
+        first_passes (`int`): For a step's first micro-batch: number of passes without gradients that every process
+            runs before.
+        layout (`SharedLayout`, *optional*): Which tokens see which, if all sequences are in one row.
         adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter of each sequence, ascending.
         adapter_tokens (`list[tuple[int, int, int]]`): Each adapter with the first and last (exclusive) place of its tokens
             in the flattened batch.
@@ -93,7 +94,7 @@ class MicroBatch:
 
     @property
     def num_places(self) -> int:
-        """Pairs that it holds; two texts without a pair take the place of one."""
+        """Number of its pairs; two texts without a pair count as one."""
         texts = self.num_alone if self.num_parts == 1 else len(self.reward_index)
         return (len(self.pairs) if self.num_parts == 1 else 0) + (texts + 1) // 2
 
@@ -107,7 +108,7 @@ class MicroBatch:
         return MicroBatch(**moved)
 
     def without_pairs(self) -> MicroBatch:
-        """Its sequences alone: what is counted of its pairs is counted elsewhere."""
+        """Only its sequences, without the pairs."""
         none = {"better": self.better[:0], "worse": self.worse[:0], "pair_weight": self.pair_weight[:0]}
         none |= {"margin": None, "anchor_margin": None, "rows": [], "pairs": []}
         return dataclasses.replace(self, **none)
@@ -132,8 +133,8 @@ class PreferenceCollator:
         padding_side (`str`): `"right"` or `"left"`; the rewards are the same.
         pad_to_multiple_of (`int`, *optional*): Padded length is a multiple of this.
         lm_loss_on (`str`, *optional*): `"text"` or `"completion"`; `None` builds no LM targets.
-        layout (`str`): `"plain"` (one padded row a sequence) or `"shared"` (one row without padding, in which common
-            beginnings stand once).
+        layout (`str`): `"plain"` (one padded row per sequence) or `"shared"` (one row without padding, in which shared
+            prefixes occur once).
     """
 
     pad_token_id: int
@@ -153,10 +154,10 @@ class PreferenceCollator:
         part: ResponsePart | None = None,
     ) -> MicroBatch:
         """
-        The micro-batch of some pairs; an empty selection gives one token that weighs nothing.
+        The micro-batch of some pairs; an empty selection gives one token with weight 0.
 
         Args:
-            data (`TokenizedPreferences`): Where they come from.
+            data (`TokenizedPreferences`): Their data.
             pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs.
             pair_weight (`np.ndarray` of shape `(num_pairs,)`): Their shares in the step's mean.
             lm_sequences (`np.ndarray`): Sequences whose LM loss is counted here: of these pairs, and others.
@@ -193,7 +194,7 @@ class PreferenceCollator:
         The micro-batch of some sequences without pairs: for evaluation and scoring.
 
         Args:
-            data (`TokenizedPreferences`): Where they come from.
+            data (`TokenizedPreferences`): Their data.
             sequences (`np.ndarray` of shape `(num_sequences,)`): Their numbers, in ascending order of the adapters where
                 the data have such; none gives one token.
             lm_sequences (`np.ndarray`, *optional*): Those among them whose LM loss is wanted.
@@ -267,7 +268,7 @@ class PreferenceCollator:
             where.append(index(place, predicting))
             targets.append(target)
             texts.append(np.full(len(target), text))
-        if not where:  # one token that weighs nothing: the head takes part in every backward pass of every process
+        if not where:  # one token with weight 0: the head takes part in every backward pass of every process
             where, targets, texts = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)]
         batch.lm_index = torch.from_numpy(np.concatenate(where)).long()
         batch.lm_targets = torch.from_numpy(np.concatenate(targets)).long()
@@ -282,7 +283,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _set_adapters(batch: MicroBatch, adapters: np.ndarray | None, begins: np.ndarray) -> None:
-    """Notes where the tokens of each adapter stand; `begins` is where each sequence does. Those of one stand in one piece."""
+    """Records where the (contiguous) tokens of each adapter are; `begins` has the start of each sequence."""
     if adapters is None:
         return
     batch.adapters = adapters

@@ -1,4 +1,4 @@
-"""A step over several processes: equally many micro-batches on each, and those computed at the same time of one size."""
+"""Distributes a step over several processes: the same number of micro-batches on each, with equal sizes at the same time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ def deal(
     pieces: Pieces, num_processes: int, first_fit: Callable[[], list[list[int]]], count: int | None = None
 ) -> list[list[list[int]]]:
     """
-    Deals the pieces of a step into as few micro-batches as the limit allows.
+    Distributes the pieces of a step over as few micro-batches as the limit allows.
 
-    Engines that shard weights exchange them in every micro-batch, so that all processes wait for the largest of those
-    that are computed at the same time; the others wait once a step. What is even for the first is even for all.
+    Engines that shard weights exchange them in every micro-batch, so all processes wait for the largest of those
+    that are computed at the same time; other engines wait once per step. A distribution that is even for the former is
+    even for all.
 
     Args:
         pieces (`Pieces`): All pieces of the step, at least one.
         num_processes (`int`): Number of processes.
-        first_fit (`Callable`): Gives the micro-batches of one process. They are dealt where no even ones are found; no
-            process gets more micro-batches than they need.
+        first_fit (`Callable`): Fills the micro-batches of one process. Used if no even distribution is found; no
+            process gets more micro-batches than first fit needs.
         count (`int`, *optional*): Micro-batches of each process, where that is given; not less than first fit needs.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The rows of a data set, and their distinct texts, each encoded soon after it is met: none need be held."""
+"""The rows of a dataset and their distinct texts, encoded soon after they are read, so that none need be kept."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ SHORT_STRINGS, CHARACTERS = 4 * BATCH_SIZE, 1 << 20
 
 class DistinctTexts:
     """
-    The distinct texts of a data set, each encoded soon after it is met; none is held longer, where it can be read again.
+    The distinct texts of a dataset, encoded soon after they are read; not kept if they can be read again.
 
     Args:
         encoder (`Encoder`): Takes them, in batches.
         name (`str`): Name of the data set.
-        stored (`Callable`, *optional*): Reads a text again: (number of the row, which of its responses) -> text. Without
-            it, the texts are held.
+        stored (`Callable`, *optional*): Reads a text again: (number of the row, which of its responses) -> text.
+            Without it, the texts are kept.
     """
 
     def __init__(self, encoder: Encoder, name: str, stored: Callable[[int, int], Conversation] | None):
         self.encoder, self.name, self.stored = encoder, name, stored
-        self.with_more: list[Conversation] = []  # than roles and contents
+        self.with_more: list[Conversation] = []  # texts with more than roles and contents
         self._numbers: dict[bytes, int] = {}
         self._held: list[Conversation] = []
         self._waiting: list[Conversation] = []
-        self._characters = 0  # of those that wait
+        self._characters = 0  # of the waiting texts
         self._rows, self._responses = array("i"), array("i")
         # Rows of one prompt often follow each other and have one text in common: it is looked up as it stands.
         self._prompt: Any = None
@@ -76,7 +76,7 @@ class DistinctTexts:
         return found
 
     def _meet(self, text: Conversation, row_number: int, response: int) -> None:
-        """Takes a text that no row before had."""
+        """Adds a new text."""
         if len(self._numbers) == 1:
             check_format(text, self.encoder.data_format, self.name)
         self._waiting.append(text)
@@ -88,7 +88,7 @@ class DistinctTexts:
         if isinstance(text.completion, str):
             self._characters += len(text.prompt) + len(text.completion)
         else:
-            self._characters += CHARACTERS  # how long messages are rendered is not known
+            self._characters += CHARACTERS  # the rendered length of messages is not known
             if not text.is_plain:
                 self.with_more.append(text)
         most = BATCH_SIZE if self._characters > CHARACTERS else SHORT_STRINGS
@@ -96,7 +96,7 @@ class DistinctTexts:
             self.encode()
 
     def encode(self) -> None:
-        """Encodes the texts that wait; names the first row that has one which the chat template refuses."""
+        """Encodes the waiting texts; an error names the first row with a text that the chat template refuses."""
         if self._waiting:
             with refused_rows(self.name, self._rows, self.encoder.tokenizer):
                 self.encoder.add(self._waiting)
@@ -127,7 +127,7 @@ def rows_of(dataset: Dataset, name: str, num_tokens: int) -> Iterator[Preference
 
 
 def read_again(dataset: Dataset, name: str) -> Callable[[int, int], Conversation]:
-    """Returns what reads one response of a data set with its prompt."""
+    """Returns a function that reads one response of a dataset with its prompt."""
     ranked, strip = check_columns(dataset.column_names, name), null_stripper(dataset.features)
 
     def read(number: int, response: int) -> Conversation:
@@ -144,7 +144,7 @@ def check_format(text: tuple[Any, ...], data_format: str, name: str) -> None:
     found = "chat" if isinstance(text[1], list) else "text"
     if found != data_format:
         raise InputError(
-            f"data set '{name}' holds {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
+            f"data set '{name}' has {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
             f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
             f"`data_format: {found}`."
         )

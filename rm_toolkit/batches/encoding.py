@@ -1,4 +1,4 @@
-"""Texts -> token ids: in batches, cut on the left, with counts of what was cut."""
+"""Texts -> token ids: in batches, truncated on the left, with counts of truncated texts."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def encode(
 
 class Encoder:
     """
-    Turns texts into sequences, batch by batch.
+    Encodes texts to sequences, batch by batch.
 
     Args:
         tokenizer, max_length, data_format, find_completions: As in [`encode`].
-        folder (`Path`, *optional*): Where the ids of a large data set go until they are taken.
+        folder (`Path`, *optional*): Folder for the ids of a large dataset until they are taken.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Encoder:
         return self.sequences.extend([encoding.ids for encoding in encodings], starts, keys)
 
     def _rendered(self, texts: Sequence[tuple[Any, ...]]) -> tuple[list[str], Sequence[int]]:
-        if not self.find_completions:  # where prompts end is not asked for, and costs as much again
+        if not self.find_completions:  # the ends of prompts are not needed, and would double the cost
             return render_whole(texts, self.tokenizer, self.data_format), [0] * len(texts)
         strings, prompt_lengths, whole = render_prompts(texts, self.tokenizer, self.data_format)
         self.partial += [self.num_texts + k for k, is_whole in enumerate(whole) if not is_whole]
@@ -128,8 +128,8 @@ class Sequences:
 
     Args:
         num_prefix (`int`, or `np.ndarray` of shape `(num_texts,)`): Tokens at the beginning of a text that a cut keeps.
-        max_length (`int`): Tokens that a sequence may have.
-        folder (`Path`, *optional*): Where the ids of a large data set go until they are taken.
+        max_length (`int`): Most tokens per sequence.
+        folder (`Path`, *optional*): Folder for the ids of a large dataset until they are taken.
     """
 
     def __init__(self, num_prefix: int | np.ndarray, max_length: int, folder: Path | None = None):
@@ -146,7 +146,7 @@ class Sequences:
 
         Args:
             texts (`list[list[int]]`): Token ids of each; the list changes.
-            starts (`Sequence[int]`, *optional*): Where the completion of each begins, where that is wanted.
+            starts (`Sequence[int]`, *optional*): Where the completion of each begins, if needed.
             keys (`Iterable[int]`, *optional*): Texts of one key with the same ids are one sequence. Default: each text is a
                 sequence of its own.
 
@@ -185,7 +185,7 @@ class Sequences:
 
     def merged(self) -> tuple[Sequences, np.ndarray]:
         """
-        Returns the sequences with those of the same ids made one, the first of them; and `np.ndarray` of shape
+        Returns the sequences with duplicates (same ids) merged into the first of them; and `np.ndarray` of shape
         `(num_sequences,)`, the new number of each.
         """
         once, ids = Sequences(self.num_prefix, self.max_length, self.folder), self.ids.array()
@@ -216,13 +216,13 @@ def encode_ids(
     texts: Sequence[tuple[int, ...]], starts: Sequence[int], kept: Sequence[int], max_length: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     """
-    Cuts texts that are token ids already; equal ones become one sequence.
+    Truncates texts given as token ids; equal ones become one sequence.
 
     Args:
         texts (`list[tuple[int, ...]]`): Token ids of each.
         starts (`Sequence[int]`): Where the completion of each begins.
         kept (`Sequence[int]`): Tokens at the beginning of each that a cut keeps.
-        max_length (`int`): Tokens that a sequence may have.
+        max_length (`int`): Most tokens per sequence.
 
     Returns:
         `tuple`: As of [`encode`].
@@ -233,8 +233,8 @@ def encode_ids(
 
 
 def _num_special(tokenizer: PreTrainedTokenizerBase, data_format: str) -> int:
-    """How many special tokens the tokenizer puts before a text; truncation keeps them."""
-    if data_format == "chat":  # a template's BOS is text to the saved tokenizer, which cuts it with the rest
+    """Number of special tokens that the tokenizer puts before a text; truncation keeps them."""
+    if data_format == "chat":  # a template's BOS is text to the saved tokenizer, which truncates it with the rest
         return 0
     return tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"].index(0)
 

@@ -1,4 +1,4 @@
-"""Which pairs make an optimizer step, and which process computes which of them: planned before anything is computed."""
+"""Plans which pairs form an optimizer step, and which process computes which of them, before anything is computed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ class StepPlan:
         micro_batches (`list[np.ndarray]`): Numbers of the pairs of each micro-batch of this process; all processes have
             the same number of them, some may be empty.
         lm_sequences (`list[np.ndarray]`): The sequences whose LM loss each micro-batch counts; each text of the step
-            stands in one of them only.
+            is in only one of them.
         pair_weight (`np.ndarray` of shape `(num_pairs_of_data,)`): View on the weights of the step, by pair number.
         lm_weight (`float`): 1 / number of texts of the step's LM loss.
         num_pairs (`int`): Pairs of the step, over all processes.
-        parts (`dict[int, ResponsePart]`): Sequences of the micro-batches that compute others than those of their pairs.
-        first_passes (`int`): The most micro-batches of that kind that a process has.
+        parts (`dict[int, ResponsePart]`): Sequences of micro-batches whose sequences are not just those of their
+            pairs.
+        first_passes (`int`): Largest number of such micro-batches on a process.
         anchor_weight (`float`): 1 / number of replayed general pairs of the step.
     """
 
@@ -48,7 +49,7 @@ class StepPlan:
 
 class EpochPlan(Sampler):
     """
-    Plans the steps of a run, any of them by itself; as a batch sampler, yields one `[StepPlan]` a step of an epoch.
+    Plans the steps of a run, each independently; as a batch sampler, yields one `[StepPlan]` per step of an epoch.
 
     Every process plans the same epoch from the same seed, so nothing has to be communicated: each step has exactly
     `pairs_per_step` pairs (the last of an epoch may have fewer), every process the same number of micro-batches.
@@ -56,20 +57,19 @@ class EpochPlan(Sampler):
     Args:
         data (`TokenizedPreferences`): The training pairs.
         pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
-        pairs_per_micro_batch (`int`): Pairs that one process computes at once.
+        pairs_per_micro_batch (`int`): Pairs that one process computes at a time.
         num_processes (`int`): Number of processes.
-        process_index (`int`): Which of them this is.
+        process_index (`int`): Index of this process.
         seed (`int`): Seed of the order; each epoch has its own.
-        group_by_prompt (`bool`): Whether the pairs of a prompt stay together. Otherwise the rows of the data set are
-            shuffled one by one.
-        pair_weighting (`str`): `"pair"`: every pair of a step weighs the same. `"prompt"`: mean within a row, then
-            over the rows; those whose scores are all tied count with 0, in the step of the pair before them.
+        group_by_prompt (`bool`): Whether the pairs of a prompt stay together. Otherwise the rows are shuffled singly.
+        pair_weighting (`str`): `"pair"`: all pairs of a step weigh the same. `"prompt"`: mean within a row, then
+            over the rows; rows whose scores are all tied count as 0, in the step of the preceding pair.
         shuffle (`bool`): Whether the order is shuffled at all.
         tokens_per_micro_batch (`int`, *optional*): Fills micro-batches by tokens instead of pairs.
         shared_layout (`bool`): Whether tokens are counted without padding, a shared prompt once.
-        lm_loss (`bool`): Whether the run has an LM loss: texts that are in no pair are computed for nothing else.
-        version (`int`): By which rule pairs are split over several processes, up to `PLAN_VERSION`; one process has one
-            rule only.
+        lm_loss (`bool`): Whether the run has an LM loss: texts in no pair are computed only for it.
+        version (`int`): Rule for splitting pairs over several processes, up to `PLAN_VERSION`; for one process there
+            is only one rule.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class EpochPlan(Sampler):
 
         Args:
             epoch (`int`): Its number, from 0.
-            skipped (`int`): Steps at its beginning that are thrown away unseen: `None` stands in their places.
+            skipped (`int`): Number of first steps to skip; `None` is yielded for them.
         """
         self.epoch, self.skipped = epoch, skipped
 
@@ -124,7 +124,7 @@ class EpochPlan(Sampler):
             yield [None if number < skipped else self.plan_step(self.pairs_of_step(epoch, number))]
 
     def resize(self, pairs: int, tokens: int | None) -> None:
-        """Another limit of the micro-batches, from the next step on that is planned; its pairs stay the same."""
+        """Changes the limit of the micro-batches from the next planned step on; the pairs of steps do not change."""
         self.filler.pairs, self.filler.tokens = pairs, tokens
 
     def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
@@ -133,7 +133,7 @@ class EpochPlan(Sampler):
         return self._shuffled("pairs", self._groups, [self.seed, epoch])[begin : begin + self.pairs_per_step]
 
     def _shuffled(self, name: str, groups: PairGroups, seed: list[int]) -> np.ndarray:
-        """All pairs in the order of a seed, which is made once; the last one of each name is kept."""
+        """All pairs in the order of a seed; the last order of each name is cached."""
         known = self._orders.get(name)
         if known is None or known[0] != seed:
             order = np.random.default_rng(seed).permutation(len(groups)) if self.shuffle else np.arange(len(groups))
@@ -144,8 +144,8 @@ class EpochPlan(Sampler):
         """
         Splits the pairs of one step over processes and micro-batches.
 
-        Pairs of one prompt stay together, prompts of like length are computed together: the sum over the step is the
-        same in any order, and padding is not.
+        Pairs of one prompt stay together, prompts of similar length are computed together: the sum over the step does
+        not depend on the order, but padding does.
         """
         split, number = self.split(pairs), self.num_processes
         parts = [
@@ -209,5 +209,5 @@ class StepDataset(TorchDataset):
 
 
 def take_only(items: list) -> object:
-    """Collate function for batches that are made already: the one item."""
+    """Collate function for ready batches: returns the one item."""
     return items[0]

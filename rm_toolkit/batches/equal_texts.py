@@ -1,4 +1,4 @@
-"""Texts that differ in what was written and are one to the model: their token ids are the same."""
+"""Texts that differ as written but are equal to the model, because their token ids are the same."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("better", "worse", "row", "prompt", "margin", "lm_better", "lm_worse")
 
-# Why two texts are one to the model: the places of `TokenizedPreferences.equal_pairs`.
+# Why two texts are equal to the model: the positions of `TokenizedPreferences.equal_pairs`.
 CAUSES = ("equal as text", "equal as token ids", "equal after the cut to `max_length`")
 REMEDIES = (
-    "Check the data, and that a chat template renders what the answers differ in",
+    "Check the data, and that the chat template renders the parts in which the answers differ",
     "Check that the tokenizer tells their words apart",
     "Raise `max_length`",
 )
 AS_TEXT, AS_IDS, AFTER_CUT = range(len(CAUSES))
-MANY = 0.1  # share of equal pairs above which a data set is worth a warning
+MANY = 0.1  # share of equal pairs above which a warning is logged
 
-EQUAL_PAIRS = "equal pairs"  # among the things that were said of a stream
+EQUAL_PAIRS = "equal pairs"  # key of this report on a stream
 
 
 class Texts(Protocol):
@@ -45,7 +45,7 @@ def have_more_than_content(
     texts: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, name: str, checked: set[str] | None = None
 ) -> bool:
     """
-    Returns whether any text is more than roles and contents. What of that the chat template does not render is said.
+    Returns whether any text has more than roles and contents. Reports fields that the chat template does not render.
 
     Args:
         texts, tokenizer, name, checked: As in [`~rm_toolkit.batches.rendering.report_unread`].
@@ -58,7 +58,7 @@ def have_more_than_content(
 
 def cause_of_texts(texts: Texts, tokenizer: PreTrainedTokenizerBase, data_format: str) -> Cause:
     """
-    Returns what finds out why two texts have become the same token ids; they are rendered and encoded again for it.
+    Returns a function that finds out why two texts have the same token ids, by rendering and encoding them again.
 
     Args:
         texts, tokenizer, data_format: As they were encoded.
@@ -86,9 +86,10 @@ def merge_pairs(
         columns (`dict[str, Any]`): The pair columns of `TokenizedPreferences`, their texts numbered.
         encoded (`dict[str, Any]`): `ids` and `offsets` of the sequences.
         sequences (`np.ndarray` of shape `(num_texts,)`): The sequence of each text.
-        cause (`Callable`): Why two of the texts are one.
-        keep_equal (`bool`): Whether pairs of equal texts stay: evaluation counts them as ties, training has nothing to
-            learn from them. A text of a pair that is left out is still one of the LM loss, in the step of the pair before.
+        cause (`Callable`): Returns why two of the texts are equal.
+        keep_equal (`bool`): Whether to keep pairs of equal texts: evaluation counts them as ties, training learns
+            nothing from them. A text of a removed pair still counts for the LM loss, in the step of the preceding
+            pair.
 
     Returns:
         `dict[str, Any]`: The columns, and `equal_pairs`.
@@ -102,7 +103,7 @@ def merge_pairs(
     equal = _equal(encoded, columns["better"], columns["worse"])
     causes = [cause(int(texts[0][k]), int(texts[1][k])) for k in np.flatnonzero(equal)]
     columns["equal_pairs"] = np.bincount(np.array(causes, dtype=np.int64), minlength=len(CAUSES))
-    columns["worse"] = np.where(equal, columns["better"], columns["worse"])  # one sequence, and so one reward
+    columns["worse"] = np.where(equal, columns["better"], columns["worse"])  # one sequence, so one reward
     return columns if keep_equal or not equal.any() else _without(columns, equal)
 
 
@@ -133,13 +134,13 @@ def describe_equal_pairs(
     name: str, equal_pairs: np.ndarray, num_pairs: int, keep_equal: bool, tied_rows: bool = False
 ) -> str:
     """
-    Returns a line that says how many pairs have two texts that are one to the model, and why; empty if none has.
+    Returns a line about the number of pairs whose two texts are equal to the model, and why; empty if there are none.
 
     Args:
         name (`str`): Name of the data set.
         equal_pairs (`np.ndarray` of shape `(3,)`): Their numbers by cause, see [`CAUSES`].
-        num_pairs (`int`): Pairs that the data set has come out with.
-        keep_equal, tied_rows (`bool`): As they were read: what becomes of the pairs.
+        num_pairs (`int`): Number of pairs in the encoded dataset.
+        keep_equal, tied_rows (`bool`): As they were read: decides what happens to the pairs.
     """
     if not equal_pairs.any():
         return ""
@@ -148,9 +149,9 @@ def describe_equal_pairs(
     if not keep_equal:
         what, num_pairs = "are left out of training", num_pairs + int(equal_pairs.sum())
     elif tied_rows:
-        what = "teach nothing and stay in the mean of their rows"
+        what = "have no gradient but stay in the mean of their rows"
     return (
-        f"data set '{name}': {equal_pairs.sum():,} of {num_pairs:,} pairs have two texts that are one to the model "
+        f"data set '{name}': {equal_pairs.sum():,} of {num_pairs:,} pairs have two texts that are equal to the model "
         f"({found}); they {what}"
     )
 
@@ -170,11 +171,11 @@ def warn_of_equal_pairs(
     checked: set[str] | None = None,
 ) -> None:
     """
-    Warns of a data set in which more than a tenth of the pairs has two equal texts.
+    Warns of a dataset in which more than a tenth of the pairs has two equal texts.
 
     Args:
         name, equal_pairs, num_pairs, keep_equal, tied_rows: As in [`describe_equal_pairs`].
-        checked (`set[str]`, *optional*): What was said before, of a stream that comes in blocks; it grows.
+        checked (`set[str]`, *optional*): Earlier reports on a stream, which is read in blocks; extended in place.
     """
     checked = set() if checked is None else checked
     if are_many(equal_pairs, num_pairs, keep_equal) and EQUAL_PAIRS not in checked:

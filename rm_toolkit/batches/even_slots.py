@@ -1,4 +1,4 @@
-"""Micro-batches without padding for several processes: those computed at the same time have equally many tokens."""
+"""Micro-batches without padding for several processes: those computed at the same time have nearly equal tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs are computed together: micro-batches filled by pairs or by tokens, the pairs of a prompt side by side."""
+"""Which pairs are computed together: micro-batches filled by pairs or tokens, keeping the pairs of a prompt together."""
 
 from __future__ import annotations
 

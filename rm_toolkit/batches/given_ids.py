@@ -1,4 +1,4 @@
-"""Rows of token ids, as TRL's reward trainer takes them: read as they are, nothing rendered and nothing added."""
+"""Rows of token ids, as in TRL's reward trainer: used as they are, without rendering or adding tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def row_reader(
     names: Iterable[str], name: str, num_tokens: int, kind: str = "data set"
 ) -> Callable[[Mapping[str, Any], Place], PreferenceRow]:
     """
-    Returns what reads one row of a data set with these columns: pairs, ranked rows or token ids.
+    Returns the function that reads one row of a dataset with these columns: pairs, ranked rows or token ids.
 
     Args:
         names (`Iterable[str]`): The columns.
@@ -88,7 +88,7 @@ def id_row(row: Mapping[str, Any], place: Place, columns: tuple[str, str], num_t
         num_tokens (`int`): Tokens that the tokenizer has.
 
     Raises:
-        `InputError`: for ids that are no tokens of the tokenizer, or scores that no preference can have.
+        `InputError`: for ids outside the tokenizer's vocabulary, or invalid scores.
     """
     texts = [_ids(row[name], name, num_tokens, place) for name in columns]
     scores = label_scores(row.get("score_chosen"), row.get("score_rejected"), place)

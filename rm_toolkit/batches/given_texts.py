@@ -21,7 +21,7 @@ def as_format(
     prompt: Text, completion: Text, data_format: str, tools: Any = None, chat_template_kwargs: Any = None
 ) -> Conversation:
     """
-    Brings a prompt and a completion into the form that a model reads.
+    Converts a prompt and a completion to the form that a model reads.
 
     Args:
         prompt, completion (`str` or list of messages): As the user has them.
@@ -38,13 +38,13 @@ def as_format(
     if data_format == "text":
         if not (isinstance(prompt, str) and isinstance(completion, str)):
             raise InputError(
-                "the model reads strings (`data_format` 'text'), but a row holds a list of messages. Give prompt and "
-                "completion as the strings that it was trained on, or take a chat model."
+                "the model reads strings (`data_format` 'text'), but a row has a list of messages. Give prompt and "
+                "completion as the strings that it was trained on, or use a chat model."
             )
         if tools or kwargs:
             raise InputError(
                 f"the model reads strings (`data_format` 'text'): `{'tools' if tools else 'chat_template_kwargs'}` would "
-                "not be read. Remove it from the rows, or take a chat model."
+                "not be read. Remove it from the rows, or use a chat model."
             )
         return Conversation(prompt, completion)
     if isinstance(prompt, str) and isinstance(completion, str):
@@ -62,7 +62,7 @@ def _messages(messages: Sequence[Mapping[str, Any]], name: str) -> Any:
 
 
 class _GivenRow(Place):
-    """A row that a caller gave: it stands in no file."""
+    """A row that a caller passed, which is in no file."""
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:
         """As in [`~rm_toolkit.data.records.Place`]."""

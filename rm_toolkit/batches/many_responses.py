@@ -1,4 +1,4 @@
-"""A prompt with more pairs than a micro-batch holds: each of its responses is computed in one micro-batch, not in many."""
+"""A prompt with more pairs than a micro-batch holds: each response is computed in one micro-batch instead of many."""
 
 from __future__ import annotations
 

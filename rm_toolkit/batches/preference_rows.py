@@ -1,4 +1,4 @@
-"""Rows of a preference data set, pairs and ranked rows alike, as they are tokenised."""
+"""Rows of a preference dataset (pairs or ranked rows) in the form used for tokenization."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
     if not ranked and not {"chosen", "rejected"} <= names:
         if id_columns(names):
             raise InputError(
-                f"{kind} '{name}' holds token ids, which training and its own test sets read and nothing else. Give the "
+                f"{kind} '{name}' has token ids, which only training and its test sets can read. Give the "
                 "texts: `chosen` and `rejected`."
             )
         raise InputError(
@@ -119,7 +119,7 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
 
 
 def _in_one_form(prompt: Text, completions: list[Text]) -> tuple[Text, list[Text]]:
-    """A string beside message lists becomes messages, by the rule that `build-data` has."""
+    """A string next to message lists becomes messages, by the rule of `build-data`."""
     texts = [prompt, *completions] if prompt else completions
     if len({isinstance(text, str) for text in texts}) == 1:
         return prompt, completions

@@ -1,4 +1,4 @@
-"""How sequences stand in one flat row without padding: a shared beginning once, then what follows it in each."""
+"""Lays sequences out in one flat row without padding: a shared prefix once, then the rest of each sequence."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def flat_row(sequences: list[np.ndarray], adapters: np.ndarray | None = None) ->
 
 def prefix_order(sequences: list[np.ndarray], adapters: np.ndarray | None = None) -> tuple[list[int], np.ndarray]:
     """
-    Orders sequences so that those which can share a beginning are neighbours.
+    Orders sequences so that those that can share a prefix are neighbors.
 
     Args:
         sequences, adapters: As in [`flat_row`].

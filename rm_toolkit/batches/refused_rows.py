@@ -1,4 +1,4 @@
-"""Rows that a chat template refuses: named where they stand, or left out and counted."""
+"""Rows that a chat template refuses: named by file and line, or left out and counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refused_rows(name: str, first_row: Sequence[int], tokenizer: PreTrainedToken
 
 def refusal(row: dict[str, Any], ranked: bool, place: Place, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
-    Returns what the chat template says of a row that it refuses; None for one that it renders.
+    Returns the chat template's message about a row that it refuses; `None` for a row that it renders.
 
     Args:
         row (`dict`): Columns of a pair or of a ranked row of a chat.
@@ -119,7 +119,7 @@ def first_refused(rows: Iterable[tuple[Place, Any]], tokenizer: PreTrainedTokeni
     for place, row in rows:
         try:
             problem = refusal(row, "completions" in row, place, tokenizer)
-        except InputError:  # a row that cannot be read at all is not what is looked for
+        except InputError:  # a row that cannot be read at all is not the one searched for
             continue
         if problem is not None:
             return place.error(problem, "")

@@ -1,4 +1,4 @@
-"""Texts -> the strings that a model reads: prompt and completion in one, messages through the tokenizer's chat template."""
+"""Texts -> the strings that a model reads: prompt + completion, or messages through the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE_ERRORS = (
     TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}
-# Texts in which it is tried whether the template renders a field.
+# Number of texts with which to test whether the template renders a field.
 TRIED_TEXTS = 8
 PARTIAL_PROMPTS = "partial prompts"  # among the things that were said of a stream
 
@@ -45,7 +45,7 @@ def render(
     batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str
 ) -> tuple[list[str], list[int]]:
     """
-    Returns the string that each text is to the model, and the length of its prompt in characters.
+    Returns the string that the model reads for each text, and the length of its prompt in characters.
 
     Text is prompt and completion in one; messages go through the tokenizer's chat template, with all their fields and
     with the tools and variables of their row, exactly as TRL renders them. Where the rendered prompt is no prefix of the
@@ -148,7 +148,9 @@ def _apply(
     nothing = next((k for k, string in enumerate(strings) if not string and conversations[k]), None)
     if nothing is not None:
         raise RefusedText(
-            "the tokenizer's chat template writes nothing of some of the messages: the model would have no token to read. "
+            "the tokenizer's chat template renders some of the messages as an empty text: the model would have no "
+            "token to read. "
+            " "
             "Restore `chat_template.jinja`, or give a tokenizer with another template.",
             numbers[nothing],
         )
@@ -182,8 +184,9 @@ def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = 
     if num_rows and PARTIAL_PROMPTS not in checked:
         checked.add(PARTIAL_PROMPTS)
         logger.warning(
-            "data set '%s': the chat template renders the prompt of %d rows otherwise when the answer follows; what both "
-            "begin with counts as the prompt, and the rest as the response.",
+            "data set '%s': the chat template renders the prompt of %d rows differently when the answer follows; "
+            "their common "
+            "prefix counts as the prompt, and the rest as the response.",
             name,
             num_rows,
         )
@@ -213,7 +216,7 @@ def report_unread(
         if not any(_changes(text, part, tokenizer) for text in islice(found, TRIED_TEXTS)):
             logger.warning(
                 "%s: the chat template does not render %s, which %d texts have; texts that differ only there are equal "
-                "to the model. Take a tokenizer whose template renders it, or write it into the content.",
+                "to the model. Use a tokenizer whose template renders it, or write it into the content.",
                 name,
                 part,
                 len(found),
@@ -243,5 +246,5 @@ def _changes(text: Conversation, part: str, tokenizer: PreTrainedTokenizerBase) 
     try:
         without = render_whole([Conversation(prompt, completion, tools, kwargs)], tokenizer, "chat")
         return without != render_whole([text], tokenizer, "chat")
-    except RefusedText:  # the template cannot do without it, or refuses the text, which is said where it is encoded
+    except RefusedText:  # the template needs it, or refuses the text, which is reported when it is encoded
         return True

@@ -1,4 +1,4 @@
-"""General preferences beside the customized ones in every step: two tokenised data sets in one, and their plan."""
+"""General preferences next to customized ones in every step: two tokenized datasets in one, and their plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tokenization import TokenizedPreferences
 
 def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> TokenizedPreferences:
     """
-    Puts two tokenised data sets one behind the other. Texts of the second never count for the LM loss.
+    Concatenates two tokenized datasets. Texts of the second never count for the LM loss.
 
     Args:
         customized (`TokenizedPreferences`): Its pairs keep their numbers.
@@ -62,7 +62,8 @@ def replayed_per_step(pairs_per_step: int, fraction: float) -> int:
     if not 0 < count < pairs_per_step:
         raise InputError(
             f"`general_replay_fraction` is {fraction:g} of `pairs_per_step` {pairs_per_step}, which makes {count} general "
-            f"and {pairs_per_step - count} customized pairs a step; both kinds need one at least. Change one of the two."
+            f"and {pairs_per_step - count} customized pairs per step; each kind needs at least one. Change one of "
+            f"the two settings."
         )
     return count
 
@@ -71,8 +72,8 @@ class ReplayPlan(EpochPlan):
     """
     Plans steps in which a fixed number of pairs is replayed. An epoch is one pass through the customized pairs.
 
-    The general pairs come round in an order of their own, shuffled anew for each pass; the next epoch goes on where
-    the last one stopped, so that all of them come before any of them comes again.
+    The general pairs have their own order, reshuffled for each pass; the next epoch continues where the last one
+    stopped, so that every pair is used before any is used again.
 
     Args:
         data (`TokenizedPreferences`): From [`join`].

@@ -104,7 +104,7 @@ class PreferenceStream:
         with self._readable(0):
             rows = [dict(self._strip(row) if self._strip else row) for row in self.source.take(size)]
         if not rows:
-            raise InputError(f"data set '{self.name}' is a stream without rows. Give files that hold some.")
+            raise InputError(f"data set '{self.name}' is a stream without rows. Give files with rows.")
         return [self._checked(row, number) for number, row in enumerate(rows, 1)]
 
     def available(self, wanted: int) -> int:

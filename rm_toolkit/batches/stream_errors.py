@@ -1,4 +1,4 @@
-"""What is said of a stream that cannot be read, or of a row of it that cannot be used."""
+"""Errors of a stream that cannot be read, or of a row of it that cannot be used."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None
     """
     if saved is None and getattr(dataset, "reads_ranges", False):
         raise InputError(
-            f"data set '{name}': the checkpoint is of version 0.4.0 or before, which read a file of JSON Lines in one piece; "
-            "now a large one is read in parts, in another order. Resume with that version, or start afresh."
+            f"data set '{name}': the checkpoint is from version 0.4.0 or earlier, which read a JSON Lines file in one piece; "
+            "now a large one is read in parts, in another order. Resume with that version, or start a new run."
         )
     if saved is not None and saved != dataset.num_shards:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Optimizer steps from a stream: each process reads its own rows, all agree on what the step's sums are divided by."""
+"""Optimizer steps from a stream: each process reads its own rows, and all agree on the denominators of the step."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class StreamPlan(TorchIterableDataset):
             fresh_passes += 1
             if fresh_passes > 1:
                 raise InputError(
-                    f"data set '{self.stream.name}': a whole pass over the stream gave not one pair with a preference. "
-                    "Check its scores, or that the files hold rows."
+                    f"data set '{self.stream.name}': a whole pass over the stream gave no pair with a preference. "
+                    "Check its scores, and that the files have rows."
                 )
             self.stream.next_pass()
         return parts
@@ -160,24 +160,24 @@ class StreamPlan(TorchIterableDataset):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Goes to a saved position.
+        Moves to a saved position.
 
         Raises:
-            `InputError`: if another number of processes saved it: their shares of the stream were others.
+            `InputError`: if it was saved by another number of processes, which had different shares of the stream.
         """
         state = dict(state)
         saved = state.pop("num_processes")
         if saved != self.stream.num_processes:
             raise InputError(
-                f"the checkpoint's position in the stream is that of {saved} process(es), but this run has "
-                f"{self.stream.num_processes}, which read other shards. Resume with {saved}."
+                f"the checkpoint's position in the stream is for {saved} process(es), but this run has "
+                f"{self.stream.num_processes}, which read different shards. Resume with {saved}."
             )
         self.stream.load_state_dict(state)
 
 
 def allot(ready: list[int], wanted: int) -> list[int]:
     """
-    How many pairs each process gives to a step: as even as what they have allows, `wanted` in all if they have them.
+    How many pairs each process gives to a step: as even as possible, `wanted` in total if they have that many.
 
     Args:
         ready (`list[int]`): Pairs that each process has.
@@ -197,7 +197,7 @@ def allot(ready: list[int], wanted: int) -> list[int]:
 
 def gather_pairs(parts: list[tuple[TokenizedPreferences, np.ndarray, int]], name: str) -> TokenizedPreferences:
     """
-    Puts pairs of several blocks into one data set, their sequences numbered anew; the pairs keep their order.
+    Concatenates pairs of several blocks into one dataset, renumbering their sequences; the pairs keep their order.
 
     Args:
         parts (`list[tuple]`): From [`~rm_toolkit.batches.stream.PreferenceStream.take`].
@@ -207,7 +207,7 @@ def gather_pairs(parts: list[tuple[TokenizedPreferences, np.ndarray, int]], name
     pieces, starts = [], []
     prompts = num_pairs = 0
     taken: dict[int, list[np.ndarray]] = {}
-    for data, pairs, _ in parts:  # taken in several goes from one block: their texts are still the same texts
+    for data, pairs, _ in parts:  # several parts of one block share its texts
         taken.setdefault(id(data), []).append(pairs)
     blocks = {id(data): (data, first_row) for data, _, first_row in parts}
     for data, first_row in blocks.values():

@@ -1,4 +1,4 @@
-"""Blocks of rows of strings, read column by column: what most rows are, and nothing in them is to be looked into."""
+"""Blocks of string rows, read column by column: a fast path for most data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .preference_rows import PreferenceRow
 
 
 SCORES = ("score_chosen", "score_rejected")
-# What makes rows more than strings and numbers; such rows are read one by one.
+# Columns with more than strings and numbers; such rows are read one by one.
 MORE = (*TEMPLATE_COLUMNS, "rejected_domain", "completion_domains")
 LABELS = [1.0, 0.0]  # the scores of (chosen, rejected) where the rows state none
 
 
 def string_rows(block: Mapping[str, Sequence[Any]], ranked: bool) -> list[PreferenceRow] | None:
     """
-    Returns the rows of a block as [`~rm_toolkit.batches.preference_rows.as_row`] reads them one by one, in a third of its
-    time. None where a row has more than strings and finite scores: as a row, it is read or refused by its own rule.
+    Returns the rows of a block as [`~rm_toolkit.batches.preference_rows.as_row`] reads them one by one, in a third of
+    the time. `None` if a row has more than strings and finite scores: it is then read or refused row by row.
 
     Args:
         block (mapping of columns): As `datasets.Dataset.iter` gives it.

@@ -1,9 +1,9 @@
 """
-Chat templates come with a model from anywhere, and are programs: here they run in bounded time and memory.
+Chat templates are programs from untrusted models: here they run in bounded time and memory.
 
-transformers runs them in jinja2's sandbox, which keeps them from the machine but not from looping for ever or from writing
-100 GB. In this environment each rendering has an amount of work that it may do, which grows with its input: every pass of a
-loop, every call, and every value that is made takes of it as much as it is large.
+transformers runs them in jinja2's sandbox, which protects the machine but does not stop an endless loop or 100 GB of
+output. In this environment each rendering has a budget of work that grows with its input: every pass of a loop, every
+call and every new value costs as much as its size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers.utils import chat_template_utils
 from ..errors import InputError
 
 
-# What one rendering may take, and what each character of its input adds; chat templates take some 10 a character.
+# Budget of one rendering, and its growth per input character; chat templates need about 10 per character.
 WORK, WORK_A_CHARACTER = 20_000_000, 200
 PASS = 20  # of a loop, and each call
 MOST_BITS = 100_000  # of an integer
@@ -34,18 +34,18 @@ _FORMATTING = {"format", "format_map", "__mod__"}
 
 
 class TemplateLimitError(InputError):
-    """A chat template takes more time or memory than any that only writes its messages."""
+    """A chat template needs more time or memory than any that only writes its messages."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the chat template takes more time or memory than one that writes its messages needs: it may never end. Look at "
+            "the chat template needs more time or memory than rendering messages takes, and may never end. Check "
             "`chat_template.jinja` (or `chat_template` in tokenizer_config.json) of the tokenizer, and restore the file or "
-            "take another tokenizer."
+            "use another tokenizer."
         )
 
 
 class BoundedCodeGenerator(CodeGenerator):
-    """Has every pass of a loop and every call of a macro counted, and every `~`."""
+    """Counts every pass of a loop, every call of a macro, and every `~`."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
         for block in node.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
@@ -80,7 +80,7 @@ def _within(node: nodes.Node, kind: type[nodes.Node]) -> Iterable[Any]:
 
 
 class BoundedTemplate(Template):
-    """A template whose every rendering begins with its full amount of work."""
+    """A template whose every rendering starts with the full budget."""
 
     def new_context(self, vars: dict[str, Any] | None = None, shared: bool = False, locals: Any = None) -> Context:
         context = super().new_context(vars, shared, locals)
@@ -89,7 +89,7 @@ class BoundedTemplate(Template):
 
 
 class _Filters(dict):
-    """Filters, each of which takes of the work; those that transformers adds too."""
+    """Filters that use the budget, including those that transformers adds."""
 
     def __init__(self, environment: BoundedEnvironment, filters: dict[str, Callable]):
         super().__init__()
@@ -98,7 +98,7 @@ class _Filters(dict):
             self[name] = function
 
     def __setitem__(self, name: str, function: Callable) -> None:
-        @functools.wraps(function)  # with it the mark by which jinja2 passes its context
+        @functools.wraps(function)  # keeps the mark by which jinja2 passes its context
         def measured(*args: Any, **kwargs: Any) -> Any:
             given = args[1:] if hasattr(function, "jinja_pass_arg") else args
             return self.environment.measured(name, lambda: function(*args, **kwargs), given, kwargs)
@@ -118,11 +118,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._of_thread = threading.local()
         self.filters = _Filters(self, self.filters)
         self.finalize = self._written
-        self.globals.pop("lipsum", None)  # writes as much as it is told, of nothing
+        self.globals.pop("lipsum", None)  # writes any amount of filler text
 
     def begin(self, given: dict[str, Any]) -> None:
-        """A rendering begins, with these variables."""
-        self._of_thread.left = 1 << 62  # the input itself is as large as it is
+        """Called when a rendering begins, with these variables."""
+        self._of_thread.left = 1 << 62  # the input itself is not limited
         self._of_thread.left = WORK + WORK_A_CHARACTER * self._size(list(given.values()))
 
     @property
@@ -130,14 +130,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return getattr(self._of_thread, "left", WORK)
 
     def spend(self, amount: int) -> None:
-        """Takes of the work that is left."""
+        """Uses some of the remaining budget."""
         left = self.left - amount
         if left < 0:
             raise TemplateLimitError
         self._of_thread.left = left
 
     def joined(self, parts: tuple[Any, ...]) -> str:
-        """What `~` makes of its parts."""
+        """The result of `~` for its parts."""
         self.spend(PASS + sum(self._size(part) for part in parts))
         return "".join(map(str, parts))
 
@@ -163,7 +163,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def measured(self, name: str, compute: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """
-        Calls a method or filter; what it would make too large is not made.
+        Calls a method or filter; refuses results that would be too large.
 
         Args:
             name (`str`): Its name.
@@ -194,7 +194,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return value
 
     def _size(self, value: Any) -> int:
-        """Characters that a value takes when it is written; what takes more than is left is not counted to its end."""
+        """Number of characters of a value when written; stops counting beyond the remaining budget."""
         total, waiting = 0, [value]
         while waiting:
             value = waiting.pop()
@@ -218,5 +218,5 @@ def _length(value: Any) -> int:
 
 
 def limit_chat_templates() -> None:
-    """Lets transformers, and so every tokenizer of this process, run chat templates within these limits."""
+    """Makes transformers, and thus every tokenizer of this process, run chat templates within these limits."""
     chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment

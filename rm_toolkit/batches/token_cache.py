@@ -1,4 +1,4 @@
-"""Token ids of a data set, kept beside the `datasets` cache: the next run with the same rows tokenises nothing."""
+"""Token ids of a dataset, stored beside the `datasets` cache: the next run with the same rows skips tokenization."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .mapped_arrays import read_arrays, write_arrays
 # alone is no reason, so that an upgrade leaves the stored ids of large data sets as they are. Versions up to 0.2.1 had their
 # own version in the key instead, and no rule in the name of the file.
 RULE = 7
-# Fewer rows are tokenised in less time than it takes to look for a file.
+# Fewer rows are tokenized faster than a file is found.
 MIN_ROWS = 1000
 
 
 @dataclass
 class TokenCache:
     """
-    The file that holds the token ids of one data set, tokenizer and set of options.
+    The file with the token ids of one dataset, tokenizer and set of options.
 
     Args:
         path (`Path`): An `.npz` file, named by the rule and the fingerprint of all three.
@@ -40,7 +40,7 @@ class TokenCache:
 
     @classmethod
     def of(cls, dataset: Any, tokenizer: PreTrainedTokenizerBase, options: tuple) -> TokenCache | None:
-        """Returns the cache of a data set, or `None` where its ids are not kept, see [`keeps`]."""
+        """Returns the cache of a dataset, or `None` if its ids are not stored, see [`keeps`]."""
         if not cls.keeps(dataset, tokenizer, "chat" if "chat" in options else "text"):
             return None
         fingerprint = dataset._fingerprint
@@ -55,21 +55,26 @@ class TokenCache:
 
     @staticmethod
     def keeps(dataset: Any, tokenizer: PreTrainedTokenizerBase, data_format: str) -> bool:
-        """Whether the token ids are kept: not of a small data set, without a fingerprint, or by a template with a clock."""
+        """
+        Whether the token ids are stored: not for a small dataset, without a fingerprint, or with a clock in the
+        template.
+        """
         if getattr(dataset, "_fingerprint", None) is None or len(dataset) < MIN_ROWS:
             return False
-        # With a clock the same rows have other ids tomorrow; a fixed date is part of the template.
+        # With a clock the same rows have different ids tomorrow; a fixed date is part of the template.
         return datasets.is_caching_enabled() and not (data_format == "chat" and reads_clock(tokenizer))
 
     def load(self) -> dict[str, Any] | None:
-        """Returns the fields of `TokenizedPreferences`, mapped from the file, or `None` where nothing readable is stored."""
-        # A file that another version left half-written is no reason to stop: the texts are tokenised again.
-        with contextlib.suppress(Exception):  # zipfile and numpy raise what they like on a damaged file
+        """
+        Returns the fields of `TokenizedPreferences`, mapped from the file, or `None` if nothing readable is stored.
+        """
+        # A partial file of another version is not an error: the texts are tokenized again.
+        with contextlib.suppress(Exception):  # zipfile and numpy raise various errors on a damaged file
             return {name: _restore(values) for name, values in read_arrays(self.path).items()}
         return None
 
     def save(self, fields: dict[str, Any]) -> None:
-        """Stores the fields; a folder that cannot be written is left alone."""
+        """Stores the fields; ignores a folder that is not writable."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             remove_left_in(self.path.parent, "tokens-")
@@ -80,4 +85,4 @@ class TokenCache:
 def _restore(value: np.ndarray) -> Any:
     if value.ndim == 0:
         return value.item()
-    return None if value.dtype == np.float64 else value  # no field is of that type: it stands for `None`
+    return None if value.dtype == np.float64 else value  # no field has that type: it encodes `None`

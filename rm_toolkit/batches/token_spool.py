@@ -1,4 +1,4 @@
-"""Token ids as they come, in memory or on disk: those of a large data set need no memory while it is tokenized."""
+"""Collects token ids in memory or on disk, so that a large dataset needs no memory for them while it is tokenized."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 
-TOKENS_HELD = 1 << 24  # 64 MB: what is more goes to disk, where there is a folder for it
+TOKENS_HELD = 1 << 24  # 64 MB: more goes to disk, if there is a folder for it
 
 
 class TokenSpool:
@@ -19,8 +19,8 @@ class TokenSpool:
     Collects token ids.
 
     Args:
-        folder (`Path`, *optional*): Where the ids of a large data set go, in a file without a name, of which nothing stays.
-            Without it, or where it cannot be written, they stay in memory.
+        folder (`Path`, *optional*): Folder for the ids of a large dataset, in an unnamed temporary file. Without it,
+            or if it is not writable, they stay in memory.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -45,7 +45,7 @@ class TokenSpool:
         held = np.frombuffer(self._held, dtype=np.int32) if self._held else np.zeros(0, dtype=np.int32)
         if self._file is None:
             return held
-        with contextlib.closing(self._file):  # what is mapped outlives the open file
+        with contextlib.closing(self._file):  # the mapping outlives the open file
             if not self._written:
                 return held
             written = np.asarray(np.memmap(self._file, dtype=np.int32, mode="c", shape=(self._written,)))
@@ -58,7 +58,7 @@ class TokenSpool:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
             self._held.tofile(self._file)
             self._file.flush()
-        except OSError:  # a full disk, say: what has not been written stays in memory, and so does all that comes
+        except OSError:  # such as a full disk: unwritten and later ids stay in memory
             self._folder = None
             return
         self._written += len(self._held)

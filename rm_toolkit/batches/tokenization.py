@@ -1,4 +1,4 @@
-"""Preference rows -> token ids: every distinct text once, in batches, cut on the left, with counts of what was cut."""
+"""Preference rows -> token ids: every distinct text once, in batches, truncated on the left, with counts of the cuts."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ from .unpaired import FIRST, PROMPT, SECOND
 @dataclass
 class TokenizedPreferences:
     """
-    Distinct token sequences, and which of them beats which. What training, evaluation and scoring read.
+    Distinct token sequences, and which sequence beats which. Read by training, evaluation and scoring.
 
     Args:
         name (`str`): Name of the data set, for messages and metrics.
         ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, one after the other.
         offsets (`np.ndarray` of shape `(num_sequences + 1,)`): Where each sequence begins in `ids`.
         completion_start (`np.ndarray` of shape `(num_sequences,)`): Index of the first token of the completion; zeros
-            where that was not asked for.
-        better (`np.ndarray` of shape `(num_pairs,)`): Sequence that is preferred in each pair.
-        worse (`np.ndarray` of shape `(num_pairs,)`): Sequence that it is preferred to.
-        row (`np.ndarray` of shape `(num_pairs,)`): Row of the data set that the pair comes from.
+            if not requested.
+        better (`np.ndarray` of shape `(num_pairs,)`): Preferred sequence of each pair.
+        worse (`np.ndarray` of shape `(num_pairs,)`): Other sequence of each pair.
+        row (`np.ndarray` of shape `(num_pairs,)`): Row of the dataset that the pair is from.
         prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
         margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
         lm_better (`np.ndarray` of shape `(num_pairs,)`): Whether the better text counts for the LM loss.
-        lm_worse (`np.ndarray` of shape `(num_pairs,)`): Whether the worse one does.
+        lm_worse (`np.ndarray` of shape `(num_pairs,)`): Whether the worse text does.
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
             scores differ, better first.
         num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
         unpaired (`np.ndarray` of shape `(num_lines, 4)`): Texts that are in no pair but in the LM loss, see
             [`~rm_toolkit.batches.unpaired.side_by_side`].
-        tied_rows (`np.ndarray` of shape `(num_rows_all_tied,)`): The pair before each row whose scores are all tied, where
-            such rows count; ascending.
-        equal_pairs (`np.ndarray` of shape `(3,)`): Pairs whose two texts are one to the model, by cause: equal as text (as
-            rendered), as token ids, and after the cut to `max_length`.
-        num_partial_prompts (`int`): Rows whose rendered prompt is no prefix of the rendered row, where completions were
-            asked for.
-        num_truncated (`int`): Sequences that were cut.
-        num_truncated_tokens (`int`): Tokens that were cut off, in all.
-        lm_target_eos (`int`, *optional*): Last target of the LM loss where the ids do not end in it.
+        tied_rows (`np.ndarray` of shape `(num_rows_all_tied,)`): The pair before each row whose scores are all tied,
+            if such rows count; ascending.
+        equal_pairs (`np.ndarray` of shape `(3,)`): Pairs whose two texts are equal to the model, by cause: equal as
+            text (as rendered), as token ids, and after the cut to `max_length`.
+        num_partial_prompts (`int`): Rows whose rendered prompt is not a prefix of the rendered row, if completions
+            were requested.
+        num_truncated (`int`): Number of truncated sequences.
+        num_truncated_tokens (`int`): Total number of tokens cut off.
+        lm_target_eos (`int`, *optional*): Last target of the LM loss, if the ids do not end in it.
         anchor_margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
-            rewards of each pair; NaN where there is none.
+            rewards of each pair; NaN if there is none.
         adapter (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter that reads each sequence:
-            those of different adapters share nothing, and stand apart in a batch.
+            sequences of different adapters share nothing, and are separate in a batch.
     """
 
     name: str
@@ -92,7 +92,7 @@ class TokenizedPreferences:
 
     @classmethod
     def without_pairs(cls, name: str, **encoded: Any) -> TokenizedPreferences:
-        """Sequences alone, as [`~rm_toolkit.batches.encoding.encode`] gives them: for scoring."""
+        """Only sequences, as [`~rm_toolkit.batches.encoding.encode`] gives them: for scoring."""
         return cls(name=name, **encoded, **PairColumns().arrays())
 
     def __len__(self) -> int:
@@ -117,8 +117,8 @@ class TokenizedPreferences:
 
     def with_unpaired(self) -> TokenizedPreferences:
         """
-        Returns the data with its texts that are in no pair as further pairs behind the real ones: what micro-batches are
-        filled with, so that their limits hold for these texts too. Nothing else reads those pairs.
+        Returns the data with its texts that are in no pair as additional pairs after the real ones. Used to fill
+        micro-batches, so that their limits hold for these texts too; nothing else reads those pairs.
         """
         if not len(self.unpaired):
             return self
@@ -154,19 +154,20 @@ def tokenize_preferences(
         dataset (`datasets.Dataset`): Rows with `chosen`/`rejected` or `completions`/`scores`, with or without `prompt`; or
             with token ids in `chosen_ids`/`rejected_ids`, which are read as they are.
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
-        max_length (`int`): Tokens a sequence may have; longer ones lose their beginning, BOS and EOS stay.
+        max_length (`int`): Most tokens per sequence; longer ones are cut at their beginning, keeping BOS and EOS.
         data_format (`str`): `"text"` or `"chat"`.
         lm_score_threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
-        lm_target_eos (`bool`): Whether EOS is the last target of the LM loss where the ids do not end in it.
+        lm_target_eos (`bool`): Whether EOS is the last target of the LM loss, if the ids do not end in it.
         name (`str`): Name of the data set.
         show_progress (`bool`): Whether to draw a progress bar.
-        find_completions (`bool`): Whether `completion_start` is wanted (`lm_loss_on="completion"`); without it, the
+        find_completions (`bool`): Whether `completion_start` is needed (`lm_loss_on="completion"`); without it, the
             tokenizer keeps no offsets and is about a third faster.
-        keep_equal (`bool`): Whether pairs stay whose two texts are one to the model; evaluation counts them as ties.
-        tied_rows (`bool`): Whether rows whose scores are all tied are noted: `pair_weighting: prompt` counts them.
+        keep_equal (`bool`): Whether to keep pairs whose two texts are equal to the model; evaluation counts them as
+            ties.
+        tied_rows (`bool`): Whether to record rows whose scores are all tied: `pair_weighting: prompt` counts them.
 
     Raises:
-        `InputError`: if the columns are not those of a preference data set, or the format does not fit the rows.
+        `InputError`: if the columns are not those of a preference dataset, or the format does not fit the rows.
     """
     reading = {
         "max_length": max_length,
@@ -230,10 +231,10 @@ def tokenize_rows(
         rows (`Iterable[PreferenceRow]`): From [`as_row`].
         tokenizer, max_length, data_format, lm_score_threshold, lm_target_eos, name, find_completions, keep_equal,
             tied_rows: As in [`tokenize_preferences`].
-        checked (`set[str]`, *optional*): What was said before of fields that are not read, where rows come in blocks.
+        checked (`set[str]`, *optional*): Earlier reports of fields that are not read, if rows come in blocks.
         progress (`dict`, *optional*): Arguments of the progress bar; default: none is drawn.
-        stored (`Callable`, *optional*): Reads a text of a row again, so that none is held: (number of the row, which of its
-            responses) -> text.
+        stored (`Callable`, *optional*): Reads a text of a row again, so that none is kept: (number of the row, which
+            of its responses) -> text.
         folder (`Path`, *optional*): Where the token ids of a large data set go until they are taken.
 
     Raises:
@@ -267,7 +268,7 @@ def tokenize_rows(
 
 
 def _partial_prompts(texts: list[int], pairs: dict[str, Any], name: str, checked: set[str] | None) -> int:
-    """How many rows have one of some texts in a pair; they are said."""
+    """Number of rows with one of some texts in a pair; used in a report."""
     found = np.isin(pairs["better"], texts) | np.isin(pairs["worse"], texts)
     num_rows = len(np.unique(pairs["row"][found]))
     report_partial_prompts(name, num_rows, checked)

@@ -1,4 +1,4 @@
-"""Texts that are in no pair but in the LM loss, and rows without a pair: they join the step of the pair before them."""
+"""Texts that are in no pair but in the LM loss, and rows without a pair: they join the step of the preceding pair."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 
-# Of `TokenizedPreferences.unpaired`: two texts that stand side by side (or one twice), their prompt, the pair before them.
+# Of `TokenizedPreferences.unpaired`: two neighboring texts (or one twice), their prompt, the preceding pair.
 FIRST, SECOND, PROMPT, AFTER = range(4)
 
 
 def side_by_side(texts: Sequence[int], prompt: int, after: int) -> list[tuple[int, int, int, int]]:
     """
-    Returns the lines of the texts of one row: each beside the next one, as the pairs of a row stand side by side.
+    Returns the lines of the texts of one row: each next to the following one, like the pairs of a row.
 
     Args:
         texts (`Sequence[int]`): Their numbers; each of them counts once.
@@ -27,7 +27,7 @@ def side_by_side(texts: Sequence[int], prompt: int, after: int) -> list[tuple[in
 
 def joining(after: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Finds what joins the step of some pairs.
+    Finds the entries that join the step of some pairs.
 
     Args:
         after (`np.ndarray`): The pair that each joins, ascending.

@@ -132,5 +132,7 @@ def test_a_tokenizer_says_its_date_when_it_is_saved(base_model, tmp_path):
 def test_a_date_is_checked():
     assert check_date(None) is None and check_date(DAY) == check_date(datetime.date(2026, 3, 5)) == DAY
     for value in ("5 March", "20260305", "2026-02-30", "2026-3-5", 20260305):
-        with pytest.raises(InputError, match=rf"`chat_date` is '{value}', which is no date. Write it as YYYY-MM-DD"):
+        with pytest.raises(
+            InputError, match=rf"`chat_date` is '{value}', which is not a date. Write it as YYYY-MM-DD"
+        ):
             check_date(value)

@@ -197,7 +197,7 @@ def test_a_fault_of_token_ids_is_named_with_its_line(tmp_path, fault, streaming)
 def test_where_texts_are_wanted_ids_are_refused_in_words(tmp_path):
     row = {"chosen_ids": [5, 6], "rejected_ids": [5, 7]}
     with pytest.raises(
-        InputError, match="test set 'mine' holds token ids, which training and its own test sets read and"
+        InputError, match="test set 'mine' has token ids, which only training and its test sets can read"
     ):
         read_preferences(Dataset.from_list([row]), "mine")
     for name, rows in (("ids", row), ("texts", {"prompt": "p", "chosen": "c", "rejected": "r"})):

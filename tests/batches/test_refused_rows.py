@@ -169,7 +169,7 @@ def test_the_common_beginning_is_the_prompt_and_its_rows_are_counted(
     trainer = make_trainer(rows, base_model("qwen3"), lm_loss_on="completion", **options)
     data = trainer.train_data
     assert data.num_partial_prompts == 2
-    assert "renders the prompt of 2 rows otherwise when the answer follows" in caplog.text
+    assert "renders the prompt of 2 rows differently when the answer follows" in caplog.text
     start = data.completion_start[data.better[0]]
     whole = "<|im_start|>user\nriver 0?<|im_end|>\n<|im_start|>assistant\n"
     assert reader.decode(data.sequence(data.better[0])[:start]) == (whole if prompt else "")

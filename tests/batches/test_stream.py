@@ -226,7 +226,7 @@ def test_a_row_that_cannot_be_used_stops_all_processes_with_its_number():
 def test_a_stream_of_ties_and_one_of_other_columns_are_refused():
     ties = [{"prompt": "p ", "completions": ["a 1", "b 2"], "scores": [1.0, 1.0]}] * 3
     (found,) = plans(ties, 1, 1, 1, pairs_per_step=2, pairs_per_micro_batch=2)
-    assert "a whole pass over the stream gave not one pair" in str(found)
+    assert "a whole pass over the stream gave no pair" in str(found)
     with pytest.raises(InputError, match="`chosen` and `rejected`"):
         stream_of([{"text": "x"}]).available(1)
 

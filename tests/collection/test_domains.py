@@ -22,7 +22,7 @@ def test_the_domains_of_the_paper_are_there():
     [
         ("domains: [{name: law, system_prompt: [", "is not valid YAML"),
         ("- name: law", "must have `name: value` lines, but is a list"),
-        ("domains: []", "must hold a list under `domains:`"),
+        ("domains: []", "must have a list under `domains:`"),
         ("domain: x\ndomains: [{name: law, system_prompt: You.}]", "no field 'domain', only 'domains'. Did you mean"),
         ("domains: [law]", "domain 1: expected `name: …`"),
         ("domains: [{name: law, prompt: You.}]", "domain 1: there is no field 'prompt'"),

@@ -172,7 +172,7 @@ def test_a_template_that_ignores_a_field_makes_one_text_of_two_and_it_is_said(fi
 
     data = tokenized([row], plain_scorer)
     assert data.num_sequences == 1 and len(data) == 1 and data.num_equal_pairs == 1
-    assert "1 of 1 pairs have two texts that are one to the model (1 equal as text)" in caplog.text
+    assert "1 of 1 pairs have two texts that are equal to the model (1 equal as text)" in caplog.text
     assert "count as ties" in caplog.text
     other = {**row, "rejected": answer("lantern")}
     data = tokenized([row, other], plain_scorer, keep_equal=False)

@@ -135,9 +135,7 @@ def test_a_chat_model_reads_strings_as_turns(reward_model, rows):
 def test_what_cannot_be_scored_is_named(scorer):
     with pytest.raises(InputError, match="got 2 prompts, 1 completions, 2 domains"):
         scorer.score(["a", "b"], ["c"])
-    with pytest.raises(
-        InputError, match=r"reads strings \(`data_format` 'text'\), but a row holds a list of messages"
-    ):
+    with pytest.raises(InputError, match=r"reads strings \(`data_format` 'text'\), but a row has a list of messages"):
         scorer.score([[{"role": "user", "content": "a"}]], ["b"])
     with pytest.raises(InputError, match="`domains` are given, but no adapters"):
         scorer.score(["a"], ["b"], domains=["law"])

@@ -169,7 +169,9 @@ def test_later_stages_adapters_and_merges_keep_the_date(on, trained, reader, tmp
     merge_models(general, [tmp_path / "later"], [0.5], tmp_path / "merged", show_progress=False)
     assert load_settings(str(tmp_path / "merged")).chat_date == FIRST
     assert "'05 Mar 2026'" in (tmp_path / "merged" / "chat_template.jinja").read_text()
-    with pytest.raises(InputError, match=f"`chat_date` is '{SECOND}', but the model reads texts of {FIRST}"):
+    with pytest.raises(
+        InputError, match=f"`chat_date` is '{SECOND}', but the model was trained with the date {FIRST}"
+    ):
         trained("other", general, processing_class=None, chat_date=SECOND)
     other = trained("other", max_steps=1)
     other.save_model()
@@ -260,7 +262,7 @@ def test_the_date_of_a_run_can_be_given_and_only_where_it_is_read(trained, base_
     trainer = trained("given", chat_date=FIRST)
     assert trainer.model.settings.chat_date == FIRST
     assert "Today: 05 Mar 2026" in trainer.processing_class.decode(trainer.train_data.sequence(0))
-    with pytest.raises(InputError, match="`chat_date` is '2026-02-30', which is no date"):
+    with pytest.raises(InputError, match="`chat_date` is '2026-02-30', which is not a date"):
         trained("wrong", chat_date="2026-02-30")
     with pytest.raises(InputError, match=r"does not ask for the date\. Leave it out"):
         trained("plain", processing_class=AutoTokenizer.from_pretrained(base_model("qwen3")), chat_date=FIRST)

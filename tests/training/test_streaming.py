@@ -201,7 +201,7 @@ def test_a_position_of_0_4_0_in_a_file_that_is_now_read_in_parts_is_refused(line
     mixed = mix_streams({"a": stream, "b": as_stream([dict(row) for row in stream.take(3)])}, seed=0)
     for dataset in (stream, mixed):
         with pytest.raises(
-            InputError, match=r"of version 0\.4\.0 or before, which read a file of JSON Lines in one piece"
+            InputError, match=r"from version 0\.4\.0 or earlier, which read a JSON Lines file in one piece"
         ):
             check_shards("train", None, dataset)
     check_shards("train", None, as_stream([{"a": 1}]))
