@@ -91,8 +91,11 @@ UNREAD = {
     ),  # as in many base models; only in a saved reward model must it be there
     (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model names it; a notice says so
 }
-# The log of a run, which `watch` reads; a folder without one is that of a run that has not begun.
-LOG, OF_MISSING = "training_log.json", ("is missing", "is a dangling link", "is a folder", "is a pipe")
+# The log of a run, which `watch` reads; where it is not there, or is no file, it reads that of the last checkpoint.
+LOG, OF_MISSING = (
+    "training_log.json",
+    ("is missing", "is a dangling link", "is a folder", "is a pipe", "is an endless device"),
+)
 # Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
 # An error names the tensor, which is in one of several files.
