@@ -22,7 +22,7 @@ from ..models.shared_prompts.choice import share_if_exact
 from ..models.tokenizer import load_tokenizer
 from ..output.progress import no_bar
 from ..scoring.chat_date import dated_for_scoring
-from ..scoring.rewards import compute_rewards
+from ..scoring.rewards import check_finite, compute_rewards
 from .interpolation import interpolate
 from .merge import open_models
 
@@ -183,7 +183,7 @@ class _Between:
     """A reward model whose parameters are set for each weight."""
 
     def __init__(self, general: str, customized: str, device: torch.device):
-        self.device = device
+        self.device, self.folders, self.source = device, (general, customized), general
         self.model = RewardModel.from_pretrained(customized, require_head=True).to(device).eval()
         other = RewardModel.from_pretrained(general, self.model.settings, require_head=True).to(device)
         self.general = other.base_classifier.state_dict()
@@ -193,6 +193,7 @@ class _Between:
 
     @torch.no_grad()
     def set_weight(self, weight: float) -> None:
+        self.source = self.folders[weight > 0]
         for name, tensor in self.current.items():
             tensor.copy_(interpolate(self.general[name], [self.customized[name]], [weight]))
 
@@ -207,4 +208,5 @@ class _Between:
             device=self.device,
             show_progress=False,
         )
+        check_finite(rewards, self.model, self.source)
         return preference_metrics(rewards, data)

@@ -183,13 +183,14 @@ def adapter_batches(batches: list[np.ndarray], adapter: np.ndarray, mixed: bool)
     return [part for batch in ordered for part in np.split(batch, np.flatnonzero(np.diff(adapter[batch])) + 1)]
 
 
-def check_finite(rewards: np.ndarray, model: torch.nn.Module) -> None:
+def check_finite(rewards: np.ndarray, model: torch.nn.Module, name: str | None = None) -> None:
     """
     Refuses rewards that are not finite.
 
     Args:
         rewards (`np.ndarray` of shape `(num_texts,)`): In logits.
         model (`RewardModel`): The model that gave them.
+        name (`str`, *optional*): Where its weights come from; default: where it was loaded from.
 
     Raises:
         `InputError`: with their number and the precision they were computed in.
@@ -198,6 +199,6 @@ def check_finite(rewards: np.ndarray, model: torch.nn.Module) -> None:
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         raise InputError(
             f"the rewards of {int((~np.isfinite(rewards)).sum()):,} of {len(rewards):,} texts are not finite (NaN or inf): "
-            f"the weights of '{model.name_or_path}' have such values, or overflow in {dtype}. Load the model in float32, or "
-            "restore its safetensors."
+            f"the weights of '{name or model.name_or_path}' have such values, or overflow in {dtype}. Load the model in "
+            "float32, or restore its safetensors."
         )

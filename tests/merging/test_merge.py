@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
+from rm_toolkit.merging.frontier import compute_frontier
 from rm_toolkit.merging.merge import check_weights, merge_models
 from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.saving import save_reward_model
@@ -310,6 +311,20 @@ def test_a_mistake_is_named(general, customized, tmp_path, capsys, more, message
     command = ["merge", "--general", str(general), "--customized", str(customized), "--output", str(tmp_path / "out")]
     assert main([*command, *more]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("at", ["general", "customized"])
+def test_a_frontier_of_weights_that_are_not_finite_names_the_model(at, general, customized, tmp_path):
+    folders = {"general": general, "customized": customized}
+    folders[at] = shutil.copytree(folders[at], tmp_path / at)
+    tensors = weights_of(folders[at])
+    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], torch.nan)
+    save_file(tensors, folders[at] / "model.safetensors")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in pair_rows(4, 0)))
+    spec = {"path": str(rows), "source": "jsonl"}
+    with pytest.raises(InputError, match=f"are not finite .*: the weights of '{folders[at]}'"):
+        compute_frontier(*folders.values(), {"a": spec}, {"b": spec}, [], show_progress=False)
 
 
 def test_the_frontier_agrees_with_models_on_disk(general, customized, tmp_path, capsys, no_fresh_process):
