@@ -61,6 +61,17 @@ def _reading(settings: RewardModelSettings, args: RewardModelConfig) -> RewardMo
     )
 
 
+def _report_other_reading(name: str, before: RewardModelSettings | None, args: RewardModelConfig) -> None:
+    """Says so if a reward model is trained further and read in another way than before, which is rarely meant."""
+    for setting in ("pooling_type", "data_format") if before is not None else ():
+        old, new = getattr(before, setting), getattr(args, setting)
+        if old != new:
+            say(
+                f"warning: {name} was trained with `{setting}: {old}`, and this run uses '{new}'. Set `{setting}: {old}` "
+                "to train it further as it is; models that differ in this cannot be merged."
+            )
+
+
 def _configured(model: RewardModel, args: RewardModelConfig, settings: RewardModelSettings | None) -> RewardModel:
     """A reward model in memory, with the LM head that the loss needs."""
     with_lm_head = args.lm_loss_coef > 0
@@ -78,7 +89,10 @@ def _loaded(
 ) -> RewardModel:
     """The reward model of a folder or of the Hub."""
     init = args.model_init_kwargs or {}
-    settings = settings or load_settings(name, init.get("revision")) or RewardModelSettings()
+    before = load_settings(name, init.get("revision"))
+    settings = settings or before or RewardModelSettings()
+    if args.should_log:
+        _report_other_reading(name, before, args)
     model = RewardModel.from_pretrained(
         name,
         _reading(settings, args),

@@ -118,3 +118,13 @@ def test_models_that_read_otherwise_are_not_merged(trained, tmp_path):
     new, old = trained("new"), trained("old", pools_eos=False)
     with pytest.raises(InputError, match="their `pools_eos` are 'True' and 'False'"):
         merge_models(new, [old], [0.5], tmp_path / "merged")
+
+
+def test_a_next_stage_that_pools_otherwise_says_so(make_trainer, rows, tmp_path, capfd):
+    make_trainer(rows.pairs(4), pooling_type="average").save_model(str(tmp_path / "rm"))
+    capfd.readouterr()
+    make_trainer(rows.pairs(4), str(tmp_path / "rm"), pooling_type="average")
+    assert "was trained with" not in "".join(capfd.readouterr())
+    make_trainer(rows.pairs(4), str(tmp_path / "rm"), pooling_type="last")
+    told = " ".join("".join(capfd.readouterr()).split())
+    assert "was trained with `pooling_type: average`, and this run uses 'last'. Set `pooling_type: average`" in told
