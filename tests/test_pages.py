@@ -104,7 +104,7 @@ def check_script(words: list[str]) -> None:
     assert script.is_file(), words[1]
     sources = [script, *(ROOT / "benchmarks" / "speed").glob("*.py"), *(ROOT / "rm_toolkit").rglob("*.py")]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    for flag in (word for word in words[2:] if word.startswith("--")):
+    for flag in (word for word in words[2:] if word.startswith("--") and word != "--help"):
         name = flag.split("=")[0]
         assert f'"{name}"' in text or re.search(rf"\b{name[2:]}: ", text), f"{words[1]} has no {name}"
 
