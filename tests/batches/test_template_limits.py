@@ -76,5 +76,5 @@ def test_what_a_template_may_do_grows_with_what_it_is_given():
 
 def test_every_tokenizer_of_the_process_renders_within_the_limits():
     assert chat_template_utils.ImmutableSandboxedEnvironment is BoundedEnvironment
-    with pytest.raises(TemplateLimitError, match=r"it may never end\. Look at `chat_template\.jinja`"):
+    with pytest.raises(TemplateLimitError, match=r"and may never end\. Check `chat_template\.jinja`"):
         chat_template_utils.render_jinja_template([TEXT[0]], chat_template=HARMFUL["never ends"])
