@@ -5,7 +5,8 @@ Customized reward-model fine-tuning (CRFT): a general reward model learns the pr
     accelerate launch --config_file accelerate_configs/zero3_offload.yaml \
         recipes/crft.py --config recipes/llama-7b/crft.yaml --domain literature
 
-`{domain}` in the YAML stands for the domain. The base must be a reward model: one without a reward head is refused.
+`{domain}` in the YAML is replaced by the domain. The base must be a reward model: one without a reward head is
+refused.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> None:
     base = str(model.model_name_or_path)
     if base.startswith("outputs/") and not recipe.tiny_base and not Path(base, "config.json").exists():
         raise InputError(
-            f"{base} is not there yet. Run `accelerate launch recipes/grft.py` first, or name another model."
+            f"{base} does not exist yet. Run `accelerate launch recipes/grft.py` first, or name another model."
         )
     take_output_dir(recipe, training, model)
     resume = resolve_resume(training)

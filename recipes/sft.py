@@ -1,10 +1,10 @@
 """
-The base-LM stage: a causal language model learns the good texts of preference data, before any reward modelling.
+The base-LM stage: a causal language model learns the good texts of preference data, before any reward modeling.
 
     accelerate launch recipes/sft.py                                         # tiny default, a laptop CPU
     accelerate launch recipes/grft.py --model_name_or_path outputs/sft       # the next stage starts from it
 
-The training is TRL's SFTTrainer; any of its settings can be given. Data are named as in the other recipes.
+The training is TRL's SFTTrainer; any of its settings can be given. Data is named as in the other recipes.
 """
 
 from pathlib import Path

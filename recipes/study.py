@@ -1,11 +1,11 @@
 """
-The paper's whole scheme as a grid: base LM x GRFT data x LM loss x CRFT strategy x domain x seed, and what it shows.
+The paper's whole scheme as a grid: base LM x GRFT data x LM loss x CRFT strategy x domain x seed, with a report.
 
     python recipes/study.py                                                  # tiny default, a laptop CPU
     python recipes/study.py --config recipes/llama-7b/study.yaml             # the paper's grid
 
-Each cell is one `accelerate launch` of recipes/grft.py or recipes/crft.py. What is done stays done: started again, or on
-several machines with a common folder, a study runs what is missing. It ends in OUTPUT_DIR/README.md.
+Each cell is one `accelerate launch` of recipes/grft.py or recipes/crft.py. Finished cells are kept: started again, or
+on several machines with a shared folder, a study runs only the missing ones. The report is OUTPUT_DIR/README.md.
 """
 
 from pathlib import Path
@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="the grid: a YAML file")
     parser.add_argument("--output_dir", help="instead of the one in the YAML")
-    parser.add_argument("--report_only", action="store_true", help="run nothing; write the report of what is there")
+    parser.add_argument(
+        "--report_only", action="store_true", help="run nothing; write the report of the finished cells"
+    )
     args = parser.parse_args()
     study = load_study(args.config)
     study.output_dir = args.output_dir or study.output_dir

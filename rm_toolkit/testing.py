@@ -115,7 +115,7 @@ def build_tiny_model(
         hidden_size, num_layers, num_heads (`int`): Its size.
         tie_word_embeddings (`bool`): Whether the LM head shares the embedding.
         seed (`int`): Seed of the weights.
-        **config: Further fields of the model's config.
+        ****config: More fields of the model's config.
     """
     values = {
         "vocab_size": vocab_size,

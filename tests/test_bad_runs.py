@@ -165,7 +165,7 @@ CASES = {
     ),
     "a tokenizer of a larger model": (
         lambda place: {"model_name_or_path": place.encoder, "tokenizer_name_or_path": place.base(), "max_length": 48},
-        r"the tokenizer of '.*' has 420 tokens, but the model's embedding has 128 rows: it belongs to another model",
+        r"the tokenizer of '.*' has 420 tokens, but the model's embedding has 128 rows: it is for another model",
     ),
     "cls of a decoder": (
         lambda place: {"pooling_type": "cls"},

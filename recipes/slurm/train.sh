@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One recipe on several machines under Slurm; stopped five minutes before its time is over, it queues itself again and goes
-# on from its checkpoint. From the top of the checkout, on storage that all machines see:
+# One recipe on several machines under Slurm; stopped five minutes before its time limit, it requeues itself and resumes
+# from its checkpoint. Run in the root of the checkout, on storage that all machines see:
 #
 #   sbatch recipes/slurm/train.sh recipes/grft.py --config recipes/llama-7b/grft.yaml
 #
@@ -8,7 +8,7 @@
 #SBATCH --nodes=2 # EDIT: machines
 #SBATCH --gpus-per-node=8 # EDIT: GPUs of each
 #SBATCH --cpus-per-task=64 # EDIT: its cores
-#SBATCH --mem=0 # EDIT: 0 is all memory of each machine; `rm-toolkit plan` says what is needed
+#SBATCH --mem=0 # EDIT: 0 is all memory of each machine; `rm-toolkit plan` shows what is needed
 #SBATCH --time=24:00:00 # EDIT
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=TERM@300
@@ -33,7 +33,7 @@ if [[ ${1:-} == --on-this-machine ]]; then # what srun starts on each machine
     status=0
     wait "$launcher" || status=$?
   done
-  # The launcher says 1 of a run that was stopped and of one that failed.
+  # The launcher exits with 1 both for a stopped and for a failed run.
   if [[ -n $stopped ]]; then exit 143; fi
   exit "$status"
 fi
@@ -43,7 +43,7 @@ if [[ $# -eq 0 ]]; then
   exit 2
 fi
 
-# The first machine is where all meet; a port of the job's own, so that two jobs on a machine do not meet each other.
+# All processes rendezvous on the first machine; the port depends on the job, so that two jobs on a machine do not clash.
 read -r MAIN_ADDRESS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MAIN_PORT=$((20000 + SLURM_JOB_ID % 20000))
 NUM_PROCESSES=$((SLURM_NNODES * ${PROCESSES_PER_MACHINE:-${SLURM_GPUS_ON_NODE:-8}}))

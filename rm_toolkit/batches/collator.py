@@ -39,7 +39,7 @@ class MicroBatch:
             all micro-batches of all processes of one step sum to 1.
         lm_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Predicting positions, flattened.
         lm_targets (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): The token that follows each.
-        lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text that each belongs to.
+        lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text of each.
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
         num_alone (`int`): Number of last sequences that are in no pair, but in the LM loss.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.

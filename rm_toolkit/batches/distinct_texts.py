@@ -43,7 +43,7 @@ class DistinctTexts:
         self._waiting: list[Conversation] = []
         self._characters = 0  # of the waiting texts
         self._rows, self._responses = array("i"), array("i")
-        # Rows of one prompt often follow each other and have one text in common: it is looked up as it stands.
+        # Rows of one prompt often follow each other and have one text in common: it is looked up directly.
         self._prompt: Any = None
         self._of_prompt: dict[str, int] = {}
 

@@ -87,7 +87,7 @@ class Encoder:
         self.tokenizer, self.data_format, self.find_completions = tokenizer, data_format, find_completions
         self.encode_batch = backend.encode_batch if find_completions else backend.encode_batch_fast
         self.sequences = Sequences(_num_special(tokenizer, data_format), max_length, folder)
-        self.partial: list[int] = []  # numbers of the texts whose rendered prompt is no prefix of them
+        self.partial: list[int] = []  # numbers of the texts whose rendered prompt is not a prefix of them
         self.num_texts = 0
 
     def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int] | None = None) -> list[int]:

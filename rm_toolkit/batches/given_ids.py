@@ -83,7 +83,7 @@ def id_row(row: Mapping[str, Any], place: Place, columns: tuple[str, str], num_t
 
     Args:
         row (`dict`): With the two columns, and `margin`, `score_chosen`, `score_rejected` or tags where it has them.
-        place (`Place`): Where the row stands, for the error.
+        place (`Place`): Place of the row, for the error.
         columns (`tuple[str, str]`): From [`~rm_toolkit.data.id_rows.id_columns`].
         num_tokens (`int`): Tokens that the tokenizer has.
 

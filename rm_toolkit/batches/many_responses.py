@@ -50,7 +50,7 @@ class ResponsePart:
         return len(self.everything)
 
     def places(self, sequences: np.ndarray) -> np.ndarray:
-        """Where sequences of the prompt stand among those of all its micro-batches."""
+        """Positions of sequences of the prompt among those of all its micro-batches."""
         everything = np.concatenate(self.everything)
         order = np.argsort(everything)
         return order[np.searchsorted(everything, sequences, sorter=order)]
@@ -113,7 +113,7 @@ def append_prompts(
     Args:
         data (`TokenizedPreferences`): Where they come from.
         chunks (`list[np.ndarray]`): Numbers of the pairs of the first micro-batch of every process, then of the second, and
-            so on. The pairs of a prompt stand in its last one.
+            so on. The pairs of a prompt are in its last one.
         many (`list[ManyResponses]`): The prompts.
         num_processes (`int`): Number of processes.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 
 MAPPED_BYTES = 1 << 20  # smaller arrays are read; a page of memory is not worth a mapping
-ALIGNED = 64  # bytes: where the data of an array may begin, so that it can be used where it lies
+ALIGNED = 64  # bytes: where the data of an array may begin, so that it can be used in place
 PADDING = 0x6D72  # our mark on the extra field of a member that only moves what follows
 LOCAL_HEADER, ZIP64_EXTRA, EXTRA_HEAD = 30, 20, 4
 
@@ -68,7 +68,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _mapped(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> np.ndarray | None:
-    """The array of a member where it lies in the file; `None` if it is to be read instead."""
+    """The array of a member, mapped in place; `None` if it must be read instead."""
     if member.file_size < MAPPED_BYTES or member.compress_type != zipfile.ZIP_STORED:
         return None
     file.seek(member.header_offset)

@@ -78,6 +78,6 @@ class PaddedSlots:
                 else:
                     low = middle + 1
                 step = (high - low) // 2
-            begin = max(low - 1, begin + 1)  # a piece over the limit stands alone
+            begin = max(low - 1, begin + 1)  # a piece over the limit is alone
             ends.append(begin)
         return ends

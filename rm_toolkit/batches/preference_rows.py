@@ -95,7 +95,7 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     Args:
         row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
         ranked (`bool`): Which of the two.
-        place (`Place`): Where the row stands, for the error.
+        place (`Place`): Place of the row, for the error.
 
     Raises:
         `InputError`: if its scores are not what a preference can have, see [`~rm_toolkit.data.pairing`].
@@ -132,7 +132,7 @@ def _named(prompt: Text, completions: list[Text], ranked: bool) -> Iterable[tupl
 
 
 def _refuse_other_kinds(prompt: Any, completions: list[Any], ranked: bool, place: Place) -> None:
-    """What is no text and no conversation, a null above all."""
+    """A value that is neither a text nor a conversation, mostly null."""
     for name, text in _named(prompt, completions, ranked):
         if not isinstance(text, str | list):
             kind = "null" if text is None else f"a {type(text).__name__}"

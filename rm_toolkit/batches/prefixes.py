@@ -22,11 +22,11 @@ class FlatRow:
     Sequences laid out in one row.
 
     Args:
-        input_ids (`np.ndarray` of shape `(num_tokens,)`): Token ids; a shared prefix stands once.
+        input_ids (`np.ndarray` of shape `(num_tokens,)`): Token ids; a shared prefix occurs once.
         position_ids (`np.ndarray` of shape `(num_tokens,)`): Position of each token within its sequence.
-        prefix_start (`np.ndarray` of shape `(num_sequences,)`): Where the beginning of each sequence stands.
-        prefix_length (`np.ndarray` of shape `(num_sequences,)`): How many of its tokens stand there.
-        rest_start (`np.ndarray` of shape `(num_sequences,)`): Where the tokens after those stand.
+        prefix_start (`np.ndarray` of shape `(num_sequences,)`): Where the prefix of each sequence begins in the row.
+        prefix_length (`np.ndarray` of shape `(num_sequences,)`): Number of its tokens there.
+        rest_start (`np.ndarray` of shape `(num_sequences,)`): Where the tokens after the prefix begin.
         layout (`SharedLayout`): Which tokens see which.
     """
 
@@ -38,7 +38,7 @@ class FlatRow:
     layout: SharedLayout
 
     def index(self, sequence: int, positions: np.ndarray) -> np.ndarray:
-        """Where the tokens at `positions` of a sequence stand in the row."""
+        """Places in the row of the tokens at `positions` of a sequence."""
         inside = positions < self.prefix_length[sequence]
         after = self.rest_start[sequence] - self.prefix_length[sequence] + positions
         return np.where(inside, self.prefix_start[sequence] + positions, after)
@@ -51,7 +51,7 @@ def flat_row(sequences: list[np.ndarray], adapters: np.ndarray | None = None) ->
     Args:
         sequences (`list[np.ndarray]`): Token ids of each; none is empty.
         adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Sequences share with those of their adapter alone,
-            and the adapters stand one after the other, in ascending order.
+            and the adapters follow each other in ascending order.
 
     Returns:
         `FlatRow`: Every token id of every sequence, those of a shared prefix once.

@@ -54,7 +54,7 @@ def refusal(row: dict[str, Any], ranked: bool, place: Place, tokenizer: PreTrain
     Args:
         row (`dict`): Columns of a pair or of a ranked row of a chat.
         ranked (`bool`): Which of the two.
-        place (`Place`): Where it stands, for the errors of rows that cannot be read at all.
+        place (`Place`): Its place, for the errors of rows that cannot be read at all.
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
     """
     read = as_row(row, ranked, place)

@@ -48,8 +48,8 @@ def render(
     Returns the string that the model reads for each text, and the length of its prompt in characters.
 
     Text is prompt and completion in one; messages go through the tokenizer's chat template, with all their fields and
-    with the tools and variables of their row, exactly as TRL renders them. Where the rendered prompt is no prefix of the
-    rendered text (templates of reasoning models take thoughts out of it), what both begin with is the prompt.
+    with the tools and variables of their row, exactly as TRL renders them. If the rendered prompt is not a prefix of
+    the rendered text (templates of reasoning models take thoughts out of it), what both begin with is the prompt.
 
     Args:
         batch (`Sequence[tuple]`): (prompt, completion), or a whole [`~rm_toolkit.data.messages.Conversation`].
@@ -173,7 +173,7 @@ def _check_parts(text: Conversation, string: str, number: int) -> None:
 
 def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = None) -> None:
     """
-    Warns of rows whose rendered prompt is no prefix of the rendered row.
+    Warns of rows whose rendered prompt is not a prefix of the rendered row.
 
     Args:
         name (`str`): Name of the data set.

@@ -40,7 +40,7 @@ def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> Tok
         lm_better=np.concatenate([customized.lm_better, off]),
         lm_worse=np.concatenate([customized.lm_worse, off]),
         first_two=np.concatenate([customized.first_two, general.first_two + sequences]),
-        unpaired=customized.unpaired,  # those of the general data are no texts of the LM loss
+        unpaired=customized.unpaired,  # texts of the general data do not count for the LM loss
         tied_rows=np.concatenate([customized.tied_rows, general.tied_rows + len(customized)]),
         num_label_ties=customized.num_label_ties + general.num_label_ties,
         lm_target_eos=customized.lm_target_eos,

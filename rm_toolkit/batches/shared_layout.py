@@ -41,7 +41,7 @@ class SharedLayout:
     Args:
         segments (`np.ndarray` of shape `(num_segments, 4)`): Begin and end of each segment in the row, then begin and
             end of the segment that it continues (two zeros where it continues none), which continues none itself. In
-            the order of the row, without gaps; the segments that continue one prefix stand side by side, right after it.
+            the order of the row, without gaps; the segments that continue one prefix directly follow it.
         needed (`torch.LongTensor`, *optional*): Tokens whose final hidden state is read, each once; all by default.
     """
 

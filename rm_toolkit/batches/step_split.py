@@ -16,7 +16,7 @@ from .tokenization import TokenizedPreferences
 from .unpaired import AFTER, joining
 
 
-# How the pairs of a step are split over several processes. A checkpoint records which, and its run goes on with it.
+# How the pairs of a step are split over several processes. A checkpoint records the version, and its run keeps it.
 # 1, up to version 0.4.0: first fit, the micro-batches dealt in turn. 2: by tokens, see `dealing`.
 PLAN_VERSION = 2
 
@@ -29,8 +29,8 @@ class StepSplit:
     Args:
         micro_batches (`list[np.ndarray]`): Numbers of the pairs of the first micro-batch of every process, then of the
             second, and so on; some may be empty.
-        lm_sequences (`list[np.ndarray]`): The sequences whose LM loss each of them counts; every text of the step stands
-            in one of them only. Texts that are in no pair are counted by micro-batches of their own prompts, which may
+        lm_sequences (`list[np.ndarray]`): The sequences whose LM loss each of them counts; every text of the step is
+            in only one of them. Texts that are in no pair are counted by micro-batches of their own prompts, which may
             hold no pair.
         parts (`dict[int, ResponsePart]`): What those micro-batches compute that have other sequences than these.
     """

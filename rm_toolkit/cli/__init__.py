@@ -33,7 +33,7 @@ TASKS = {
     "judge": ("evaluate", "calibrate"),
     "use and publish": ("score", "serve-command", "merge", "push"),
 }
-# What trains is no command of this program: `accelerate launch` starts one process per device.
+# Training is not a command of this program: `accelerate launch` starts one process per device.
 RECIPES = {
     "accelerate launch recipes/grft.py": "general preferences -> a general reward model",
     "accelerate launch recipes/crft.py --domain NAME": "that model + one domain -> a customized one",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 class EngineInterface:
     """
-    Part of [`~rm_toolkit.models.reward_model.RewardModel`]. FSDP wraps what `_no_split_modules` names; a tied LM head must come to
-    stand in one unit with the embedding, which it therefore finds as the output embedding.
+    Part of [`~rm_toolkit.models.reward_model.RewardModel`]. FSDP wraps what `_no_split_modules` names; a tied LM head
+    must be in one unit with the embedding, and is therefore returned as the output embedding.
     """
 
     supports_gradient_checkpointing = True

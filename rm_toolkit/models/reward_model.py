@@ -1,4 +1,4 @@
-"""The reward model: a stock sequence classifier, what is pooled from it, and the base's language-modeling head."""
+"""The reward model: a stock sequence classifier, its pooling, and the base's language-modeling head."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class RewardModel(EngineInterface, nn.Module):
     """
     Rewards of token sequences, and the language-modeling loss of those that count for it.
 
-    The wrapped classifier is the stock class of its architecture (or a PEFT model around it), so that what is saved is
-    what stock classes open. Rewards are read from its backbone's final hidden states as `settings.pooling_type` says:
+    The wrapped classifier is the stock class of its architecture (or a PEFT model around it), so that stock classes
+    can load the saved model. Rewards are read from its backbone's final hidden states as `settings.pooling_type` says:
     `"last"` and `"eos"` at the last token, `"average"` and `"max"` over all tokens (padding never enters), `"cls"` by
     the stock class itself. They are raw fp32 floats.
 
     Args:
         classifier (`PreTrainedModel` or `PeftModel`): `<Arch>ForSequenceClassification` with `num_labels=1`.
         settings (`RewardModelSettings`): How texts are read.
-        lm_head (`LMHead`, *optional*): Loaded only where `lm_loss_coef` is not 0.
-        lm_head_source (`LMHeadSource`, *optional*): Where the head stands, so that it is carried on when not loaded.
+        lm_head (`LMHead`, *optional*): Loaded only if `lm_loss_coef` is not 0.
+        lm_head_source (`LMHeadSource`, *optional*): Where the head is stored, so that it is passed on if not loaded.
         name_or_path (`str`): Where the classifier was loaded from.
-        revision (`str`, *optional*): Its revision there, where it is not the main one.
+        revision (`str`, *optional*): Its revision there, if it is not the main one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RewardModel(EngineInterface, nn.Module):
 
     @property
     def settings(self) -> RewardModelSettings:
-        """How texts are read. Setting it checks that the model can, and freezes what takes no part."""
+        """How texts are read. Setting it checks that the model supports it, and freezes unused parameters."""
         return self._settings
 
     @settings.setter
@@ -123,8 +123,8 @@ class RewardModel(EngineInterface, nn.Module):
             **model_init_kwargs: Passed to `AutoModelForSequenceClassification.from_pretrained`.
 
         Raises:
-            `InputError`: if the checkpoint is no language model, has more than one label, or has no reward head where
-                one is required; or if an adapter's base is not there.
+            `InputError`: if the checkpoint is not a language model, has more than one label, or has no reward head
+                where one is required; or if an adapter's base does not exist.
         """
         if is_adapter(model_name_or_path, revision):
             options = {"with_lm_head": with_lm_head, "seed": seed, "trust_remote_code": trust_remote_code}
@@ -158,8 +158,9 @@ class RewardModel(EngineInterface, nn.Module):
             batch (`MicroBatch`): Distinct sequences, see [`~rm_toolkit.batches.collator.MicroBatch`].
 
         Returns:
-            `tuple`: Rewards, `torch.Tensor` of shape `(num_sequences,)`, fp32; and the mean cross-entropy in nats a
-            token of each text of the LM loss, `torch.Tensor` of shape `(num_texts,)`, fp32, empty where there is none.
+            `tuple`: Rewards, `torch.Tensor` of shape `(num_sequences,)`, fp32; and the mean cross-entropy in nats per
+                token of each text of the LM loss, `torch.Tensor` of shape `(num_texts,)`, fp32, empty if there is
+                none.
         """
         if self.settings.pooling_type == "cls":
             output = self.classifier(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -230,7 +231,7 @@ class RewardModel(EngineInterface, nn.Module):
 
     def add_adapter(self, peft_config: PeftConfig, seed: int = 42) -> None:
         """
-        Puts a PEFT adapter on the classifier; head and LM head stay trainable and are saved.
+        Adds a PEFT adapter to the classifier; head and LM head stay trainable and are saved.
 
         Args:
             peft_config (`PeftConfig`): Its task type is set to `SEQ_CLS`, which makes PEFT train and save the head.
@@ -239,14 +240,14 @@ class RewardModel(EngineInterface, nn.Module):
         Raises:
             `InputError`: if the model has none of the modules that the adapter is for.
         """
-        if self.is_peft:  # loaded with an adapter on a 4-bit base, which goes on
+        if self.is_peft:  # loaded with an adapter on a 4-bit base, which is trained further
             return
         self.classifier = attach_adapter(self.classifier, peft_config, self.settings.pooling_type, seed, self.revision)
         select_trainable(self.base_classifier, self.settings.pooling_type, adapted=True)
         self.untie_lm_head()
 
     def untie_lm_head(self) -> None:
-        """Gives a tied LM head a weight of its own, which is trained beside an adapter: that freezes the embedding."""
+        """Gives a tied LM head its own weight, trained next to an adapter, which freezes the embedding."""
         if self.lm_head is not None and self.lm_head.tied:
             self.lm_head, self.lm_head_source = untie(self.lm_head, self.config)
 
@@ -279,7 +280,7 @@ def _load_classifier(
             classifier, info = AutoModelForSequenceClassification.from_pretrained(
                 name, config=config, output_loading_info=True, use_safetensors=True, **options
             )
-        except Exception as error:  # each architecture raises what it likes
+        except Exception as error:  # each architecture raises its own errors
             if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                 option = str(error).rpartition(" ")[2]
                 raise InputError(f"`model_init_kwargs` has {option}, which '{name}' cannot be loaded with.") from error

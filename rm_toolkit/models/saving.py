@@ -1,4 +1,4 @@
-"""A reward model -> a folder that stock classes open with the same reward."""
+"""A reward model -> a folder that stock classes load with the same reward."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def save_reward_model(
     """
     Saves a reward model: the stock classifier, its tokenizer, `rm_toolkit.json`, and the LM head in `lm_head/`.
 
-    The files are written beside each other in a temporary folder and moved in place when they are complete.
+    The files are written to a temporary folder and moved into place when they are complete.
 
     Args:
         model (`RewardModel`): The model.
-        folder (`str` or `os.PathLike`): Where to; files of the same name are replaced.
+        folder (`str` or `os.PathLike`): The target; files of the same name are replaced.
         tokenizer (`PreTrainedTokenizerBase`): From [`~rm_toolkit.models.tokenizer.prepare_tokenizer`].
         state_dict (`dict[str, Tensor]`, *optional*): Gathered weights of the wrapper, where the engine shards them.
         merge (`bool`): With a PEFT model: whether the folder gets the merged stock layout, with the adapter in
-            `adapter/`. Otherwise it gets the adapter alone.
+            `adapter/`. Otherwise it gets only the adapter.
     """
     folder = Path(folder)
     classifier_state, head_state = _split_state(state_dict)
@@ -78,13 +78,13 @@ def save_reward_model(
         settings = dataclasses.replace(
             model.settings, lm_head=lm_head, stock=model.reads_like_stock and (merge or rounded is None)
         )
-        # An adapter folder can be taken away and loaded by itself: it says how it is to be read, too.
+        # An adapter folder can be moved and loaded separately, so it also has the settings.
         for part in (target, target / ADAPTER_FOLDER) if model.is_peft and merge else (target,):
             alone = part != target or not merge
             dataclasses.replace(settings, quantization=rounded if alone else None).save(part)
             tokenizer.save_pretrained(part)
             write_legacy_tokenizer_keys(part / "tokenizer_config.json", tokenizer)
-    if not settings.stock and not folder.name.startswith("checkpoint-"):  # once a run, not at every checkpoint
+    if not settings.stock and not folder.name.startswith("checkpoint-"):  # once per run, not at every checkpoint
         notice = f"{folder}: {not_stock_notice(model.settings.pooling_type)}"
         say(notice if rounded is None or merge else adapter_alone_notice(model, str(folder)))
 
@@ -93,7 +93,7 @@ def check_saved_weights(
     model: RewardModel, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None
 ) -> None:
     """
-    Quick check of an intermediate save: all tensors are there in their shapes, and the reward head is finite.
+    Quick check of an intermediate save: all tensors exist with their shapes, and the reward head is finite.
 
     Args:
         model (`RewardModel`): The model that was saved.
@@ -119,7 +119,7 @@ def check_saved_weights(
         raise InputError(f"{folder} was saved without a reward head.")
     for key, tensor in head.items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{folder}: the reward head '{key}' holds NaN or infinite values; training has diverged.")
+            raise InputError(f"{folder}: the reward head '{key}' has NaN or infinite values; training has diverged.")
     if not model.is_peft:
         state = _split_state(state_dict)[0] or model.classifier.state_dict()
         expected = shapes_in_files(model.classifier, state)
@@ -139,9 +139,9 @@ def check_saved_weights(
 
 def disown_architecture(path: Path) -> None:
     """
-    Takes the stock class's name out of a `config.json` whose model that class would read otherwise.
+    Removes the stock class's name from a `config.json` if that class would read the model differently.
 
-    Servers go by `architectures`: they refuse the folder instead of giving other numbers.
+    Servers check `architectures`: without it they refuse the folder instead of giving other numbers.
     """
     config = load_json(path)
     config["architectures"] = [NOT_STOCK_ARCHITECTURE]
@@ -160,11 +160,11 @@ def moved_into(folder: Path) -> Iterator[Path]:
 def move_into(source: Path, target: Path) -> None:
     """Moves every file of `source` into `target`, weights first and `config.json` last, replacing what is there."""
     record_written(target, [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
-    # Shards of an earlier save: some readers load every one of them. What we did not write stays.
+    # Shards of an earlier save: some readers load all of them. Other files are kept.
     ours = [path for path in target.glob("*.safetensors*") if find_row(path.name) is not None]
     stale = [path for path in ours if not (source / path.name).exists()]
     files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == CONFIG_NAME)
-    # A folder that is used again has no `config.json` while old and new files stand beside each other in it.
+    # A folder that is used again has no `config.json` while it has both old and new files.
     if (source / "config.json").exists():
         (target / "config.json").unlink(missing_ok=True)
     written = read_written(target)
@@ -203,7 +203,7 @@ def _save_lm_head(model: RewardModel, folder: Path, head_state: dict[str, Tensor
             if len(paths) == 1 and all(name == key for name, (_, key) in source.files.items())
             else None
         )
-        if own is not None:  # already a file of its own: carried without being read
+        if own is not None:  # already a separate file: copied without being read
             (folder / LM_HEAD_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(own, folder / LM_HEAD_FOLDER / SAFE_WEIGHTS)
         else:

@@ -1,4 +1,4 @@
-"""What a saved reward model must tell its readers beside `config.json`: `rm_toolkit.json`."""
+"""The settings of a saved reward model besides `config.json`: `rm_toolkit.json`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ class RewardModelSettings:
     Args:
         pooling_type (`str`): Where the reward is read, one of `POOLING_TYPES`.
         data_format (`str`): `"text"` or `"chat"`.
-        max_length (`int`): Tokens that the model reads at most, cut on the left.
+        max_length (`int`): Most tokens that the model reads; longer texts are truncated on the left.
         pools_eos (`bool`, *optional*): Whether `average` and `max` of a decoder pool the EOS that the saved tokenizer
-            appends to plain text, as the original work does. Models of version 0.2.1 and before do not. `None` until a
-            model is made ready to be trained.
-        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) that stands in the saved chat template, whose original asks
-            for the present one.
+            appends to plain text, as the original work does. Models of version 0.2.1 and earlier do not. `None` until
+            a
+                model is prepared for training.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) in the saved chat template, whose original asks for
+            today's date.
         stage (`str`, *optional*): `"grft"`, `"crft"` or another name of the training stage.
         domain (`str`, *optional*): The domain that a customized reward model is for.
-        lineage (`list[dict]`): One entry a stage, oldest first: stage, base, data sets, steps.
+        lineage (`list[dict]`): One entry per stage, oldest first: stage, base, datasets, steps.
         lm_head (`str`): `"tied"` (to the embedding), `"saved"` (in the subfolder `lm_head/`) or `"none"`.
         stock (`bool`): Whether stock transformers classes read the same reward from the folder; set when it is saved.
             If not, it loads through rm_toolkit only.
-        quantization (`dict`, *optional*): With an adapter alone: how its base was rounded to 4 bits.
+        quantization (`dict`, *optional*): For an adapter without merged model: the 4-bit quantization of its base.
     """
 
     pooling_type: str = "last"
@@ -87,10 +88,10 @@ def _stages(lineage: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def not_stock_notice(pooling_type: str) -> str:
-    """What everything that saves or publishes such a model says of it."""
+    """The notice shown by everything that saves or publishes such a model."""
     return (
         f"`{pooling_type}` pooling of this architecture loads through rm_toolkit only (`RewardScorer`, "
-        "`RewardModel.from_pretrained`); stock classes and servers would read another number."
+        "`RewardModel.from_pretrained`); stock classes and servers would give other numbers."
     )
 
 
@@ -99,7 +100,7 @@ def load_settings(model_name_or_path: str, revision: str | None = None) -> Rewar
     Reads `rm_toolkit.json` of a local folder or a Hub repository; `None` where there is none.
 
     Raises:
-        `InputError`: if the file is there but is not readable JSON, or has a value that it cannot have.
+        `InputError`: if the file exists but is not readable JSON, or has an invalid value.
     """
     values = read_checked(model_name_or_path, SETTINGS_NAME, revision)
     if values is None:

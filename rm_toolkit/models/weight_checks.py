@@ -1,4 +1,4 @@
-"""Whether the weights of a model can be those that its config describes; looked at before anything is built from them."""
+"""Checks that the weights of a model can be those that its config describes, before anything is built from them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .files import CONFIG_NAME
 from .folder_checks import check_floating, place_of, weight_headers
 
 
-# A reward head, a pooler and rows of added tokens are no more than this share of a model.
+# A reward head, a pooler and rows of added tokens are at most this share of a model.
 MOST_MISSING, FEW_VALUES, FEW_TENSORS = 2, 50_000_000, 64
 
 
 def check_weights(name: str, config: PreTrainedConfig, revision: str | None = None) -> None:
     """
-    Refuses weights that are damaged, are no floating-point numbers, or are far fewer than the config describes.
+    Refuses weights that are damaged, are not floating-point numbers, or are far fewer than the config describes.
 
-    What a checkpoint lacks is allocated and drawn anew when it is loaded, however much that is: a config of another model
-    would take all memory before anybody could say what is wrong.
+    Missing weights are allocated and initialized at loading: the config of another model could use all memory before
+    any error is reported.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -44,7 +44,7 @@ def check_weights(name: str, config: PreTrainedConfig, revision: str | None = No
     if values > MOST_MISSING * held + FEW_VALUES or tensors > MOST_MISSING * len(headers) + FEW_TENSORS:
         raise InputError(
             f"{place_of(name, CONFIG_NAME, revision)} describes a model of {values:,} values in {tensors:,} tensors "
-            f"({_said_sizes(config)}), but the weights beside it hold {held:,} in {len(headers):,}: they belong to different "
+            f"({_said_sizes(config)}), but the weights beside it have {held:,} in {len(headers):,}: they are for different "
             f"models. {REMEDY}"
         )
 
@@ -52,13 +52,13 @@ def check_weights(name: str, config: PreTrainedConfig, revision: str | None = No
 def _sizes_of(config: PreTrainedConfig) -> list[int] | None:
     """Size of each weight of the classifier that a config describes, built without memory; `None` where it cannot be."""
     known = AutoModelForSequenceClassification._model_mapping
-    if type(config) not in known:  # code of its own
+    if type(config) not in known:  # the model's own code
         return None
     model_class = known[type(config)]
     try:
         with torch.device("meta"):
             skeleton = (model_class[0] if isinstance(model_class, tuple) else model_class)(config)
-    except Exception:  # said where the model itself is built
+    except Exception:  # reported where the model itself is built
         return None
     return [parameter.numel() for parameter in skeleton.parameters()]
 
@@ -83,5 +83,5 @@ def check_head(name: str, classifier: PreTrainedModel) -> None:
     with torch.no_grad():
         if any(not bool(torch.isfinite(value).all()) for value in values if value.device.type != "meta"):
             raise InputError(
-                f"'{name}': the reward head in its safetensors holds values that are not finite (NaN or inf). {REMEDY}"
+                f"'{name}': the reward head in its safetensors has values that are not finite (NaN or inf). {REMEDY}"
             )

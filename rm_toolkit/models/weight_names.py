@@ -13,7 +13,7 @@ def shapes_in_files(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[
     Names and shapes that `save_pretrained` gives some weights; no value is touched.
 
     Args:
-        model (`PreTrainedModel`): The model that they belong to.
+        model (`PreTrainedModel`): The model of these weights.
         weights (`dict[str, torch.Tensor]`): All weights that are stored together, under their names in the model.
     """
     outlines = {name: torch.empty_like(value, device="meta") for name, value in weights.items()}

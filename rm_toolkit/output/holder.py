@@ -55,7 +55,10 @@ class Holder:
 
     @property
     def is_alive(self) -> bool | None:
-        """Whether that process goes on; `None` if it cannot be seen from here: on another computer, in another container."""
+        """
+        Whether that process is running; `None` if it cannot be seen from here: on another computer, in another
+        container.
+        """
         if not self.is_here or self.pid_namespace is None or self.pid_namespace != pid_namespace():
             return None
         return is_alive(self.pid, self.started)

@@ -63,7 +63,7 @@ class PartialOutput:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-            if not self.complete and not self.state.get("bytes"):  # nothing of it counts
+            if not self.complete and not self.state.get("bytes"):  # no piece of it counts
                 with contextlib.suppress(OSError):
                     self.partial.unlink(missing_ok=True)
         if self._lock is not None:

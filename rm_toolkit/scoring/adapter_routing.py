@@ -210,7 +210,10 @@ def _inner_name(number: int) -> str:
 
 
 def _token_pieces(batch: MicroBatch) -> dict[int, list[tuple[int, int, int]]]:
-    """Where each adapter's tokens stand, by how many tokens a layer is given: the last MLP gets those that are read."""
+    """
+    Places of each adapter's tokens, by the number of tokens that a layer gets: the last MLP gets only those that are
+    read.
+    """
     pieces = {batch.input_ids.numel(): batch.adapter_tokens}
     if batch.layout is not None and batch.layout.needed is not None:
         needed = batch.layout.needed.cpu().numpy()  # ascending

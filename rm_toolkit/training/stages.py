@@ -167,7 +167,7 @@ def run_stage(trainer: RewardModelTrainer, recipe: RecipeArguments, resume: str 
     Args:
         trainer (`RewardModelTrainer`): From [`build_trainer`].
         recipe (`RecipeArguments`): Its settings for the summary at the end.
-        resume (`str`, *optional*): Checkpoint folder to go on from.
+        resume (`str`, *optional*): Checkpoint folder to resume from.
     """
     if not resume and (recipe.overwrite_output_dir or goes_on(trainer.args, resume)):
         clear_output_dir(trainer.args.output_dir)

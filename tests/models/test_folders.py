@@ -129,7 +129,7 @@ def test_a_config_of_another_model_s_size_is_refused_before_anything_of_that_siz
 def test_a_reward_head_that_is_not_finite_is_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "model")
     ATTACKS["model.safetensors has a reward head that is not finite"].apply(tmp_path / "model")
-    with pytest.raises(InputError, match=r"the reward head in its safetensors holds values that are not finite"):
+    with pytest.raises(InputError, match=r"the reward head in its safetensors has values that are not finite"):
         RewardModel.from_pretrained(str(tmp_path / "model"))
 
 

@@ -206,7 +206,7 @@ WRONG_BASES = [
     (generates('{"eos_token_id": '), r"generation_config\.json is not valid JSON"),
     (change_config(hidden_act="no-such"), r"cannot be loaded as a causal LM: `hidden_act` is 'no-such'"),
     (change_config(hidden_size=32), r"the weights do not have the shapes that its `config\.json` gives"),
-    (change_config(num_hidden_layers=200), r"config\.json describes a model of .* the weights beside it hold"),
+    (change_config(num_hidden_layers=200), r"config\.json describes a model of .* the weights beside it have"),
     (empty, r"lacks \d+ weights of its own architecture"),
     (shorter, r"lacks 1 weights of its own architecture"),
     (unsafe, r"weights in pickles \(`pytorch_model\.bin`\) are not read"),

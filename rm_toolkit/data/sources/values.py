@@ -38,7 +38,7 @@ def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any
         value: The label; a number may be given in digits.
         name (`str`): Name of its column.
         known (`dict`): Label in lower case, or number -> its meaning.
-        place (`Place`): Where it stands.
+        place (`Place`): Its place.
 
     Raises:
         `InputError`: for any other label.
@@ -88,7 +88,7 @@ def chosen_label(given: str | None, known: Sequence[str], place: Place, what: st
     Args:
         given (`str`, *optional*): The option `label`.
         known (`Sequence[str]`): Labels that the row has.
-        place (`Place`): Where it stands.
+        place (`Place`): Its place.
         what (`str`): What they are called in the error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Attention over a flat row of sequences that share prefixes: what one response is to another is never computed."""
+"""Attention over a flat row of sequences that share prefixes: attention between responses is never computed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def enable_shared_attention(config: PreTrainedConfig) -> None:
     Makes a model's attention understand the argument `shared_layout`; without it, it computes what it did before.
 
     Args:
-        config (`PreTrainedConfig`): The model's config; nothing of this is saved with it.
+        config (`PreTrainedConfig`): The model's config; this is not saved with it.
 
     Raises:
         `UnsupportedAttentionError`: if the model's attention implementation is none that can be wrapped.

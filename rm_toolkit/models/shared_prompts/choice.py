@@ -22,12 +22,12 @@ logger = logging.get_logger(__name__)
 
 # The shared layout must save at least this share of the cost: differences below are within what the model misjudges.
 MIN_SAVING = 0.05
-SHARING_POOLINGS = ("last", "eos")  # which read one token, so that what stands beside a sequence does not matter
+SHARING_POOLINGS = ("last", "eos")  # they read one token, so neighboring sequences do not matter
 
 
 class ChosenLayout(NamedTuple):
     """
-    How micro-batches lie in memory.
+    How micro-batches are laid out in memory.
 
     Args:
         name (`str`): `"plain"` or `"shared"`.
@@ -50,7 +50,7 @@ def choose_layout(
     prepare: Callable[[PreTrainedModel], None] | None = None,
 ) -> ChosenLayout:
     """
-    Decides on a layout, prepares the model for it, and says why in one log line.
+    Chooses a layout, prepares the model for it, and logs the reason in one line.
 
     Args:
         wanted (`str`): `"auto"`, `"plain"` or `"shared"`.

@@ -46,7 +46,7 @@ def shared_block_mask(layout: SharedLayout, device: torch.device, window: int | 
         return (key <= query) & ((key >= own[query]) | prefix)
 
     def within(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        # Between a prefix and what continues it stand other tokens, which do not count.
+        # Between a prefix and its continuation there are other tokens, which do not count.
         distance = query - key - torch.where(key < own[query], own[query] - end[query], 0)
         return visible(batch, head, query, key) & (distance < window)
 

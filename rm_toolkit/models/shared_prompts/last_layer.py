@@ -1,4 +1,4 @@
-"""What nobody reads is not computed: the last layer's MLP runs for the tokens that a reward or a target is read at."""
+"""Skips unused work: the last layer's MLP runs only for the tokens at which a reward or a target is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def trim_last_layer(backbone: PreTrainedModel) -> bool:
     Lets the last layer's MLP compute only the tokens that `SharedLayout.needed` lists; the others leave it as zeros.
 
     No later layer mixes tokens, so rewards, losses and gradients are the same. With 8 layers this saves about a twelfth
-    of the work. It has no effect without a layout, nor where activations are computed again in the backward pass.
+    of the work. It has no effect without a layout, or if activations are computed again in the backward pass.
 
     Args:
         backbone (`PreTrainedModel`): The model under the head, changed in place.

@@ -355,7 +355,7 @@ def test_the_tiny_base_is_planned_by_its_sizes(tmp_path):
     ("values", "message"),
     [
         ({"hidden_act": "no-such"}, r"cannot be loaded as a reward model: `hidden_act` is 'no-such'"),
-        ({"hidden_size": 1 << 17}, r"config\.json describes a model of .* the weights beside it hold"),
+        ({"hidden_size": 1 << 17}, r"config\.json describes a model of .* the weights beside it have"),
     ],
 )
 def test_a_model_that_no_run_could_load_is_not_planned(small_base, tmp_path, values, message):
