@@ -191,7 +191,7 @@ def test_the_check_of_a_save_names_what_is_wrong(save):
         save_file(changed, path, metadata={"format": "pt"})
 
     write(**{"score.weight": torch.full((1, 16), float("nan"))})
-    with pytest.raises(InputError, match=r"the reward head 'score.weight' holds NaN"):
+    with pytest.raises(InputError, match=r"the reward head 'score.weight' has NaN"):
         check_saved_weights(trainer.model, folder)
     write(**{"score.weight": None})
     with pytest.raises(InputError, match=r"was saved without a reward head"):
