@@ -6,9 +6,9 @@ process by the toolkit and by the stock class; which layout was chosen, and why 
     python benchmarks/architectures.py --families Llama "Gemma 2" --again
     python benchmarks/architectures.py --write
 
-Each family runs in processes of its own, so that one failure is one row. What was found is kept in `--output`, and a run that
-was stopped goes on where it stood. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code
-is 1 if a reward differs, or a family fails without a reason in words.
+Each family runs in its own processes, so that one failure is one row. Results are kept in `--output`, and a stopped
+run continues from there. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code is
+1 if a reward differs, or a family fails without a reason in words.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rm_toolkit.testing import train_tokenizer
 
 
 PAGE = ROOT / "rm_toolkit" / "models" / "README.md"
-MAX_LENGTH = 96  # below the smallest window by default, so that a family is judged by its attention
+MAX_LENGTH = 96  # below the smallest default window, so that a family is judged by its attention
 PLAIN, NOT_EXACT = "batch_layout: plain", ", because the shared layout is not exact for this model:"
 COLUMNS = ("family", "stock class", "layout, and why not shared", "opened again", "by the stock class")
 
@@ -64,7 +64,7 @@ def make_base(family: Family, folder: Path) -> None:
         names = ("pad_token_id", "cls_token_id", "sep_token_id")
         special |= {name: getattr(tokenizer, name) for name in names}
     else:
-        special["pad_token_id"] = None  # one of the class's vocabulary, which is larger
+        special["pad_token_id"] = None  # it is for the class's vocabulary, which is larger
     config = getattr(transformers, family.config)(**family.values, **special, vocab_size=len(tokenizer))
     set_seed(0)
     with quiet_loading():
@@ -73,7 +73,7 @@ def make_base(family: Family, folder: Path) -> None:
 
 def train(family: Family, work: Path) -> dict[str, Any]:
     """Trains, saves, and returns what was chosen and the rewards of the model in memory."""
-    os.chdir(work)  # so that what is said of the base names no temporary folder
+    os.chdir(work)  # so that messages about the base name no temporary folder
     base, target = Path("base"), work / "model"
     make_base(family, base)
     rng = random.Random(5)
@@ -110,7 +110,10 @@ def train(family: Family, work: Path) -> dict[str, Any]:
 
 
 def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
-    """Opens the folder anew: the toolkit's scorer, and the stock class with the saved tokenizer, one text at a time."""
+    """
+    Loads the folder again: with the toolkit's scorer, and with the stock class and the saved tokenizer, one text at a
+    time.
+    """
     folder, texts = str(work / "model"), found["texts"]
     scored = RewardScorer(folder, device="cpu").score([prompt for prompt, _ in texts], [text for _, text in texts])
     stock = read_rewards(folder, [prompt + completion for prompt, completion in texts])
@@ -147,7 +150,7 @@ def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any, work:
 
 
 def try_family(family: Family) -> dict[str, Any]:
-    """All that is known of a family, for its row."""
+    """All results of a family, for its row."""
     with tempfile.TemporaryDirectory(prefix="architecture-") as temporary:
         work = Path(temporary)
         found = in_a_process(train, family, work, work=work)
@@ -166,7 +169,7 @@ def holds(found: dict[str, Any]) -> bool:
 def cells(name: str, found: dict[str, Any]) -> list[str]:
     """The row of a family."""
     if "failed" in found or "refused" in found:
-        # Of a refusal what is said of the family: not where the model lies, nor what to do.
+        # Of a refusal, only the part about the family: not the path of the model or the remedy.
         said = found.get("refused", "").partition(": ")[2].partition(", which")[0] or found.get("refused")
         return [name, "–", f"**failed**: {found['failed']}" if "failed" in found else f"refused: {said}", "–", "–"]
     numbers = [
@@ -186,13 +189,11 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tries the families that were not tried yet, prints the table, writes it on demand."""
+    """Tries the remaining families, prints the table, writes it on demand."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/architectures.json"), help="what was found so far"
-    )
-    parser.add_argument("--again", action="store_true", help="try the named families anew")
+    parser.add_argument("--output", type=Path, default=Path("outputs/architectures.json"), help="results so far")
+    parser.add_argument("--again", action="store_true", help="try the named families again")
     parser.add_argument("--write", action="store_true", help="write the table into rm_toolkit/models/README.md")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     if args.write:
         if missing := [name for name in FAMILIES if name not in results]:
-            parser.error(f"--write wants all families; {len(missing)} were not tried yet: {', '.join(missing)}")
+            parser.error(f"--write needs all families; {len(missing)} were not tried yet: {', '.join(missing)}")
         write_between(PAGE, "architectures", text)
     wrong = [name for name in args.families if not holds(results[name])]
     print("\n".join(f"does not hold: {name}" for name in wrong), file=sys.stderr)

@@ -7,8 +7,8 @@ How many labels that were flipped on purpose `rm-toolkit doubt` finds, and how m
         -- --model_name_or_path outputs/published/minilm --pooling_type cls --learning_rate 1e-4 \
         --num_train_epochs 1 --max_length 128 --replay_datasets '{}'
 
-A share of the pairs of each training set is turned round, by a seed; the command then runs as a user would run it, and
-what it lists is compared with what was flipped. Labels that were wrong before count as false alarms. A second call goes on.
+A share of the pairs of each training set is flipped, by a seed; the command then runs as a user would run it, and its
+list is compared with the flipped pairs. Labels that were wrong before count as false alarms. A second call continues.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def turn_round(row: dict[str, Any], number: int, flipped: set[int]) -> dict[str,
 
 def compare(search: Path, planted: set[str]) -> dict[str, Any]:
     """
-    What the list of a search has to do with the planted pairs.
+    Compares the list of a search with the planted pairs.
 
     Args:
         search (`Path`): Its folder.

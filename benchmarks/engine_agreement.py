@@ -5,7 +5,7 @@ with parameters and optimizer offloaded. Needs no GPU.
     python benchmarks/engine_agreement.py --output outputs/engines
 
 Each engine is started once, with the launch config of the repository, and runs GRFT and CRFT with K responses, the LM
-loss, shared prompts, a tied LM head, LoRA and bf16. What each run says of itself is read in it.
+loss, shared prompts, a tied LM head, LoRA and bf16. Each run reports its own engine.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def bases(folder: Path) -> None:
 
 
 def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, use_cpu: bool) -> dict[str, Any]:
-    """One run by the functions of the recipes, in this process; returns what it says of itself."""
+    """One run with the functions of the recipes, in this process; returns its report."""
     from datasets import Dataset
 
     from rm_toolkit.training import stages
@@ -151,7 +151,7 @@ def where_weights_are(model: Any) -> dict[str, Any]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """What each process of a launch does: all runs, one after the other."""
+    """Work of each process of a launch: all runs, one after the other."""
     from rm_toolkit.training.runtime import run_main, silence_launch_noise
 
     folder, output, steps, names = arguments.work, arguments.output, arguments.steps, arguments.runs
@@ -212,7 +212,7 @@ def launch(
 
 
 def read_results(folder: Path, engine: str) -> list[dict[str, Any]]:
-    """Results of an engine, one entry a process."""
+    """Results of an engine, one entry per process."""
     files = sorted((folder / engine.replace(" ", "-")).glob("process-*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
@@ -265,7 +265,7 @@ def report(folder: Path) -> None:
             )
             excepted += [(engine, name, *pair) for pair in compared["excepted"]]
     headings = ["engine", "run", "read inside", "processes", "ZeRO", "optimizer", "weights held", "largest loss diff."]
-    headings += ["correct pairs", "excepted", "peak GB a process"]
+    headings += ["correct pairs", "excepted", "peak GB per process"]
     for row in (headings, ["---"] * len(headings), *rows):
         console.print("| " + " | ".join(row) + " |")
     for engine, name, test, number, one, other in excepted:
@@ -288,7 +288,7 @@ def main() -> None:
         return
     folder = arguments.output.absolute()
     if folder.exists():
-        parser.error(f"{folder} is there already; name a new folder")
+        parser.error(f"{folder} exists already; name a new folder")
     bases(folder)
     for engine in CONFIGS:
         launch(engine, folder, arguments.steps, arguments.runs)

@@ -1,4 +1,4 @@
-"""Tiny configs of every family that `architectures.py` tries: what sizes them, and nothing else beside the class's defaults."""
+"""Tiny configs of every family that `architectures.py` tries: only their sizes; everything else is the class's default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Family:
     One architecture of transformers.
 
     Args:
-        name (`str`): As its authors write it.
+        name (`str`): Name as written by its authors.
         config (`str`): Its config class.
         values (`dict`): Sizes of the tiny model; windows, dropout, kinds of layers and all else are the class's own.
         encoder (`bool`): Whether it reads in both directions.

@@ -6,7 +6,7 @@ Attacks every command and recipe, and prints what was tried and what held.
     python benchmarks/faults.py endpoints                  # an LLM endpoint and a Hub that do not answer
     python benchmarks/faults.py secrets                    # passwords and tokens in the settings of recipes
 
-Held means: one line that says what happened, the right exit code, the earlier output as it was, no litter.
+Held means: one line that says what happened, the right exit code, the earlier output unchanged, no leftover files.
 Exits with 1 if something did not hold. Real full disks need the right to mount one (root, or `unshare -rm` before it).
 """
 

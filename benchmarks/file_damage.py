@@ -1,4 +1,4 @@
-"""What may be wrong with any file that should hold JSON, and how it is done to one."""
+"""Kinds of damage to a JSON file, and functions that cause them."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def a_folder(path: Path) -> None:
 
 
 def a_dangling_link(path: Path) -> None:
-    """A link that leads nowhere."""
+    """A broken link."""
     path.unlink(missing_ok=True)
     path.symlink_to(path.parent / "nowhere")
 
 
 def a_pipe(path: Path) -> None:
-    """A named pipe: whoever opens it waits for ever."""
+    """A named pipe: opening it blocks forever."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
 def a_device(path: Path) -> None:
-    """A link to a file without an end."""
+    """A link to an endless file."""
     path.unlink(missing_ok=True)
     path.symlink_to("/dev/zero")
 

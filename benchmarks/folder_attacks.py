@@ -33,13 +33,13 @@ ADAPTER = "adapter"
 @dataclass(frozen=True)
 class Attack:
     """
-    One thing that is wrong with a model folder.
+    One defect of a model folder.
 
     Args:
         name (`str`): What is wrong, file first.
         file (`str`): The file, relative to the model folder.
         harm (`Callable`): Does it, to the path of that file.
-        key (`str`, *optional*): What the error names beside the file.
+        key (`str`, *optional*): Key that the error names besides the file.
         harmless (`bool`): Whether commands may work as if nothing were wrong.
         also (`tuple[str, ...]`): What names the file as well as its name does.
         unread_by (`tuple[str, ...]`): Commands that may work as if nothing were wrong: they do not read that key.
@@ -70,7 +70,7 @@ JSON_FILES = (
     "tokenizer.json",
     f"{ADAPTER}/adapter_config.json",
 )
-# Read by nobody who has the files above: a reader may take no notice of them, but must not fall over them.
+# Not read if the files above exist: a reader may ignore them, but must not fail on them.
 LEGACY_FILES = ("special_tokens_map.json", "added_tokens.json", "generation_config.json")
 # Files without which a folder is still a model.
 OPTIONAL = {"rm_toolkit.json", *LEGACY_FILES}
@@ -100,7 +100,7 @@ LOG, OF_MISSING = (
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
 # An error names the tensor, which is in one of several files.
 OF_TENSORS = ("score.weight", "embed_tokens", "reward head", "q_proj", "config.json", "not finite")
-# A template may also stand in tokenizer_config.json.
+# A template may also be in tokenizer_config.json.
 OF_TEMPLATES = ("chat template",)
 
 

@@ -5,8 +5,9 @@ Does everything run on this GPU? Tests, exactness, launches and the plan, each w
     python benchmarks/gpu_check.py --model DIR --check launch zero3_offload fsdp2      # some of them, on a real model
     python benchmarks/gpu_check.py --device cpu --shape tiny                           # what a CPU can do, to try it
 
-Each check runs in a process of its own, prints into `NAME.log` and answers in `NAME.json` of the output folder, where the
-table stands too. What a machine lacks is skipped with the reason. The exit code is 1 if a check failed.
+Each check runs in its own process, prints into `NAME.log` and writes its result to `NAME.json` in the output folder,
+which also gets the table. Checks that the machine cannot run are skipped with the reason. The exit code is 1 if a
+check failed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# In the order in which they matter: a later one is of no use where an earlier one fails.
+# In order of importance: a later one is useless if an earlier one fails.
 CHECKS = {
     "tests": "tests marked `gpu`",
     "rewards": "rewards of shared prompts against texts one by one",
@@ -32,7 +33,7 @@ CHECKS = {
     "determinism": "two runs with full_determinism, bit for bit",
     "recipes": "the default recipes, tiny",
     "qwen3": "the recipe of Qwen3 on --model, or on a tiny model",
-    "launch": "one process: what the engines are compared with",
+    "launch": "one process: the reference for the engines",
     "zero3_offload": "ZeRO-3 with offload, one process",
     "fsdp2": "FSDP 2, one process",
     "qlora": "QLoRA",
@@ -82,7 +83,7 @@ def supervise(name: str, command: list[str], folder: Path, time_limit: float) ->
 
     Args:
         name (`str`): Of the check: it answers in `NAME.json`.
-        command (`list[str]`): What to run; ended with all that it started when its time is up.
+        command (`list[str]`): Command to run; killed with its children when the time is up.
         folder (`Path`): Where answer and log go.
         time_limit (`float`): In seconds.
 

@@ -5,10 +5,10 @@ Does `group_by_prompt` cost accuracy at small steps? Grouped against shuffled pa
     python benchmarks/grouping.py --data … --model … --queries 40 --seeds 1 --steps 8    # a minute, to try it
 
 The queries are split once (seeded): some train, some judge the learning rates, the others test. Every arm trains one epoch
-on the same pairs at each number of pairs a step and at each rate of the same grid, which grows by itself where the best
-rate lies at its edge; the rate with the highest mean accuracy on the judging queries is the arm's own. Accuracy on the test
-queries is a mean over seeds, the difference to shuffled pairs is paired: the same queries and seeds, resampled by query.
-After every run the JSON is written; a second call skips what is there.
+on the same pairs at each number of pairs a step and at each rate of the same grid, which is extended if the best rate
+is at its edge; the rate with the highest mean accuracy on the judging queries is the arm's own. Accuracy on the test
+queries is a mean over seeds, the difference to shuffled pairs is paired: the same queries and seeds, resampled by
+query. After every run the JSON is written; a second call skips what is there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tune-seeds", type=int, default=None, help="of which tune the rate; default all")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text, cut on the left")
     parser.add_argument("--micro-batch", type=int, default=16, help="pairs of a micro-batch at most")
-    parser.add_argument("--queries", type=int, default=None, help="take only so many queries")
+    parser.add_argument("--queries", type=int, default=None, help="use only this many queries")
     parser.add_argument("--parts", nargs=2, type=float, default=[0.6, 0.15], help="shares that train and that judge")
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

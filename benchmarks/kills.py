@@ -1,5 +1,5 @@
 """
-Kills the tiny recipe at random moments, resumes it, and compares the end with that of a run that nothing happened to.
+Kills the tiny recipe at random moments, resumes it, and compares the result with an uninterrupted run.
 
     python benchmarks/kills.py --kills 20                  # one process
     python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
@@ -64,7 +64,7 @@ NOT_BEGUN = -1.0
 
 
 class Clock(transformers.TrainerCallback):
-    """Tells the process that kills where the run is."""
+    """Tells the killing process how far the run is."""
 
     step: Synchronized | MappedNumber
 
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1, help="processes of each run")
     parser.add_argument("--deepspeed", type=Path, default=None, help="an accelerate config that names DeepSpeed")
     parser.add_argument(
-        "--how", nargs="+", choices=HOWS, default=["SIGKILL"], help="what is sent, in turn (default SIGKILL)"
+        "--how", nargs="+", choices=HOWS, default=["SIGKILL"], help="signals to send, in turn (default SIGKILL)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", nargs=2, default=None, help=argparse.SUPPRESS)  # one rank of a launched run
@@ -140,7 +140,7 @@ def main() -> int:
         engine = re.search(r"Engine (.+?) process", (work / "whole.log").read_text(encoding="utf-8"))
         wrote = read_manifest(str(find_checkpoint(work / "whole")[0]))["num_processes"]
         if engine is None or wrote != options.processes:
-            sys.exit(f"{options.processes} process(es) were asked for, {wrote} ran: nothing would be shown")
+            sys.exit(f"{options.processes} process(es) were requested, but {wrote} ran: the test would show nothing")
         console.print(f"Engine {engine[1]} process(es), as the run itself says")
         expected = ending(work / "whole")
         rows, good = [], True
@@ -180,7 +180,7 @@ def run(
     victim: int = 0,
 ) -> float:
     """
-    Runs the recipe in processes of its own.
+    Runs the recipe in separate processes.
 
     Args:
         work (`Path`): Where everything is written.
@@ -216,7 +216,7 @@ def run(
 def _killed(
     log: Path, processes: list[Any], options: argparse.Namespace, kill_at: tuple[float, float], victim: int
 ) -> float:
-    """Attacks a run at its moment and judges how it ends; returns the step at which that was."""
+    """Attacks a run at its moment and checks how it ends; returns the step at which this was."""
     whole, fraction = divmod(kill_at[0], 1)
     rank, victim = victim, min(victim, len(processes) - 1)
     while Clock.step.value < whole and processes[victim].is_alive():

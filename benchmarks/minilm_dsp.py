@@ -44,14 +44,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
     parser.add_argument("--domain", default="literature", help="whose answers are preferred")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="who takes part")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="contenders")
     parser.add_argument("--max-length", type=int, default=256, help="tokens of a text, cut on the left")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs of an optimizer step")
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-5, 1e-4, 3e-4, 1e-3], help="the grid")
     parser.add_argument("--seeds", type=int, default=3, help="final runs of each contender, seeds 0, 1, …")
     parser.add_argument("--tune-fraction", type=float, default=0.25, help="training queries of a tuning run")
     parser.add_argument("--judge-fraction", type=float, default=0.2, help="training queries that judge tuning runs")
-    parser.add_argument("--queries", type=int, default=None, help="take only so many queries")
+    parser.add_argument("--queries", type=int, default=None, help="use only this many queries")
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU, if there is one")
@@ -189,7 +189,7 @@ def base_model(args: argparse.Namespace, pooling_type: str, seed: int) -> tuple[
 
 
 def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder: str) -> dict[str, Any]:
-    """What both trainers are told alike; everything else is TRL's default on both sides."""
+    """Settings that both trainers get; everything else is TRL's default on both sides."""
     return {
         "output_dir": folder,
         "learning_rate": learning_rate,

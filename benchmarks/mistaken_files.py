@@ -1,4 +1,4 @@
-"""Files that no command can read, made in a folder: each kind once for JSON, YAML, tables and packed files."""
+"""Files that no command can read, created in a folder: one of each kind for JSON, YAML, tables and compressed files."""
 
 from __future__ import annotations
 

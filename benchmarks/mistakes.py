@@ -1,9 +1,9 @@
 """
-Every kind of a user's mistake, tried: is it one short error, exit code 2, before any long work, with nothing written?
+Tries every kind of user mistake: one short error, exit code 2, before any long work, with nothing written?
 
     python benchmarks/mistakes.py                    # settings, options, files, command lines: a table of kinds
     python benchmarks/mistakes.py --part settings    # one of them
-    python benchmarks/mistakes.py --failures         # also what was not held
+    python benchmarks/mistakes.py --failures         # also print the failures
 
 Cases of settings and options derive from the dataclasses and parsers themselves (`mistaken_values.py`), so that a new one
 is tried the day it is added. The default test run tries the same cases (`tests/test_mistakes.py`).
@@ -222,7 +222,7 @@ def main() -> None:
     """Tries all and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="which parts (default: all)")
-    parser.add_argument("--failures", action="store_true", help="also print what was not held")
+    parser.add_argument("--failures", action="store_true", help="also print the failures")
     args = parser.parse_args()
     tried, kept, began = Counter(), Counter(), time.monotonic()
     for part in args.part:

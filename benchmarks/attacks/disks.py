@@ -35,7 +35,7 @@ INJECTED = {"ENOSPC": (0.0, 0.5, 1.0), "EDQUOT": (0.4, 0.9), "EROFS": (0.6,), "E
 
 @dataclass
 class Row:
-    """One attack: what was done, and what of it did not hold."""
+    """One attack: what was done, and which checks failed."""
 
     kind: str
     scenario: str
@@ -58,12 +58,12 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Changes the size of a mounted disk, or what may be done there."""
+    """Changes the size or the permissions of a mounted disk."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
 
 
 def leave(folder: Path, *, pages: int | None = None, inodes: int | None = None) -> None:
-    """Leaves so many pages or files free on a mounted disk."""
+    """Leaves this many pages or files free on a mounted disk."""
     seen = os.statvfs(folder)
     used, files = (seen.f_blocks - seen.f_bfree) * seen.f_frsize, seen.f_files - seen.f_ffree
     # A size of 0 means no limit: one page is the least.
@@ -72,7 +72,7 @@ def leave(folder: Path, *, pages: int | None = None, inodes: int | None = None) 
 
 
 def full_disks(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Room for ever more pages, then for ever more files, until the command has enough."""
+    """Gives more and more pages, then files, until the command has enough."""
     for kind, rooms in (("pages", PAGES), ("inodes", INODES)):
         for room in rooms:
             with small_disk(attacked.area) as mounted:
@@ -101,7 +101,7 @@ def read_only(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 
 
 def failing_changes(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Every change from the n-th on fails as it does on such a disk: n early, in the middle and last."""
+    """Every change from the n-th on fails as on such a disk: with n early, in the middle, and last."""
     folders = [f"{attacked.area}/"]
     attacked.clear(scenario)
     counted = attacked.work / "counted"
@@ -124,7 +124,7 @@ def failing_changes(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 
 
 def harmless(event: str, path: str) -> bool:
-    """Whether a change may fail without the command: what is kept to be faster next time."""
+    """Whether a change may fail without failing the command: caches."""
     return "/cache/" in path or "/tmp/" in path or event == "os.fsync"
 
 
@@ -148,6 +148,6 @@ def attack(
 
 
 def goes_on(attacked: Attacked, scenario: Scenario) -> list[str]:
-    """With room again, the command must do its work."""
+    """With space again, the command must do its work."""
     ended = attacked.runner.run(scenario.resumes or scenario.argv, **attacked.env)
     return [f"with room again it ended with {ended.code}: {' '.join(last_words(ended))}"] if ended.code else []

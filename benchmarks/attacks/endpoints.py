@@ -18,7 +18,7 @@ SECONDS_OF_THE_HUB = 240.0  # its client tries again, and waits longer each time
 
 
 def misbehaving(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Every manner of not answering, for the commands that ask somebody."""
+    """Every way of not answering, for the commands that contact a server."""
     hub = scenario.command.startswith("push")
     if scenario.command != "collect" and (not hub or "--preview" in scenario.argv):
         return
@@ -46,7 +46,7 @@ def _attack(attacked: Attacked, scenario: Scenario, address: str, what: str, nam
         time.sleep(15 if scenario.command != "collect" else 6)
         started.send(getattr(signal, name), group=name == "SIGINT")
     ended = started.wait(bound)
-    # Questions without an answer are no mistake: the exit code is 1 and the same command asks them again.
+    # Unanswered questions are not an error: the exit code is 1 and the same command asks them again.
     codes = (2, 1) if name is None else (130, 143)
     wrong = faults(attacked, scenario, ended, before, codes)
     wrong += [f"it took {ended.seconds:.0f} s"] if ended.seconds > bound else []

@@ -1,4 +1,4 @@
-"""What goes wrong inside an attacked process: at the n-th change that it makes below some folders."""
+"""Injects a fault into an attacked process: at the n-th change that it makes below some folders."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ def faults(
     attacked: Attacked, scenario: Scenario, ended: Ended, before: dict[str, bytes], codes: tuple[int, ...]
 ) -> list[str]:
     """
-    Lists what is wrong with how a command ended that was attacked.
+    Lists what is wrong with the end of an attacked command.
 
     Args:
         attacked (`Attacked`): Whose area it wrote into.
         scenario (`Scenario`): The command.
         ended (`Ended`): How it ended.
         before (`dict[str, bytes]`): [`tree`] of the area, from before it.
-        codes (`tuple[int, ...]`): Exit codes that are right.
+        codes (`tuple[int, ...]`): Allowed exit codes.
     """
     found = []
     if ended.code not in codes:
@@ -75,14 +75,14 @@ def last_words(ended: Ended) -> list[str]:
 
 
 def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """What is gone or changed of what was there."""
+    """Files that existed before and are missing or changed."""
     gone = sorted(name for name in before if name not in after)
     changed = sorted(name for name in before if name in after and before[name] != after[name])
     return [f"gone: {gone[:3]}"] * bool(gone) + [f"changed: {changed[:3]}"] * bool(changed)
 
 
 def litter(attacked: Attacked, scenario: Scenario, before: dict[str, bytes]) -> list[str]:
-    """What is left below the area that is of no use to anybody."""
+    """Useless files left below the area."""
     left = []
     for name in tree(attacked.area):
         if name in before or name in ("cache", "tmp"):

@@ -1,4 +1,4 @@
-"""Secrets in the settings of a recipe: every byte that is printed or written is searched for them."""
+"""Secrets in the settings of a recipe: all printed and written bytes are searched for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attacks.scenarios import Attacked, Scenario
 from rm_toolkit.output.strict_yaml import strict_yaml
 
 
-# Where a run writes is named by its user, and the folders there are called so.
+# The output folder is named by the user, so its name appears in paths.
 PLACES = ("output_dir", "logging_dir", "dataset_cache_dir")
 
 

@@ -15,7 +15,7 @@ SAID = ("error: ", "stopped by ", "Stopped by ")
 
 def attack(pids: list[int], rank: int, how: str) -> None:
     """
-    Sends a signal to one process of a run, or SIGINT to all of them as a terminal does; a stopped one goes on later.
+    Sends a signal to one process of a run, or SIGINT to all of them as a terminal does; a stopped one continues later.
 
     Args:
         pids (`list[int]`): Its processes, by rank.

@@ -29,7 +29,7 @@ class Ended:
     How a process ended.
 
     Args:
-        code (`int`): Exit code as a shell counts it: 128 and the signal's number where a signal ended it.
+        code (`int`): Exit code as in a shell: 128 plus the signal's number if a signal ended it.
         out, err (`str`): What it printed.
         seconds (`float`): How long it ran.
         left (`list[str]`): Processes that it has left behind.
@@ -43,7 +43,7 @@ class Ended:
 
 
 class Started:
-    """A process of [`Runner`]; it leads a session of its own."""
+    """A process of [`Runner`]; it leads its own session."""
 
     def __init__(self, printed: Path):
         self.printed, self.begin = printed, time.monotonic()
@@ -56,7 +56,7 @@ class Started:
             (os.killpg if group else os.kill)(self.pid, number)
 
     def wait(self, seconds: float = SECONDS) -> Ended:
-        """Waits for its end; a process that does not end in time is killed, with exit code -1."""
+        """Waits for the process to end; one that does not end in time is killed, with exit code -1."""
         try:
             code = self.ended.get(timeout=seconds)
         except queue.Empty:
@@ -70,7 +70,7 @@ class Started:
         return Ended(128 - code if code < -1 else code, *text, taken, left)
 
     def _remove_left(self) -> list[str]:
-        """Kills what is left of the session, after a moment to end by itself; returns the command lines."""
+        """Kills the rest of the session after a short grace period; returns the command lines."""
         for _ in range(20):
             found = [process for process in psutil.process_iter() if _session(process) == self.pid]
             if not found:
@@ -98,8 +98,8 @@ class Runner:
     Starts processes.
 
     Args:
-        work (`Path`): Where what they print is kept.
-        environment (`dict[str, str]`): Of all of them, beside that of this process.
+        work (`Path`): Folder for their output.
+        environment (`dict[str, str]`): For all of them, in addition to that of this process.
     """
 
     def __init__(self, work: Path, environment: dict[str, str]):
@@ -132,7 +132,7 @@ class Runner:
 
     def _listen(self) -> None:
         for line in self.server.stdout:
-            if not line.startswith(b"{"):  # what a library says while it is imported
+            if not line.startswith(b"{"):  # printed by a library during import
                 continue
             told = json.loads(line)
             if "ready" in told:

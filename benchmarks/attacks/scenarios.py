@@ -41,10 +41,10 @@ class Scenario:
     Args:
         name (`str`): For the table.
         argv (`list[str]`): What is started; writes into the area.
-        target (`str`, *optional*): What it writes there, by name; `None` where it writes nothing of its own.
-        resumes (`list[str]`, *optional*): What goes on after it was stopped; `None`: the same command again.
-        kept (`tuple[str, ...]`): Patterns, below the area, of what may stay of an unfinished run: it goes on from there.
-        old (`bool`): Whether there is an earlier output, which stays as it is until a new one is whole.
+        target (`str`, *optional*): Name of its output there; `None` if it writes none.
+        resumes (`list[str]`, *optional*): Command that continues after a stop; `None`: the same command.
+        kept (`tuple[str, ...]`): Patterns, below the area, of files that an unfinished run may keep to continue from.
+        old (`bool`): Whether there is an earlier output, which must not change until the new one is complete.
         model (`str`, *optional*): A model of the inputs that is in the area: the command writes into its folder.
     """
 

@@ -1,4 +1,4 @@
-"""A loopback server that takes every request and does not answer it as it should."""
+"""A loopback server that accepts every request but does not answer properly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANNERS = ("silent", "drips", "drips its head", "endless", "closes", "half", "ga
 
 
 def serve(connection: socket.socket, manner: str, ended: threading.Event) -> None:
-    """Misbehaves towards one client until it or the server is gone."""
+    """Misbehaves towards one client until the client or the server ends."""
     with contextlib.suppress(OSError), connection:
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
@@ -39,7 +39,7 @@ def serve(connection: socket.socket, manner: str, ended: threading.Event) -> Non
 
 
 def drip(connection: socket.socket, ended: threading.Event, byte: bytes) -> None:
-    """A byte ten times a second."""
+    """Ten bytes per second, one at a time."""
     while not ended.is_set():
         connection.sendall(byte)
         time.sleep(0.1)

@@ -1,8 +1,9 @@
 """
-Runs commands and recipes in forked processes that have imported everything already: a second each instead of ten.
+Runs commands and recipes in forked processes that have imported everything already: one second each instead of ten.
 
-Reads a request a line from stdin (JSON: `number`, `argv`, `env`, `out`, `hook`), answers with the process's id, and with
-its exit code when it has ended. The process itself ends as an interpreter does, with everything that runs at exit.
+Reads one request per line from stdin (JSON: `number`, `argv`, `env`, `out`, `hook`), answers with the process's id,
+and with its exit code when it has ended. The process itself ends as an interpreter does, with everything that runs at
+exit.
 """
 
 from __future__ import annotations
