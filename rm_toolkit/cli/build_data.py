@@ -80,7 +80,7 @@ def _add_left_out(parser: argparse.ArgumentParser, ratio: Range) -> None:
         metavar="FILE",
         help="pairs of a reviewed list, as `rm-toolkit doubt` writes it; lines without a match are reported",
     )
-    add("--skip-invalid", action="store_true", help="records that cannot be used; they are counted")
+    add("--skip-invalid", action="store_true", help="records that cannot be used; they are counted, and the first ten named")
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
@@ -203,6 +203,12 @@ def show(result: BuildResult, shape: str) -> None:
     print_table(["step", *result.counts], rows)
     for line in result.drop_list.describe() if result.drop_list is not None else ():
         print(line)
+    for name, reasons in result.left_out.items():
+        where = f"left out of {name}" if len(result.left_out) > 1 else "left out"
+        for reason in reasons:
+            print(f"{where}: {reason}")
+        if result.counts[name].invalid > len(reasons):
+            print(f"{where}: and {result.counts[name].invalid - len(reasons):,} more")
     for name, notes in result.notes.items():
         for note, number in notes.items():
             print(f"note: {name}: {number:,} {note}")

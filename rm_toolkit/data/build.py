@@ -18,7 +18,7 @@ from .inputs import resolve_inputs
 from .number_ranges import TEST_SIZE
 from .pairs import with_same_messages
 from .recognition import source_named
-from .rows import count_invalid, count_notes, read_rows, valid_rows
+from .rows import count_invalid, count_notes, invalid_reasons, read_rows, valid_rows
 from .schema import FORMATS, SHAPES, has_free_messages
 from .sources import Source, SourceOptions
 from .sources.base import SPECIAL_OPTIONS
@@ -96,6 +96,8 @@ class BuildResult:
         notes (`dict[str, dict[str, int]]`): What the source counted in each split; for a split made here, under
             `train`.
         drop_list (`DropList`, *optional*): Result of the list of pairs to leave out.
+        left_out (`dict[str, list[str]]`): Place and reason of the first records of each split that could not be used;
+            for a split made here, under `train`.
     """
 
     datasets: DatasetDict
@@ -105,6 +107,7 @@ class BuildResult:
     info: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, dict[str, int]] = field(default_factory=dict)
     drop_list: DropList | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildResult:
@@ -132,13 +135,14 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     split = "given"
     notes = {name: count_notes(rows) for name, rows in read.items()}
     invalid = {name: count_invalid(rows) for name, rows in read.items()}
+    reasons = {name: invalid_reasons(rows, parts[name]) for name, rows in read.items()}
     left_out = {name: len(rows) - len(valid_rows(rows)) for name, rows in read.items()}
     if "" in read:
         rows = valid_rows(read.pop(""))
         split = "made" if options.test_size else "none"
         train, test = split_by_prompt(rows, options.test_size, options.seed) if options.test_size else (rows, None)
         read = {"train": train} if test is None else {"train": train, "test": test}
-        for counted in (invalid, left_out, notes):
+        for counted in (invalid, left_out, notes, reasons):
             counted["train"] = counted.pop("")
     datasets, counts = {}, {}
     for name, rows in read.items():
@@ -155,8 +159,8 @@ def build(source_name: str, inputs: list[str], options: BuildOptions) -> BuildRe
     shared = 0
     if len(datasets) == 2:
         shared = len(set(datasets["train"].unique("prompt_id")) & set(datasets["test"].unique("prompt_id")))
-    notes = {name: told for name, told in notes.items() if told}
-    return BuildResult(datasets, counts, split, shared, _info(source, inputs, options), notes, drop_list)
+    notes, reasons = ({name: told for name, told in all_of.items() if told} for all_of in (notes, reasons))
+    return BuildResult(datasets, counts, split, shared, _info(source, inputs, options), notes, drop_list, reasons)
 
 
 def _without_listed(datasets: DatasetDict, drop_list: DropList, counts: dict[str, CleaningCounts]) -> DatasetDict:
@@ -223,6 +227,7 @@ def save(result: BuildResult, folder: Path, overwrite: bool = False, license: st
         counts = {name: numbers.as_dict() for name, numbers in result.counts.items()}
         info = {**result.info, "split": result.split, "shared_prompts": result.shared_prompts, "counts": counts}
         info |= {"notes": result.notes} if result.notes else {}
+        info |= {"left_out": result.left_out} if result.left_out else {}
         info |= {"drop_pairs": result.drop_list.as_dict()} if result.drop_list is not None else {}
         info["license"] = license
         text = json.dumps(info, indent=2, ensure_ascii=False) + "\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..output.places import about
 from .cache import remove_left_beside
 from .fingerprints import fingerprint
@@ -112,6 +114,26 @@ def count_invalid(rows: Dataset) -> int:
     """Returns how many records could not be used."""
     column = rows.with_format("arrow")["_invalid"]
     return len(column) - column.null_count
+
+
+def invalid_reasons(rows: Dataset, files: list[RecordFile], most: int = 10) -> list[str]:
+    """
+    Returns the place of each of the first records that could not be used, and why: `row 6: `answer_bad` is null`.
+
+    Args:
+        rows (`Dataset`): From [`read_rows`].
+        files (`list[RecordFile]`): What they were read from; the name of a file is given where there are several.
+        most (`int`): Number of records.
+    """
+    reasons = []
+    for text in rows.with_format("arrow")["_invalid"].drop_null()[:most].to_pylist():
+        for path in (file.path for file in files):
+            if text.startswith(f"{path}, "):
+                text = text.removeprefix(f"{path}, ") if len(files) == 1 else Path(path).name + text[len(path) :]
+                break
+        text = re.sub(r"(?<=[.)]) [^.]*--skip-invalid\.$", "", text)  # they passed it
+        reasons.append(one_line(text, 200).removesuffix("."))
+    return reasons
 
 
 def count_notes(rows: Dataset) -> dict[str, int]:

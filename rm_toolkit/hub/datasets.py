@@ -99,6 +99,7 @@ def prepared(push: Push, data: DatasetDict, info: dict[str, Any], repo_id: str) 
         staged = Path(temporary, "dataset")
         (staged / "data").mkdir(parents=True)
         files = {split: write_parquet(rows, staged, split) for split, rows in data.items()}
+        info = {name: value for name, value in info.items() if name != "left_out"}  # it quotes what is not published
         (staged / INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         dataset_card(repo_id, data, files, info, push.license).save(staged / CARD_NAME)
         yield staged

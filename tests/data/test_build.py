@@ -161,6 +161,20 @@ def test_skip_invalid_counts_what_it_leaves_out(write, dsp_items):
         build("dsp", [path], BuildOptions(domain="academy"))
     result = build("dsp", [path], BuildOptions(domain="academy", skip_invalid=True, test_size=0))
     assert (result.counts["train"].read, result.counts["train"].invalid, result.counts["train"].rows) == (10, 1, 36)
+    assert result.left_out == {"train": ["item 7: `responses` has no 'academy'"]}
+
+
+def test_skip_invalid_names_the_first_records_left_out(write, tmp_path, capsys):
+    rows = [{"prompt": f"Q{n}", "chosen": "a", "rejected": "b" if n < 3 else None} for n in range(15)]
+    folder = tmp_path / "built"
+    command = ["build-data", "preference", "--input", write("rows.jsonl", rows), "--output", str(folder)]
+    assert main([*command, "--test-size", "0", "--skip-invalid"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    reason = "`rejected` is null, so `chosen` has no other response to compare with"
+    assert told[0] == f"left out: line 4: {reason}" and told[9] == f"left out: line 13: {reason}"
+    assert told[10:] == ["left out: and 2 more"]
+    kept = json.loads((folder / "rm_toolkit_data.json").read_text())["left_out"]["train"]
+    assert len(kept) == 10 and kept[0] == f"line 4: {reason}"
 
 
 def test_json_lines_and_arrays_with_a_byte_order_mark_are_read(write, dsp_items):

@@ -96,7 +96,11 @@ def test_the_card_says_what_was_done(built, hub, tmp_path):
 
 
 def test_a_stated_license_goes_before_the_published_datas(built, hub):
-    push_dataset(str(built()), "tester/prefs", license="cc-by-4.0")
+    folder = built()
+    info = json.loads((folder / "rm_toolkit_data.json").read_text())
+    (folder / "rm_toolkit_data.json").write_text(json.dumps({**info, "left_out": {"train": ["row 1: private"]}}))
+    push_dataset(str(folder), "tester/prefs", license="cc-by-4.0")
+    assert json.loads(hub.datasets["tester/prefs"].files["rm_toolkit_data.json"]) == info  # without what was left out
     text = hub.datasets["tester/prefs"].files["README.md"].decode()
     assert DatasetCard(text).data.license == "cc-by-4.0" and "publisher states `cc-by-4.0`" in text
 
