@@ -80,7 +80,11 @@ def _add_left_out(parser: argparse.ArgumentParser, ratio: Range) -> None:
         metavar="FILE",
         help="pairs of a reviewed list, as `rm-toolkit doubt` writes it; lines without a match are reported",
     )
-    add("--skip-invalid", action="store_true", help="records that cannot be used; they are counted, and the first ten named")
+    add(
+        "--skip-invalid",
+        action="store_true",
+        help="records that cannot be used; they are counted, and the first ten named",
+    )
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:

@@ -17,6 +17,12 @@ class Place:
     file: str
     unit: str
     number: int
+    null = "null"  # what a missing value is called here; no field
+
+    @property
+    def where(self) -> str:
+        """The place within its file."""
+        return f"{self.unit} {self.number}"
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:
         """
@@ -29,7 +35,7 @@ class Place:
         if remedy is None:
             remedy = f"Fix or remove the {self.unit}, or pass --skip-invalid."
         problem = one_line(problem, MOST_OF_A_PROBLEM)
-        return InputError(f"{self.file}, {self.unit} {self.number}: {problem} {remedy.strip()}".strip())
+        return InputError(f"{self.file}, {self.where}: {problem} {remedy.strip()}".strip())
 
 
 class RowPlace(Place):

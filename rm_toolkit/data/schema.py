@@ -171,7 +171,7 @@ def known_keys(record: Mapping[str, Any], most: int = 12) -> str:
 def text_value(value: Any, name: str, place: Place) -> str:
     """Returns `value` if it is a string that can be stored, else raises an `InputError`."""
     if not isinstance(value, str):
-        raise place.error(f"`{name}` must be a string, got {describe(value)}.")
+        raise place.error(f"`{name}` must be a string, got {described(value, name, place)}.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -244,7 +244,7 @@ def number_value(value: Any, name: str, place: Place) -> float:
         except ValueError:
             value = str(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise place.error(f"`{name}` must be a number, got {describe(value)}.")
+        raise place.error(f"`{name}` must be a number, got {described(value, name, place)}.")
     try:
         number = float(value)
     except OverflowError:
@@ -280,6 +280,11 @@ def describe(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "an object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def described(value: Any, name: str, place: Place) -> str:
+    """As [`describe`], of a column's value: in a table, a null is an empty cell; one within a list is not."""
+    return place.null if value is None and "[" not in name else describe(value)
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from ..errors import InputError, first_line, name_list
 from .files import damaged_gzip, not_utf8, open_binary, separator_of
 from .messages import decode_json, holds_json, null_stripper
 from .places import Place
+from .table_lines import TableLines, TablePlace
 
 
 ROWS_AT_ONCE = 1000
@@ -49,6 +50,7 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     names, separator = _header(path)
     if not names:
         return
+    lines = TableLines(path, separator)
     with _quiet_reader():
         try:
             rows = datasets.load_dataset(
@@ -63,7 +65,8 @@ def read_cells(path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
                 chunksize=ROWS_AT_ONCE,
             )
             for number, row in enumerate(rows, 1):
-                yield Place(path, "row", number), {name: _value(name, text) for name, text in row.items()}
+                place = TablePlace(path, "row", number, tuple(text or "" for text in row.values()), lines)
+                yield place, {name: _value(name, text) for name, text in row.items()}
         except UnicodeDecodeError as error:
             problem, remedy = not_utf8(error)
             raise InputError(f"{path}: {problem} {remedy}") from error
@@ -110,8 +113,9 @@ def _header(path: str) -> tuple[list[str], str]:
     except csv.Error:  # a cell too long for this module: checked by the reader of the whole table
         first = []
     if len(first) > len(names):
+        place = TablePlace(path, "row", 1, tuple(first), TableLines(path, separator))
         raise InputError(
-            f"{path}, row 1: {len(first)} cells, but the first line names {len(names)} columns. Put quotes around cells "
+            f"{path}, {place.where}: {len(first)} cells, but the first line names {len(names)} columns. Put quotes around cells "
             "that contain a separator."
         )
     return names, separator

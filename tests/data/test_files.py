@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
@@ -97,7 +98,7 @@ def test_numbers_in_cells_are_scores_where_scores_are_wanted_and_text_elsewhere(
     row = build("preference", [path], BuildOptions(test_size=0)).datasets["train"][0]
     assert (row["chosen"], row["rejected"], row["score_chosen"], row["score_rejected"]) == ("42", "041", 4.5, 2.0)
     path = write("words.csv", "prompt,chosen,rejected,score_chosen,score_rejected\nQ?,a,b,high,2\n")
-    with pytest.raises(InputError, match="row 1: `score_chosen` must be a number, got the string 'high'"):
+    with pytest.raises(InputError, match=r"line 2 \(row 1\): `score_chosen` must be a number, got the string 'high'"):
         build("preference", [path], BuildOptions(test_size=0))
 
 
@@ -116,9 +117,22 @@ def test_a_long_cell_is_read_whole(read):
     assert read("rows.csv", f"prompt,chosen\nQ,{text}\n")[0][1]["chosen"] == text
 
 
+def test_the_line_of_a_row_is_that_of_an_editor_or_is_not_given(read):
+    for mark, name in ((",", "rows.csv"), ("\t", "rows.tsv.gz")):
+        lines = ["a,b", "1,2", "", '"3\n",4', "  ", '5,"6\n\n6"', "7"]
+        text = "\n".join(line.replace(",", mark) for line in lines) + "\n"
+        places = [place for place, _ in read(name, text)]
+        # The line break of the third line is in a cell, and the last row has one cell.
+        assert [place.where for place in places] == [f"line {n} (row {k})" for k, n in enumerate((2, 4, 7, 10), 1)]
+        assert places[1].where == "line 4 (row 2)"  # also asked again
+        other = replace(places[1], cells=("3", "4"))  # what another reader would have found
+        assert other.where == "row 2"
+
+
 def test_an_empty_cell_is_no_text(write):
     path = write("rows.csv", "prompt,chosen,rejected\nQ?,a,b\nR?,a,\n")
-    with pytest.raises(InputError, match=r"row 2: `rejected` is null.*Fix or remove the row, or pass --skip-invalid"):
+    message = r"line 3 \(row 2\): `rejected` is an empty cell, .*Fix or remove the row, or pass --skip-invalid"
+    with pytest.raises(InputError, match=message):
         build("preference", [path], BuildOptions(test_size=0))
     assert build("preference", [path], BuildOptions(test_size=0, skip_invalid=True)).counts["train"].invalid == 1
 
@@ -172,7 +186,7 @@ REFUSED = {
         "differ in length .'prompt' 2, 'chosen' 2, 'rejected' 1.",
     ),
     "text": ("rows.txt", "What is it?\n", "line 1, column 1: not valid JSON .* CSV .* and Parquet files are read"),
-    "cells too many": ("rows.csv", "a,b\n1,2,3\n", "row 1: 3 cells, but the first line names 2 columns"),
+    "cells too many": ("rows.csv", "a,b\n1,2,3\n", r"line 2 \(row 1\): 3 cells, but the first line names 2 columns"),
     "cells too many later": ("rows.csv", "a,b\n1,2\n1,2,3\n", "not a readable table .*line 3"),
     "a name twice": ("rows.csv", "a,b,a\n1,2,3\n", "the column 'a' is given twice"),
     "no rows": ("rows.csv", "a,b\n", "has no rows"),

@@ -270,7 +270,7 @@ def _no_preference(record: Record, given: dict[str, Any], place: Place, options:
     lacking = next((name for name in ("chosen", "rejected") if given[name] is None), "chosen")
     theirs = options.columns.get(lacking, lacking)
     if half and theirs in record:
-        return place.error(f"`{theirs}` is null, so `{half[0]}` has no other response to compare with.")
+        return place.error(f"`{theirs}` is {place.null}, so `{half[0]}` has no other response to compare with.")
     missing = f"`{half[0]}` has no partner" if half else "no preference found"
     return place.error(
         f"{missing}: needs chosen and rejected, completions and scores, or prompt, response and score; the keys are "

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import name_list
 from ...output.strict_json import strict_json
 from ..places import Place
-from ..schema import describe, number_value, text_value
+from ..schema import describe, described, number_value, text_value
 
 
 def in_range(value: Any, name: str, low: float, high: float, place: Place) -> float:
@@ -52,7 +52,7 @@ def one_of(value: Any, name: str, known: Mapping[Any, Any], place: Place) -> Any
         label = int(label)
     if isinstance(label, bool) or label is None or isinstance(label, (list, dict)) or label not in known:
         words = ", ".join(f"'{key}'" if isinstance(key, str) else str(key) for key in known)
-        raise place.error(f"`{name}` must be one of {words}, got {describe(value)}.")
+        raise place.error(f"`{name}` must be one of {words}, got {described(value, name, place)}.")
     return known[label]
 
 
