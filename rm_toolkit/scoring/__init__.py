@@ -1,1 +1,1 @@
-"""Rewards of texts: the scorer, adapters of several domains in one batch, files, and the check in a fresh process."""
+"""Rewards of texts: the scorer, adapters of several domains in one batch, files, and the reload check."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class _OtherTokensError(RuntimeError):
-    """A layer was not given the tokens of the batch."""
+    """A layer did not get the tokens of the batch."""
 
 
 @dataclass
@@ -254,7 +254,7 @@ def _detach(model: RewardModel) -> None:
 
 
 def _plain_adapter(model: RewardModel, inner_name: str) -> _Adapter | None:
-    """The layers of the one adapter that is on the model, or `None` if it changes anything but linear layers and head."""
+    """The layers of the model's only adapter, or `None` if it changes anything but linear layers and the head."""
     head = reward_head(model.base_classifier)
     layers = {}
     for name, module in model.base_classifier.named_modules():

@@ -45,13 +45,13 @@ class Calibration:
     A calibration fitted to a model.
 
     Args:
-        method (`str`): `temperature`: p = sigmoid(margin / temperature); or `isotonic`: p grows with the margin along a
-            line through the points below, the same for either order of the two responses.
+        method (`str`): `temperature`: p = sigmoid(margin / temperature); or `isotonic`: p is a piecewise linear function
+            of the margin through the points below, symmetric in the order of the two responses.
         model (`str`): From [`model_fingerprint`], of the model that it was fitted to.
         temperature (`float`, *optional*): Above 0.
-        margins (`tuple[float, …]`): Isotonic: where the line has its points, from 0 on, growing, in logits.
-        probabilities (`tuple[float, …]`): Isotonic: its heights there, from 0.5 on, never falling, below 1.
-        record (`dict`): What it was fitted on, and what it did there.
+        margins (`tuple[float, …]`): Isotonic: margins of the points, from 0 on, increasing, in logits.
+        probabilities (`tuple[float, …]`): Isotonic: probabilities of the points, from 0.5 on, never decreasing, below 1.
+        record (`dict`): The data that it was fitted on, and its effect there.
     """
 
     method: str
@@ -79,7 +79,7 @@ class Calibration:
 
     def logits(self, margins: Any) -> np.ndarray:
         """
-        Log-odds of [`probability`], of which sigmoid gives it back: what calibration errors and losses are computed from.
+        Log-odds of [`probability`]: the calibrated margins from which calibration errors and losses are computed.
 
         Args:
             margins (`np.ndarray` of shape `(num_pairs,)`): As in [`probability`].
@@ -116,11 +116,11 @@ def win_probabilities(margins: np.ndarray, calibration: Calibration | None) -> n
 
 def mean_win_probabilities(rewards: Sequence[float], calibration: Calibration) -> list[float]:
     """
-    Probability that each of several responses beats another one of them, on average over the others.
+    Probability that each of several responses beats another one, averaged over the others.
 
     Args:
-        rewards (`Sequence[float]` of K): Of the responses to one prompt, in logits; K is at least 2.
-        calibration (`Calibration`): Of their model.
+        rewards (`Sequence[float]` of K): Rewards of the responses to one prompt, in logits; K is at least 2.
+        calibration (`Calibration`): The calibration of their model.
 
     Returns:
         `list[float]` of K: Their mean is 0.5; for two responses they are p and 1 - p.
@@ -144,9 +144,11 @@ def check_calibrated_options(model: Any, *, adapters: Any, endpoint: Any) -> Non
             "calibration was fitted to; load the model."
         )
     if adapters:
-        raise InputError("`calibrated` is given with `adapters`, each of which needs its own; load one model.")
+        raise InputError(
+            "`calibrated` cannot be used with `adapters`: each needs its own calibration. Load one model."
+        )
     if not isinstance(model, (str, os.PathLike)):
-        raise InputError("`calibrated` is given with a loaded model; give its folder or Hub id.")
+        raise InputError("`calibrated` cannot be used with a loaded model. Give its folder or Hub id.")
 
 
 def read_calibration(model: str | os.PathLike, revision: str | None = None) -> Calibration:
@@ -173,7 +175,7 @@ def read_calibration(model: str | os.PathLike, revision: str | None = None) -> C
         raise InputError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if found.model != model_fingerprint(*place):
         raise InputError(
-            f"{path} was fitted to another model: weights or settings of '{model}' changed since. {REMEDY}"
+            f"{path} was fitted to another model: weights or settings of '{model}' have changed since. {REMEDY}"
         )
     return found
 
@@ -228,7 +230,7 @@ def _own(place: tuple[str, str | None], file: str) -> dict[str, Any]:
 
 
 def _weights(place: tuple[str, str | None]) -> list[str | Path]:
-    """Files that a model or an adapter is computed from: weights and tokenizer."""
+    """Files that the rewards of a model or an adapter depend on: weights and tokenizer."""
     found = [find_file(place[0], file, place[1]) for file in (*READ_BY, ADAPTER_WEIGHTS)]
     config = find_file(place[0], CONFIG_NAME, place[1])
     return [path for path in found if path is not None] + (weight_files(Path(config).parent) if config else [])

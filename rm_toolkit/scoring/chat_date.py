@@ -27,8 +27,8 @@ def dated_for_scoring(
     the model's own. Warns if the date is neither known nor given.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Of the model; it stays as it is.
-        settings (`RewardModelSettings`): Of the model.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer; not changed.
+        settings (`RewardModelSettings`): The model's settings.
         known (`Iterable[str]`): From [`dates_of_adapters`].
         asked (`str`, *optional*): `chat_date`.
 
@@ -38,7 +38,9 @@ def dated_for_scoring(
     """
     if settings.data_format != "chat":
         if asked is not None:
-            raise UnusedDateError(f"`chat_date` is '{asked}', but the model reads no chat template. Leave it out.")
+            raise UnusedDateError(
+                f"`chat_date` is '{asked}', but the model does not use a chat template. Leave it out."
+            )
         return tokenizer, None
     own = settings.chat_date or next(iter(known), None)
     date = choose_date(tokenizer, own, asked)
@@ -56,14 +58,14 @@ def dated_for_scoring(
 
 def dates_of_adapters(settings: RewardModelSettings, adapters: Mapping[str, str | os.PathLike] | None) -> list[str]:
     """
-    Returns the date that adapters have been trained with, at most one.
+    Returns the date that adapters were trained with, at most one.
 
     Args:
-        settings (`RewardModelSettings`): Of their base.
+        settings (`RewardModelSettings`): Settings of their base.
         adapters (`Mapping[str, str | os.PathLike]`, *optional*): Folder or Hub id of each, by name.
 
     Raises:
-        `InputError`: if there are several: one batch has one chat template.
+        `InputError`: if there are several, because one batch has one chat template.
     """
     found: dict[str, str] = {} if settings.chat_date is None else {settings.chat_date: "the base"}
     for name, place in (adapters or {}).items():
@@ -85,7 +87,7 @@ def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remo
     Returns which of several models have a chat template that asks for the date but no stored date.
 
     Args:
-        models (`Mapping[str, Any]`): Folder or Hub id of each, by name; loaded ones have theirs.
+        models (`Mapping[str, Any]`): Folder or Hub id of each, by name; loaded models have a date already.
         asked (`str`, *optional*): `chat_date`.
         trust_remote_code (`bool`): Whether code that comes with a tokenizer may run.
 
@@ -93,7 +95,7 @@ def models_with_date(models: Mapping[str, Any], asked: str | None, *, trust_remo
         `InputError`: if a date is given and none of them would use it.
     """
     found = set()
-    reason = f"`chat_date` is '{asked}', but loaded models have their date. Leave it out."
+    reason = f"`chat_date` is '{asked}', but loaded models have a date already. Leave it out."
     for name, model in models.items() if asked is not None else ():
         if not isinstance(model, (str, os.PathLike)):
             continue
@@ -113,7 +115,7 @@ def dated(
     tokenizer: PreTrainedTokenizerBase, settings: RewardModelSettings, adapters: Any, chat_date: str | None
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
     """
-    [`dated_for_scoring`] of a model and the adapters on it.
+    [`dated_for_scoring`] for a model and the adapters on it.
 
     Args:
         tokenizer, settings, chat_date: As there.

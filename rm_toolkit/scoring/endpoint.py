@@ -1,4 +1,4 @@
-"""Rewards from a server that holds the model: vLLM or sglang, asked with token ids, some requests at a time."""
+"""Rewards from a vLLM or sglang server that holds the model: requests with token ids, several at a time."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from .rewards import length_batches
 
 
 KEY_VARIABLE = "RM_TOOLKIT_API_KEY"
-# Seconds: to connect, and for one answer. A request holds `tokens_per_batch` tokens, which a GPU reads in less than one.
+# Seconds: to connect, and for one answer. A request has `tokens_per_batch` tokens, less than a second of work on a GPU.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 300.0
 # Waits of 0.5, 1, 2, 4, 8, 8 and 8 seconds: enough for a server that restarts within half a minute.
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 8.0
-# Requests under way, so that the server has the next one when it has done one.
+# Concurrent requests, so that the server never waits for the next one.
 AT_ONCE = 4
 TEXTS_PER_REQUEST = 512
 
 
 class ServedModel:
     """
-    A reward model behind a server. Answers of 400 to 499 are final; those of 500 and above, timeouts and broken connections
-    are retried, with longer waits each time.
+    A reward model behind a server. HTTP status 400 to 499 is final; 500 and above, timeouts and broken connections are
+    retried with increasing waits.
 
     Args:
         url (`str`): Address of the server, such as `http://localhost:8000`.
         max_length (`int`): Tokens of the longest text that it must read.
         answer_timeout (`float`): Seconds for one answer.
-        attempts (`int`): Tries of one request.
+        attempts (`int`): Number of tries per request.
 
     Raises:
         `InputError`: if nothing answers, it does not serve a reward model, or it only reads shorter texts.
@@ -69,19 +69,19 @@ class ServedModel:
         on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """
-        Asks for the rewards of all sequences.
+        Requests the rewards of all sequences.
 
         Args:
             data (`TokenizedPreferences`): The sequences.
-            tokens_per_batch (`int`): Tokens of one request.
+            tokens_per_batch (`int`): Tokens per request.
             show_progress (`bool`): Whether to draw a progress bar.
-            on_batch (`Callable`, *optional*): Told the number of sequences after each answer.
+            on_batch (`Callable`, *optional*): Called with the number of sequences after each answer.
 
         Returns:
             `np.ndarray` of shape `(num_sequences,)`, fp32: Reward of each sequence, in logits.
 
         Raises:
-            `InputError`: if the server refuses a request, or does not answer one after all retries.
+            `InputError`: if the server refuses a request, or does not answer it after all retries.
         """
         rewards = np.zeros(data.num_sequences, dtype=np.float32)
         batches = [
@@ -109,13 +109,13 @@ class ServedModel:
 
     def ask(self, ids: list[list[int]]) -> list[float]:
         """
-        Asks for the rewards of some texts in one request.
+        Requests the rewards of some texts in one request.
 
         Args:
-            ids (`list[list[int]]`): Token ids of each.
+            ids (`list[list[int]]`): Token ids of each text.
 
         Raises:
-            `InputError`: as of [`rewards`].
+            `InputError`: as in [`rewards`].
         """
         protocol = self.protocol
         response = self._send("POST", protocol.path, protocol.request(ids))
@@ -143,14 +143,14 @@ class ServedModel:
             raise InputError(f"{self.url} is not a vLLM or sglang server: it does not name its model at {ABOUT}.")
         if found.max_length is not None and found.max_length < max_length:
             raise InputError(
-                f"{self.url} reads texts of at most {found.max_length} tokens, but the model reads {max_length}. "
+                f"{self.url} accepts texts of at most {found.max_length} tokens, but the model reads {max_length}. "
                 "`rm-toolkit serve-command MODEL` prints how to start it."
             )
         return found
 
     def _accepted(self, response: httpx2.Response, path: str) -> Any:
         if response.status_code in (401, 403):
-            remedy = f"Put its key into the environment variable {KEY_VARIABLE}."
+            remedy = f"Put the server's key into the environment variable {KEY_VARIABLE}."
             remedy = f"Check the key in the environment variable {KEY_VARIABLE}." if self._key else remedy
             raise InputError(f"{self.url} refuses the API key ({response.status_code}). {remedy}")
         if response.status_code != 200:
@@ -161,7 +161,7 @@ class ServedModel:
             raise InputError(f"{self.url}{path} did not return JSON: {self._said(response)}") from error
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
-        """The first answer below 500."""
+        """The first response with a status below 500."""
         problem = ""
         for attempt in range(self.attempts):
             if attempt and self._stopped.wait(min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)):
@@ -189,7 +189,7 @@ class ServedModel:
         return self._clean(str(body))
 
     def _clean(self, text: str) -> str:
-        """One line, without the key: some servers repeat it in their errors."""
+        """One line, without the key: some servers repeat the key in their errors."""
         text = redact(" ".join(text.split()))
         if self._key:
             text = text.replace(self._key, PLACEHOLDER)

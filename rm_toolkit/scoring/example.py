@@ -24,11 +24,11 @@ ON_CARD = re.compile(r"^rewards = scorer\.score\((\[.*\], \[.*\])\)  # \[(-?\d+\
 @dataclass
 class ScoredExample:
     """
-    A text as the toolkit's scorer takes it, with its reward.
+    A text as the toolkit's scorer accepts it, with its reward.
 
     Args:
         prompt, completion (`str` or `list[dict]`): The text.
-        reward (`float`): In logits, fp32 on a CPU.
+        reward (`float`): Its reward in logits, computed in fp32 on a CPU.
     """
 
     prompt: Any
@@ -71,7 +71,7 @@ def write_example(folder: str | os.PathLike, example: ScoredExample) -> None:
 
 def read_example(model: str | os.PathLike, revision: str | None = None) -> ScoredExample | None:
     """
-    Reads the example of a model: from its settings, or else from its card. `None` where neither has one.
+    Reads the example of a model from its settings, or else from its card. `None` if neither has one.
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id, also `ID@REVISION`.

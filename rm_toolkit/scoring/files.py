@@ -26,10 +26,10 @@ from .rows import Row, ScoreOptions, line, read_row
 from .scorer import RewardScorer
 
 
-# A window is sorted and tokenised at once: as many rows, or fewer if they hold this much: characters of their texts and
-# bytes of their other columns, which are written again with the rewards.
+# A window is sorted and tokenized at once: this many rows, or fewer if they reach this size: characters of their texts
+# plus bytes of their other columns, which are copied to the output.
 WINDOW_SIZE = 32_000_000
-# Larger files are not counted beforehand: the bar shows the rate alone.
+# Rows of larger files are not counted beforehand: the bar then shows only the rate.
 COUNTED_BYTES = 4 << 30
 
 

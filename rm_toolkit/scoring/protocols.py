@@ -12,7 +12,7 @@ ABOUT = "/v1/models"  # where both name the served model
 
 
 class Protocol(TypedProtocol):
-    """How one kind of server is asked."""
+    """The protocol of one kind of server."""
 
     path: str
     max_length: int | None
@@ -21,7 +21,7 @@ class Protocol(TypedProtocol):
         """Returns the body of a request for the rewards of some token ids."""
 
     def rewards(self, answer: Any) -> list[Any]:
-        """Returns the rewards of an answer, in the order of the request."""
+        """Returns the rewards in an answer, in the order of the request."""
 
     def other_path(self) -> Protocol:
         """Returns the protocol to use if `path` does not exist."""
@@ -87,7 +87,7 @@ class SGLang:
         return cls(None if length is None else length - 1)  # it refuses a text as long as its context
 
     def request(self, ids: list[list[int]]) -> dict[str, Any]:
-        """Token ids under their name here."""
+        """Token ids under sglang's name for them."""
         return {"input_ids": ids}
 
     def rewards(self, answer: Any) -> list[Any]:

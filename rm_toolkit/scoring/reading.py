@@ -43,8 +43,8 @@ def guess_settings(
     model: str, tokenizer: PreTrainedTokenizerBase, *, revision: str | None, trust_remote_code: bool
 ) -> RewardModelSettings:
     """
-    Settings of a reward model of another toolkit: read as the stock class does (a decoder's last token, an encoder's own
-    pooling); a chat template means chat data.
+    Settings for a reward model of another toolkit: it reads as its stock class does (a decoder's last token, an encoder's
+    own pooling); a chat template implies chat data.
 
     Args:
         model (`str`): Folder or Hub id.

@@ -31,7 +31,7 @@ def check_reload(
     trust_remote_code: bool = False,
 ) -> list[float]:
     """
-    Reads the rewards of some raw texts in a fresh process and compares them.
+    Computes the rewards of some raw texts in a fresh process and compares them.
 
     Args:
         folder (`str` or `os.PathLike`): A saved reward model.
@@ -43,7 +43,7 @@ def check_reload(
         trust_remote_code (`bool`): Whether code that comes with the model may run there.
 
     Returns:
-        `list[float]`: The rewards read.
+        `list[float]`: The rewards from the fresh process.
 
     Raises:
         `InputError`: if a reward differs or the folder cannot be opened.
@@ -123,14 +123,14 @@ def read_rewards(folder: str, texts: list[Any], *, trust_remote_code: bool = Fal
 
 
 def _is_launcher_variable(name: str) -> bool:
-    """Variables by which accelerate, torchrun and DeepSpeed would draw the fresh process into the running job."""
+    """Variables through which the fresh process would join the running job of accelerate, torchrun or DeepSpeed."""
     prefixes = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "DEEPSPEED_", "PMI_", "OMPI_")
     names = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
     return name.startswith(prefixes) or name in names
 
 
 def check_texts(samples: list[tuple[Any, Any]], max_length: int) -> list[tuple[Any, Any]]:
-    """Texts for the reload check: the samples, and one that is certainly longer than `max_length` tokens."""
+    """Texts for the reload check: the samples, and one certainly longer than `max_length` tokens."""
     prompt, completion = samples[0]
     if isinstance(completion, str):
         long = (prompt, " ".join([completion or "word"] * (max_length + 1)))

@@ -38,9 +38,9 @@ def compute_rewards(
         forward (`Callable`): The (wrapped) reward model, in evaluation mode.
         data (`TokenizedPreferences`): The sequences.
         collator (`PreferenceCollator`): Builds the batches.
-        tokens_per_batch (`int`): Tokens that one process computes at once, padding included, a shared prompt once.
-        device (`torch.device`): Where to compute.
-        accelerator (`Accelerator`, *optional*): Shares the work; every process gets all rewards.
+        tokens_per_batch (`int`): Tokens that one process computes at once, including padding; a shared prompt counts once.
+        device (`torch.device`): The device of the batches.
+        accelerator (`Accelerator`, *optional*): Divides the work; every process gets all rewards.
         show_progress (`bool`): Whether to draw a progress bar.
         mix_adapters (`bool`): Whether a batch may hold sequences of several adapters (`data.adapter`).
         on_batch (`Callable`, *optional*): Called with the number of sequences after each batch.
@@ -173,7 +173,7 @@ def adapter_batches(batches: list[np.ndarray], adapter: np.ndarray, mixed: bool)
     Orders the sequences of each batch by their adapters.
 
     Args:
-        batches (`list[np.ndarray]`): Sequences of each batch.
+        batches (`list[np.ndarray]`): Indices of the sequences of each batch.
         adapter (`np.ndarray` of shape `(num_sequences,)`): Adapter of each sequence.
         mixed (`bool`): Whether a batch may hold several adapters; if not, it is split.
     """

@@ -65,8 +65,8 @@ class ScoreOptions:
 
 @dataclass
 class Row:
-    """A row that can be scored; `skipped` rows before it were left out, `size` is what it holds, in characters of its texts
-    and bytes of its other columns, and `template` is what the chat template reads beside its messages."""
+    """A row that can be scored. `skipped` is the number of rows left out before it, `size` its characters of text plus
+    bytes of other columns, and `template` what the chat template reads besides its messages."""
 
     place: Place
     record: Mapping[str, Any]
@@ -93,7 +93,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     """
     if options.reward_column in record:
         raise place.error(
-            f"there is a column '{options.reward_column}' already.", "Name another with --reward-column NAME."
+            f"there is a column '{options.reward_column}' already.", "Choose another name with --reward-column NAME."
         )
     if scorer.calibration is not None and WIN_COLUMN in record:
         raise place.error(f"there is a column '{WIN_COLUMN}' already.", "Rename it, or leave out --calibrated.")
@@ -120,7 +120,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
         data_format = scorer.settings.data_format
         template = {name: record.get(name) for name in TEMPLATE_COLUMNS}
         texts = [as_format(asked, entry, data_format, **template) for entry in entries]
-        if data_format == "chat":  # its template may refuse a row, which is named here and not in the window
+        if data_format == "chat":  # its template may refuse a row; the error must name that row, not the window
             render_whole(texts, scorer.tokenizer, data_format)
     except InputError as error:
         raise place.error(str(error)) from error
@@ -138,7 +138,7 @@ def held_bytes(value: Any) -> int:
     Approximate bytes in memory of a value from JSON or Parquet.
 
     Args:
-        value (`Any`): Numbers, strings, lists and dicts, in one another at any depth.
+        value (`Any`): Numbers, strings, lists and dicts, nested to any depth.
     """
     total, waiting = 0, [value]
     while waiting:
@@ -183,5 +183,5 @@ def line(row: Row, reward: Any, column: str, calibration: Calibration | None = N
     text = json.dumps(record, ensure_ascii=False, default=other)
     try:
         return text.encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair in another column: kept as the escape that it was
+    except UnicodeEncodeError:  # half of a surrogate pair in another column: kept as an escape
         return json.dumps(record, default=other).encode("ascii") + b"\n"

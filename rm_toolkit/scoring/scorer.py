@@ -37,7 +37,7 @@ from .served_example import check_example, check_served_options
 
 # Number of texts per call from which prompt sharing is tried: the trial costs less than scoring them.
 WORTH_A_TRIAL = 16
-# On a CPU larger batches only leave the cache; on a GPU they keep it busy.
+# On a CPU larger batches only overflow the cache; a GPU needs them to stay busy.
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
 
 
@@ -55,10 +55,10 @@ class RewardScorer:
             example is scored immediately and must agree.
         device (`str`, *optional*): Defaults to a GPU where there is one.
         dtype (`torch.dtype`): Precision of the weights, here or at the server.
-        tokens_per_batch (`int`, *optional*): Tokens computed at once, or sent in one request; padding included, a shared
-            prompt once. Default: 16,384 on a GPU and for a server, 4,096 elsewhere.
-        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for a chat template that asks for one, of a model that has
-            none of its own. Default: today's, with a warning.
+        tokens_per_batch (`int`, *optional*): Tokens computed at once, or sent in one request, including padding; a shared
+            prompt counts once. Default: 16,384 on a GPU and for a server, 4,096 elsewhere.
+        chat_date (`str`, *optional*): The date (`YYYY-MM-DD`) for a chat template that asks for one, if the model has
+            none stored. Default: today, with a warning.
         trust_remote_code (`bool`): Whether code that comes with the model may run.
         revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
             adapter.
@@ -142,10 +142,10 @@ class RewardScorer:
             prompts (`Sequence`): One prompt per row: a string, or a list of messages. For a chat model a string is one
                 user turn (or the turns of a marked dialogue); a text model accepts only strings.
             completions (`Sequence`): For each prompt one response (a string or a list of messages) or a list of them.
-            domains (`Sequence`, *optional*): The adapter that each row is read with; `None` is the base.
-            tools (`Sequence`, *optional*): Of each row, the tools that the chat template may list (as TRL's column), or
+            domains (`Sequence`, *optional*): The adapter of each row; `None` is the base.
+            tools (`Sequence`, *optional*): For each row the tools that the chat template may list (as TRL's column), or
                 `None`.
-            chat_template_kwargs (`Sequence`, *optional*): Of each row, further variables of the chat template, or `None`.
+            chat_template_kwargs (`Sequence`, *optional*): For each row more variables of the chat template, or `None`.
             show_progress (`bool`): Whether to draw a progress bar.
             on_progress (`Callable`, *optional*): Called with the fraction done, from 0 to 1.
 
@@ -163,7 +163,7 @@ class RewardScorer:
             if values is not None and len(values) != len(prompts):
                 raise InputError(f"got {len(prompts)} prompts and {len(values)} `{name}`; give one per row.")
         if domains is not None and self.routing is None:
-            raise InputError("`domains` are given, but no adapters: RewardScorer(…, adapters={name: folder}).")
+            raise InputError("`domains` are given, but no adapters. Pass RewardScorer(…, adapters={name: folder}).")
         nested = [is_several(entry) for entry in completions]
         texts, adapters, owners = [], [], []
         for number, (prompt, entry) in enumerate(zip(prompts, completions)):
@@ -249,17 +249,17 @@ class RewardScorer:
         Args:
             prompt (`str` or `list[dict]`): The prompt.
             completions (`Sequence`): The responses; at least one.
-            domain (`str`, *optional*): The adapter to read them with.
+            domain (`str`, *optional*): The adapter to use.
             **template: `tools` and `chat_template_kwargs` of the prompt, for the chat template.
 
         Returns:
-            `tuple`: Index of the response with the highest reward (the first of equals), and all rewards.
+            `tuple`: Index of the response with the highest reward (the first among ties), and all rewards in logits.
 
         Raises:
             `InputError`: if there are no responses.
         """
         if not len(completions):
-            raise InputError("`completions` is empty; give at least one response to choose from.")
+            raise InputError("`completions` is empty. Give at least one response to choose from.")
         domains = [domain] * len(completions) if domain is not None else None
         columns = {name: [value] * len(completions) for name, value in template.items()}
         rewards = self.score([prompt] * len(completions), completions, domains=domains, **columns)
@@ -269,15 +269,15 @@ class RewardScorer:
         self, prompts: Sequence[Text], completions: Sequence[Text], others: Sequence[Text], **columns: Any
     ) -> list[float]:
         """
-        Probability that a completion is preferred to another one: sigmoid of the difference of their rewards, and with
-        `calibrated=True` what the model's calibration makes of that difference.
+        Probability that a completion is preferred to another one: sigmoid of the difference of their rewards, or with
+        `calibrated=True` the model's calibration of that difference.
 
         Args:
-            prompts, completions, others (`Sequence`): One prompt, one response and the other response a row.
+            prompts, completions, others (`Sequence`): One prompt, one response and the other response per row.
             **columns: As in [`score`].
 
         Returns:
-            `list[float]`: From 0 to 1; with the two responses exchanged it is 1 minus that.
+            `list[float]`: From 0 to 1; with the two responses swapped it is 1 minus that.
         """
         if len(completions) != len(others):
             raise InputError(f"got {len(completions)} completions and {len(others)} others; give one per row.")
@@ -287,13 +287,13 @@ class RewardScorer:
 
     def as_reward_function(self, *, domain_column: str | None = None) -> Callable[..., list[float]]:
         """
-        A reward function for TRL's `GRPOTrainer` and `RLOOTrainer` (`reward_funcs=`): it reads whole texts as the model
-        was trained to, with BOS, EOS and left truncation, which those trainers leave out for a model given as a path.
+        A reward function for TRL's `GRPOTrainer` and `RLOOTrainer` (`reward_funcs=`). It reads whole texts as in
+        training, with BOS, EOS and left truncation, which those trainers leave out for a model given as a path.
 
         Args:
             domain_column (`str`, *optional*): Column of the training prompts that names the adapter of each row.
 
         Returns:
-            `Callable`: Takes `prompts`, `completions` and the other columns; gives one reward a completion.
+            `Callable`: Takes `prompts`, `completions` and the other columns; returns one reward per completion.
         """
         return reward_function(self.score, domain_column)

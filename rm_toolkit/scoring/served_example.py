@@ -35,7 +35,7 @@ def check_served_options(model: Any, **options: Any) -> None:
     Refuses options that have no effect if a server computes.
 
     Raises:
-        `InputError`: naming it.
+        `InputError`: naming the option.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise InputError(
@@ -46,7 +46,7 @@ def check_served_options(model: Any, **options: Any) -> None:
             remedy = (
                 "serve the merged model of each domain" if name == "adapters" else "it is the server's; leave it out"
             )
-            raise InputError(f"`{name}` is given with `endpoint`, where the server computes; {remedy}.")
+            raise InputError(f"`{name}` has no effect with `endpoint`, where the server computes; {remedy}.")
 
 
 def classifier_of(scorer: Any) -> nn.Module:
@@ -78,7 +78,7 @@ def check_example(scorer: _Scorer, model: str | os.PathLike, revision: str | Non
         dtype (`torch.dtype`): Precision of the server.
 
     Raises:
-        `InputError`: if it differs.
+        `InputError`: if the reward differs.
     """
     example = read_example(model, revision)
     if example is None:

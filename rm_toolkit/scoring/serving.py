@@ -97,7 +97,7 @@ def _sglang(
     if architecture.removesuffix("ForSequenceClassification") not in SGLANG_CLASSES:
         known = name_list(SGLANG_CLASSES)
         return ServingCommand("sglang", reason=f"It reads classifiers of {known}, not {architecture}: use vLLM.")
-    length = settings.max_length + 1  # it refuses a text that is as long as its context
+    length = settings.max_length + 1  # it refuses a text as long as its context
     words = ["python", "-m", "sglang.launch_server", "--model-path", model, "--is-embedding"]
     words += ["--context-length", str(length), "--dtype", "float32"]
     longer = length > (config.get("max_position_embeddings") or length)
@@ -130,7 +130,7 @@ def find_commands(model: str) -> dict[str, ServingCommand]:
         model (`str`): Folder or Hub id, also `ID@REVISION`.
 
     Returns:
-        `dict[str, ServingCommand]`: As of [`serving_commands`].
+        `dict[str, ServingCommand]`: As from [`serving_commands`].
 
     Raises:
         `InputError`: if there is no model there.

@@ -144,7 +144,7 @@ def test_a_model_that_changed_since_is_refused_and_a_copy_is_not(model, tmp_path
         before = (copy / name).read_bytes()
         (copy / name).write_bytes(change(before))
         assert (copy / name).read_bytes() != before
-        with pytest.raises(InputError, match=r"was fitted to another model: weights or settings of .* changed since"):
+        with pytest.raises(InputError, match=r"was fitted to another model: weights or settings of .* have changed since"):
             read_calibration(copy)
         (copy / name).write_bytes(before)
 
@@ -218,4 +218,4 @@ def test_a_scored_file_says_how_likely_each_completion_is_the_better(model, tmp_
     assert sum(second["win_probability"]) == pytest.approx(1.5)
     file.write_text(json.dumps({"prompt": "p", "completion": "river"}) + "\n")
     assert main([*command, "--overwrite"]) == 2
-    assert "line 1: `completion` is not a list of two completions or more" in capsys.readouterr().err
+    assert "line 1: `completion` is not a list of two or more completions" in capsys.readouterr().err

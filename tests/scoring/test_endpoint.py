@@ -87,7 +87,7 @@ def test_another_model_behind_the_address_is_refused(local):
         ):
             RewardScorer(folder, endpoint=address)
     with reward_server(ServedState(folder, max_length=48)) as address:
-        with pytest.raises(InputError, match="reads texts of at most 48 tokens, but the model reads 64"):
+        with pytest.raises(InputError, match="accepts texts of at most 48 tokens, but the model reads 64"):
             RewardScorer(folder, endpoint=address)
     # One that holds 64 is one too short for sglang, which refuses a text as long as its context.
     with reward_server(ServedState(folder, "sglang", max_length=64)) as address:
@@ -167,7 +167,7 @@ def test_a_server_that_never_answers_is_given_up(local):
 def test_the_key_comes_from_the_environment_and_is_not_shown(local, monkeypatch):
     folder, _ = local()
     with reward_server(ServedState(folder, key="sk-secret-word")) as address:
-        with pytest.raises(InputError, match=r"refuses the API key \(401\). Put its key into .*RM_TOOLKIT_API_KEY"):
+        with pytest.raises(InputError, match=r"refuses the API key \(401\). Put the server's key into .*RM_TOOLKIT_API_KEY"):
             RewardScorer(folder, endpoint=address)
         monkeypatch.setenv("RM_TOOLKIT_API_KEY", "sk-wrong-word")
         with pytest.raises(InputError, match="Check the key") as raised:
@@ -187,7 +187,7 @@ def test_the_key_comes_from_the_environment_and_is_not_shown(local, monkeypatch)
 def test_what_has_no_effect_at_a_server_is_refused(local):
     folder, scorer = local()
     for options, message in [
-        ({"device": "cpu"}, "`device` is given with `endpoint`"),
+        ({"device": "cpu"}, "`device` has no effect with `endpoint`"),
         ({"adapters": {"a": folder}}, "serve the merged model"),
     ]:
         with pytest.raises(InputError, match=message):
