@@ -1,1 +1,1 @@
-"""Rows -> token ids -> batches: encoding, the token cache, shared prefixes, the collator, filling, plans of an epoch or a stream."""
+"""Rows -> token ids -> batches: encoding, token cache, shared prefixes, collator, filling, epoch and stream plans."""

@@ -251,7 +251,7 @@ def _literal_call(tokens: list[tuple[str, str, int, int]], number: int) -> tuple
 
 
 def _tokens(template: str) -> list[tuple[str, str, int, int]]:
-    """Kind, text, begin and end of each token of a template; the lexer leaves out white space that `-` takes away."""
+    """Kind, text, begin and end of each token of a template; the lexer omits white space that `-` strips."""
     found, end = [], 0
     for _, kind, value in _JINJA.lex(template):
         begin = template.index(value, end)

@@ -34,17 +34,17 @@ class MicroBatch:
         reward_index (`torch.LongTensor` of shape `(num_sequences,)`): Position of the token that each reward is read
             at, in the flattened batch.
         better, worse (`torch.LongTensor` of shape `(num_pairs,)`): The sequences of each pair.
-        margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Wanted difference of rewards.
+        margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Wanted difference of rewards, in logits.
         pair_weight (`torch.FloatTensor` of shape `(num_pairs,)`): Share of each pair in the step's mean: the weights of
             all micro-batches of all processes of one step sum to 1.
-        lm_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Predicting positions, flattened.
+        lm_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Predicting positions in the flattened batch.
         lm_targets (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): The token that follows each.
         lm_text_index (`torch.LongTensor` of shape `(num_lm_tokens,)`, *optional*): Text of each.
         num_lm_texts (`int`): Number of texts of the LM loss; they are the first sequences that count.
         num_alone (`int`): Number of last sequences that are in no pair, but in the LM loss.
         lm_weight (`float`): Share of each text in the step's mean of LM losses.
         anchor_margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Difference of the general reward model's
-            rewards, NaN for pairs that have none.
+            rewards, in logits; NaN for pairs that have none.
         anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
         rows (`list[int]`): Rows of the dataset that the pairs are from.
         pairs (`list[int]`): Their numbers in the data set.
@@ -59,8 +59,8 @@ class MicroBatch:
             runs before.
         layout (`SharedLayout`, *optional*): Which tokens see which, if all sequences are in one row.
         adapters (`np.ndarray` of shape `(num_sequences,)`, *optional*): Number of the adapter of each sequence, ascending.
-        adapter_tokens (`list[tuple[int, int, int]]`): Each adapter with the first and last (exclusive) place of its tokens
-            in the flattened batch.
+        adapter_tokens (`list[tuple[int, int, int]]`): Each adapter with the begin and end (exclusive) of its tokens in the
+            flattened batch.
     """
 
     input_ids: Tensor
@@ -160,10 +160,10 @@ class PreferenceCollator:
             data (`TokenizedPreferences`): Their data.
             pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs.
             pair_weight (`np.ndarray` of shape `(num_pairs,)`): Their shares in the step's mean.
-            lm_sequences (`np.ndarray`): Sequences whose LM loss is counted here: of these pairs, and others.
+            lm_sequences (`np.ndarray`): Sequences whose LM loss is counted here, in these pairs or not.
             lm_weight (`float`): Share of each of them in the step's mean.
             anchor_weight (`float`): Share of each pair with an anchor in the step's mean of anchor losses.
-            part (`ResponsePart`, *optional*): The sequences, where they are not those of the pairs and of the LM loss.
+            part (`ResponsePart`, *optional*): The sequences, if they are not those of the pairs and of the LM loss.
         """
         better, worse = data.better[pairs], data.worse[pairs]
         if part is None:

@@ -28,7 +28,7 @@ def deal(
 
     Returns:
         `list[list[list[int]]]`: The pieces of each process, for each micro-batch, the largest first. None is empty
-            unless there are fewer pieces than places for them.
+            unless there are fewer pieces than micro-batches.
     """
     slots = PaddedSlots(pieces) if pieces.padded else EvenSlots(pieces)
     total = sum(size if size < pieces.limit else pieces.limit for size in pieces.own_sizes())
@@ -47,7 +47,7 @@ def deal(
 
 
 def _to_processes(pieces: Pieces, slots: list[list[list[int]]]) -> list[list[list[int]]]:
-    """Each time the process with the fewest tokens so far gets the largest micro-batch."""
+    """The process with the fewest tokens so far always gets the largest micro-batch."""
     totals = [0] * len(slots[0])
     dealt = []
     for slot in slots:

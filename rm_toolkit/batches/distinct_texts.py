@@ -19,8 +19,8 @@ from .refused_rows import refused_rows
 from .string_rows import string_rows
 
 
-# Short strings are encoded so many at once, as long as they have no more than so many characters in all: what a tokenizer
-# has in a CPU's cache is lost when something else is done in between.
+# Limits on strings and characters encoded at once. Batches keep the tokenizer's data in the CPU cache, which other work
+# in between would evict.
 SHORT_STRINGS, CHARACTERS = 4 * BATCH_SIZE, 1 << 20
 
 
@@ -29,7 +29,7 @@ class DistinctTexts:
     The distinct texts of a dataset, encoded soon after they are read; not kept if they can be read again.
 
     Args:
-        encoder (`Encoder`): Takes them, in batches.
+        encoder (`Encoder`): Encodes them in batches.
         name (`str`): Name of the data set.
         stored (`Callable`, *optional*): Reads a text again: (number of the row, which of its responses) -> text.
             Without it, the texts are kept.
@@ -56,7 +56,7 @@ class DistinctTexts:
         return self.stored(self._rows[number], self._responses[number])
 
     def members(self, row: PreferenceRow, row_number: int) -> list[int]:
-        """Returns the number of each response of a row with its prompt; equal texts share it."""
+        """Returns the index of each response of a row with its prompt; equal texts share it."""
         prompt, completions, known = row.prompt, row.completions, self._numbers
         strings = isinstance(prompt, str) and isinstance(completions[0], str)
         if not strings or prompt != self._prompt or len(self._of_prompt) >= BATCH_SIZE:

@@ -34,13 +34,13 @@ def encode(
     Token ids of all texts. The backend is called directly: it encodes a batch in parallel and builds no masks.
 
     Args:
-        texts (`list[tuple]`): (prompt, completion), strings or message lists, or a whole
+        texts (`list[tuple]`): (prompt, completion), strings or message lists, or a complete
             [`~rm_toolkit.data.messages.Conversation`].
         tokenizer, max_length, data_format, name, show_progress: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
         find_completions (`bool`): Whether to find where each completion begins, which needs character offsets.
-        merge_within (`Sequence[int]`, *optional*): Texts of one number here with the same ids become one
-            sequence. Default: each text is a sequence of its own.
+        merge_within (`Sequence[int]`, *optional*): A key per text; texts with the same key and the same ids become one
+            sequence. Default: each text is a separate sequence.
 
     Raises:
         `RefusedText`: if the chat template refuses a text.
@@ -92,12 +92,12 @@ class Encoder:
 
     def add(self, texts: Sequence[tuple[Any, ...]], keys: Iterable[int] | None = None) -> list[int]:
         """
-        Encodes some texts; returns the number of the sequence of each.
+        Encodes some texts; returns the sequence index of each.
 
         Args:
             texts (`list[tuple]`): As in [`encode`].
-            keys (`list[int]`, *optional*): Texts of one key with the same ids become one sequence. Default: each text is
-                a sequence of its own.
+            keys (`list[int]`, *optional*): Texts with the same key and the same ids become one sequence. Default: each
+                text is a separate sequence.
 
         Raises:
             `RefusedText`: if the chat template refuses a text.
@@ -151,7 +151,7 @@ class Sequences:
                 sequence of its own.
 
         Returns:
-            `list[int]`: Number of the sequence of each text.
+            `list[int]`: Index of the sequence of each text.
         """
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         prefixes = np.broadcast_to(self.num_prefix, len(texts))
@@ -174,7 +174,7 @@ class Sequences:
         return numbers
 
     def _known(self, texts: list[list[int]], keys: Iterable[int]) -> tuple[list[int], list[int]]:
-        """The number of the sequence of each text, and which of the texts are the first of theirs."""
+        """The sequence index of each text, and which texts are the first of their sequence."""
         numbers, new = [], []
         for k, (ids, key) in enumerate(zip(texts, keys)):
             number = len(self.lengths) + len(new)
@@ -225,7 +225,7 @@ def encode_ids(
         max_length (`int`): Most tokens per sequence.
 
     Returns:
-        `tuple`: As of [`encode`].
+        `tuple`: As from [`encode`].
     """
     sequences = Sequences(np.array(kept, dtype=np.int64), max_length)
     numbers = sequences.extend(list(map(list, texts)), starts, [0] * len(texts))

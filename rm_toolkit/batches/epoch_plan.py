@@ -21,7 +21,7 @@ from .unpaired import joining
 @dataclass
 class StepPlan:
     """
-    One optimizer step as one process sees it.
+    One process's share of one optimizer step.
 
     Args:
         micro_batches (`list[np.ndarray]`): Numbers of the pairs of each micro-batch of this process; all processes have
@@ -51,8 +51,8 @@ class EpochPlan(Sampler):
     """
     Plans the steps of a run, each independently; as a batch sampler, yields one `[StepPlan]` per step of an epoch.
 
-    Every process plans the same epoch from the same seed, so nothing has to be communicated: each step has exactly
-    `pairs_per_step` pairs (the last of an epoch may have fewer), every process the same number of micro-batches.
+    Every process plans the same epoch from the same seed, so nothing has to be communicated. Each step has exactly
+    `pairs_per_step` pairs (the last of an epoch may have fewer), and every process the same number of micro-batches.
 
     Args:
         data (`TokenizedPreferences`): The training pairs.
@@ -128,7 +128,7 @@ class EpochPlan(Sampler):
         self.filler.pairs, self.filler.tokens = pairs, tokens
 
     def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
-        """Returns the numbers of the pairs of one step of an epoch; no other step is planned for it."""
+        """Returns the pair indices of one step of an epoch, without planning other steps."""
         begin = number * self.pairs_per_step
         return self._shuffled("pairs", self._groups, [self.seed, epoch])[begin : begin + self.pairs_per_step]
 
@@ -176,7 +176,7 @@ class EpochPlan(Sampler):
 
 class StepDataset(TorchDataset):
     """
-    Turns a step's plan into its micro-batches. `len()` counts pairs, as every batch size of the toolkit does.
+    Turns a step's plan into its micro-batches. `len()` counts pairs, like every batch size of the toolkit.
 
     Args:
         data (`TokenizedPreferences`): The training pairs.

@@ -33,12 +33,12 @@ EQUAL_PAIRS = "equal pairs"  # key of this report on a stream
 
 
 class Texts(Protocol):
-    """Texts by their numbers."""
+    """Texts by index."""
 
     def __getitem__(self, number: int) -> Conversation: ...
 
 
-Cause = Callable[[int, int], int]  # numbers of two texts whose sequences are equal -> place in `CAUSES`
+Cause = Callable[[int, int], int]  # indices of two texts whose sequences are equal -> index into `CAUSES`
 
 
 def have_more_than_content(
@@ -61,7 +61,7 @@ def cause_of_texts(texts: Texts, tokenizer: PreTrainedTokenizerBase, data_format
     Returns a function that finds out why two texts have the same token ids, by rendering and encoding them again.
 
     Args:
-        texts, tokenizer, data_format: As they were encoded.
+        texts, tokenizer, data_format: As used for encoding.
     """
 
     def cause(one: int, other: int) -> int:
@@ -80,10 +80,10 @@ def merge_pairs(
     columns: dict[str, Any], encoded: dict[str, Any], sequences: np.ndarray, cause: Cause, keep_equal: bool
 ) -> dict[str, Any]:
     """
-    Renumbers pairs of texts as pairs of sequences, and finds those whose two sequences are equal.
+    Converts pairs of texts to pairs of sequences, and finds those whose two sequences are equal.
 
     Args:
-        columns (`dict[str, Any]`): The pair columns of `TokenizedPreferences`, their texts numbered.
+        columns (`dict[str, Any]`): The pair columns of `TokenizedPreferences`, with text indices.
         encoded (`dict[str, Any]`): `ids` and `offsets` of the sequences.
         sequences (`np.ndarray` of shape `(num_texts,)`): The sequence of each text.
         cause (`Callable`): Returns why two of the texts are equal.
@@ -119,7 +119,7 @@ def _equal(encoded: dict[str, Any], one: np.ndarray, other: np.ndarray) -> np.nd
 
 
 def _without(columns: dict[str, Any], equal: np.ndarray) -> dict[str, Any]:
-    """The columns without some pairs, whose texts count for the LM loss where they did."""
+    """The columns without some pairs; their texts still count for the LM loss if they did before."""
     lines = columns["unpaired"].tolist()
     for k in np.flatnonzero(equal & (columns["lm_better"] | columns["lm_worse"])).tolist():
         lines += side_by_side([int(columns["better"][k])], int(columns["prompt"][k]), k)
@@ -157,7 +157,7 @@ def describe_equal_pairs(
 
 
 def are_many(equal_pairs: np.ndarray, num_pairs: int, keep_equal: bool) -> bool:
-    """Whether more than a tenth of the pairs has two equal texts; the arguments as in [`describe_equal_pairs`]."""
+    """Whether more than a tenth of the pairs have two equal texts; arguments as in [`describe_equal_pairs`]."""
     num_equal = int(equal_pairs.sum())
     return num_equal > MANY * (num_pairs if keep_equal else num_pairs + num_equal)
 

@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from .pieces import Pieces
 
 
-EVEN = 1.003  # the largest over the mean, of what is computed at the same time: no further exchange is looked for
-UNEVEN = 1.01  # from here on the others of it are filled up with what would be computed later
-PARTNERS = 8  # of the micro-batches with the fewest tokens, how many the largest tries to exchange pieces with
-CANDIDATES = 32  # pieces of about the wanted size that are looked at
-EXCHANGES = 64  # for each micro-batch, at most
+EVEN = 1.003  # ratio of the largest to the mean in a slot at which no further exchange is tried
+UNEVEN = 1.01  # ratio above which the others of the slot are filled up with pieces of later slots
+PARTNERS = 8  # number of smallest micro-batches with which the largest tries to exchange pieces
+CANDIDATES = 32  # pieces of about the wanted size to consider
+EXCHANGES = 64  # maximum per micro-batch
 
 
 class EvenSlots:
     """
-    Deals pieces whose tokens add up: the largest first, each to the micro-batch that has the fewest tokens.
+    Deals pieces whose tokens add up: the largest first, each to the micro-batch with the fewest tokens.
 
     Args:
         pieces (`Pieces`): The pieces of a step.
@@ -35,13 +35,13 @@ class EvenSlots:
             num_processes (`int`): Number of processes.
 
         Returns:
-            `list[list[list[int]]]`: See [`arrange`]; `None` if so many are not found to hold all pieces.
+            `list[list[list[int]]]`: See [`arrange`]; `None` if no arrangement of that many holds all pieces.
         """
         batches = self._dealt(range(len(self.pieces)), count * num_processes)
         return None if batches is None else self.arrange(batches, num_processes)
 
     def arrange(self, batches: list[list[int]], num_processes: int) -> list[list[list[int]]]:
-        """Returns slots of one micro-batch for each process, those of one slot made even by exchanges."""
+        """Returns slots of one micro-batch per process, evened out within each slot by exchanges."""
         slots = []
         rest = [_Batch(self, batch) for batch in batches]
         while rest:
@@ -50,7 +50,7 @@ class EvenSlots:
             self._even_out(slot)
             most, total = (function(batch.tokens for batch in slot) for function in (max, sum))
             if rest and most * len(slot) > UNEVEN * total:
-                # One piece makes all wait: what the others compute meanwhile need not be computed later.
+                # All wait for one large piece: the others use that time for pieces of later slots.
                 pool = _Pool(self, rest)
                 for batch in slot:
                     pool.fill_up(batch, most)
@@ -60,12 +60,12 @@ class EvenSlots:
         return slots
 
     def _dealt(self, numbers: Iterable[int], count: int) -> list[list[int]] | None:
-        """So many micro-batches of nearly equal tokens, or `None` if a piece finds no room."""
+        """This many micro-batches of nearly equal tokens, or `None` if a piece does not fit."""
         tokens, sizes = self.tokens, self.sizes
         numbers = sorted(numbers, key=lambda k: (-tokens[k], k))
         if self.pieces.by_tokens:
             return self._by_tokens(numbers, count)
-        # Pieces of many pairs find no room at the end: they go first where the order of tokens fails.
+        # Pieces of many pairs may not fit at the end: they go first if the order by tokens fails.
         found = self._by_pairs(numbers, count)
         return self._by_pairs(sorted(numbers, key=lambda k: -sizes[k]), count) if found is None else found
 
@@ -75,7 +75,7 @@ class EvenSlots:
         for piece in numbers:
             size, batch = heap[0]
             if batches[batch] and size + self.sizes[piece] > self.limit:
-                return None  # the one with the fewest has the most room
+                return None  # the one with the fewest tokens has the most room
             batches[batch].append(piece)
             heapq.heapreplace(heap, (size + self.sizes[piece], batch))
         return batches
@@ -84,7 +84,7 @@ class EvenSlots:
         batches: list[list[int]] = [[] for _ in range(count)]
         by_room = {
             self.limit: [(0, batch) for batch in range(count)]
-        }  # micro-batches that have room for so many pairs
+        }  # micro-batches that have room for that many pairs
         for piece in numbers:
             size, fewest, room = self.sizes[piece], None, 0
             for other, heap in by_room.items():
@@ -101,7 +101,7 @@ class EvenSlots:
         return batches
 
     def _even_out(self, slot: list[_Batch]) -> None:
-        """Exchanges pieces of the largest for pieces of the smallest, or moves one, as long as the largest gets smaller."""
+        """Exchanges pieces between the largest and the smallest, or moves one, as long as the largest gets smaller."""
         enough = EVEN * sum(batch.tokens for batch in slot) / len(slot)
         order = sorted((batch.tokens, number) for number, batch in enumerate(slot))
         for _ in range(EXCHANGES * len(slot)):
@@ -123,7 +123,7 @@ class EvenSlots:
 
 
 class _Batch:
-    """A micro-batch in the making."""
+    """A micro-batch under construction."""
 
     def __init__(self, of: EvenSlots, pieces: list[int]):
         self.of, self.pieces = of, pieces
@@ -131,14 +131,14 @@ class _Batch:
         self.size = sum(of.sizes[k] for k in pieces)
 
     def takes(self, more: int) -> bool:
-        """Whether it may have so much more of what the limit counts; one that is over it may not grow."""
+        """Whether it may grow by this much of the limited quantity; one over the limit may not grow."""
         return more <= 0 or self.size + more <= self.of.limit
 
     def exchange_with(self, other: _Batch) -> tuple[int, int | None] | None:
-        """Which piece of it, for which of a smaller one (or none), makes the larger of the two smallest."""
+        """The exchange with a smaller micro-batch (of a piece for a piece or for none) that minimizes the larger one."""
         tokens, sizes = self.of.tokens, self.of.sizes
         gap = self.tokens - other.tokens
-        best, found = gap, None  # twice as far from the middle
+        best, found = gap, None  # twice the distance from the middle
         for piece in self.pieces:
             for partner in other.pieces:
                 off = abs(2 * (tokens[piece] - tokens[partner]) - gap)
@@ -152,7 +152,7 @@ class _Batch:
         return found
 
     def swap(self, piece: int | None, other: _Batch, partner: int | None) -> None:
-        """Gives a piece to another one, for one of its own."""
+        """Gives a piece to another micro-batch in exchange for one of its pieces."""
         for giver, taker, number in ((self, other, piece), (other, self, partner)):
             if number is not None:
                 giver.pieces.remove(number)
@@ -163,14 +163,14 @@ class _Batch:
 
 
 class _Pool:
-    """The pieces of later micro-batches, from which those that are computed before are filled up."""
+    """The pieces of later micro-batches, which fill up earlier ones."""
 
     def __init__(self, of: EvenSlots, batches: list[_Batch]):
         self.of, self.batches = of, batches
         self.order = sorted((of.tokens[k], k, number) for number, batch in enumerate(batches) for k in batch.pieces)
 
     def fill_up(self, batch: _Batch, most: int) -> None:
-        """Takes pieces from the pool, for smaller ones or for none, until the micro-batch has nearly `most` tokens."""
+        """Takes pieces from the pool, in exchange for smaller ones or none, until there are nearly `most` tokens."""
         for _ in range(EXCHANGES):
             gap = most - batch.tokens
             best, found = 0, None

@@ -20,14 +20,14 @@ from .tokenization import TokenizedPreferences
 @dataclass
 class Filler:
     """
-    Fills micro-batches up to a limit. A group that does not fit into one is split, and its prompt computed again.
+    Fills micro-batches up to a limit. A group that does not fit into one is split, and its prompt is computed again.
 
     Args:
         data (`TokenizedPreferences`): The pairs.
-        pairs (`int`): Pairs of a micro-batch at most; not used where `tokens` is given.
-        tokens (`int`, *optional*): Tokens of a micro-batch at most: those of the flat row, or with padding.
-        shared (`bool`): Whether a shared beginning is counted once and padding not at all.
-        once (`bool`): Whether the responses of a prompt that is over the limit may be computed once each.
+        pairs (`int`): Maximum number of pairs per micro-batch; not used if `tokens` is given.
+        tokens (`int`, *optional*): Maximum number of tokens per micro-batch: those of the flat row, or with padding.
+        shared (`bool`): Whether a shared beginning counts once and padding does not count.
+        once (`bool`): Whether the responses of a prompt over the limit may be computed once each.
     """
 
     data: TokenizedPreferences
@@ -41,10 +41,10 @@ class Filler:
     def fill(self, groups: list[np.ndarray]) -> list[np.ndarray]:
         """
         Args:
-            groups (`list[np.ndarray]`): Numbers of the pairs of each prompt.
+            groups (`list[np.ndarray]`): Pair indices of each prompt.
 
         Returns:
-            `list[np.ndarray]`: Numbers of the pairs of each micro-batch; a single pair over the limit makes one too.
+            `list[np.ndarray]`: Pair indices of each micro-batch; a single pair over the limit gets its own.
         """
         starts = np.concatenate([[0], np.cumsum([len(group) for group in groups], dtype=np.int64)])
         return self.fill_groups(np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64), starts)
@@ -53,12 +53,12 @@ class Filler:
         self, pairs: np.ndarray, starts: np.ndarray, many: list[ManyResponses] | None = None
     ) -> list[np.ndarray]:
         """
-        As [`fill`], with the groups one after the other in one array.
+        As [`fill`], with the groups concatenated in one array.
 
         Args:
-            pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs, prompt after prompt.
+            pairs (`np.ndarray` of shape `(num_pairs,)`): Pair indices, prompt by prompt.
             starts (`np.ndarray` of shape `(num_groups + 1,)`): Where each prompt begins in `pairs`; none is empty.
-            many (`list`, *optional*): Takes the prompts whose responses are better computed once each than with every
+            many (`list`, *optional*): Receives the prompts whose responses are better computed once each than with every
                 piece of their pairs.
         """
         pieces = self._pieces(pairs, starts, many)
@@ -79,10 +79,10 @@ class Filler:
         Args:
             pairs, starts, many: As in [`fill_groups`]; at least one pair.
             num_processes (`int`): Number of processes.
-            count (`int`, *optional*): Micro-batches of each, where that is given, those of `many` included.
+            count (`int`, *optional*): Fixed number of micro-batches per process, including those of `many`.
 
         Returns:
-            `list[list[np.ndarray]]`: Numbers of the pairs of each process, for each micro-batch.
+            `list[list[np.ndarray]]`: Pair indices of each process, for each micro-batch.
         """
         found = self._pieces(pairs, starts, many)
         if not found:
@@ -93,17 +93,17 @@ class Filler:
         order = [found[k] for slot in dealt for batch in slot for k in batch]
         begin, end = (np.array(column, dtype=np.int64) for column in list(zip(*order))[:2])
         ends = np.cumsum(end - begin)
-        own = pairs[np.repeat(end - ends, end - begin) + np.arange(ends[-1])]  # piece after piece
+        own = pairs[np.repeat(end - ends, end - begin) + np.arange(ends[-1])]  # piece by piece
         last = np.cumsum([len(batch) for slot in dealt for batch in slot])
         chunks = np.split(own, np.append(0, ends)[last[:-1]])
         return [chunks[k : k + num_processes] for k in range(0, len(chunks), num_processes)]
 
     def pieces(self, pairs: np.ndarray, starts: np.ndarray) -> Pieces:
-        """Returns what the pieces of a step cost, see [`deal_groups`]."""
+        """Returns the costs of the pieces of a step, see [`deal_groups`]."""
         return self._costs(pairs, self._pieces(pairs, starts, None))
 
     def _costs(self, pairs: np.ndarray, found: list[_Piece]) -> Pieces:
-        if self.tokens is None:  # pieces of groups that lie elsewhere are missing
+        if self.tokens is None:  # without pieces of groups that are not contiguous
             starts = np.cumsum([0, *(piece.end - piece.begin for piece in found)])
             own = np.concatenate([pairs[piece.begin : piece.end] for piece in found])
             *_, sequences, longest, tokens, saved = self._counted(own, starts)
@@ -113,7 +113,7 @@ class Filler:
             pairs=[piece.num_pairs for piece in found],
             sequences=sequences.tolist(),
             longest=longest.tolist(),
-            tokens=(tokens - np.where(saved > 0, SHARING_OVERHEAD, 0)).tolist(),  # that are really computed
+            tokens=(tokens - np.where(saved > 0, SHARING_OVERHEAD, 0)).tolist(),  # actually computed tokens
             sizes=list(map(self._cost, found)),
             limit=self._limit,
             by_tokens=self.tokens is not None,
@@ -121,10 +121,10 @@ class Filler:
         )
 
     def _first_fit(self, pieces: list[_Piece]) -> list[list[int]]:
-        """Numbers of the pieces of each micro-batch."""
+        """Piece indices of each micro-batch."""
         fitting, members, batches = FirstFit(len(pieces)), [], []
         for number, piece in enumerate(pieces):
-            # First fit: what a split group or an odd one leaves free is used by a later one.
+            # First fit: space left by a split or odd group is used by a later one.
             target = self._target(fitting, batches, piece)
             if target is None:
                 target = len(batches)
@@ -140,7 +140,7 @@ class Filler:
         """The first batch that the piece fits into."""
         if self.tokens is None or self.shared:
             return fitting.first(self._limit - self._filled(piece))
-        # Padded rows: no more sequences than fit at the piece's own length, nor at the batch's, which is seldom longer.
+        # Padded rows: no more sequences than fit at the piece's own length, nor at the batch's, which is rarely longer.
         target = fitting.first(self._limit // piece.longest - piece.num_sequences)
         while target is not None and self._cost(batches[target].with_piece(piece)) > self._limit:
             target = fitting.first(self._limit // piece.longest - piece.num_sequences, target + 1)
@@ -172,7 +172,7 @@ class Filler:
                 once = self._responses_once([pairs[part.begin : part.end] for part in parts])
             if once is None:
                 found += parts
-            elif len(once.sequences) == 1:  # its responses fit into a micro-batch, as those of half as many pairs
+            elif len(once.sequences) == 1:  # its responses fit into a micro-batch, counted as half as many pairs
                 found.append(piece._replace(num_pairs=-(-len(once.sequences[0]) // 2)))
             else:
                 many.append(once)
@@ -184,14 +184,14 @@ class Filler:
         return responses_once(self.data, pieces, shared=self.shared, common=common, **limit)
 
     def _contents(self, pairs: np.ndarray, starts: np.ndarray) -> list[_Piece]:
-        """Each group whole."""
+        """Each group unsplit."""
         sizes = np.diff(starts)
         if self.tokens is None or not len(pairs):
             return list(map(_Piece, starts[:-1].tolist(), starts[1:].tolist(), sizes.tolist()))
         return list(map(_Piece._make, zip(*(column.tolist() for column in self._counted(pairs, starts)))))
 
     def _counted(self, pairs: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Each group whole, with its texts and tokens: the columns of `_Piece`."""
+        """Each group unsplit, with its texts and tokens: the columns of `_Piece`."""
         data, sizes = self.data, np.diff(starts)
         group = np.repeat(np.arange(len(sizes)), sizes)
         sequences = np.concatenate([data.better[pairs], data.worse[pairs]]).astype(np.int64)
@@ -208,7 +208,7 @@ class Filler:
         return starts[:-1], starts[1:], sizes, numbers, longest, total - saved, saved
 
     def _split(self, pairs: np.ndarray, group: _Piece) -> list[_Piece]:
-        """A group that is over the limit: as many pairs as fit, then the next."""
+        """The pieces of a group over the limit: as many pairs as fit, then the next ones."""
         if self.tokens is None:
             ends = [*range(group.begin + self.pairs, group.end, self.pairs), group.end]
             return [_Piece(begin, end, end - begin) for begin, end in zip([group.begin, *ends], ends)]
@@ -238,10 +238,10 @@ class Filler:
 
     def shared_tokens(self, prompts: np.ndarray) -> list[int]:
         """
-        Returns the tokens that the two sequences of every pair of a prompt have in common; found once for each prompt.
+        Returns the number of tokens that the two sequences of every pair of a prompt share; computed once per prompt.
 
         Args:
-            prompts (`np.ndarray`): Their numbers; each has a pair.
+            prompts (`np.ndarray`): Prompt numbers; each has a pair.
         """
         if self._prompts is None:
             self._prompts = PairGroups.of(self.data.prompt)
@@ -255,8 +255,8 @@ class Filler:
 
 class _Piece(NamedTuple):
     """
-    Pairs of one prompt, and what a micro-batch of them holds; or all that one holds so far. The tokens are those that the
-    limit counts: of what a shared beginning saves, what it costs in attention calls is taken off.
+    Pairs of one prompt with their sequences and tokens, or the content of a micro-batch so far. Tokens are counted as by
+    the limit: the savings of a shared beginning minus its cost in attention calls.
     """
 
     begin: int

@@ -1,18 +1,18 @@
-"""First fit without a look at every batch: which is the first that still has so much room."""
+"""First fit in logarithmic time: finds the first batch with enough room."""
 
 from __future__ import annotations
 
 
-UNUSED = 1 << 62  # of a batch that is not begun: no limit allows for it
+UNUSED = 1 << 62  # fill level of a batch that is not begun: above every limit
 
 
 class FirstFit:
     """
-    Finds the first of many batches that is filled no further than a limit, in the logarithm of their number: a tree, in
-    which each inner place holds the least that a batch below it is filled.
+    Finds the first of many batches filled no more than a limit, in logarithmic time. It is a tree in which each inner
+    node has the lowest fill level below it.
 
     Args:
-        capacity (`int`): Batches there may be.
+        capacity (`int`): Maximum number of batches.
     """
 
     def __init__(self, capacity: int):
@@ -20,7 +20,7 @@ class FirstFit:
         self._tree = [UNUSED] * (2 * self._size)
 
     def set(self, batch: int, filled: int) -> None:
-        """Takes down how far a batch is filled."""
+        """Records the fill level of a batch."""
         tree, place = self._tree, batch + self._size
         tree[place] = filled
         while place > 1:
@@ -33,18 +33,18 @@ class FirstFit:
     def first(self, at_most: int, begin: int = 0) -> int | None:
         """
         Args:
-            at_most (`int`): How far the batch may be filled.
-            begin (`int`): The first batch that counts.
+            at_most (`int`): Maximum fill level of the batch.
+            begin (`int`): The first batch to consider.
 
         Returns:
-            `int` or `None`: Number of the first batch from `begin` on.
+            `int` or `None`: Index of the first such batch from `begin` on.
         """
         tree, size = self._tree, self._size
         if begin >= size:
             return None
         place = begin + size if begin else 1
         while tree[place] > at_most:
-            while place & 1:  # the right one of two: nothing further right below the same place
+            while place & 1:  # a right child: nothing further right under the same parent
                 place >>= 1
             if not place:
                 return None

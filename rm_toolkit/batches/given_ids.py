@@ -27,7 +27,7 @@ def row_reader(
     Args:
         names (`Iterable[str]`): The columns.
         name, kind (`str`): Name of the data set and what it is called, for the error.
-        num_tokens (`int`): Tokens that the tokenizer has.
+        num_tokens (`int`): Number of tokens of the tokenizer.
 
     Raises:
         `InputError`: if they are the columns of none of these.
@@ -48,8 +48,8 @@ def read_ids(
     tied_rows: bool,
 ) -> dict[str, Any]:
     """
-    Reads rows of token ids. What the two texts of a pair share at their beginning is their prompt; longer texts are cut on
-    the left, BOS stays, as all texts are (TRL leaves such rows out).
+    Reads rows of token ids. The common beginning of the two texts of a pair is their prompt. Texts that are too long are
+    cut on the left and keep BOS, like all texts (TRL leaves such rows out).
 
     Args:
         rows (`Iterable[PreferenceRow]`): From [`id_row`].
@@ -85,7 +85,7 @@ def id_row(row: Mapping[str, Any], place: Place, columns: tuple[str, str], num_t
         row (`dict`): With the two columns, and `margin`, `score_chosen`, `score_rejected` or tags where it has them.
         place (`Place`): Place of the row, for the error.
         columns (`tuple[str, str]`): From [`~rm_toolkit.data.id_rows.id_columns`].
-        num_tokens (`int`): Tokens that the tokenizer has.
+        num_tokens (`int`): Number of tokens of the tokenizer.
 
     Raises:
         `InputError`: for ids outside the tokenizer's vocabulary, or invalid scores.
@@ -100,7 +100,7 @@ def _ids(value: Any, name: str, num_tokens: int, place: Place) -> tuple[int, ...
     wrong = next((token for token in ids if not 0 <= token < num_tokens), None)
     if wrong is not None:
         raise place.error(
-            f"`{name}` has the token {wrong}, but the tokenizer has {num_tokens}.",
+            f"`{name}` has the token id {wrong}, but the tokenizer has {num_tokens} tokens.",
             "Tokenize with the model's tokenizer.",
         )
     return tuple(ids)
@@ -108,7 +108,7 @@ def _ids(value: Any, name: str, num_tokens: int, place: Place) -> tuple[int, ...
 
 def starts_of(texts: list[tuple[int, ...]], pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """
-    Returns where the completion of each sequence begins: behind what the sequences of its first pair share.
+    Returns where the completion of each sequence begins: after the common beginning of its first pair.
 
     Args:
         texts (list of `tuple[int, ...]`): The sequences.
@@ -128,5 +128,5 @@ def starts_of(texts: list[tuple[int, ...]], pairs: Iterable[tuple[int, int]]) ->
 
 
 def num_kept(ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Returns how many tokens at the beginning a cut keeps: BOS, where the ids begin with it."""
+    """Returns how many tokens at the beginning truncation keeps: BOS, if the ids begin with it."""
     return int(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)

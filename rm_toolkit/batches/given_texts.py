@@ -1,4 +1,4 @@
-"""Texts as a caller gives them -> texts as a model reads them: strings, or the messages of a chat."""
+"""Texts from a caller -> texts as a model reads them: strings, or the messages of a chat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 
 
 def is_several(entry: Any) -> bool:
-    """Whether a row's completions are a list of responses, and not one: a string or a list of messages."""
+    """Whether a row's completions are a list of responses, and not a single string or list of messages."""
     return isinstance(entry, (list, tuple)) and not (len(entry) and isinstance(entry[0], Mapping))
 
 
@@ -24,12 +24,12 @@ def as_format(
     Converts a prompt and a completion to the form that a model reads.
 
     Args:
-        prompt, completion (`str` or list of messages): As the user has them.
+        prompt, completion (`str` or list of messages): As given by the user.
         data_format (`str`): `text` or `chat`.
         tools, chat_template_kwargs (*optional*): What else a chat template reads, as TRL's columns.
 
     Raises:
-        `InputError`: for messages where the model reads strings, or messages that no template can read.
+        `InputError`: for messages if the model reads strings, or messages that no template can read.
     """
     try:
         tools, kwargs = read_tools(tools), read_template_kwargs(chat_template_kwargs)

@@ -1,4 +1,4 @@
-"""The pairs of each prompt, or of each row: looked up and put in order without a loop over the groups."""
+"""The pairs of each prompt, or of each row: looked up and ordered without a loop over the groups."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 @dataclass(frozen=True)
 class PairGroups:
     """
-    Numbers of the pairs of each group, ascending within it; the groups in ascending order of their own numbers.
+    Pair indices of each group, ascending within it; the groups are in ascending order of their numbers.
 
     Args:
-        pairs (`np.ndarray` of shape `(num_pairs,)`): Numbers of the pairs, group after group.
+        pairs (`np.ndarray` of shape `(num_pairs,)`): Pair indices, group by group.
         starts (`np.ndarray` of shape `(num_groups + 1,)`): Where each group begins in `pairs`; none is empty.
         numbers (`np.ndarray` of shape `(num_groups,)`): Number of each group.
     """
@@ -42,7 +42,7 @@ class PairGroups:
         Returns some of the groups, in another order.
 
         Args:
-            order (`np.ndarray`): Places of the groups, from 0.
+            order (`np.ndarray`): Positions of the groups, from 0.
         """
         sizes = np.diff(self.starts)[order]
         starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -50,7 +50,7 @@ class PairGroups:
         return PairGroups(self.pairs[where], starts, self.numbers[order])
 
     def of_number(self, number: int) -> np.ndarray:
-        """Returns the pairs of the group of that number; none if there is no such group."""
+        """Returns the pairs of the group with this number; empty if there is no such group."""
         place = int(np.searchsorted(self.numbers, number))
         if place == len(self.numbers) or self.numbers[place] != number:
             return self.pairs[:0]

@@ -1,4 +1,4 @@
-"""Two data sets in one, as [`~rm_toolkit.batches.replay_plan.join`] makes it, in a file that the processes of a machine map."""
+"""The result of [`~rm_toolkit.batches.replay_plan.join`] in a file that the processes of a machine map."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .tokenization import TokenizedPreferences
 
 def join_once(customized: TokenizedPreferences, general: TokenizedPreferences) -> TokenizedPreferences:
     """
-    Returns what `join` does. The first process that asks stores it beside the token ids, and the others read that: the data
-    are in memory once, however many processes they are for. Where nothing can be stored, each holds a copy.
+    Returns what `join` does. The first process stores the result beside the token ids, and the others map it: the data is
+    in memory once for any number of processes. If it cannot be stored, each process holds a copy.
 
     Args:
-        customized, general (`TokenizedPreferences`): As of [`~rm_toolkit.batches.replay_plan.join`].
+        customized, general (`TokenizedPreferences`): As in [`~rm_toolkit.batches.replay_plan.join`].
     """
     cache = TokenCache.named("joined", (_identity(customized), _identity(general)))
     stored = cache.load()
@@ -36,12 +36,12 @@ FIELDS = frozenset(column.name for column in dataclasses.fields(TokenizedPrefere
 
 
 def _identity(data: TokenizedPreferences) -> list[str]:
-    """What two data sets share if all their fields are the same: of those in a file of token ids, its name."""
+    """A key that two data sets share if all their fields are the same; mapped fields contribute their file's name."""
     found = []
     for name in sorted(FIELDS):
         value = getattr(data, name)
         if isinstance(value, np.ndarray):
-            content = mapped_from(value)  # whose name has all that they are made of
+            content = mapped_from(value)  # the file's name identifies its content
             if content is None:
                 content = hashlib.blake2b(np.ascontiguousarray(value), digest_size=16).hexdigest()
             value = f"{content} {value.dtype} {value.shape}"

@@ -10,8 +10,8 @@ from .prefixes import SHARING_OVERHEAD
 from .tokenization import TokenizedPreferences
 
 
-# A response that is computed by itself costs two forward passes (rewards first, then once more with their gradient) and a
-# backward pass, which takes as long as two: 4. With the pairs dealt out, each micro-batch that has it costs 3.
+# A response computed once costs two forward passes (rewards first, then again with their gradient) and a backward pass,
+# which takes as long as two: 4. With its pairs dealt out, it costs 3 in each micro-batch that has it.
 TWO_PASSES, ONE_PASS = 4, 3
 
 
@@ -21,7 +21,7 @@ class ManyResponses:
     A prompt whose responses are computed once each.
 
     Args:
-        pairs (`np.ndarray`): Numbers of its pairs.
+        pairs (`np.ndarray`): Indices of its pairs.
         sequences (`list[np.ndarray]`): The sequences of each of its micro-batches.
     """
 
@@ -32,11 +32,11 @@ class ManyResponses:
 @dataclass(frozen=True)
 class ResponsePart:
     """
-    Responses of one prompt that a micro-batch computes; its pairs may have one of them in another micro-batch.
+    Responses of one prompt that a micro-batch computes; the other response of a pair may be in another micro-batch.
 
     Args:
-        sequences (`np.ndarray`): Numbers of the sequences of this micro-batch.
-        number (`int`): Which of the prompt's micro-batches it is, from 0; the last one has its pairs.
+        sequences (`np.ndarray`): Indices of the sequences of this micro-batch.
+        number (`int`): Index among the prompt's micro-batches, from 0; the last one has the pairs.
         everything (`list[np.ndarray]`): The sequences of all of them.
     """
 
@@ -46,7 +46,7 @@ class ResponsePart:
 
     @property
     def num_parts(self) -> int:
-        """Micro-batches of the prompt."""
+        """Number of micro-batches of the prompt."""
         return len(self.everything)
 
     def places(self, sequences: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ class ResponsePart:
         return order[np.searchsorted(everything, sequences, sorter=order)]
 
     def parts_before(self, sequences: np.ndarray) -> np.ndarray:
-        """How many micro-batches of the prompt before this one each of some of its sequences stands."""
+        """Distance back, in micro-batches, to the one that computes each of some sequences of the prompt."""
         ends = np.cumsum([len(own) for own in self.everything])
         return self.number - np.searchsorted(ends, self.places(sequences), side="right")
 
@@ -65,13 +65,13 @@ def responses_once(
     data: TokenizedPreferences, pieces: list[np.ndarray], *, pairs: int, tokens: int | None, shared: bool, common: int
 ) -> ManyResponses | None:
     """
-    Deals out the responses of one prompt, each to one micro-batch; `None` where the pieces of its pairs cost less.
+    Assigns each response of one prompt to one micro-batch; `None` if the pieces of its pairs cost less.
 
     Args:
-        data (`TokenizedPreferences`): Where they come from.
-        pieces (`list[np.ndarray]`): The prompt's pairs as they would lie in micro-batches.
-        pairs (`int`): Pairs of a micro-batch at most, two responses each; not used where `tokens` is given.
-        tokens (`int`, *optional*): Tokens of a micro-batch at most.
+        data (`TokenizedPreferences`): The data that they come from.
+        pieces (`list[np.ndarray]`): The prompt's pairs as they would be split over micro-batches.
+        pairs (`int`): Maximum number of pairs per micro-batch, two responses each; not used if `tokens` is given.
+        tokens (`int`, *optional*): Maximum number of tokens per micro-batch.
         shared (`bool`): Whether the prompt is computed once in each micro-batch.
         common (`int`): Tokens of the prompt that are then shared.
     """
@@ -108,7 +108,7 @@ def append_prompts(
     data: TokenizedPreferences, chunks: list[np.ndarray], many: list[ManyResponses], num_processes: int
 ) -> dict[int, ResponsePart]:
     """
-    Appends prompts to the micro-batches of a step: all of one to the process that has the fewest tokens, the largest first.
+    Appends prompts to the micro-batches of a step, the largest first: each to the process with the fewest tokens.
 
     Args:
         data (`TokenizedPreferences`): Where they come from.
@@ -132,7 +132,7 @@ def append_prompts(
     for number in sorted(range(len(many)), key=lambda k: -size[k]):
         pairs, sequences = many[number].pairs, many[number].sequences
         process = min(range(num_processes), key=lambda k: total[k])
-        total[process] += 2 * size[number]  # of which half without gradients
+        total[process] += 2 * size[number]  # half of them without gradients
         last = len(sequences) - 1
         for place, own in enumerate(sequences):
             mine[process].append((pairs if place == last else pairs[:0], ResponsePart(own, place, sequences)))

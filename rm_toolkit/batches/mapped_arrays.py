@@ -1,4 +1,4 @@
-"""Arrays in one `.npz` file whose data the processes of a machine map from it, instead of each holding a copy."""
+"""Arrays in one `.npz` file that the processes of a machine map, instead of each holding a copy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOCAL_HEADER, ZIP64_EXTRA, EXTRA_HEAD = 30, 20, 4
 
 def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """
-    Writes what `np.load` reads, each array where it can be mapped.
+    Writes a file for `np.load`, with each array aligned for mapping.
 
     Args:
         file (`IO[bytes]`): Open for writing, at its beginning.
-        arrays (mapping): Their names and contents.
+        arrays (mapping): Arrays by name.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, values in arrays.items():
@@ -37,14 +37,14 @@ def write_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
-    Reads an `.npz` file. Large arrays are mapped: their pages are those of the file until something writes into them, and
-    what is written stays in this process.
+    Reads an `.npz` file. Large arrays are mapped copy-on-write: their pages are those of the file until something writes
+    into them, and changes stay in this process.
 
     Args:
-        path (`Path`): Of [`write_arrays`] or `np.savez`.
+        path (`Path`): A file from [`write_arrays`] or `np.savez`.
 
     Raises:
-        `OSError`, `ValueError`, `KeyError` or `zipfile.BadZipFile`: if it is none.
+        `OSError`, `ValueError`, `KeyError` or `zipfile.BadZipFile`: if it is not such a file.
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -53,7 +53,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def mapped_from(values: np.ndarray) -> str | None:
-    """Returns the file that an array of [`read_arrays`] is mapped from, and where in it; `None` for one in memory."""
+    """Returns the file and offset that an array of [`read_arrays`] is mapped from; `None` for one in memory."""
     owner = values
     while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
         owner = owner.base

@@ -1,4 +1,4 @@
-"""Micro-batches of padded rows for several processes: texts of like length together, equally many tokens in each."""
+"""Micro-batches of padded rows for several processes: texts of similar length together, about equal tokens in each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLOSE_ENOUGH = 1.002
 
 class PaddedSlots:
     """
-    Cuts the pieces, in the order of their longest texts, so that the largest micro-batch becomes as small as it can.
+    Partitions the pieces, in the order of their longest texts, so that the largest micro-batch is as small as possible.
 
     Args:
         pieces (`Pieces`): The pieces of a step.
@@ -26,7 +26,7 @@ class PaddedSlots:
         self.sequences = [0, *accumulate(pieces.sequences[k] for k in self.order)]
         ends = [0, *accumulate(pieces.pairs[k] for k in self.order)]
         pairs = ends[-1] if pieces.by_tokens else pieces.limit
-        # The last end of a micro-batch that begins with each of them, of those that its pairs allow.
+        # For each piece, the last end that the limit of pairs allows for a micro-batch that begins with it.
         self.last = [bisect_right(ends, end + pairs) - 1 for end in ends[:-1]]
 
     def find(self, count: int, num_processes: int) -> list[list[list[int]]] | None:
@@ -36,7 +36,7 @@ class PaddedSlots:
             num_processes (`int`): Number of processes.
 
         Returns:
-            `list[list[list[int]]]`: See [`arrange`]; `None` if so many cannot hold all pieces.
+            `list[list[list[int]]]`: See [`arrange`]; `None` if that many cannot hold all pieces.
         """
         number = count * num_processes
         costs = self.pieces.own_costs()
@@ -57,12 +57,12 @@ class PaddedSlots:
         return self.arrange(batches, num_processes)
 
     def arrange(self, batches: list[list[int]], num_processes: int) -> list[list[list[int]]]:
-        """Returns slots of one micro-batch for each process, those of like size computed at the same time."""
+        """Returns slots of one micro-batch per process; those of similar size are computed at the same time."""
         ordered = sorted(batches, key=lambda batch: (-self.pieces.cost(batch), batch))
         return [ordered[begin : begin + num_processes] for begin in range(0, len(ordered), num_processes)]
 
     def _cuts(self, most: int, number: int) -> list[int] | None:
-        """Where micro-batches of at most so many tokens end, each as long as it can be; `None` if there are too many."""
+        """Ends of micro-batches of at most this many tokens, each as long as possible; `None` if there are too many."""
         sequences, longest, last_of = self.sequences, self.longest, self.last
         ends, begin, total = [], 0, len(self.order)
         while begin < total:
@@ -70,7 +70,7 @@ class PaddedSlots:
                 return None
             # The first end that is too far, by bisection: `bisect` with a key takes twice as long for so few.
             before, low, high = sequences[begin], begin + 1, last_of[begin] + 1
-            step = high - 1 - low  # where the limit of pairs ends it, as is usual, one look is enough
+            step = high - 1 - low  # usually the limit of pairs ends it, and one check is enough
             while low < high:
                 middle = low + step
                 if (sequences[middle] - before) * longest[middle - 1] > most:

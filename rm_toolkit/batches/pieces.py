@@ -1,4 +1,4 @@
-"""What a step is made of: prompts whole, or as many pairs of one as a micro-batch holds, and what they cost."""
+"""The pieces of a step: whole prompts, or as many pairs of one as fit a micro-batch, and their costs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Pieces:
     """
-    What cannot be split any further, by number.
+    The smallest units of a step, by index.
 
     Args:
         pairs, sequences (`list[int]`): Pairs and distinct texts of each.
         longest (`list[int]`): Tokens of the longest text of each.
-        tokens (`list[int]`): Tokens of each without padding, those of a shared beginning once.
-        sizes (`list[int]`): What the limit counts of each.
-        limit (`int`): Pairs, or tokens where `by_tokens`, of a micro-batch at most; a piece alone may have more.
-        by_tokens (`bool`): What the limit counts.
+        tokens (`list[int]`): Tokens of each without padding; those of a shared beginning count once.
+        sizes (`list[int]`): Size of each as counted by the limit.
+        limit (`int`): Maximum number of pairs, or with `by_tokens` tokens, per micro-batch; a single piece may have more.
+        by_tokens (`bool`): Whether the limit counts tokens.
         padded (`bool`): Whether each text of a micro-batch takes as many tokens as the longest.
     """
 
@@ -40,27 +40,27 @@ class Pieces:
         return sum(self.sequences[k] for k in batch) * max((self.longest[k] for k in batch), default=0)
 
     def size(self, batch: Sequence[int]) -> int:
-        """Returns what the limit counts of it."""
+        """Returns its size as counted by the limit."""
         return self.cost(batch) if self.by_tokens and self.padded else sum(self.sizes[k] for k in batch)
 
     def own_costs(self) -> list[int]:
-        """Returns the tokens of each piece alone, as [`cost`] counts them."""
+        """Returns the tokens of each single piece, as [`cost`] counts them."""
         if not self.padded:
             return self.tokens
         return [sequences * longest for sequences, longest in zip(self.sequences, self.longest)]
 
     def own_sizes(self) -> list[int]:
-        """Returns what the limit counts of each piece alone."""
+        """Returns the size of each single piece as counted by the limit."""
         return self.own_costs() if self.by_tokens and self.padded else self.sizes
 
     def spread(self, batches: list[list[int]], count: int) -> None:
         """
-        Splits the largest of some micro-batches in two until there are so many; where nothing can be split, empty ones
-        are added.
+        Splits the largest of some micro-batches in two until there are `count`; if nothing can be split, empty ones are
+        added.
 
         Args:
-            batches (`list[list[int]]`): Numbers of the pieces of each; changed in place.
-            count (`int`): How many there are to be.
+            batches (`list[list[int]]`): Piece indices of each; changed in place.
+            count (`int`): Wanted number of micro-batches.
         """
         costs = [self.cost(batch) if len(batch) > 1 else -1 for batch in batches]
         while len(batches) < count:

@@ -25,25 +25,25 @@ from ..data.templates import arrange_messages
 from ..errors import InputError
 
 
-OF_TEXT, OF_MESSAGES = 1, 2  # seeds: a string is never the same as messages
+OF_TEXT, OF_MESSAGES = 1, 2  # hash seeds: a string is never equal to messages
 NO_TEMPLATE_COLUMNS: dict[str, Any] = dict.fromkeys(TEMPLATE_COLUMNS)
 
 
 @dataclass
 class PreferenceRow:
     """
-    One row as it is tokenised.
+    One row in the form for tokenization.
 
     Args:
-        prompt (`str` or list of messages): Empty where the completions hold it.
+        prompt (`str` or list of messages): Empty if the completions include it.
         completions (list of K `str` or message lists): The responses.
         scores (list of K `float`): Higher is better.
-        prompt_key: What rows of one prompt share; `None` where the row has no prompt.
-        margin (`float`, *optional*): Wanted difference of the rewards.
-        writers (list of K `str`, *optional*): Which domain wrote each response, where one was compared with its rivals.
+        prompt_key: A key that rows of one prompt share; `None` if the row has no prompt.
+        margin (`float`, *optional*): Wanted difference of the rewards, in logits.
+        writers (list of K `str`, *optional*): The domain that wrote each response, if one domain is compared with others.
         domain (`str`, *optional*): That domain.
         tools (list of `dict`, *optional*): JSON schemas of the tools that the chat template may list.
-        chat_template_kwargs (`dict`, *optional*): Further variables of the chat template.
+        chat_template_kwargs (`dict`, *optional*): More variables of the chat template.
     """
 
     prompt: Text
@@ -63,12 +63,12 @@ class PreferenceRow:
 
 def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bool:
     """
-    Returns whether rows with these columns are ranked rows; else they are pairs.
+    Returns whether rows with these columns are ranked rows; otherwise they are pairs.
 
     Args:
         names (`Iterable[str]`): The columns.
         name (`str`): Name of the data set, for the error.
-        kind (`str`): What it is called there.
+        kind (`str`): What the error calls it.
 
     Raises:
         `InputError`: if they are neither.
@@ -90,7 +90,7 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
 
 def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     """
-    Reads one row of a preference data set: in training, in evaluation, whole or from a stream.
+    Reads one row of a preference data set, for training and evaluation, from a file or a stream.
 
     Args:
         row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
@@ -98,14 +98,14 @@ def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
         place (`Place`): Place of the row, for the error.
 
     Raises:
-        `InputError`: if its scores are not what a preference can have, see [`~rm_toolkit.data.pairing`].
+        `InputError`: if its scores cannot be those of a preference, see [`~rm_toolkit.data.pairing`].
     """
     scores = stated_scores(row, ranked, place)
     completions = plain(row["completions"]) if ranked else [row["chosen"], row["rejected"]]
     prompt = row.get("prompt")
     if prompt is None:
         prompt = [] if isinstance(completions[0], list) else ""
-    if type(prompt) is not str or set(map(type, completions)) != {str}:  # strings alone are as they should be
+    if type(prompt) is not str or set(map(type, completions)) != {str}:  # only strings need no check
         _refuse_other_kinds(prompt, completions, ranked, place)
         prompt, completions = _in_one_form(prompt, completions)
         _check_parts(prompt, completions, ranked, place)
@@ -165,7 +165,7 @@ def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[fl
 
 def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
     """
-    Returns the margins of all pairs of a data set, 0 where a row has none; `None` where no row has any.
+    Returns the margins of all pairs of a data set, in logits, 0 if a row has none; `None` if no row has any.
 
     Args:
         margins (`Sequence[float]` of `num_pairs`): `None` for a pair of a row without a margin.
@@ -175,7 +175,7 @@ def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
 
 
 def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kwargs: Any = None) -> Any:
-    """What two texts share if they are the same text: of messages every field, and what else the template reads."""
+    """A key that equal texts share: every field of messages, and what else the template reads."""
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt + completion
     text = Conversation(prompt, completion, tools, chat_template_kwargs)
@@ -185,17 +185,17 @@ def text_key(prompt: Text, completion: Text, tools: Any = None, chat_template_kw
 
 
 def compact_key(key: Any) -> bytes:
-    """128 bits in the place of a key of [`text_key`] or a `prompt_id`: the same for equal keys, and as good as never else."""
+    """A 128-bit hash of a key of [`text_key`] or a `prompt_id`."""
     seed, whole = (OF_TEXT, key) if isinstance(key, str) else (OF_MESSAGES, canonical(key))
     return xxhash.xxh3_128_digest(whole.encode("utf-8", "surrogatepass"), seed)
 
 
 def template_columns(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """
-    Returns the `tools` and `chat_template_kwargs` of a row, None where it has none.
+    Returns the `tools` and `chat_template_kwargs` of a row, or `None`.
 
     Raises:
-        `InputError`: if they are not what a chat template can take.
+        `InputError`: if a chat template cannot use them.
     """
     tools, kwargs = map(row.get, TEMPLATE_COLUMNS)
     if tools is None and kwargs is None:

@@ -11,9 +11,9 @@ import numpy as np
 from .shared_layout import SharedLayout
 
 
-# What one more cluster of sequences costs in attention calls, in tokens of computation saved: below it nothing is shared.
+# Cost of one more cluster of sequences in attention calls, as a number of computed tokens: smaller savings are not used.
 SHARING_OVERHEAD = 16
-COMPARED_AT_ONCE, PAIRS_AT_ONCE = 64, 1 << 14  # tokens of each of many pairs, and how many pairs
+COMPARED_AT_ONCE, PAIRS_AT_ONCE = 64, 1 << 14  # tokens of each pair, and number of pairs
 
 
 @dataclass
@@ -54,7 +54,7 @@ def flat_row(sequences: list[np.ndarray], adapters: np.ndarray | None = None) ->
             and the adapters follow each other in ascending order.
 
     Returns:
-        `FlatRow`: Every token id of every sequence, those of a shared prefix once.
+        `FlatRow`: All token ids of all sequences; those of a shared prefix occur once.
     """
     count = len(sequences)
     prefix_start, prefix_length, rest_start = (np.zeros(count, dtype=np.int64) for _ in range(3))
@@ -95,8 +95,8 @@ def prefix_order(sequences: list[np.ndarray], adapters: np.ndarray | None = None
         sequences, adapters: As in [`flat_row`].
 
     Returns:
-        `tuple`: Numbers of the sequences in that order, and `np.ndarray` of shape `(num_sequences - 1,)`: the tokens
-        that each has in common with the next one, none where that is of another adapter.
+        `tuple`: Indices of the sequences in that order, and `np.ndarray` of shape `(num_sequences - 1,)`: the number of
+        tokens that each shares with the next one, 0 if that has another adapter.
     """
     order = lexicographic_order(sequences)
     if adapters is not None:
@@ -108,14 +108,14 @@ def prefix_order(sequences: list[np.ndarray], adapters: np.ndarray | None = None
 
 
 def lexicographic_order(sequences: list[np.ndarray]) -> list[int]:
-    """Numbers of the sequences in the order of their token ids, so that those with a common beginning are neighbours."""
+    """Indices of the sequences in the order of their token ids, so that those with a common beginning are neighbors."""
     keys = [ids.astype(">u4").tobytes() for ids in sequences]  # big-endian bytes compare as the numbers do
     return sorted(range(len(sequences)), key=keys.__getitem__)
 
 
 def common_prefixes(ordered: list[np.ndarray]) -> np.ndarray:
     """
-    Tokens that each sequence has in common with the next one.
+    Number of tokens that each sequence shares with the next one.
 
     Returns:
         `np.ndarray` of shape `(num_sequences - 1,)`.
@@ -133,7 +133,7 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
 
 def common_beginnings(ids: np.ndarray, offsets: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """
-    Length of the longest common beginning of many pairs of sequences, a block of tokens of all of them at a time.
+    Length of the longest common beginning of many pairs of sequences, compared in blocks of tokens.
 
     Args:
         ids (`np.ndarray` of shape `(total_tokens,)`), offsets (`np.ndarray` of shape `(num_sequences + 1,)`): As in
@@ -169,11 +169,11 @@ def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
         common (`np.ndarray` of shape `(num_sequences - 1,)`): From [`common_prefixes`].
 
     Returns:
-        `list[tuple[int, int, int]]`: First and last (exclusive) sequence of each cluster and the tokens they share.
+        `list[tuple[int, int, int]]`: Begin and end (exclusive) of each cluster, and the number of tokens they share.
     """
 
-    # The sequences that share most close first: one pass with the prefixes that are still open on a stack, because nests
-    # can be as deep as there are sequences (growing prefixes of one text), deeper than Python's recursion.
+    # One pass with a stack of the open prefixes, where the longest close first. Not recursive, because nesting can be as
+    # deep as there are sequences (growing prefixes of one text), deeper than Python's recursion limit.
     parts: list[tuple[int, int, int]] = []
     open_prefixes: list[_OpenPrefix] = []
     for sequence, following in enumerate([*common.tolist(), -1]):
@@ -195,7 +195,7 @@ def clusters(common: np.ndarray) -> list[tuple[int, int, int]]:
 
 @dataclass
 class _OpenPrefix:
-    """Sequences from `first` on that share that many tokens; `saved` by the clusters from `first_part` on."""
+    """Sequences from `first` on that share this many tokens; `saved` by the clusters from `first_part` on."""
 
     shared: int
     first: int

@@ -28,8 +28,8 @@ class RefusedRow(InputError):
 
     Args:
         name (`str`): Name of the data set.
-        row (`int`): Number of the row, from 0.
-        problem (`str`): What the template says, and what to do.
+        row (`int`): Index of the row, from 0.
+        problem (`str`): The template's message, and what to do.
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
     """
 
@@ -40,7 +40,7 @@ class RefusedRow(InputError):
 
 @contextlib.contextmanager
 def refused_rows(name: str, first_row: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Within it a text that is refused names its row: the first that has it, by number of the text."""
+    """Context in which the error for a refused text names the first row with this text."""
     try:
         yield
     except RefusedText as error:
@@ -68,7 +68,7 @@ def refusal(row: dict[str, Any], ranked: bool, place: Place, tokenizer: PreTrain
 
 
 def clean_rows(dataset: Dataset) -> Iterator[Mapping[str, Any]]:
-    """The rows of a data set without the nulls that Arrow has added."""
+    """The rows of a data set without the nulls that Arrow adds."""
     return map(null_stripper(dataset.features) or dict, dataset)
 
 
@@ -76,7 +76,7 @@ def without_refused(
     dataset: Dataset, tokenizers: Sequence[PreTrainedTokenizerBase], name: str
 ) -> tuple[Dataset, list[str]]:
     """
-    Returns the rows of a chat data set that all chat templates render, and what was said of each of the others.
+    Returns the rows of a chat data set that all chat templates render, and the message for each of the others.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows.
@@ -103,19 +103,19 @@ def without_refused(
 
 def locate(spec: DatasetSpec, split: str, tokenizer: PreTrainedTokenizerBase) -> InputError | None:
     """
-    Returns an error that names the first row of a data set that the chat template refuses, by file and line; None where
-    it refuses none.
+    Returns an error that names the first row of a data set that the chat template refuses, by file and line; `None` if it
+    refuses none.
 
     Args:
-        spec (`DatasetSpec`): Where the data set is.
-        split (`str`): Taken where the spec names none.
+        spec (`DatasetSpec`): Location of the data set.
+        split (`str`): Split to use if the spec does not name one.
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
     """
     return first_refused(find_rows(spec, split, format="chat"), tokenizer)
 
 
 def first_refused(rows: Iterable[tuple[Place, Any]], tokenizer: PreTrainedTokenizerBase) -> InputError | None:
-    """Returns what [`locate`] does, of rows with their places."""
+    """As [`locate`], for rows with their places."""
     for place, row in rows:
         try:
             problem = refusal(row, "completions" in row, place, tokenizer)

@@ -17,14 +17,14 @@ from .template_limits import TemplateLimitError
 
 logger = logging.getLogger(__name__)
 
-# What a template can raise: its own refusal, or an operation on a value of a type that it was not written for.
+# Exceptions of a template: its own refusal, or an operation on a value of a type that it was not written for.
 TEMPLATE_ERRORS = (
     TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 PROMPT_ALONE = {"add_generation_prompt": True, "continue_final_message": False}
 # Number of texts with which to test whether the template renders a field.
 TRIED_TEXTS = 8
-PARTIAL_PROMPTS = "partial prompts"  # among the things that were said of a stream
+PARTIAL_PROMPTS = "partial prompts"  # key of a warning that a stream gives only once
 
 
 class RefusedText(InputError):
@@ -32,8 +32,8 @@ class RefusedText(InputError):
     A text that the chat template does not render.
 
     Args:
-        problem (`str`): What the template says of it, a sentence.
-        number (`int`): Which of the texts it is.
+        problem (`str`): The template's message, a sentence.
+        number (`int`): Index of the text.
     """
 
     def __init__(self, problem: str, number: int):
@@ -52,12 +52,12 @@ def render(
     the rendered text (templates of reasoning models take thoughts out of it), what both begin with is the prompt.
 
     Args:
-        batch (`Sequence[tuple]`): (prompt, completion), or a whole [`~rm_toolkit.data.messages.Conversation`].
+        batch (`Sequence[tuple]`): (prompt, completion), or a complete [`~rm_toolkit.data.messages.Conversation`].
         tokenizer (`PreTrainedTokenizerBase`): Has the chat template.
         data_format (`str`): `"text"` or `"chat"`.
 
     Raises:
-        `RefusedText`: with what the template says, if it cannot render one of them.
+        `RefusedText`: with the template's message, if it cannot render one of them.
     """
     strings, lengths, _ = render_prompts(batch, tokenizer, data_format)
     return strings, lengths
@@ -66,12 +66,12 @@ def render(
 def render_prompts(
     batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str
 ) -> tuple[list[str], list[int], list[bool]]:
-    """Returns what [`render`] does, and whether each rendered prompt is a prefix of its text."""
+    """As [`render`], and whether each rendered prompt is a prefix of its text."""
     if data_format == "text":
         return [text[0] + text[1] for text in batch], [len(text[0]) for text in batch], [True] * len(batch)
     strings = render_whole(batch, tokenizer, data_format)
     texts = [Conversation(*text) for text in batch]
-    rendered: dict[tuple[int, ...], str | None] = {}  # the responses of a row have one prompt
+    rendered: dict[tuple[int, ...], str | None] = {}  # the responses of a row share a prompt
     starts = []
     for text in texts:
         key = (id(text.prompt), id(text.tools), id(text.chat_template_kwargs))
@@ -90,7 +90,7 @@ def _common_length(one: str, other: str) -> int:
 
 
 def render_whole(batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenizerBase, data_format: str) -> list[str]:
-    """Returns the strings that [`render`] does; it costs half as much where prompts are not asked for."""
+    """Returns only the strings of [`render`], at half the cost, because prompts are not rendered alone."""
     if data_format == "text":
         return [text[0] + text[1] for text in batch]
     texts = [Conversation(*text) for text in batch]
@@ -105,7 +105,7 @@ def render_whole(batch: Sequence[tuple[Any, ...]], tokenizer: PreTrainedTokenize
 
 
 def _rendered_prompt(text: Conversation, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """None for a prompt that the template refuses without its completion, as some do where no assistant speaks."""
+    """`None` for a prompt that the template refuses without its completion, as some do without an assistant turn."""
     if not text.prompt:
         return ""
     try:
@@ -115,7 +115,7 @@ def _rendered_prompt(text: Conversation, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _by_options(texts: list[Conversation]) -> Iterable[list[int]]:
-    """The numbers of the texts that have the same tools and variables, together."""
+    """Indices of the texts, grouped by tools and variables."""
     groups: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         plain = text.tools is None and not text.chat_template_kwargs
@@ -136,7 +136,7 @@ def _apply(
     except TemplateLimitError:
         raise
     except TEMPLATE_ERRORS as error:
-        if len(conversations) > 1:  # which one is it?
+        if len(conversations) > 1:  # find the refused one
             for conversation, number in zip(conversations, numbers):
                 _apply(tokenizer, [conversation], options, [number])
         raise RefusedText(
@@ -158,7 +158,7 @@ def _apply(
 
 
 def _check_parts(text: Conversation, string: str, number: int) -> None:
-    """A template that was not written for parts prints the list as Python would: nothing to train on."""
+    """Refuses a template that prints a list of parts as a Python list, which is useless for training."""
     for message in text.messages:
         content = message.get("content")
         if isinstance(content, list) and (
@@ -177,8 +177,8 @@ def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = 
 
     Args:
         name (`str`): Name of the data set.
-        num_rows (`int`): Number of them.
-        checked (`set[str]`, *optional*): What was said before, of a stream that comes in blocks; it grows.
+        num_rows (`int`): Number of such rows.
+        checked (`set[str]`, *optional*): Warnings given before, for a stream read in blocks; updated in place.
     """
     checked = set() if checked is None else checked
     if num_rows and PARTIAL_PROMPTS not in checked:
@@ -196,13 +196,13 @@ def report_unread(
     texts: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, name: str, checked: set[str] | None = None
 ) -> None:
     """
-    Warns of every message field, of tools and of variables that the chat template does not render.
+    Warns of message fields, tools and variables that the chat template does not render.
 
     Args:
         texts (`Iterable[Conversation]`): Those that are not plain.
         tokenizer (`PreTrainedTokenizerBase`): Has the chat template.
         name (`str`): Name of the data set, for the warning.
-        checked (`set[str]`, *optional*): What was checked before; it grows.
+        checked (`set[str]`, *optional*): Fields that were checked before; updated in place.
     """
     checked = set() if checked is None else checked
     having: dict[str, list[Conversation]] = {}
@@ -231,7 +231,7 @@ def _parts(text: Conversation) -> Iterator[str]:
 
 
 def _changes(text: Conversation, part: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the text is another one without the part."""
+    """Whether the rendered text changes without the part."""
     field = part.split("`")[1]
     prompt, completion, tools, kwargs = text
     if part.startswith("the column"):

@@ -16,8 +16,8 @@ def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> Tok
     Concatenates two tokenized datasets. Texts of the second never count for the LM loss.
 
     Args:
-        customized (`TokenizedPreferences`): Its pairs keep their numbers.
-        general (`TokenizedPreferences`): Its pairs follow; its rows, prompts and sequences are numbered on.
+        customized (`TokenizedPreferences`): Its pairs keep their indices.
+        general (`TokenizedPreferences`): Its pairs follow, with row, prompt and sequence indices shifted.
     """
     rows, prompts = (int(values.max(initial=-1)) + 1 for values in (customized.row, customized.prompt))
     sequences = customized.num_sequences
@@ -49,14 +49,14 @@ def join(customized: TokenizedPreferences, general: TokenizedPreferences) -> Tok
 
 def replayed_per_step(pairs_per_step: int, fraction: float) -> int:
     """
-    Number of replayed pairs of a step.
+    Number of replayed pairs per step.
 
     Args:
         pairs_per_step (`int`): All pairs of a step.
-        fraction (`float`): Wanted share of replayed ones.
+        fraction (`float`): Wanted share of replayed pairs.
 
     Raises:
-        `InputError`: if a step of that size cannot hold pairs of both kinds in about that share.
+        `InputError`: if a step of that size cannot have pairs of both kinds in about that proportion.
     """
     count = round(fraction * pairs_per_step)
     if not 0 < count < pairs_per_step:
@@ -70,14 +70,14 @@ def replayed_per_step(pairs_per_step: int, fraction: float) -> int:
 
 class ReplayPlan(EpochPlan):
     """
-    Plans steps in which a fixed number of pairs is replayed. An epoch is one pass through the customized pairs.
+    Plans steps with a fixed number of replayed pairs. An epoch is one pass through the customized pairs.
 
     The general pairs have their own order, reshuffled for each pass; the next epoch continues where the last one
     stopped, so that every pair is used before any is used again.
 
     Args:
         data (`TokenizedPreferences`): From [`join`].
-        num_customized (`int`): The first so many pairs of it are the customized ones.
+        num_customized (`int`): Number of customized pairs, which come first.
         fraction (`float`): Share of each step's pairs that is replayed, between 0 and 1.
         options: Those of [`~rm_toolkit.batches.epoch_plan.EpochPlan`].
     """
@@ -86,7 +86,7 @@ class ReplayPlan(EpochPlan):
         super().__init__(data, **options)
         self.num_customized = num_customized
         self.replayed = replayed_per_step(self.pairs_per_step, fraction)
-        general = self._groups.pairs[self._groups.starts[:-1]] >= num_customized  # of no group with both
+        general = self._groups.pairs[self._groups.starts[:-1]] >= num_customized  # no group has pairs of both kinds
         self._general_groups = self._groups.take(np.flatnonzero(general))
         self._groups = self._groups.take(np.flatnonzero(~general))
 
@@ -94,7 +94,7 @@ class ReplayPlan(EpochPlan):
         return -(-self.num_customized // (self.pairs_per_step - self.replayed))
 
     def pairs_of_step(self, epoch: int, number: int) -> np.ndarray:
-        """Returns the numbers of the pairs of one step of an epoch, the replayed ones behind the others."""
+        """Returns the pair indices of one step of an epoch, the replayed ones after the others."""
         fresh = self.pairs_per_step - self.replayed
         begin = number * fresh
         customized = self._shuffled("pairs", self._groups, [self.seed, epoch])[begin : begin + fresh]
@@ -109,18 +109,18 @@ class ReplayPlan(EpochPlan):
         return plan
 
     def _replayed_by(self, customized: int) -> int:
-        """General pairs that so many customized ones of an epoch have brought with them; 1 at least for a last step."""
+        """Number of general pairs that go with this many customized ones of an epoch; at least 1 for a last step."""
         whole, rest = divmod(customized, self.pairs_per_step - self.replayed)
         part = max(1, round(rest * self.replayed / (self.pairs_per_step - self.replayed))) if rest else 0
         return whole * self.replayed + part
 
     def _general(self, begin: int, end: int) -> np.ndarray:
-        """Pairs number `begin` to `end` of the endless series of passes through the general pairs."""
+        """Pairs `begin` to `end` of the endless series of passes through the general pairs."""
         size = len(self.data) - self.num_customized
         taken = []
         while begin < end:
             number, start = divmod(begin, size)
-            # A third number keeps the order of a pass apart from that of the epoch with the same number.
+            # A third number makes the order of a pass differ from that of the epoch with the same index.
             order = self._shuffled("general", self._general_groups, [self.seed, number, 1])
             taken.append(order[start : start + end - begin])
             begin += len(taken[-1])

@@ -18,7 +18,7 @@ class PairColumns:
     Collects the pairs of each row, best-scored first, and counts its label ties.
 
     Args:
-        tied_rows (`bool`): Whether rows whose scores are all tied are noted, and their texts for the LM loss.
+        tied_rows (`bool`): Whether rows whose scores are all tied are recorded, with their texts for the LM loss.
     """
 
     def __init__(self, tied_rows: bool = False):
@@ -31,7 +31,7 @@ class PairColumns:
         self.first_two = array("i")
         self.prompts: dict[Any, int] = {}
         self.num_label_ties = 0
-        # Of the row before: rows of one prompt follow each other, and most have the same scores.
+        # From the row before: rows of one prompt follow each other, and most have the same scores.
         self._given: tuple[Any, ...] | None = None
         self._found: tuple[RowPairs, list[tuple[int, int]], list[bool]]
         self._key: Any = None
@@ -42,8 +42,8 @@ class PairColumns:
         Adds the pairs of a row.
 
         Args:
-            number (`int`): Number of the row.
-            members (`Sequence[int]` of K): Which text each response is.
+            number (`int`): Index of the row.
+            members (`Sequence[int]` of K): Text index of each response.
             row (`PreferenceRow`): The row.
             threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
         """
@@ -69,13 +69,13 @@ class PairColumns:
     def _number_of(self, prompt_key: Any, row_number: int) -> int:
         """The number of a row's prompt."""
         if prompt_key is None or prompt_key != self._key:
-            # A row without a prompt shares its texts with no other: a group of its own, shuffled by itself.
+            # A row without a prompt shares its texts with no other: it forms its own group for shuffling.
             key = row_number if prompt_key is None else compact_key(prompt_key)
             self._key, self._prompt_number = prompt_key, self.prompts.setdefault(key, len(self.prompts))
         return self._prompt_number
 
     def _of_scores(self, row: PreferenceRow, threshold: float) -> tuple[RowPairs, list[tuple[int, int]], list[bool]]:
-        """What the scores of a row state, its pairs, and which of its texts qualify."""
+        """The preferences stated by the scores of a row, its pairs, and which of its texts qualify."""
         given = (row.scores, row.writers, row.writers and row.domain, threshold)
         if given != self._given:
             best = max(row.scores)

@@ -1,4 +1,4 @@
-"""Texts without any preference -> token ids: what scoring reads."""
+"""Texts without preferences -> token ids, for scoring."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def tokenize_texts(
     checked: set[str] | None = None,
 ) -> tuple[TokenizedPreferences, np.ndarray]:
     """
-    Turns (prompt, completion) texts into token ids without any preference: for scoring.
+    Turns (prompt, completion) texts without preferences into token ids, for scoring.
 
     Args:
-        texts (`Sequence[tuple]`): Strings or message lists, or a whole [`~rm_toolkit.data.messages.Conversation`];
-            doubles are encoded once.
+        texts (`Sequence[tuple]`): Strings or message lists, or a complete [`~rm_toolkit.data.messages.Conversation`];
+            duplicates are encoded once.
         tokenizer, max_length, data_format, name, show_progress: As in
             [`~rm_toolkit.batches.tokenization.tokenize_preferences`].
-        adapters (`Sequence[int]`, *optional*): Adapter of each text; equal texts of two adapters are two sequences.
-        checked (`set[str]`, *optional*): Fields of which it was checked before whether the chat template renders them.
+        adapters (`Sequence[int]`, *optional*): Adapter of each text; equal texts with different adapters are two
+            sequences.
+        checked (`set[str]`, *optional*): Fields already checked for whether the chat template renders them.
 
     Returns:
-        `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence of each text.
+        `tuple`: The distinct sequences, and `np.ndarray` of shape `(len(texts),)`: the sequence index of each text.
 
     Raises:
         `RefusedText`: if the chat template refuses a text.
@@ -54,8 +55,8 @@ def tokenize_texts(
         distinct[number] = text
     if distinct:
         check_format(distinct[0], data_format, name)
-    have_more_than_content(distinct, tokenizer, name, checked)  # and says what of it is not rendered
-    merge_within = [0] * len(distinct)  # two texts are one if their ids are, and have one reward
+    have_more_than_content(distinct, tokenizer, name, checked)  # warns of fields that are not rendered
+    merge_within = [0] * len(distinct)  # two texts with equal ids are one and have one reward
     for number, adapter in zip(numbers, adapters or ()):
         merge_within[number] = adapter
     options = {"find_completions": False, "merge_within": merge_within}

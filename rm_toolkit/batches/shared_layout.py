@@ -1,4 +1,4 @@
-"""Which tokens of a flat row see which: each segment itself, and the segment that it continues."""
+"""Which tokens of a flat row attend to which: a segment to itself, and to the segment that it continues."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 @dataclass
 class PackedSequences:
     """
-    A row's segments as sequences of queries, each with the keys of its prefix and its own.
+    A row's segments as sequences of queries, each with the keys of its prefix and of itself.
 
     Args:
-        query_ends, key_ends (`torch.IntTensor` of shape `(num_segments + 1,)`): 0, then where the queries and the keys
-            of each segment end.
-        keys (`torch.IntTensor` of shape `(num_keys,)`): Token of the row that each key is of.
-        most_queries, most_keys (`int`): Of one segment.
+        query_ends, key_ends (`torch.IntTensor` of shape `(num_segments + 1,)`): 0, then the ends of the queries and of
+            the keys of each segment.
+        keys (`torch.IntTensor` of shape `(num_keys,)`): Index in the row of the token of each key.
+        most_queries, most_keys (`int`): Largest numbers in a segment.
     """
 
     query_ends: Tensor
@@ -36,7 +36,7 @@ class PackedSequences:
 @dataclass
 class SharedLayout:
     """
-    Which tokens of a flat row see which: a segment sees itself causally, and the whole of its prefix segment.
+    Which tokens of a flat row attend to which: a segment to itself causally, and to its whole prefix segment.
 
     Args:
         segments (`np.ndarray` of shape `(num_segments, 4)`): Begin and end of each segment in the row, then begin and
@@ -50,19 +50,19 @@ class SharedLayout:
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def kept(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returned at the first call with this key: what attention reads is made once, for all layers."""
+        """The result of the first call of `make` for this key: inputs of attention are made once for all layers."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the row."""
+        """Number of tokens in the row."""
         return int(self.segments[-1, 1])
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence, prefix included."""
+        """Number of tokens of the longest sequence, prefix included."""
         table = self.segments
         return int((table[:, 1] - table[:, 0] + table[:, 3] - table[:, 2]).max())
 
@@ -81,20 +81,20 @@ class SharedLayout:
         return np.stack([table[first, 0], table[last, 1], table[first, 2], table[first, 3]], axis=1)
 
     def attention_pairs(self) -> int:
-        """How many (query, key) pairs of tokens are computed: a measure of what attention costs."""
+        """Number of (query, key) pairs that are computed, a measure of the cost of attention."""
         own = self.segments[:, 1] - self.segments[:, 0]
         prefix = self.segments[:, 3] - self.segments[:, 2]
         return int((own * (own + 1) // 2 + own * prefix).sum())
 
     def packed(self, device: torch.device) -> PackedSequences:
-        """The row for attention over packed sequences: made once, without waiting for the device."""
+        """The row for attention over packed sequences; made once, without waiting for the device."""
         return self.kept(("packed", str(device)), lambda: self._packed(device))
 
     def _packed(self, device: torch.device) -> PackedSequences:
         begin, end, prefix_begin, prefix_end = self.segments.T
         queries, prefix = end - begin, prefix_end - prefix_begin
         key_ends = np.cumsum(queries + prefix)
-        # Pieces of the row, one after the other: of each segment first the prefix, then itself.
+        # Consecutive slices of the row: for each segment first its prefix, then itself.
         first = np.stack([prefix_begin, begin], axis=1).ravel()
         length = np.stack([prefix, queries], axis=1).ravel()
         keys = np.repeat(first - np.cumsum(length) + length, length) + np.arange(key_ends[-1])
@@ -111,17 +111,17 @@ class SharedLayout:
         )
 
     def to(self, device: torch.device) -> SharedLayout:
-        """Returns the layout with its tensors on `device`, so that no layer waits for them."""
+        """Returns the layout with its tensors on `device`, so that layers do not wait for them."""
         if self.needed is None or self.needed.device == torch.device(device):
             return self
         return SharedLayout(self.segments, self.needed.to(device, non_blocking=True))
 
     def bounds(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """
-        For each token of the row: where its segment begins, and where the prefix of that segment begins and ends.
+        For each token of the row: the begin of its segment, and the begin and end of that segment's prefix.
 
         Returns:
-            Three `torch.IntTensor` of shape `(num_tokens,)`; a token `q` sees `k <= q` with `k >= own` or
+            Three `torch.IntTensor` of shape `(num_tokens,)`; a token `q` attends to `k <= q` with `k >= own` or
             `begin <= k < end`.
         """
 
@@ -134,10 +134,10 @@ class SharedLayout:
 
     def dense_mask(self, window: int | None = None) -> Tensor:
         """
-        The mask as `torch.BoolTensor` of shape `(num_tokens, num_tokens)`: for tests and for small rows only.
+        The mask as `torch.BoolTensor` of shape `(num_tokens, num_tokens)`, only for tests and small rows.
 
         Args:
-            window (`int`, *optional*): Tokens of its sequence that one sees, itself included.
+            window (`int`, *optional*): Number of tokens of its sequence that a token attends to, itself included.
         """
         own, begin, end = (bound[:, None] for bound in self.bounds(torch.device("cpu")))
         key = torch.arange(self.num_tokens)

@@ -1,4 +1,4 @@
-"""The micro-batches of a step in one array: how they travel between processes, and into pinned memory."""
+"""The micro-batches of a step in one array, for transfer between processes and into pinned memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .collator import MicroBatch
 from .shared_layout import SharedLayout
 
 
-ALIGNED = 8  # bytes: where an array of any type of number may begin
+ALIGNED = 8  # bytes: alignment that suits an array of any dtype
 FIELDS = tuple(item.name for item in dataclasses.fields(MicroBatch))
 
 
 class StepBatches:
     """
-    One process's micro-batches of a step, to be read as a list.
+    One process's micro-batches of a step, as a sequence.
 
-    In pickles and in pinned memory they are one array of bytes, however many micro-batches there are: every tensor that
-    goes between processes by itself costs a file, and every one that is pinned by itself a call.
+    In pickles and in pinned memory all micro-batches are one array of bytes: a tensor sent separately between processes
+    costs a file, and one pinned separately costs a call.
 
     Args:
-        batches (`list[MicroBatch]`): The micro-batches; none holds `data`.
+        batches (`list[MicroBatch]`): The micro-batches; `data` is not set in any.
     """
 
     def __init__(self, batches: list[MicroBatch]):
@@ -35,7 +35,7 @@ class StepBatches:
 
     @classmethod
     def of(cls, packed: _Packed) -> StepBatches:
-        """The same, read when they are asked for."""
+        """The micro-batches, unpacked on access."""
         step = cls([])
         step._batches, step._packed = [None] * len(packed.table), packed
         return step
@@ -60,7 +60,7 @@ class StepBatches:
         return self._packed or _Packed.of(list(self))
 
     def pin_memory(self) -> StepBatches:
-        """Returns them in memory that a GPU reads from by itself; torch's loader calls this."""
+        """Returns them in pinned memory; torch's loader calls this."""
         packed = self.packed()
         return StepBatches.of(_Packed(packed.numbers.pin_memory(), packed.table))
 
@@ -69,8 +69,8 @@ class StepBatches:
 class _Packed:
     """
     Args:
-        numbers (`torch.ByteTensor` of shape `(num_bytes,)`): All numbers, one behind the other.
-        table (`list[tuple]`): Of each micro-batch, what its fields are: values, or a `_Part`.
+        numbers (`torch.ByteTensor` of shape `(num_bytes,)`): All arrays, concatenated.
+        table (`list[tuple]`): The fields of each micro-batch: values, or a `_Part`.
     """
 
     numbers: Tensor
@@ -103,7 +103,7 @@ class _Packed:
         return cls(torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.uint8), *parts])), table)
 
     def read(self, number: int) -> MicroBatch:
-        """Returns one micro-batch, as a view of the numbers."""
+        """Returns one micro-batch, as views of the array."""
         return MicroBatch(**{name: self._value(value) for name, value in zip(FIELDS, self.table[number])})
 
     def _value(self, value: Any) -> Any:
@@ -117,7 +117,7 @@ class _Packed:
 
 
 class _Part(tuple):
-    """`tensor`, `array` or `list`; type of the numbers; at which byte they begin, and how many bytes they are; shape."""
+    """`tensor`, `array` or `list`; dtype; first byte and number of bytes; shape."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What a loader of steps is made of: their numbers, and the data set that plans and makes the step of a number."""
+"""The parts of a step loader: a sampler of step indices, and a data set that plans and builds the step of an index."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .step_batches import StepBatches
 
 class StepNumber(NamedTuple):
     """
-    Which step is wanted: a few numbers, from which a loader process plans it.
+    The index of a step: a few numbers from which a loader process plans it.
 
     Args:
         epoch (`int`): Epoch, from 0.
-        number (`int`): Step of it, from 0.
+        number (`int`): Step within the epoch, from 0.
         pairs (`int`), tokens (`int`, *optional*): Size of its micro-batches, as in
             [`~rm_toolkit.batches.epoch_plan.EpochPlan.resize`].
     """
@@ -35,10 +35,10 @@ class StepNumber(NamedTuple):
 
 class StepNumbers(Sampler):
     """
-    The batch sampler of a run: the numbers of the steps of an epoch, `None` for those that are thrown away unseen.
+    The batch sampler of a run: the indices of the steps of an epoch, `None` for skipped ones.
 
     Args:
-        plan (`EpochPlan`): Knows the epoch, and the size of the micro-batches.
+        plan (`EpochPlan`): Has the epoch and the size of the micro-batches.
     """
 
     def __init__(self, plan: EpochPlan):
@@ -57,18 +57,18 @@ class StepNumbers(Sampler):
 
 class PlannedSteps(TorchDataset):
     """
-    Plans a step and makes its micro-batches. `len()` counts pairs, as every batch size of the toolkit does.
+    Plans a step and builds its micro-batches. `len()` counts pairs, like every batch size of the toolkit.
 
     Args:
         plan (`EpochPlan`): Plans the steps.
         collator (`PreferenceCollator`): Builds the tensors.
-        ahead (`bool`): Whether the next step is made in a thread while one is computed: where there are no loader
-            processes, which do that themselves.
+        ahead (`bool`): Whether a thread builds the next step during the computation of one; for runs without loader
+            processes, which do the same.
         pin (`bool`): Whether that thread puts it into pinned memory.
     """
 
     def __init__(self, plan: EpochPlan, collator: PreferenceCollator, *, ahead: bool = False, pin: bool = False):
-        # A plan of its own: the run's may get another size while a step is planned here.
+        # A separate plan: the size of the run's plan may change while a step is planned here.
         self._plan = copy.copy(plan)
         self._plan.filler = dataclasses.replace(plan.filler)
         self._steps = StepDataset(plan.data, collator)

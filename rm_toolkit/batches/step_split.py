@@ -1,4 +1,4 @@
-"""The pairs of a step, split over processes and micro-batches; and where each text of the LM loss counts."""
+"""The pairs of a step, split over processes and micro-batches, and the micro-batch of each text of the LM loss."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def split_pairs(
     count: int | None = None,
 ) -> StepSplit:
     """
-    Splits the pairs of one step into micro-batches: those of a prompt together, prompts of like length together.
+    Splits the pairs of one step into micro-batches: those of a prompt together, prompts of similar length together.
 
     Args:
-        data (`TokenizedPreferences`): Where they come from.
-        filler (`Filler`): Fills micro-batches of that data, or of that data [`TokenizedPreferences.with_unpaired`].
-        pairs (`np.ndarray`): Numbers of the pairs.
-        num_processes (`int`): Number of processes; the micro-batches are a multiple of it, some may be empty.
-        version (`int`): By which rule they are dealt to several processes, see `PLAN_VERSION`.
-        count (`int`, *optional*): Micro-batches of each process, dealt by version 2, where that is given.
+        data (`TokenizedPreferences`): The data that they come from.
+        filler (`Filler`): Fills micro-batches of that data, or of its [`TokenizedPreferences.with_unpaired`].
+        pairs (`np.ndarray`): Indices of the pairs.
+        num_processes (`int`): Number of processes; the number of micro-batches is a multiple of it, some may be empty.
+        version (`int`): Version of the rule that deals them to several processes, see `PLAN_VERSION`.
+        count (`int`, *optional*): Fixed number of micro-batches per process, for version 2.
     """
     if not len(pairs):
         return StepSplit([], [], {})
@@ -81,8 +81,8 @@ def split_pairs(
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """
-    Within it no garbage is looked for. A large step makes tens of thousands of tuples, which are gone by its end; they would
-    set off a search through all objects of the process, which takes longer than the planning.
+    Disables garbage collection. A large step creates tens of thousands of short-lived tuples, which would trigger
+    collections over all objects of the process, and those take longer than the planning.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -107,7 +107,7 @@ def _lm_sequences(
     for number, part in parts.items():
         own = slice(first_of[number], first_of[number + 1])
         chunk_of[own] -= part.parts_before(candidates[own]) * num_processes
-    # In the same order on every process, so that all agree where a text is counted: in the first chunk that has it.
+    # In the same order on every process, so that all agree on where a text is counted: in the first chunk that has it.
     texts, first = np.unique(candidates, return_index=True)
     counted_in = chunk_of[first]
     order = np.argsort(counted_in, kind="stable")
@@ -115,7 +115,7 @@ def _lm_sequences(
 
 
 def _by_length(data: TokenizedPreferences, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs prompt after prompt, those with short texts first; and where each prompt begins."""
+    """The pairs prompt by prompt, those with short texts first; and where each prompt begins."""
     pairs = np.sort(pairs)
     groups = PairGroups.of(data.prompt[pairs])
     ordered = pairs[groups.pairs]

@@ -1,4 +1,4 @@
-"""Rows of an `IterableDataset` -> tokenised pairs, block by block; the position can be saved and restored exactly."""
+"""Rows of an `IterableDataset` -> tokenized pairs, block by block; the position can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tokenize = Callable[[Iterable[PreferenceRow]], TokenizedPreferences]
 
 @dataclass
 class _Block:
-    """Rows that were in the shuffle buffer together: their pairs in the order of training, and where they begin."""
+    """Rows that were in the shuffle buffer together: their pairs in the order of training, and their start position."""
 
     data: TokenizedPreferences
     order: np.ndarray
@@ -42,24 +42,24 @@ class PreferenceStream:
     """
     One process's share of a stream of preference rows.
 
-    The shuffle buffer is a block of `buffer_size` rows: it is filled, its pairs are put together by prompt and shuffled,
-    and when they are used up the next block is read. A block therefore comes out the same whenever it is read from the
-    same place, which is what makes a restored run exact; a buffer that is refilled row by row would be lost with the run.
+    The shuffle buffer is a block of `buffer_size` rows: it is filled, its pairs are grouped by prompt and shuffled, and
+    when they are used up the next block is read. A block is therefore the same whenever it is read from the same
+    position, so a restored run is exact. A buffer that is refilled row by row would be lost with the run.
 
     Args:
         dataset (`datasets.IterableDataset`): Pairs (`chosen`, `rejected`) or ranked rows (`completions`, `scores`).
         tokenize (`Callable`): Turns rows into token ids.
         name (`str`): Name of the data set, for the errors.
         buffer_size (`int`): Rows of a block.
-        num_processes (`int`): Number of processes. Each reads shards of its own if there are enough of them, else
-            each skips the rows of the others.
-        process_index (`int`): Which of them this is.
-        seed (`int`): Seed of the order; each pass over the data has its own.
+        num_processes (`int`): Number of processes. Each reads different shards if there are enough, else each skips
+            the rows of the others.
+        process_index (`int`): Index of this process.
+        seed (`int`): Seed of the order, which differs between passes over the data.
         group_by_prompt (`bool`): Whether pairs of one prompt that are in the buffer together stay together.
-        tied_rows (`bool`): Whether rows whose scores are all tied count: a block then ends before a row with a pair only,
-            and has one, so that each of them is in the block of the pair before it.
-        num_tokens (`int`, *optional*): Tokens that the tokenizer has, where the rows may be token ids.
-        watch (`Callable`, *optional*): Called with each row that passes, in each pass.
+        tied_rows (`bool`): Whether rows whose scores are all tied count. A block then has at least one pair and only ends
+            before a row with a pair, so that each tied row is in the block of the pair before it.
+        num_tokens (`int`, *optional*): Number of tokens of the tokenizer, if the rows may be token ids.
+        watch (`Callable`, *optional*): Called with each row, in each pass.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class PreferenceStream:
 
     def available(self, wanted: int) -> int:
         """
-        Reads on until `wanted` pairs are there, or this pass ends.
+        Reads until `wanted` pairs are ready, or this pass ends.
 
         Returns:
-            `int`: Pairs that are there, at most `wanted`.
+            `int`: Number of ready pairs, at most `wanted`.
 
         Raises:
             `InputError`: naming the row that cannot be used.
@@ -126,7 +126,7 @@ class PreferenceStream:
         Hands out the next pairs.
 
         Returns:
-            `list[tuple]`: Data, numbers of the pairs in it, and what to add to their row numbers; `number` pairs in all.
+            `list[tuple]`: Data, pair indices in it, and the offset of their row indices; `number` pairs in all.
         """
         parts = []
         while number:
@@ -141,11 +141,11 @@ class PreferenceStream:
         return parts
 
     def next_pass(self) -> None:
-        """Begins the data again, its shards in another order."""
+        """Starts the data again, with its shards in another order."""
         self._open({"pass": self.pass_number + 1, "block": 0, "row": 0, "dataset": None})
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: where the oldest block that is not used up begins, and how many of its pairs were taken."""
+        """The position: the start of the oldest block that is not used up, and how many of its pairs were taken."""
         blocks = [block for block in self._blocks if block.taken < len(block.order)]
         if blocks:
             return {**blocks[0].position, "taken": blocks[0].taken, "shards": self.source.num_shards}
@@ -153,10 +153,10 @@ class PreferenceStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Goes to a position; the same pairs follow as followed there.
+        Goes to a saved position; the same pairs follow.
 
         Raises:
-            `InputError`: if it is one in other data, or in shards that are no longer read as they were.
+            `InputError`: if it is a position in other data, or in shards that are now read differently.
         """
         state = dict(state)
         taken = state.pop("taken")
@@ -176,7 +176,7 @@ class PreferenceStream:
     def _open(self, position: dict[str, Any]) -> None:
         self.pass_number: int = position["pass"]
         self._dataset.load_state_dict(position["dataset"])
-        # `datasets` derives the order of the shards from the epoch; 0 would be the order of the files for every seed.
+        # `datasets` derives the order of the shards from the epoch; 0 would keep the order of the files for every seed.
         self._dataset.set_epoch(1 + self.seed * 100_000 + self.pass_number)
         self._iterator = iter(self._dataset)
         self._position = position
@@ -231,10 +231,10 @@ class PreferenceStream:
         return True
 
     def _goes_on(self, rows: list[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
-        """Whether a row belongs to the block of those before it, which is full."""
+        """Whether a row still belongs to the full block of the rows before it."""
         if self.tied_rows and self._is_tied(row):
             return True
-        # So long, at most, for a prompt to end.
+        # The longest wait for a prompt to end.
         return len(rows) < 2 * self.buffer_size and _same_prompt(rows[-1], row)
 
     def _is_tied(self, row: Mapping[str, Any]) -> bool:
@@ -242,7 +242,7 @@ class PreferenceStream:
         return len(set(stated_scores(row, ranked, self._place(0)))) == 1
 
     def _read_row(self, number: int) -> Mapping[str, Any] | None:
-        """The next row, checked, or None at the end of the pass; `number` rows were read before it."""
+        """The next row, checked, or `None` at the end of the pass; `number` rows were read before it."""
         if self._next_row is not None:
             row, self._next_row = self._next_row, None
             return row

@@ -13,14 +13,14 @@ from ..errors import InputError
 
 
 class StreamPlace(RowPlace):
-    """A row of a stream that a user made: no flag of ours leaves it out."""
+    """A row of a stream that a user built; no option of ours can leave it out."""
 
     def error(self, problem: str, remedy: str | None = None) -> InputError:
         return super().error(problem, "Fix the row, or filter it out of the stream." if remedy is None else remedy)
 
 
 class ReadErrors:
-    """Whatever the reading of a shard raises becomes an error that says how far the stream was read."""
+    """Turns any exception from reading a shard into an error that says how far the stream was read."""
 
     def __init__(self, name: str, number: int):
         self.name, self.number = name, number
@@ -40,12 +40,12 @@ class ReadErrors:
 
 def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None:
     """
-    Refuses a position in a stream whose shards are not those that it was saved with: it would be another place.
+    Refuses a position in a stream whose shards have changed since: it would be another place.
 
     Args:
         name (`str`): Name of the data set.
-        saved (`int`, *optional*): Number of shards then; `None` up to version 0.4.0, which read a file in one piece.
-        dataset (`datasets.IterableDataset`): What is read now.
+        saved (`int`, *optional*): Saved number of shards; `None` up to version 0.4.0, which read a file in one piece.
+        dataset (`datasets.IterableDataset`): The current stream.
 
     Raises:
         `InputError`: if they differ.
@@ -57,6 +57,6 @@ def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None
         )
     if saved is not None and saved != dataset.num_shards:
         raise InputError(
-            f"data set '{name}' is not the one that the checkpoint was made with: it has {dataset.num_shards} shards, and "
+            f"data set '{name}' is not the one that the checkpoint was made with: it has {dataset.num_shards} shards, but "
             f"had {saved}. Resume with the same files."
         )

@@ -20,22 +20,21 @@ from .unpaired import AFTER, PROMPT, at_pairs
 
 class StreamPlan(TorchIterableDataset):
     """
-    Yields, for this process, the list of micro-batches of one optimizer step after the other, without an end.
+    Yields this process's list of micro-batches for each optimizer step, endlessly.
 
-    What all processes must agree on is exchanged twice a step, a few numbers each: how many pairs each has ready, and
-    how many micro-batches, rows and texts of the LM loss it makes of its share. Every step has exactly `pairs_per_step`
-    pairs; at the end of a pass, those of the processes that still have rows, then of the next pass, which begins for all
-    processes at once.
+    The processes exchange a few numbers twice per step: how many pairs each has ready, and how many micro-batches, rows
+    and texts of the LM loss its share has. Every step has exactly `pairs_per_step` pairs. At the end of a pass they come
+    from the processes that still have rows, and then from the next pass, which begins for all processes at once.
 
     Args:
         stream (`PreferenceStream`): This process's rows.
         collator (`PreferenceCollator`): Builds the tensors.
         pairs_per_step (`int`): Pairs of one optimizer step, over all processes.
         pairs_per_micro_batch (`int`): Pairs that one process computes at once.
-        exchange (`Callable`, *optional*): Gives every process the list of what each of them put in; not needed for one.
+        exchange (`Callable`, *optional*): Gathers a value from every process to all; not needed for one process.
         pair_weighting, tokens_per_micro_batch, shared_layout, lm_loss, version: As in
-            [`~rm_toolkit.batches.epoch_plan.EpochPlan`]; each process deals its own pairs, into as many micro-batches as
-            the one needs that needs most.
+            [`~rm_toolkit.batches.epoch_plan.EpochPlan`]; each process splits its own pairs, into as many micro-batches as
+            the process that needs most.
     """
 
     def __init__(
@@ -69,21 +68,21 @@ class StreamPlan(TorchIterableDataset):
         Reads and plans one step.
 
         Raises:
-            `InputError`: if a process met a row that cannot be used (all stop), or a whole pass gave no pair.
+            `InputError`: if a process found a row that cannot be used (all stop), or a whole pass had no pair.
         """
         data = gather_pairs(self._next_pairs(), self.stream.name)
         return data, self._plan(data)
 
     def resize(self, pairs: int, tokens: int | None) -> None:
-        """Another limit of the micro-batches, from the next step on that is planned."""
+        """Sets another micro-batch limit, from the next planned step on."""
         self.filling |= {"pairs": pairs, "tokens": tokens}
 
     def planned_again(self, batches: list[MicroBatch]) -> list[MicroBatch]:
         """
-        Returns a step that was handed out, in micro-batches of the present size; called by all processes together.
+        Splits a returned step again, into micro-batches of the current size; called by all processes together.
 
         Args:
-            batches (`list[MicroBatch]`): This process's share of it.
+            batches (`list[MicroBatch]`): This process's share of the step.
         """
         return self._batches(batches[0].data, self._plan(batches[0].data))
 
@@ -94,7 +93,7 @@ class StreamPlan(TorchIterableDataset):
         return batches
 
     def _plan(self, data: TokenizedPreferences) -> StepPlan:
-        """The plan of a step, of which `data` is this process's share."""
+        """The plan of a step; `data` is this process's share."""
         pairs = np.arange(len(data))
         empty = np.zeros(0, dtype=np.int64)
         filler = Filler(data.with_unpaired() if self.lm_loss else data, **self.filling, once=self.version > 1)
@@ -142,14 +141,14 @@ class StreamPlan(TorchIterableDataset):
         return parts
 
     def _ready(self, missing: int) -> list[int]:
-        """How many pairs each process has ready, none more than its even share of what is missing."""
+        """How many pairs each process has ready, at most its even share of the missing ones."""
         ready, problem = 0, None
         try:
             ready = self.stream.available(-(-missing // self.stream.num_processes))
         except InputError as error:
             problem = str(error)
         answers = self.exchange((ready, problem))
-        for _, text in answers:  # a row that one process cannot use stops all of them, with the same words
+        for _, text in answers:  # a row that one process cannot use stops all of them, with the same message
             if text is not None:
                 raise InputError(text)
         return [number for number, _ in answers]

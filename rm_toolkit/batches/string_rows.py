@@ -14,7 +14,7 @@ from .preference_rows import PreferenceRow
 SCORES = ("score_chosen", "score_rejected")
 # Columns with more than strings and numbers; such rows are read one by one.
 MORE = (*TEMPLATE_COLUMNS, "rejected_domain", "completion_domains")
-LABELS = [1.0, 0.0]  # the scores of (chosen, rejected) where the rows state none
+LABELS = [1.0, 0.0]  # the scores of (chosen, rejected) if the rows have none
 
 
 def string_rows(block: Mapping[str, Sequence[Any]], ranked: bool) -> list[PreferenceRow] | None:
@@ -23,8 +23,8 @@ def string_rows(block: Mapping[str, Sequence[Any]], ranked: bool) -> list[Prefer
     the time. `None` if a row has more than strings and finite scores: it is then read or refused row by row.
 
     Args:
-        block (mapping of columns): As `datasets.Dataset.iter` gives it.
-        ranked (`bool`): Whether its rows are ranked rows; else they are pairs.
+        block (mapping of columns): As yielded by `datasets.Dataset.iter`.
+        ranked (`bool`): Whether its rows are ranked rows; otherwise they are pairs.
     """
     if "prompt" not in block or not _all(str, block["prompt"]) or not all(_absent(block, name) for name in MORE):
         return None
@@ -40,7 +40,7 @@ def string_rows(block: Mapping[str, Sequence[Any]], ranked: bool) -> list[Prefer
 
 
 def _pairs(block: Mapping[str, Sequence[Any]]) -> tuple[list[list[str]], list[list[float]]] | None:
-    """Responses and scores of each row; None unless they are strings, and scores that do not contradict the label."""
+    """Responses and scores of each row; `None` unless they are strings, and the scores do not contradict the label."""
     texts = block["chosen"], block["rejected"]
     if not all(_all(str, column) for column in texts):
         return None
@@ -50,12 +50,12 @@ def _pairs(block: Mapping[str, Sequence[Any]]) -> tuple[list[list[str]], list[li
     if not all(name in block and _all(float, block[name]) for name in SCORES):
         return None
     scores = list(map(list, zip(*(block[name] for name in SCORES))))
-    agree = all(inf > chosen >= rejected > -inf for chosen, rejected in scores)  # no NaN does
+    agree = all(inf > chosen >= rejected > -inf for chosen, rejected in scores)  # false for NaN
     return (responses, scores) if agree else None
 
 
 def _ranked(block: Mapping[str, Sequence[Any]]) -> tuple[Sequence[list[str]], Sequence[list[float]]] | None:
-    """Responses and scores of each row; None unless they are strings and finite numbers, as many of each."""
+    """Responses and scores of each row; `None` unless they are strings and as many finite numbers."""
     responses, scores = block["completions"], block["scores"]
     if not _all(list, responses) or not _all(list, scores):
         return None

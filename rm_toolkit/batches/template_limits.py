@@ -25,9 +25,9 @@ from ..errors import InputError
 
 # Budget of one rendering, and its growth per input character; chat templates need about 10 per character.
 WORK, WORK_A_CHARACTER = 20_000_000, 200
-PASS = 20  # of a loop, and each call
+PASS = 20  # cost of a pass of a loop, and of a call
 MOST_BITS = 100_000  # of an integer
-# Methods and filters whose numbers are lengths, and those for which they are lengths of each line or item.
+# Methods and filters whose numeric arguments are lengths, and those for which they are lengths of each line or item.
 _PADDING = {"ljust", "rjust", "center", "zfill", "wordwrap", "truncate", "batch", "slice"}
 _PADDING_EACH = {"indent", "expandtabs", "tojson", "pprint"}
 _FORMATTING = {"format", "format_map", "__mod__"}
@@ -107,7 +107,7 @@ class _Filters(dict):
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox with limits on work, see the head of this module."""
+    """jinja2's sandbox with a work budget, see the docstring of this module."""
 
     code_generator_class = BoundedCodeGenerator
     template_class = BoundedTemplate
@@ -168,7 +168,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         Args:
             name (`str`): Its name.
             compute (`Callable`): Calls it.
-            args (`tuple`), kwargs (`dict`): What it is given; the string first whose method it is.
+            args (`tuple`), kwargs (`dict`): Its arguments; for a method, the string comes first.
         """
         values = [*args, *kwargs.values()]
         numbers = [abs(value) for value in values if isinstance(value, int) and not isinstance(value, bool)]

@@ -18,10 +18,10 @@ from .chat_clock import reads_clock
 from .mapped_arrays import read_arrays, write_arrays
 
 
-# The rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give other ids or
-# other fields of `TokenizedPreferences` than before: what an older rule has stored is then never read again. A new version
-# alone is no reason, so that an upgrade leaves the stored ids of large data sets as they are. Versions up to 0.2.1 had their
-# own version in the key instead, and no rule in the name of the file.
+# Version of the rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give
+# other ids or fields of `TokenizedPreferences`: files of an older rule are then never read again. A new version of the
+# toolkit alone is not a reason, so that an upgrade keeps the stored ids of large data sets. Versions up to 0.2.1 had the
+# toolkit's version in the key instead, and no rule in the file name.
 RULE = 7
 # Fewer rows are tokenized faster than a file is found.
 MIN_ROWS = 1000
@@ -49,7 +49,7 @@ class TokenCache:
 
     @classmethod
     def named(cls, kind: str, contents: tuple) -> TokenCache:
-        """Returns the cache of what has these contents, `kind` in the name of its file."""
+        """Returns the cache for these contents, with `kind` in its file name."""
         name = f"{kind}-rule{RULE}-{Hasher.hash(contents)}.npz"
         return cls(Path(datasets.config.HF_DATASETS_CACHE, "rm_toolkit", name))
 

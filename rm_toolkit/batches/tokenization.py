@@ -36,7 +36,7 @@ class TokenizedPreferences:
 
     Args:
         name (`str`): Name of the data set, for messages and metrics.
-        ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, one after the other.
+        ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, concatenated.
         offsets (`np.ndarray` of shape `(num_sequences + 1,)`): Where each sequence begins in `ids`.
         completion_start (`np.ndarray` of shape `(num_sequences,)`): Index of the first token of the completion; zeros
             if not requested.
@@ -44,12 +44,12 @@ class TokenizedPreferences:
         worse (`np.ndarray` of shape `(num_pairs,)`): Other sequence of each pair.
         row (`np.ndarray` of shape `(num_pairs,)`): Row of the dataset that the pair is from.
         prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
-        margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
+        margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards, in logits.
         lm_better (`np.ndarray` of shape `(num_pairs,)`): Whether the better text counts for the LM loss.
         lm_worse (`np.ndarray` of shape `(num_pairs,)`): Whether the worse text does.
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored sequences of each row whose
             scores differ, better first.
-        num_label_ties (`int`): Pairs of responses with equal scores; they are in no pair.
+        num_label_ties (`int`): Pairs of responses with equal scores; not among the pairs here.
         unpaired (`np.ndarray` of shape `(num_lines, 4)`): Texts that are in no pair but in the LM loss, see
             [`~rm_toolkit.batches.unpaired.side_by_side`].
         tied_rows (`np.ndarray` of shape `(num_rows_all_tied,)`): The pair before each row whose scores are all tied,
@@ -108,7 +108,7 @@ class TokenizedPreferences:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`; counted once."""
+        """Tokens of each sequence, `np.ndarray` of shape `(num_sequences,)`; cached."""
         return np.diff(self.offsets)
 
     def sequence(self, index: int) -> np.ndarray:
@@ -225,7 +225,7 @@ def tokenize_rows(
     folder: Path | None = None,
 ) -> TokenizedPreferences:
     """
-    Turns rows into token ids; nothing is read from or kept in a cache.
+    Turns rows into token ids, without a cache.
 
     Args:
         rows (`Iterable[PreferenceRow]`): From [`as_row`].

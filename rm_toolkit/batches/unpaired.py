@@ -16,7 +16,7 @@ def side_by_side(texts: Sequence[int], prompt: int, after: int) -> list[tuple[in
     Returns the lines of the texts of one row: each next to the following one, like the pairs of a row.
 
     Args:
-        texts (`Sequence[int]`): Their numbers; each of them counts once.
+        texts (`Sequence[int]`): Their indices; each of them counts once.
         prompt (`int`): Number of their prompt.
         after (`int`): The pair whose step they join.
     """
@@ -30,11 +30,12 @@ def joining(after: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Finds the entries that join the step of some pairs.
 
     Args:
-        after (`np.ndarray`): The pair that each joins, ascending.
-        pairs (`np.ndarray`): Numbers of the pairs of the step.
+        after (`np.ndarray`): The pair that each line joins, ascending.
+        pairs (`np.ndarray`): Indices of the pairs of the step.
 
     Returns:
-        `tuple`: Places in `after`, and for each the place in `pairs` of the pair that it joins; in the order of `pairs`.
+        `tuple`: Positions in `after`, and for each the position in `pairs` of the pair that it joins; in the order of
+        `pairs`.
     """
     begin = np.searchsorted(after, pairs, side="left")
     count = np.searchsorted(after, pairs, side="right") - begin
@@ -46,22 +47,22 @@ def joining(after: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def renumbered(after: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """
-    Returns the pairs before, where some pairs are left out.
+    Returns the preceding pairs after some pairs are left out.
 
     Args:
-        after (`np.ndarray`): Numbers of pairs.
-        kept (`np.ndarray` of shape `(num_pairs,)`): Which of all pairs stay.
+        after (`np.ndarray`): Pair indices.
+        kept (`np.ndarray` of shape `(num_pairs,)`): Which of all pairs are kept.
     """
     return np.maximum(np.cumsum(kept)[after] - 1, 0) if len(after) else after
 
 
 def at_pairs(unpaired: np.ndarray, tied_rows: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Returns the `unpaired` and the `tied_rows` of some pairs, which become pairs 0, 1, 2, … themselves.
+    Returns the `unpaired` and the `tied_rows` of some pairs, which become pairs 0, 1, 2, …
 
     Args:
-        unpaired, tied_rows (`np.ndarray`): Of the data that the pairs come from.
-        pairs (`np.ndarray`): Their numbers.
+        unpaired, tied_rows (`np.ndarray`): Those of the data that the pairs come from.
+        pairs (`np.ndarray`): Indices of the pairs.
     """
     which, places = joining(unpaired[:, AFTER], pairs)
     lines = unpaired[which].astype(np.int64)

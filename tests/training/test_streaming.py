@@ -206,7 +206,7 @@ def test_a_position_of_0_4_0_in_a_file_that_is_now_read_in_parts_is_refused(line
             check_shards("train", None, dataset)
     check_shards("train", None, as_stream([{"a": 1}]))
     check_shards("train", stream.num_shards, stream)
-    with pytest.raises(InputError, match=f"it has {stream.num_shards} shards, and had 3"):
+    with pytest.raises(InputError, match=f"it has {stream.num_shards} shards, but had 3"):
         check_shards("train", 3, stream)
 
 
