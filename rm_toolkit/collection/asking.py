@@ -23,11 +23,11 @@ REFUSALS_THAT_STOP = 3
 @dataclass(frozen=True)
 class Question:
     """
-    What is asked.
+    One question.
 
     Args:
         key (`str`): See [`~rm_toolkit.collection.journal.question_key`].
-        domain, system_prompt, query (`str`): Whose answer, the domain's prompt, and the instruction.
+        domain, system_prompt, query (`str`): The domain, its system prompt, and the instruction.
     """
 
     key: str

@@ -38,7 +38,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         try:
             return await asyncio.wait_for(self._whole(request, options), seconds)
         except (asyncio.TimeoutError, TimeoutError) as error:
-            raise httpx.ReadTimeout(f"no whole answer within {seconds:g} s", request=request) from error
+            raise httpx.ReadTimeout(f"no complete answer within {seconds:g} s", request=request) from error
 
     async def _whole(self, request: Any, options: dict[str, Any]) -> Any:
         response = await super().send(request, stream=True, **options)

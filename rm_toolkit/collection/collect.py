@@ -70,9 +70,9 @@ def check_answers_file(output: Path, overwrite: bool) -> None:
         `InputError`: naming the file.
     """
     if output.suffix != ".json":
-        raise InputError(f"--output is '{output}', but the DSP format is a JSON file: give a name that ends in .json.")
+        raise InputError(f"--output is '{output}', but the DSP format is a JSON file. Give a name that ends in .json.")
     if output.is_dir():
-        raise InputError(f"{output} is a folder; give the name of a file.")
+        raise InputError(f"{output} is a folder. Give the name of a file.")
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):
         raise InputError(f"{output}: its folder cannot be written to.")

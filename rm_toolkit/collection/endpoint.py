@@ -80,7 +80,7 @@ class Endpoint:
         sampling (`Sampling`): Model and sampling settings.
         api_key_env (`str`): Environment variable with the key.
         timeout (`float`): Seconds for one answer.
-        max_retries (`int`): Retries of a question.
+        max_retries (`int`): Number of retries per question.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Endpoint:
         return self._clean(str(message or error))
 
     def _clean(self, text: str) -> str:
-        """One line, without the key: some servers repeat it in their errors."""
+        """One line, without the key: some servers repeat the key in their errors."""
         text = redact(" ".join(text.split()))
         return text if len(text) <= 300 else text[:300] + "…"
 

@@ -119,7 +119,7 @@ def filter_rows(
 
 
 def is_refusal(text: str, patterns: Sequence[re.Pattern[str] | TimedPattern]) -> bool:
-    """Whether a text begins like a refusal. Curly apostrophes count as straight ones."""
+    """Whether a text begins like a refusal. Curly apostrophes are treated as straight ones."""
     begin = text[:REFUSAL_WINDOW].replace("’", "'")
     return any(pattern.search(begin) for pattern in patterns)
 

@@ -100,7 +100,7 @@ def select_instructions(
         else:
             found[instruction.query] = instruction
     if not found:
-        raise InputError(f"{path}: no instruction is left to ask; of {counts['read']} rows {_reasons(counts)}.")
+        raise InputError(f"{path}: no instructions are left to ask; of {counts['read']} rows {_reasons(counts)}.")
     chosen = set(sorted(found, key=lambda query: _lot(query, seed))[:num])
     counts["not chosen"] = len(found) - len(chosen)
     return Selection([entry for query, entry in found.items() if query in chosen], counts)
@@ -140,7 +140,7 @@ def _read(record: dict[str, Any], place: Place, columns: dict[str, str]) -> tupl
     if values["instruction"] is None:
         raise place.error(
             f"there is no `instruction`; the keys are {known_keys(record)}.",
-            "Name its column, for example --columns instruction=question.",
+            "Give the name of its column, for example --columns instruction=question.",
         )
     instruction, given, answer = (
         None if values[ours] is None else text_value(values[ours], ours, place) for ours in COLUMNS

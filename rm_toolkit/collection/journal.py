@@ -59,7 +59,7 @@ def question_key(system_prompt: str, query: str) -> str:
 
 class Journal:
     """
-    An open journal; one process at a time has it.
+    An open journal; only one process at a time can open it.
 
     Args:
         path (`Path`): The file; created if it does not exist.
@@ -107,7 +107,9 @@ class Journal:
                 value = json.loads(line)
                 if number == 1:
                     if value["rm_toolkit_journal"] != VERSION:
-                        raise InputError(f"{self.path} was written by another version of rm_toolkit; move it away.")
+                        raise InputError(
+                            f"{self.path} was written by another version of rm_toolkit. Move the file away."
+                        )
                     if not self._same_settings(value["settings"], replace):
                         return 0
                 else:
@@ -148,7 +150,7 @@ class Journal:
         self.answers[answer.key] = answer
 
     def sync(self) -> None:
-        """Returns when everything written is on the disk. May be called from another thread."""
+        """Returns when everything written is on disk. May be called from another thread."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:

@@ -17,13 +17,13 @@ _PROBES = tuple(word * (200 // len(word)) + "\0" for word in ("a", "0", " ", "I 
 
 class TimedPattern:
     """
-    A pattern of the user's; case is ignored, and a dot is any character.
+    A pattern from a user; case is ignored, and a dot matches any character.
 
     Args:
         text (`str`): The regular expression.
 
     Raises:
-        `InputError`: if it is not one.
+        `InputError`: if it is not a regular expression.
     """
 
     def __init__(self, text: str):
@@ -40,7 +40,7 @@ class TimedPattern:
         Whether the pattern is found in a text.
 
         Raises:
-            `InputError`: if that takes longer than `SECONDS`.
+            `InputError`: if the search takes longer than `SECONDS`.
         """
         try:
             return self._compiled.search(text, timeout=SECONDS) is not None

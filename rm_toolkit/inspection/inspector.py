@@ -56,7 +56,7 @@ class Inspection:
         Args:
             folder (`str` or `os.PathLike`): The folder to write.
             overwrite (`bool`): Whether to replace an earlier report.
-            word_clouds (`bool`): Whether to draw the words too; needs the package `wordcloud`.
+            word_clouds (`bool`): Whether to draw word clouds, which need the package `wordcloud`.
 
         Raises:
             `InputError`: if the folder is in use.
@@ -97,9 +97,9 @@ def inspect_dataset(
         spec (`str` or `dict`): SPEC as in a recipe. A DSP file without a `domain` is counted once per domain.
         against (`dict`, *optional*): Name -> SPEC of other sets, to find overlaps.
         tokenizer (`str`, *optional*): Folder or Hub id of a tokenizer or model. Without it lengths are in words.
-        max_length (`int`, *optional*): Tokens a model reads; default: as the model's settings say, else 512.
+        max_length (`int`, *optional*): Maximum length of the model in tokens. Default: that of its settings, else 512.
         split (`str`): Split to use if a SPEC does not name one.
-        seed (`int`): Seed of splits made here.
+        seed (`int`): Seed of the splits made here.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw progress bars.
 

@@ -1,4 +1,4 @@
-"""`report.html` of an inspection: its report as a page whose tables can be sorted."""
+"""`report.html` of an inspection: its report as a page with sortable tables."""
 
 from __future__ import annotations
 

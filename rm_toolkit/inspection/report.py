@@ -22,7 +22,7 @@ STEPS = {
     "clean_pairs": "clean pairs",
 }
 WORDS_SHOWN = 15
-EACH_COLUMN = "Each column: the answers of that domain are preferred over all the others."
+EACH_COLUMN = "Each column: the responses of that domain are preferred to all others."
 COUNTED = (
     "Ties are pairs with equal scores; identical texts are the same response twice; a duplicate equals an earlier "
     "pair up to white space. Training uses the clean pairs."
@@ -95,7 +95,7 @@ def lengths_table(result: dict[str, Any]) -> Table:
 def cut_sentence(result: dict[str, Any]) -> str:
     """Says how many texts a model would truncate."""
     if not result["cut"]:
-        return "No tokenizer was given (`--tokenizer`): these are words between white space."
+        return "No tokenizer was given (`--tokenizer`), so lengths are in words separated by white space."
     cut = result["cut"]
     return (
         f"{cut['texts']:,} of {result['texts']:,} texts ({cut['share']:.1%}) are longer than `max_length` "

@@ -36,7 +36,7 @@ def distinctive_words(
     groups: dict[str, Sequence[str]], *, most: int = 40, min_texts: int = 3
 ) -> dict[str, list[DistinctiveWord]]:
     """
-    Finds the words that set each group of texts apart from all the others.
+    Finds the words that distinguish each group of texts from all others.
 
     A word counts once per text: a name in a single story does not characterize the group. English stop
     words are left out (scikit-learn's list); other languages keep theirs.
@@ -78,7 +78,7 @@ class WordCounts:
 
         Args:
             texts (list of `str`): The texts.
-            belongs (`np.ndarray` of shape `(num_groups, len(texts))`): Which of them each group has.
+            belongs (`np.ndarray` of shape `(num_groups, len(texts))`): Whether each group has each text.
         """
         numbers = self._numbers
         found = [
@@ -103,7 +103,7 @@ class WordCounts:
             names (list of `str`): Names of the groups.
             most, min_texts (`int`): As there.
         """
-        if not self._numbers:  # nothing but stop words
+        if not self._numbers:  # only stop words
             return {name: [] for name in names}
         vocabulary = sorted(self._numbers)
         counts = self._counts[:, [self._numbers[word] for word in vocabulary]]

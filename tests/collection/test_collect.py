@@ -190,7 +190,7 @@ def test_an_address_without_v1_is_a_clear_error(arguments, capsys):
         (["--base-url", "localhost:8000"], "must be like http://localhost:8000/v1"),
         (["--base-url", "http://me:word@127.0.0.1:9/v1"], "has a user, a password or a query"),
         (["--api-key-env", "NO_SUCH_KEY"], "there is no such environment variable"),
-        (["--output", "dsp.jsonl"], "give a name that ends in .json"),
+        (["--output", "dsp.jsonl"], "Give a name that ends in .json"),
         (["--concurrency", "0"], "argument --concurrency: it is '0'"),
         (["--extra-body", "[1]"], "must be a JSON object"),
         (["--timeout", "0"], "argument --timeout: it is '0'"),
@@ -210,7 +210,7 @@ def test_one_domain_needs_answers_to_compare_with(arguments, tmp_path, capsys):
         assert main(command) == 0
         (tmp_path / "alpaca.json").write_text('[{"instruction": "Why?"}]')
         assert main(command) == 2
-    assert "one domain ('law') makes no preference" in capsys.readouterr().err
+    assert "one domain ('law') does not make a preference" in capsys.readouterr().err
 
 
 def test_a_file_of_somebody_else_is_left_alone(arguments, tmp_path, capsys):

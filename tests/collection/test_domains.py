@@ -30,7 +30,7 @@ def test_the_domains_of_the_paper_are_there():
         ("domains: [{name: law}]", "`system_prompt` must be a text, got null"),
         ("domains: [{name: 3, system_prompt: You.}]", "`name` must be a text, got the number 3"),
         ("domains: [{name: law, name: art, system_prompt: You.}]", "the key 'name' is given twice"),
-        ("domains: [{name: law, system_prompt: A.}, {name: law, system_prompt: B.}]", "'law' stands twice"),
+        ("domains: [{name: law, system_prompt: A.}, {name: law, system_prompt: B.}]", "'law' is given twice"),
         ("domains: [{name: law, system_prompt: A.}, {name: art, system_prompt: A.}]", "have the same system prompt"),
         ("domains: [{name: normal, system_prompt: A.}]", "reserved for the instruction's own answer"),
     ],

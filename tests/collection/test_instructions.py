@@ -86,7 +86,7 @@ def test_more_instructions_are_the_same_ones_and_more(tmp_path):
         ([{"instruction": 3}], {}, r"item 1: `instruction` must be a string, got the number 3"),
         ([{"instruction": "A", "output": ["b"]}], {}, r"`output` must be a string, got a list of 1"),
         ([{"a": "b"}], {"columns": {"instruction": "b"}}, r"no column 'b' \(for `instruction`\), only 'a'"),
-        ([{"instruction": "A"}], {"columns": {"prompt": "b"}}, r"no 'prompt' among ours"),
+        ([{"instruction": "A"}], {"columns": {"prompt": "b"}}, r"'prompt' is not one of 'instruction'"),
         ([{"instruction": "A"}], {"num": 0}, r"--num is 0"),
         ([{"instruction": "A", "input": "b"}], {"no_input": True}, r"of 1 rows 1 with input"),
     ],
