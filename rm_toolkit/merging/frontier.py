@@ -38,7 +38,7 @@ class Point:
     One interpolated model.
 
     Args:
-        weight (`float`): Of the customized model.
+        weight (`float`): Weight of the customized model.
         general (`float`): Mean accuracy over the general sets.
         customized (`float`): Mean accuracy over the customized sets.
         sets (`dict[str, PreferenceMetrics]`): Metrics of each set.
@@ -58,7 +58,7 @@ class Frontier:
     Args:
         points (`list[Point]`): By weight, from 0 to 1.
         chosen (`Point`): The highest customized accuracy among those whose general accuracy is at most `allowed_loss`
-            below that of weight 0; of equals the smallest weight.
+            below that of weight 0; among ties the smallest weight.
         allowed_loss (`float`): As a share: 0.01 is one point.
         general_sets, customized_sets (`list[str]`): Names of the test sets.
     """
@@ -76,10 +76,10 @@ class Frontier:
 
 
 def check_weights(weights: Sequence[float]) -> list[float]:
-    """Returns the weights in order, each once, with 0 and 1; raises an `InputError` for one outside."""
+    """Returns the weights in order, each once, with 0 and 1; raises an `InputError` for one outside [0, 1]."""
     for weight in weights:
         if not 0 <= weight <= 1:
-            raise InputError(f"--weights has {weight:g}; weights are from 0 (general) to 1 (customized).")
+            raise InputError(f"--weights has {weight:g}; weights must be from 0 (general) to 1 (customized).")
     return sorted({0.0, 1.0, *map(float, weights)})
 
 
@@ -99,7 +99,7 @@ def compute_frontier(
     show_progress: bool = True,
 ) -> Frontier:
     """
-    Evaluates a series of weights in memory; nothing is written. Three copies of the weights are held in fp32.
+    Evaluates a series of merges in memory; nothing is written. Three copies of the model weights are held in fp32.
 
     Args:
         general, customized (`str` or `os.PathLike`): Folders of the two reward models.
@@ -108,7 +108,7 @@ def compute_frontier(
         allowed_loss (`float`): General accuracy that may be lost, as a fraction.
         split (`str`): Split to use if a SPEC names none.
         seed (`int`): Seed of fractions and splits.
-        device (`str`, *optional*): Defaults to a GPU where there is one.
+        device (`str`, *optional*): Default: a GPU if there is one.
         tokens_per_batch (`int`): Padded tokens computed at once.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw a progress bar.
@@ -168,13 +168,13 @@ def _mean(found: Mapping[str, PreferenceMetrics], names: Iterable[str]) -> float
 
 def choose(points: Sequence[Point], allowed_loss: float) -> Point:
     """
-    Returns the point of the highest customized accuracy that loses no more general accuracy than allowed.
+    Returns the point with the highest customized accuracy that loses no more general accuracy than allowed.
 
     Args:
         points (`Sequence[Point]`): By weight; the first is the general model, which always qualifies.
         allowed_loss (`float`): As a share.
     """
-    # Accuracies are ratios of counts: a loss of just the allowed size must not fail by the last bit.
+    # Accuracies are ratios of counts: a loss of exactly the allowed size must not fail by the last bit.
     allowed = [point for point in points if points[0].general - point.general <= allowed_loss + 1e-9]
     return max(allowed, key=lambda point: (point.customized, -point.weight))
 

@@ -34,7 +34,7 @@ def save_frontier(frontier: Frontier, folder: Path) -> None:
 
 
 def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
-    """Returns headings and rows of the table: a row for each weight, the chosen one with a star."""
+    """Returns headings and rows of the table: one row per weight, the chosen one with a star."""
     names = [*frontier.general_sets, *frontier.customized_sets]
     rows = [
         [
@@ -49,7 +49,7 @@ def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
 
 
 def frontier_markdown(frontier: Frontier) -> str:
-    """Returns the table, what was chosen, and how far to trust it."""
+    """Returns the table, the choice, and how far to trust it."""
     columns, rows = frontier_rows(frontier)
     lines = [
         f"# {TITLE}",
@@ -68,7 +68,7 @@ def frontier_markdown(frontier: Frontier) -> str:
 
 
 def frontier_content(frontier: Frontier) -> content.Block:
-    """Returns the same as a page."""
+    """Returns the report as a page."""
     columns, rows = frontier_rows(frontier)
     blocks = [
         content.text(describe_choice(frontier)),
@@ -80,7 +80,7 @@ def frontier_content(frontier: Frontier) -> content.Block:
 
 
 def how_far(frontier: Frontier) -> str:
-    """Says what the numbers are, and how far to trust them."""
+    """Explains the numbers, and how far to trust them."""
     pairs = ", ".join(f"{name} {found.num_pairs:,}" for name, found in frontier.chosen.sets.items())
     return (
         f"Accuracy; `general` and `customized` are means over their sets. Pairs: {pairs}. The weight was chosen on these "
@@ -89,12 +89,12 @@ def how_far(frontier: Frontier) -> str:
 
 
 def describe_choice(frontier: Frontier) -> str:
-    """Says in a sentence which weight was chosen, and what it gains and loses."""
+    """States in a sentence which weight was chosen, and its gain and loss."""
     first, last, chosen = frontier.points[0], frontier.points[-1], frontier.chosen
     if chosen.weight == 0:
         return (
             f"No weight above 0 gains customized accuracy and loses at most {frontier.allowed_loss:g} of general "
-            "accuracy: the chosen model is the general one."
+            "accuracy, so the general model was chosen."
         )
     gain = chosen.customized - first.customized
     share = (
@@ -110,10 +110,10 @@ def describe_choice(frontier: Frontier) -> str:
 
 def draw_frontier(frontier: Frontier, path: Path) -> None:
     """
-    Draws general (across) against customized accuracy (up), a point for each weight.
+    Draws general (x axis) against customized accuracy (y axis), with a point per weight.
 
     Args:
-        frontier (`Frontier`): What to draw.
+        frontier (`Frontier`): The frontier to draw.
         path (`Path`): PNG file to write.
     """
     across = [point.general for point in frontier.points]
@@ -141,7 +141,7 @@ def draw_frontier(frontier: Frontier, path: Path) -> None:
 
 
 def _label_points(axis: Any, frontier: Frontier) -> None:
-    """Writes each weight beside its point; points on one spot share a label."""
+    """Writes each weight beside its point; points at the same position share a label."""
     spots: dict[tuple[float, float], list[float]] = {}
     for point in frontier.points:
         spots.setdefault((round(point.general, 4), round(point.customized, 4)), []).append(point.weight)

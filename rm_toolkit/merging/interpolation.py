@@ -22,9 +22,9 @@ def interpolate(general: Tensor, customized: Sequence[Tensor], weights: Sequence
     share.
 
     Args:
-        general (`torch.Tensor` of any shape): Of the general model.
-        customized (`Sequence[torch.Tensor]` of the same shape): Of each customized model.
-        weights (`Sequence[float]`): Of each customized model.
+        general (`torch.Tensor` of any shape): Tensor of the general model.
+        customized (`Sequence[torch.Tensor]` of the same shape): Tensor of each customized model.
+        weights (`Sequence[float]`): Weight of each customized model.
 
     Returns:
         `torch.Tensor` of the same shape: fp32, or unchanged if it is a copy or not a floating-point tensor.
@@ -51,12 +51,11 @@ def write_like(template: Path, target: Path, tensor_of: Callable[[str], Tensor])
     """
     Writes a safetensors file with the names, shapes, dtypes and order of another one, but new values.
 
-    No more than one tensor is held at a time: the header is that of the template, and the values follow it in the order
-    that it gives.
+    Only one tensor is held at a time: the header is that of the template, and the values follow in its order.
 
     Args:
         template (`Path`): A safetensors file.
-        target (`Path`): What is written.
+        target (`Path`): The file to write.
         tensor_of (`Callable`): Name -> tensor of the template's shape; it is converted to the template's dtype.
 
     References:

@@ -1,4 +1,4 @@
-"""A general and a customized reward model -> one between them, as a folder that stock classes open."""
+"""A general and a customized reward model -> a merged one, as a folder that stock classes open."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ NOT_COMPARED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype",
 @dataclass
 class SavedModel:
     """
-    One of the models.
+    One of the models to merge.
 
     Args:
         folder (`Path`): A saved reward model.
         config (`dict`): Its config, with all defaults.
-        settings (`RewardModelSettings`, *optional*): None for a model that another toolkit saved.
-        files (`dict[str, Path]`): Name of a tensor -> the file that holds it.
+        settings (`RewardModelSettings`, *optional*): `None` for a model of another toolkit.
+        files (`dict[str, Path]`): Name of a tensor -> its file.
         shapes (`dict[str, list[int]]`): Name of a tensor -> its shape.
     """
 
@@ -66,7 +66,7 @@ class SavedModel:
     @classmethod
     def open(cls, folder: str | os.PathLike) -> SavedModel:
         """
-        Reads everything but the weights.
+        Reads everything except the weights.
 
         Raises:
             `InputError`: if the folder has no complete sequence classifier.
@@ -121,28 +121,28 @@ def open_models(
 
 def check_alike(first: SavedModel, other: SavedModel) -> None:
     """
-    Refuses two models whose weights do not correspond.
+    Refuses two models whose weights do not correspond to each other.
 
     Raises:
-        `InputError`: naming what differs.
+        `InputError`: naming the difference.
     """
     both = f"{other.folder} and {first.folder} cannot be merged"
     if other.settings is not None:
         for name in ("pooling_type", "data_format", "pools_eos", "chat_date"):
             values = [getattr(model.settings, name) for model in (other, first)]
             if values[0] != values[1]:
-                raise InputError(f"{both}: their `{name}` are '{values[0]}' and '{values[1]}'.")
+                raise InputError(f"{both}: their `{name}` differs: '{values[0]}' and '{values[1]}'.")
     for name in sorted((other.config.keys() | first.config.keys()) - NOT_COMPARED):
         if other.config.get(name) != first.config.get(name):
             values = f"{other.config.get(name)!r} and {first.config.get(name)!r}"
             raise InputError(
-                f"{both}: `{name}` in their config.json are {values}: they are not the same architecture."
+                f"{both}: `{name}` in their config.json differs ({values}), so they are not the same architecture."
             )
     for name in sorted(other.shapes.keys() | first.shapes.keys()):
         if other.shapes.get(name) != first.shapes.get(name):
             values = " and ".join(str(model.shapes.get(name, "missing")) for model in (other, first))
             raise InputError(
-                f"{both}: the shapes of '{name}' are {values}. The customized model must come from the other."
+                f"{both}: the shapes of '{name}' are {values}. The customized model must be trained from the general one."
             )
     tokenizers = [load_tokenizer(str(model.folder)) for model in (other, first)]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
@@ -164,10 +164,10 @@ def check_weights(weights: Sequence[float], num_models: int) -> None:
     Refuses weights that are not an interpolation.
 
     Raises:
-        `InputError`: if there is not one for each customized model, or they are below 0 or sum up to more than 1.
+        `InputError`: if there is not one per customized model, one is below 0, or their sum is above 1.
     """
     if len(weights) != num_models:
-        raise InputError(f"--weight has {len(weights)} values for {num_models} customized models; give one for each.")
+        raise InputError(f"--weight has {len(weights)} values for {num_models} customized models. Give one per model.")
     if not all(0 <= weight <= 1 for weight in weights) or sum(weights) > 1 + 1e-9:
         raise InputError(
             f"--weight is {' '.join(f'{weight:g}' for weight in weights)}; each must be from 0 (general) to 1 (customized), "
@@ -195,17 +195,17 @@ def merge_models(
     Args:
         general (`str` or `os.PathLike`): Folder of the general reward model.
         customized (`Sequence`): Folders of customized ones.
-        weights (`Sequence[float]`): Weight of each of those; the general one has the rest.
-        output (`str` or `os.PathLike`): Where to.
+        weights (`Sequence[float]`): Weight of each of those; the general one gets the rest.
+        output (`str` or `os.PathLike`): The folder to write.
         overwrite (`bool`): Whether to replace a folder that an earlier merge wrote.
-        finish (`Callable`, *optional*): Called with the folder before it is moved in place, to add to it.
+        finish (`Callable`, *optional*): Called with the folder before it is moved into place, to add files.
         show_progress (`bool`): Whether to draw a progress bar.
 
     Returns:
-        `int`: Number of texts that the reload check has compared.
+        `int`: Number of texts that the reload check compared.
 
     Raises:
-        `InputError`: if the models do not fit each other, or the output is in use.
+        `InputError`: if the models cannot be merged, or the output is in use.
     """
     from ..hub.models import verify_folder
 

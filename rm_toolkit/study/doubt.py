@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 RUN_NAME, MARGINS_NAME, FOLDS_FOLDER = "doubt.json", "margins.json", "folds"
-REDO = "Restore it, or remove it: its fold is then trained again."
+REDO = "Restore the file, or remove it to train its fold again."
 
 
 @dataclass

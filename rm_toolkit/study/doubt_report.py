@@ -163,6 +163,6 @@ def _keep_reviewed(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     text = list_text(rows)
     with replaced_file(path) as file:
         file.write(text)
-        file.flush()  # a disk without room says so before the earlier list has another name
+        file.flush()  # a full disk must show before the earlier list is renamed
         if path.is_file() and path.read_bytes() != text.encode():
             put_aside(path)

@@ -1,4 +1,4 @@
-"""The grid of a study: its YAML, and the cells that follow from it."""
+"""The grid of a study: its YAML, and its cells."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """The name of its folder."""
         parts = [self.base, self.data]
         if self.grft_lm_loss_coef is not None:
             parts.append(f"lm{self.grft_lm_loss_coef:g}")
@@ -120,7 +120,7 @@ def load_study(path: str | Path) -> StudyConfig:
     Reads a study's YAML.
 
     Raises:
-        `InputError`: for a file that cannot be read, a name that is not known or missing, or a value of another kind.
+        `InputError`: for a file that cannot be read, an unknown or missing name, or a value of the wrong type.
     """
     values = load_yaml(path)
     _check_names(values, StudyConfig, str(path))
@@ -211,7 +211,7 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
     }
     for name, value in needed.items():
         if not value:
-            raise InputError(f"{path}: `{name}` is empty; name one at least.")
+            raise InputError(f"{path}: `{name}` is empty. Give at least one.")
     if study.merge_weights and PLAIN not in study.crft.strategies:
         raise InputError(
             f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}', but there is none."

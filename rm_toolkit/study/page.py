@@ -1,4 +1,4 @@
-"""`report.html` of a study: its README as a page whose tables can be sorted."""
+"""`report.html` of a study: its README as a page with sortable tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def study_content(
     Returns the page.
 
     Args:
-        runner, results, lines, figures: As of [`~rm_toolkit.study.report.markdown`].
+        runner, results, lines, figures: As in [`~rm_toolkit.study.report.markdown`].
     """
     study = runner.study
     sections = []

@@ -1,4 +1,4 @@
-"""The end of a study: one table, curves over training pairs, general against customized accuracy, and a README."""
+"""The report of a study: a table, curves over training pairs, general against customized accuracy, and a README."""
 
 from __future__ import annotations
 

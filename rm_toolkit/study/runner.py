@@ -36,14 +36,14 @@ class StudyRunner:
 
     Args:
         study (`StudyConfig`): The grid.
-        retry_failed (`bool`): Whether cells that failed in an earlier call are run again.
+        retry_failed (`bool`): Whether to run cells again that failed in an earlier call.
     """
 
     def __init__(self, study: StudyConfig, *, retry_failed: bool = True):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError(
-                "a study launches its own runs: start it once (`accelerate launch` with one process, or `python`), and "
-                "name the hardware of the runs in its `launch`."
+                "a study launches its own runs: start it in one process (`accelerate launch` with one process, or "
+                "`python`), and describe the hardware of the runs in its `launch`."
             )
         self.study = study
         self.cells = cells(study)
@@ -53,7 +53,7 @@ class StudyRunner:
                 Path(self.folder(cell), "failed").unlink(missing_ok=True)
 
     def folder(self, cell: Cell) -> Path:
-        """Folder of a cell."""
+        """The folder of a cell."""
         return Path(self.study.output_dir, "cells", cell.name)
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
@@ -71,7 +71,7 @@ class StudyRunner:
         """
         Runs every cell without a result; returns whether all have one at the end.
 
-        A cell that fails is reported and skipped, with those that start from it.
+        A cell that fails is reported and skipped, along with the cells that start from it.
         """
         with tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True, disable=no_bar()) as bar:
             while True:
@@ -149,7 +149,7 @@ def merged_accuracies(
     study: StudyConfig, cell: Cell, words: list[str], general: Path, customized: Path
 ) -> dict[str, dict[str, float]]:
     """
-    Accuracy on every test set of the models between a GRFT model and its CRFT model.
+    Accuracy of merges of a GRFT model and its CRFT model, on every test set.
 
     Args:
         study (`StudyConfig`): Its `merge_weights`.

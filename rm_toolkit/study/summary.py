@@ -20,7 +20,7 @@ class Estimate:
 
     Args:
         mean (`float`): The mean.
-        low, high (`float`, *optional*): 95% interval of it (Student's t); `None` for a single seed.
+        low, high (`float`, *optional*): Its 95% interval (Student's t); `None` for a single seed.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Line:
 
     Args:
         base, data, strategy (`str`): Names in the grid.
-        grft_lm_loss_coef (`float`, *optional*): Of the GRFT run.
+        grft_lm_loss_coef (`float`, *optional*): That of the GRFT run.
         customized, general (`Estimate`): Accuracy at the end; general is the mean over the general sets.
         gain (`Estimate`): Customized accuracy gained by CRFT.
         loss (`Estimate`): General accuracy lost by CRFT (below 0: gained).
@@ -139,7 +139,7 @@ def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
         allowed_loss (`float`): In accuracy, such as 0.01 for one point.
 
     Returns:
-        `dict[str, Line]`: For each base model that has one. Runs without GRFT have nothing to lose and do not count.
+        `dict[str, Line]`: By base model, if it has one. Runs without GRFT have no general accuracy to lose and are ignored.
     """
     best: dict[str, Line] = {}
     for line in lines:

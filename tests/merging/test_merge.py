@@ -228,8 +228,8 @@ def integer_lm_head(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_pooling, "their `pooling_type` are 'eos' and 'last'"),
-        (other_heads, "`num_attention_heads` in their config.json are 4 and 2"),
+        (other_pooling, "their `pooling_type` differs: 'eos' and 'last'"),
+        (other_heads, r"`num_attention_heads` in their config\.json differs \(4 and 2\)"),
         (other_shape, r"the shapes of 'model.norm.weight' are \[3\] and \[16\]"),
         (other_tokens, "their tokenizers have different tokens"),
         (other_cutting, "their tokenizers truncate texts differently"),

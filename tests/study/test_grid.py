@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "a recipe that is not there": (
         {"crft": {"config": "nowhere.yaml", "strategies": {"plain": None}, "domains": ["law"]}},
-        r"the recipe nowhere.yaml is not there",
+        r"the recipe nowhere.yaml does not exist",
     ),
     "a weight outside": (
         {"merge_weights": [1.5]},
@@ -93,7 +93,7 @@ MISTAKES = {
             "merge_weights": [0.5],
             "crft": {"config": "recipes/tiny/crft.yaml", "strategies": {"imitation": None}, "domains": ["law"]},
         },
-        r"a strategy named 'plain'; there is none",
+        r"a strategy named 'plain', but there is none",
     ),
     "two cells of one name": ({"seeds": [0, 0]}, r"two cells have the same name"),
 }
