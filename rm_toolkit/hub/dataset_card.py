@@ -1,4 +1,4 @@
-"""The card of a built dataset: columns, counts, what cleaning did, how it was made, and the YAML that loaders read."""
+"""The card of a built dataset: columns, counts, cleaning, provenance, and the YAML that loaders read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataset that `build-data` wrote -> the Hub, as Parquet files with a card."""
+"""A dataset written by `build-data` -> the Hub, as Parquet files with a card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .pushing import Push, check_preview, upload, write_preview
 from .repository import CARD_NAME, Repository
 
 
-SHARD_BYTES = 500_000_000  # as `datasets` cuts them
+SHARD_BYTES = 500_000_000  # the default of `datasets`
 ROWS_COMPARED_AT_ONCE = 1000
 
 
@@ -32,7 +32,7 @@ def push_dataset(folder: str, repo_id: str | None, **options: Any) -> str:
     Uploads a built dataset as Parquet, all columns and their types kept, with a card that makes `load_dataset` work.
 
     Args:
-        folder (`str`): A folder that `rm-toolkit build-data` wrote.
+        folder (`str`): A folder written by `rm-toolkit build-data`.
         repo_id (`str`): `NAMESPACE/NAME` or `NAME`.
         **options: See [`~rm_toolkit.hub.pushing.Push`]; `license` defaults to that of `build-data --license`, then to
             that of the source's published data.
@@ -144,7 +144,7 @@ def verify_rows(repository: Repository, commit: str, data: DatasetDict, token: s
             if not same or any(mine != theirs for theirs, mine in pieces):
                 raise InputError(
                     f"{repository.repo_id}: split '{split}' loads differently from the Hub than from {split} of the "
-                    "folder. Do not announce it; run the command again."
+                    "folder. Do not announce the dataset; run the command again."
                 )
     total = sum(len(rows) for rows in data.values())
     console.print(f"{repository.repo_id}: {total:,} rows are the same in a fresh download.")

@@ -37,8 +37,8 @@ def stage_evaluation(evaluation: str, target: Path, *, publish_texts: bool = Fal
     report = source / "report.md"
     if not figures and not report.is_file():
         raise InputError(
-            f"--evaluation {evaluation}: there is no `report.md` and no `figures/*.png`. Give a folder that "
-            "`rm-toolkit evaluate` wrote."
+            f"--evaluation {evaluation}: there is no `report.md` and no `figures/*.png`. Give a folder written by "
+            "`rm-toolkit evaluate`."
         )
     folder = target / FIGURE_FOLDER
     shutil.rmtree(folder, ignore_errors=True)  # an earlier one, from the model's folder
@@ -55,7 +55,7 @@ def stage_evaluation(evaluation: str, target: Path, *, publish_texts: bool = Fal
 
 
 def _stage_texts(source: Path, folder: Path) -> None:
-    """Copies the pairs and the page with its data; in its report paths are shortened, texts stay as they are."""
+    """Copies the pairs and the page with its data; paths in its report are shortened, texts are not changed."""
     here = source.resolve()
     data = sorted(source.glob(f"{DATA_FOLDER}/*.js"))
     for path in (source / PAIRS_NAME, source / PAGE_NAME, *data):

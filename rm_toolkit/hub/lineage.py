@@ -8,7 +8,7 @@ from ..data.sources import SOURCES
 from ..models.settings import RewardModelSettings
 
 
-# In a lineage entry, but not a setting of the training.
+# Keys of a lineage entry that are not training settings.
 NOT_SETTINGS = (
     "stage", "domain", "base", "base_is_local", "datasets", "replay_datasets", "eval_datasets", "changed_settings",
     "versions", "changed_from_step", "customized", "weights", "general_lineage", "customized_lineages",

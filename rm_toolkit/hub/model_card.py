@@ -75,7 +75,7 @@ def model_card(
         repo_id (`str`): Its name on the Hub.
         settings (`RewardModelSettings`): Its settings.
         example (`Example`): One scored text.
-        options (`CardOptions`): What the push adds.
+        options (`CardOptions`): Options of the push.
     """
     settings = public_settings(settings)
     results = read_results(folder)

@@ -185,7 +185,7 @@ def verify_folder(folder: str, settings: RewardModelSettings) -> tuple[list[Any]
 
 
 def make_example(folder: str, settings: RewardModelSettings, pair: tuple[Any, Any], reward: float) -> Example:
-    """Returns the string and the token ids of one text as the saved tokenizer makes them."""
+    """Returns the string and the token ids of one text, from the saved tokenizer."""
     source, revision = tokenizer_source(folder)
     tokenizer = load_tokenizer(source, revision=revision)
     whole = pair[0] + pair[1]
@@ -202,7 +202,7 @@ def check_card_says_so(card: Path, settings: RewardModelSettings) -> None:
     Refuses to publish a model that stock classes read incorrectly, if its card does not say so.
 
     Raises:
-        `InputError`: naming what to write into the card.
+        `InputError`: with the words to add to the card.
     """
     if not settings.stock and "rm_toolkit only" not in card.read_text(encoding="utf-8"):
         raise InputError(
@@ -219,7 +219,7 @@ def keep_card(staged: Path, repo_id: str, kept: str, settings: RewardModelSettin
     check_card_says_so(staged / CARD_NAME, settings)
     (staged / CARD_NAME).unlink()
     console.print(
-        f"{repo_id}: the card there was written or changed by hand and stays as it is; --overwrite-card replaces it.",
+        f"{repo_id}: the card there was written or changed by hand and is kept; --overwrite-card replaces it.",
     )
 
 

@@ -13,7 +13,7 @@ from ..data.records import looks_like_hub_id
 from ..errors import InputError
 
 
-# Not the middle of an address or of a relative path.
+# Not in the middle of a URL or of a relative path.
 ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~<-])~?/(?:[^\s'\"`,;:()/<>]+/)+([^\s'\"`,;:()/<>]+)")
 # Settings of transformers that record where a file was loaded from; not needed to load it again.
 LOADED_FROM = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "chat_template_file")
@@ -94,7 +94,7 @@ def _is_place(text: str, roots: list[Path]) -> bool:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
-    """Every string of a JSON file with its key, or every line of another one with its number."""
+    """Every string of a JSON file with its key, or every line of another file with its number."""
     content = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix == ".json":
         try:

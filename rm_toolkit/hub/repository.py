@@ -111,7 +111,7 @@ class Repository:
         Args:
             folder (`Path`): The files.
             message (`str`): Commit message.
-            delete (`set[str]`): Paths to remove, of an earlier push.
+            delete (`set[str]`): Paths of an earlier push to remove.
 
         Returns:
             `huggingface_hub.CommitInfo`: The (last) commit.

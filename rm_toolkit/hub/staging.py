@@ -98,7 +98,7 @@ def stage_model(folder: str, target: Path, settings: RewardModelSettings, base_m
         base_model (`str`, *optional*): Hub id of the base, for an adapter whose base is a local folder.
 
     Returns:
-        `Staged`: What stays here.
+        `Staged`: The files that are not published.
 
     Raises:
         `InputError`: if a file of the model is a link out of the folder, or a text file has gigabytes.
@@ -174,7 +174,7 @@ def code_files(folder: Path) -> set[str]:
 
 
 def adapter_base(folder: Path, base_model: str | None) -> str | None:
-    """Returns the Hub id of an adapter's base, or `None` if it is a folder of this machine; refuses a damaged config."""
+    """Returns the Hub id of an adapter's base, or `None` if it is a local folder; refuses a damaged config."""
     if base_model is not None:
         return split_revision(base_model)[0]
     config = folder / ADAPTER_CONFIG

@@ -128,7 +128,7 @@ def test_an_adapter_alone_gives_the_same_rewards_on_its_published_base(
 
 
 def test_an_adapter_on_a_local_base_is_refused(model_folder):
-    with pytest.raises(InputError, match=r"base is a folder of this machine.*--base-model"):
+    with pytest.raises(InputError, match=r"base is a folder on this machine.*--base-model"):
         push_model(str(model_folder("adapter")), "tester/x", adapter=True)
     with pytest.raises(InputError, match="has no adapter"):
         push_model(str(model_folder()), "tester/x", adapter=True)
@@ -279,7 +279,7 @@ def test_a_later_push_removes_its_own_stale_files_and_nobody_elses(model_folder,
 def test_weights_of_somebody_else_are_neither_mixed_nor_removed(model_folder, hub, quick_reload):
     repo = hub.models["tester/my-rm"] = Repo()
     repo.commit("main", {**repo.files, "model-00001-of-00002.safetensors": b"other"}, "by hand")
-    with pytest.raises(InputError, match=r"holds 'model-00001-of-00002\.safetensors'.*did not write"):
+    with pytest.raises(InputError, match=r"has 'model-00001-of-00002\.safetensors'.*did not push"):
         push_model(str(model_folder()), "tester/my-rm")
     assert repo.files["model-00001-of-00002.safetensors"] == b"other" and "config.json" not in repo.files
 
