@@ -5,7 +5,7 @@ General reward-model fine-tuning (GRFT): a base language model learns what peopl
     accelerate launch --config_file accelerate_configs/zero3_offload.yaml \
         recipes/grft.py --config recipes/llama-7b/grft.yaml                  # the paper's run
 
-Any setting of the YAML can be given as a flag: --learning_rate 2e-6 --train_datasets helpful=PATH harmless=PATH:0.5
+Any setting in the YAML can be given as a flag: --learning_rate 2e-6 --train_datasets helpful=PATH harmless=PATH:0.5
 """
 
 from pathlib import Path

@@ -19,7 +19,7 @@ set -euo pipefail
 
 launch_config=${LAUNCH_CONFIG:-accelerate_configs/multi_node_zero3_offload.yaml}
 
-if [[ ${1:-} == --on-this-machine ]]; then # what srun starts on each machine
+if [[ ${1:-} == --on-this-machine ]]; then # started by srun on each machine
   shift
   accelerate launch --config_file "$launch_config" \
     --num_machines "$SLURM_NNODES" --num_processes "$NUM_PROCESSES" --machine_rank "$SLURM_NODEID" \

@@ -1,8 +1,8 @@
 """
 Writes train.jsonl and candidates.jsonl from parts.yaml: `python recipes/examples/best-of-n/make_data.py`.
 
-The same bytes on every run. Train rows have 4 answers to a prompt, candidates 8, each with our score: 5 for a plain saying with
-an example and nothing else, and a point less for each thing that a reader can do without, or misses. Never below 1.
+The output is the same on every run. Train rows have 4 answers per prompt, candidates 8, each with our score: 5 for a plain
+explanation with an example and nothing else, minus a point for each thing that is superfluous or missing, at least 1.
 """
 
 import json
@@ -14,7 +14,7 @@ import yaml
 
 HERE = Path(__file__).parent
 ANSWERS = {"train": 4, "candidates": 8}
-# What can be wrong, and how often it is drawn: what makes an answer shorter as often as what makes it longer.
+# Faults and their frequencies: those that shorten an answer are as frequent as those that lengthen it.
 FAULTS = {
     "stiff": 2,
     "vague": 3,
@@ -29,7 +29,7 @@ FAULTS = {
 
 
 def known(phrases: list[str], split: str) -> list[str]:
-    """All phrases for the candidates; without the last third of them for training."""
+    """All phrases for the candidates; all but the last third for training."""
     return phrases if split == "candidates" else phrases[: -(len(phrases) // 3)]
 
 
@@ -59,7 +59,7 @@ def answer(parts: dict, split: str, term: dict, faults: list[str], rng: random.R
 
 
 def draw_faults(number: int, rng: random.Random) -> list[str]:
-    """Some different faults."""
+    """Distinct random faults."""
     faults: dict[str, None] = {}
     while len(faults) < number:
         faults[rng.choices(list(FAULTS), list(FAULTS.values()))[0]] = None
@@ -71,7 +71,7 @@ def lower(text: str) -> str:
 
 
 def row(parts: dict, split: str, term: dict, ask: str, rng: random.Random) -> dict:
-    """A prompt with distinct answers and their scores, in any order."""
+    """A prompt with distinct answers and their scores, in random order."""
     found: dict[str, int] = {}
     wanted = [rng.choice((0, 1, 1, 2, 2, 3, 4)) for _ in range(ANSWERS[split])]
     for number in wanted:

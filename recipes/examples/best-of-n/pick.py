@@ -1,8 +1,8 @@
 """
-Takes the best of n answers by the rewards that `rm-toolkit score` wrote: `python recipes/examples/best-of-n/pick.py SCORED.jsonl BEST.jsonl`.
+Picks the best of n answers by the rewards from `rm-toolkit score`: `python recipes/examples/best-of-n/pick.py SCORED.jsonl BEST.jsonl`.
 
-Each line of BEST.jsonl is a prompt with the answer of the highest reward. Where the rows have `scores` of people, the table says
-how good the answers are that were taken, beside taking the first one, any one, and the best one there is.
+Each line of BEST.jsonl is a prompt with the answer that has the highest reward. If the rows have human `scores`, a table
+compares the picked answers with the first one, a random one, and the best one.
 """
 
 import argparse
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument(
         "scored", type=Path, help="rows with `prompt`, `completions` and `reward`, from rm-toolkit score"
     )
-    parser.add_argument("best", type=Path, help="what is written: `prompt`, `completion`, `reward`")
+    parser.add_argument("best", type=Path, help="output file: `prompt`, `completion`, `reward`")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.scored.read_text(encoding="utf-8").splitlines()]
     best = [max(range(len(row["reward"])), key=row["reward"].__getitem__) for row in rows]

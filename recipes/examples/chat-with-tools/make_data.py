@@ -1,8 +1,8 @@
 """
 Writes train.jsonl and test.jsonl from parts.yaml: `python recipes/examples/chat-with-tools/make_data.py`.
 
-The same bytes on every run. A row is a preference as TRL has it: `prompt`, `chosen` and `rejected` are lists of messages, `tools`
-are the JSON schemas that the model was given. `kind` says what is wrong with the worse answer.
+The output is the same on every run. A row is a preference in TRL's format: `prompt`, `chosen` and `rejected` are lists of
+messages, and `tools` are the JSON schemas given to the model. `kind` is the fault of the worse answer.
 """
 
 import json
@@ -52,7 +52,7 @@ def say(text: str) -> dict:
 
 
 class Row:
-    """Draws one row: values for every slot, a tool, and what is asked of it."""
+    """Draws one row: values for every slot, a tool, and a request for it."""
 
     def __init__(self, parts: dict, split: str, rng: random.Random):
         self.parts, self.split, self.rng = parts, split, rng
@@ -80,7 +80,7 @@ class Row:
         return self.rng.choice([name for name in self.parts["tools"] if name != self.name])
 
     def tools(self, *names: str) -> list[dict]:
-        """The schemas of these tools and of others, in any order."""
+        """The schemas of these tools and of others, in random order."""
         others = [name for name in self.parts["tools"] if name not in names]
         listed = [*dict.fromkeys(names), *self.rng.sample(others, TOOLS_OF_A_ROW - len(set(names)))]
         self.rng.shuffle(listed)
@@ -90,7 +90,7 @@ class Row:
         return [{"role": "user", "content": text[0].upper() + text[1:]}]
 
     def answered(self, result: dict) -> list[dict]:
-        """A question, the right call, and what the tool gave back."""
+        """A question, the right call, and the tool's result."""
         content = json.dumps(result, ensure_ascii=False)
         tool = {"role": "tool", "name": self.name, "content": content}
         return [*self.asked(self.text("ask")), call(self.name, self.arguments()), tool]
@@ -130,7 +130,7 @@ class Row:
 
 
 def build(split: str) -> list[dict]:
-    """The rows of `"train"` or `"test"`; no prompt comes twice with the same answers."""
+    """The rows of `"train"` or `"test"`; no prompt is repeated with the same answers."""
     parts = yaml.safe_load((HERE / "parts.yaml").read_text(encoding="utf-8"))
     rng = random.Random(f"chat with tools, {split}")
     kinds = [kind for kind, number in KINDS.items() for _ in range(number if split == "train" else number // 3)]

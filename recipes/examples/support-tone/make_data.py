@@ -1,8 +1,8 @@
 """
 Writes train.jsonl (400 pairs) and test.jsonl (100) from parts.yaml: `python recipes/examples/support-tone/make_data.py`.
 
-The same bytes on every run. Both answers of a pair say the same thing and ask for the same next step; the worse one has one
-fault of tone, or two. Which of the two is longer is tossed first, so that length tells nothing.
+The output is the same on every run. Both answers of a pair say the same thing and ask for the same next step; the worse one
+has one or two faults of tone. A coin toss decides which one is longer, so that length carries no information.
 """
 
 import json
@@ -19,12 +19,12 @@ FAULTS = ("cold", "blame", "bury", "late", "nowhere", "pile", "grovel", "hype", 
 
 
 def known(phrases: list[str], split: str) -> list[str]:
-    """All phrases for the test set; without the last third of them for training."""
+    """All phrases for the test set; all but the last third for training."""
     return phrases if split == "test" else phrases[: -(len(phrases) // 3)]
 
 
 def in_tone(say: dict, answer: str, step: str) -> list[str]:
-    """Greets, answers first, blames nobody, and ends in one clear next step."""
+    """Greets, answers first, blames nobody, and ends with one clear next step."""
     return [say["greet"], answer, *say["some care"], step, *say["some close"]]
 
 
@@ -54,7 +54,7 @@ def fill(text: str, values: dict[str, str]) -> str:
 
 
 def letter(sentences: list[str], values: dict[str, str]) -> str:
-    """An answer; a greeting that ends in a comma has a line of its own."""
+    """An answer; a greeting that ends in a comma is on a separate line."""
     between = "\n" if sentences[0].endswith(",") else " "
     return fill(sentences[0] + between + " ".join(sentences[1:]), values)
 
@@ -68,7 +68,7 @@ def question(parts: dict, issue: dict, values: dict[str, str], rng: random.Rando
 
 
 def pair(parts: dict, issue: dict, split: str, fault: str, rng: random.Random) -> dict[str, str]:
-    """One question with an answer in the house tone and one that is off it."""
+    """One question with an answer in the house tone and one that is not."""
     day, later = rng.sample(parts["days"], 2)
     chosen_from = {name: rng.choice(parts[f"{name}s"]) for name in ("name", "amount")}
     values = {**chosen_from, "item": rng.choice(issue.get("items", parts["items"])), "day": day}
@@ -93,7 +93,7 @@ def pair(parts: dict, issue: dict, split: str, fault: str, rng: random.Random) -
 
 
 def build(split: str) -> list[dict[str, str]]:
-    """The pairs of `"train"` or `"test"`; no question comes twice."""
+    """The pairs of `"train"` or `"test"`; no question is repeated."""
     parts = yaml.safe_load((HERE / "parts.yaml").read_text(encoding="utf-8"))
     rng = random.Random(f"support tone, {split}")
     rows: dict[str, dict[str, str]] = {}
