@@ -1,6 +1,6 @@
 """
-Families of transformers, each tiny with random weights: two steps of the real trainer, saved, opened again in another
-process by the toolkit and by the stock class; which layout was chosen, and why it was not the shared one.
+Model families of transformers, each tiny with random weights: two steps of the real trainer, saved, and reloaded in
+another process by the toolkit and by the stock class; which layout was chosen, and why it was not the shared one.
 
     python benchmarks/architectures.py
     python benchmarks/architectures.py --families Llama "Gemma 2" --again
@@ -121,7 +121,7 @@ def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def largest(rewards: Sequence[float], others: Sequence[float]) -> float:
-    """Largest difference, in logits, and relative to the reward where that is above 1."""
+    """Largest difference, in logits, relative to the reward if that is above 1."""
     return max(abs(one - other) / max(1.0, abs(one)) for one, other in zip(rewards, others, strict=True))
 
 
@@ -139,7 +139,7 @@ def _call(function: Callable[..., dict[str, Any]], arguments: tuple, target: Pat
 
 
 def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any, work: Path) -> dict[str, Any]:
-    """Result of a function in a process forked from this one, which has loaded the libraries and no model."""
+    """Result of a function in a process forked from this one, which has the libraries loaded but no model."""
     target = work / f"{function.__name__}.json"
     process = multiprocessing.get_context("fork").Process(target=_call, args=(function, arguments, target))
     process.start()
@@ -160,7 +160,7 @@ def try_family(family: Family) -> dict[str, Any]:
 
 
 def holds(found: dict[str, Any]) -> bool:
-    """Whether a family trains and reads alike everywhere, or is refused in words."""
+    """Whether a family trains and reads the same everywhere, or is refused with a message."""
     if "refused" in found:
         return True
     return "failed" not in found and all(found[name] <= TOLERANCE for name in ("reloaded", "stock"))
@@ -180,7 +180,7 @@ def cells(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables of decoders and encoders, and what they were made with."""
+    """The tables of decoders and encoders, with the versions used."""
     parts = []
     for title, families in (("Decoders", DECODERS), ("Encoders", ENCODERS)):
         rows = [cells(family.name, results[family.name]) for family in families if family.name in results]

@@ -1,5 +1,5 @@
 """
-How many labels that were flipped on purpose `rm-toolkit doubt` finds, and how many of those it lists were flipped.
+Recall and precision of `rm-toolkit doubt` on labels that were flipped on purpose.
 
     python benchmarks/doubts.py --output outputs/doubts                          # the samples, minutes on a CPU
     python benchmarks/doubts.py --output outputs/doubts-dsp --config benchmarks/published/grft.yaml \
@@ -29,7 +29,7 @@ DEFAULT_TRAIN = [
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line; what follows `--` are settings of the recipe."""
+    """Command line; arguments after `--` are settings of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the data, the folds and results.json")
     parser.add_argument("--config", default="recipes/tiny/grft.yaml", help="the recipe")
@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.05, help="share of the pairs that is flipped")
     parser.add_argument("--folds", type=int, default=5, help="folds")
     parser.add_argument("--seed", type=int, default=0, help="seed of the flips")
-    parser.add_argument("flags", nargs="*", help="settings of the recipe, behind --")
+    parser.add_argument("flags", nargs="*", help="settings of the recipe, after --")
     return parser.parse_args(argv)
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def plant(specs: dict[str, Any], args: argparse.Namespace) -> tuple[set[str], dict[str, Any]]:
-    """Writes each set as pairs, some of them flipped; returns the ids of these pairs, and the specs of what was written."""
+    """Writes each set as pairs, some of them flipped; returns the ids of these pairs, and the specs of the files."""
     from datasets import DatasetDict
 
     from rm_toolkit.data.drop_list import pair_ids
@@ -87,7 +87,7 @@ def plant(specs: dict[str, Any], args: argparse.Namespace) -> tuple[set[str], di
 
 
 def turn_round(row: dict[str, Any], number: int, flipped: set[int]) -> dict[str, Any]:
-    """Exchanges the two texts of a flipped pair; scores and tags stay, as a careless annotator would leave them."""
+    """Swaps the two texts of a flipped pair; scores and tags stay, as after a careless annotation."""
     return {"chosen": row["rejected"], "rejected": row["chosen"]} if number in flipped else {}
 
 

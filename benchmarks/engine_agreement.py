@@ -1,6 +1,6 @@
 """
-Do all engines compute the same? The recipes, with one seed, on one process, two DDP processes and two ZeRO-3 processes
-with parameters and optimizer offloaded. Needs no GPU.
+Do all engines compute the same? The recipes with one seed, on one process, two DDP processes and two ZeRO-3 processes
+with parameters and optimizer offloaded. No GPU is needed.
 
     python benchmarks/engine_agreement.py --output outputs/engines
 
@@ -26,7 +26,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"one process": "cpu", "DDP": "multi_gpu", "ZeRO-3 offload": "zero3_offload"}
-TOLERANCE = 1e-4  # of a step's loss, and the margin under which a pair may fall to either side
+TOLERANCE = 1e-4  # of a step's loss; pairs with a smaller margin may be ranked either way
 
 HH = {"source": "hh", "fraction": 0.3}
 GENERAL = {
@@ -134,7 +134,7 @@ def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, 
 
 
 def where_weights_are(model: Any) -> dict[str, Any]:
-    """How many elements this process holds, of how many; and the device of the parts."""
+    """Number of elements that this process holds, total number, and device of the shards."""
     for module in model.modules():
         if hasattr(module, "reshard"):  # FSDP leaves the last unit gathered after an evaluation
             module.reshard()

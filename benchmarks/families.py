@@ -22,7 +22,7 @@ class Family:
     Args:
         name (`str`): Name as written by its authors.
         config (`str`): Its config class.
-        values (`dict`): Sizes of the tiny model; windows, dropout, kinds of layers and all else are the class's own.
+        values (`dict`): Sizes of the tiny model; windows, dropout, kinds of layers and so on are the class's defaults.
         encoder (`bool`): Whether it reads in both directions.
     """
 

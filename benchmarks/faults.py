@@ -1,5 +1,5 @@
 """
-Attacks every command and recipe, and prints what was tried and what held.
+Attacks every command and recipe, and prints which attacks they withstood.
 
     python benchmarks/faults.py disks                      # full, read-only, not ours, over quota
     python benchmarks/faults.py signals                    # Ctrl-C and SIGTERM at three moments, and SIGKILL
@@ -68,7 +68,7 @@ def main() -> int:
     """Runs the attacks and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenarios whose name begins so")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenarios whose name begins with this")
     options = parser.parse_args()
     rows = []
     with prepared() as attacked:

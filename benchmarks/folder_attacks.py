@@ -1,4 +1,4 @@
-"""Model folders of the wrong shape: what is wrong, with which file and key, and what a reader must name."""
+"""Damaged model folders: the damage, its file and key, and what the error must name."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Attack:
     One defect of a model folder.
 
     Args:
-        name (`str`): What is wrong, file first.
+        name (`str`): The defect, file first.
         file (`str`): The file, relative to the model folder.
         harm (`Callable`): Does it, to the path of that file.
         key (`str`, *optional*): Key that the error names besides the file.
         harmless (`bool`): Whether commands may work as if nothing were wrong.
-        also (`tuple[str, ...]`): What names the file as well as its name does.
-        unread_by (`tuple[str, ...]`): Commands that may work as if nothing were wrong: they do not read that key.
+        also (`tuple[str, ...]`): Words that identify the file as well as its name.
+        unread_by (`tuple[str, ...]`): Commands that may work as if nothing were wrong, because they do not read that key.
     """
 
     name: str
@@ -161,7 +161,7 @@ def _pickled(path: Path) -> None:
 
 
 def indexed(index: Any) -> Callable[[Path], None]:
-    """Puts an index in place of the file; what it lists is beside it, or outside."""
+    """Replaces the file by an index; the files that it lists are beside it, or outside."""
 
     def harm(path: Path) -> None:
         path.rename(path.with_name("model-00001-of-00001.safetensors"))

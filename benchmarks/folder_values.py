@@ -1,4 +1,4 @@
-"""Values that a key of a model folder's JSON files cannot have, by file; and chat templates that do harm."""
+"""Invalid values of keys in a model folder's JSON files, by file; and harmful chat templates."""
 
 from __future__ import annotations
 

@@ -50,9 +50,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--check", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="default: all")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--model", default=None, help="folder of a real causal LM, for the launches; default: tiny")
-    parser.add_argument("--shape", default="1B", help="of exactness and plan: a key of speed.contenders.SHAPES")
-    parser.add_argument("--data", type=Path, default=None, help="folder of the released files; else rows are made")
-    parser.add_argument("--time-limit", type=float, default=280.0, help="seconds of a check")
+    parser.add_argument("--shape", default="1B", help="for exactness and plan: a key of speed.contenders.SHAPES")
+    parser.add_argument(
+        "--data", type=Path, default=None, help="folder of the released files; default: generated rows"
+    )
+    parser.add_argument("--time-limit", type=float, default=280.0, help="seconds per check")
     parser.add_argument("--run", default=None, help=argparse.SUPPRESS)  # one check, in this process
     args = parser.parse_args(argv)
     args.output = args.output.resolve()
@@ -60,7 +62,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the checks and prints a verdict of each, and the table at the end."""
+    """Runs the checks and prints the verdict of each, and the table at the end."""
     args = parse(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     if args.run:
@@ -113,7 +115,7 @@ def supervise(name: str, command: list[str], folder: Path, time_limit: float) ->
 
 
 def end_group(child: subprocess.Popen) -> None:
-    """Ends a process that leads its own group, and all that it started."""
+    """Ends a process group: a process and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

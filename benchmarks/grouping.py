@@ -1,5 +1,6 @@
 """
-Does `group_by_prompt` cost accuracy at small steps? Grouped against shuffled pairs, tuned alike, on unseen queries.
+Does `group_by_prompt` cost accuracy with small steps? Grouped against shuffled pairs, tuned the same way, on unseen
+queries.
 
     python benchmarks/grouping.py --data PATH/domain_specific_preference.test.json --model outputs/published/sft
     python benchmarks/grouping.py --data … --model … --queries 40 --seeds 1 --steps 8    # a minute, to try it
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 
-# How pairs of one query lie in the steps; "at most m" keeps m pairs of a query together and deals those out one by one.
+# How pairs of one query are placed in steps; "at most m" keeps up to m pairs of a query together.
 SHUFFLED, GROUPED, AT_MOST = "shuffled", "grouped", "at most "
 
 
@@ -37,11 +38,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
     parser.add_argument("--model", required=True, help="folder of a base LM or an encoder")
     parser.add_argument("--pooling-type", default="last", help="where the reward is read; encoders: average or cls")
-    parser.add_argument("--domain", default="literature", help="whose answers are preferred")
+    parser.add_argument("--domain", default="literature", help="domain whose answers are preferred")
     parser.add_argument(
         "--arms", nargs="+", default=[SHUFFLED, GROUPED], help="shuffled, grouped, 'at most 1', 'at most 2', …"
     )
-    parser.add_argument("--steps", nargs="+", type=int, default=[8, 16, 64], help="pairs of an optimizer step")
+    parser.add_argument("--steps", nargs="+", type=int, default=[8, 16, 64], help="pairs per optimizer step")
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3], help="the first grid")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, step size and rate: seeds 0, 1, …")
     parser.add_argument("--tune-seeds", type=int, default=None, help="of which tune the rate; default all")
@@ -51,12 +52,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs=2, type=float, default=[0.6, 0.15], help="shares that train and that judge")
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--output", type=Path, default=Path("outputs/grouping.json"), help="written as it goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/grouping.json"), help="JSON file, written after every run"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs what is missing and prints the table."""
+    """Does the missing runs and prints the table."""
     args = parse(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
