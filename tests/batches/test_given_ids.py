@@ -109,9 +109,9 @@ def test_pairs_of_the_same_ids_teach_nothing(tokenizer_of):
     [
         (
             {"chosen_ids": [5], "rejected_ids": [99999]},
-            "row 1: `rejected_ids` has the token 99999, but the tokenizer has",
+            "row 1: `rejected_ids` has the token id 99999, but the tokenizer has",
         ),
-        ({"chosen_ids": [5], "rejected_ids": [-1]}, "`rejected_ids` has the token -1"),
+        ({"chosen_ids": [5], "rejected_ids": [-1]}, "`rejected_ids` has the token id -1"),
         ({"chosen_ids": [5], "rejected_ids": []}, "`rejected_ids` must be a list of token ids, got a list of 0"),
         ({"chosen_ids": [5], "rejected_ids": None}, "`rejected_ids` must be a list of token ids, got null"),
         ({"chosen_ids": [5.5], "rejected_ids": [4.0]}, "`chosen_ids` must be a list of token ids"),
