@@ -73,9 +73,7 @@ def select_instructions(
     columns = columns or {}
     for ours in columns:
         if ours not in COLUMNS:
-            raise InputError(
-                f"--columns: '{ours}' is not one of our names, which are {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}"
-            )
+            raise InputError(f"--columns: '{ours}' is not one of {name_list(COLUMNS)}.{did_you_mean(ours, COLUMNS)}")
     if num is not None and num < 1:
         raise InputError(f"--num is {num}; it must be at least 1.")
     counts = {"read": 0, "invalid": 0, "with input": 0, "empty": 0, "duplicates": 0, "not chosen": 0}

@@ -115,7 +115,7 @@ def find_model(push: ModelPush) -> tuple[str, RewardModelSettings]:
         )
     if push.adapter and adapter_base(Path(folder), push.base_model) is None:
         raise InputError(
-            f"{folder}: the adapter's base is a folder of this machine, which others do not have. Publish the base first "
+            f"{folder}: the adapter's base is a folder on this machine, which others do not have. Publish the base first "
             "and name it with --base-model NAMESPACE/NAME, or push the merged model (without --adapter)."
         )
     return folder, settings
@@ -143,7 +143,7 @@ def prepared(
             console.print(describe_staying(source, done.staying))
         if done.left_out:
             console.print(
-                f"{source}: `{ADAPTER_FOLDER}/` is left out, because its base is a folder of this machine. The merged "
+                f"{source}: `{ADAPTER_FOLDER}/` is left out, because its base is a folder on this machine. The merged "
                 "model is complete; --base-model NAMESPACE/NAME includes the adapter.",
             )
         options = CardOptions(license=push.license)

@@ -227,6 +227,6 @@ def check_no_foreign_weights(repo_id: str, remote: set[str], published: set[str]
     )
     if others:
         raise InputError(
-            f"{repo_id} has {name_list(others)}, which this push did not write and loaders would mix with it; nothing "
+            f"{repo_id} has {name_list(others)}, which this toolkit did not push and loaders would mix with it; nothing "
             "was sent. Remove them on the Hub, or use another repository or --revision."
         )

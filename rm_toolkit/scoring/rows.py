@@ -106,7 +106,7 @@ def read_row(place: Place, record: Mapping[str, Any], scorer: RewardScorer, opti
     value = field(record, name, place)
     several = is_several(value)
     if scorer.calibration is not None and not (several and len(value) > 1):
-        raise place.error(f"`{name}` is not a list of two completions or more, which --calibrated needs.")
+        raise place.error(f"`{name}` is not a list of two or more completions, which --calibrated needs.")
     entries = [text_or_messages(entry, name, place) for entry in (value if several else [value])]
     domain = options.domain
     if options.domain_column is not None:

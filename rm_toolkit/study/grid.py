@@ -222,7 +222,7 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
     for stage in (study.grft, study.crft):
         if not Path(stage.config).is_file():
             raise InputError(
-                f"{path}: the recipe {stage.config} is not there. Run this command in the root of the checkout."
+                f"{path}: the recipe {stage.config} does not exist. Run this command in the root of the checkout."
             )
     names = [cell.name for cell in cells(study)]
     doubled = sorted({name for name in names if names.count(name) > 1})

@@ -210,7 +210,7 @@ def test_one_domain_needs_answers_to_compare_with(arguments, tmp_path, capsys):
         assert main(command) == 0
         (tmp_path / "alpaca.json").write_text('[{"instruction": "Why?"}]')
         assert main(command) == 2
-    assert "one domain ('law') does not make a preference" in capsys.readouterr().err
+    assert "one domain ('law') gives no preference" in capsys.readouterr().err
 
 
 def test_a_file_of_somebody_else_is_left_alone(arguments, tmp_path, capsys):

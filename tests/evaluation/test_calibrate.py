@@ -144,7 +144,9 @@ def test_a_model_that_changed_since_is_refused_and_a_copy_is_not(model, tmp_path
         before = (copy / name).read_bytes()
         (copy / name).write_bytes(change(before))
         assert (copy / name).read_bytes() != before
-        with pytest.raises(InputError, match=r"was fitted to another model: weights or settings of .* have changed since"):
+        with pytest.raises(
+            InputError, match=r"was fitted to another model: weights or settings of .* have changed since"
+        ):
             read_calibration(copy)
         (copy / name).write_bytes(before)
 

@@ -167,7 +167,9 @@ def test_a_server_that_never_answers_is_given_up(local):
 def test_the_key_comes_from_the_environment_and_is_not_shown(local, monkeypatch):
     folder, _ = local()
     with reward_server(ServedState(folder, key="sk-secret-word")) as address:
-        with pytest.raises(InputError, match=r"refuses the API key \(401\). Put the server's key into .*RM_TOOLKIT_API_KEY"):
+        with pytest.raises(
+            InputError, match=r"refuses the API key \(401\). Put the server's key into .*RM_TOOLKIT_API_KEY"
+        ):
             RewardScorer(folder, endpoint=address)
         monkeypatch.setenv("RM_TOOLKIT_API_KEY", "sk-wrong-word")
         with pytest.raises(InputError, match="Check the key") as raised:
