@@ -89,6 +89,7 @@ UNREAD = {
     ("tokenizer_config.json", "is missing"): (
         "sft",
     ),  # as in many base models; only in a saved reward model must it be there
+    ("chat_template.jinja", "is empty"): ("inspect",),  # which then takes the default one, as training does
     (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model names it; a notice says so
 }
 # The log of a run, which `watch` reads; where it is not there, or is no file, it reads that of the last checkpoint.
@@ -257,7 +258,8 @@ def attacks() -> list[Attack]:
     found += [Attack(f"{LOG} {what}", LOG, harm) for what, harm in WRONG_FILES.items() if what not in OF_MISSING]
     file = "chat_template.jinja"
     for what, content in WRONG_TEMPLATES.items():
-        found.append(Attack(f"{file} {what}", file, write(content), also=OF_TEMPLATES))
+        unread = UNREAD.get((file, what), ())
+        found.append(Attack(f"{file} {what}", file, write(content), also=OF_TEMPLATES, unread_by=unread))
     for what in ("is a folder", "is a dangling link", "is a pipe", "is an endless device", "has 64 GB"):
         found.append(Attack(f"{file} {what}", file, WRONG_FILES[what]))
     return found
