@@ -147,6 +147,8 @@ def check_alike(first: SavedModel, other: SavedModel) -> None:
     tokenizers = [load_tokenizer(str(model.folder)) for model in (other, first)]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise InputError(f"{both}: their tokenizers have different tokens or token ids.")
+    if tokenizers[0].chat_template != tokenizers[1].chat_template:
+        raise InputError(f"{both}: their chat templates (`chat_template.jinja`) differ.")
     if _reading(tokenizers[0]) != _reading(tokenizers[1]):
         raise InputError(f"{both}: their tokenizers truncate texts differently, or add different special tokens.")
 
@@ -156,7 +158,7 @@ def _reading(tokenizer: Any) -> tuple[Any, ...]:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("truncation", "padding"):
         backend.pop(name, None)
-    return backend, tokenizer.chat_template, tokenizer.pad_token_id, tokenizer.eos_token_id
+    return backend, tokenizer.pad_token_id, tokenizer.eos_token_id
 
 
 def check_weights(weights: Sequence[float], num_models: int) -> None:

@@ -168,6 +168,10 @@ def other_tokens(folder):
     tokenizer.save_pretrained(folder)
 
 
+def other_template(folder):
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+
+
 def other_cutting(folder):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["merges"].reverse()
@@ -233,6 +237,7 @@ def integer_lm_head(folder):
         (other_shape, r"the shapes of 'model.norm.weight' are \[3\] and \[16\]"),
         (other_tokens, "their tokenizers have different tokens"),
         (other_cutting, "their tokenizers truncate texts differently"),
+        (other_template, r"their chat templates \(`chat_template.jinja`\) differ"),
         (no_head, "has no reward head"),
         (no_config, r"config\.json"),
         (no_folder, "is not a folder"),
