@@ -81,7 +81,7 @@ def test_the_run_ends_in_the_step_and_names_the_row(make_trainer, poisoned, tmp_
 def test_in_the_shared_layout_the_rows_of_the_micro_batch_are_named(make_trainer, poisoned):
     trainer = make_trainer(poisoned, batch_layout="shared", pairs_per_step=10, per_device_train_batch_size=5)
     poison(trainer)
-    with pytest.raises(InputError, match=r"the row\(s\) .*7 \(prompt_id 'id-7'"):
+    with pytest.raises(InputError, match=r"row\(s\) .*7 \(prompt_id 'id-7'"):
         trainer.train()
 
 
