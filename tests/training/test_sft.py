@@ -202,7 +202,7 @@ def generates(content):
 
 
 WRONG_BASES = [
-    (generates("[1, 2]"), r"generation_config\.json holds a list"),
+    (generates("[1, 2]"), r"generation_config\.json has a list"),
     (generates('{"eos_token_id": '), r"generation_config\.json is not valid JSON"),
     (change_config(hidden_act="no-such"), r"cannot be loaded as a causal LM: `hidden_act` is 'no-such'"),
     (change_config(hidden_size=32), r"the weights do not have the shapes that its `config\.json` gives"),
