@@ -1,5 +1,5 @@
 """
-Writes the sample data sets: `python data/generate_samples.py [--output data/samples]`, standard library only.
+Writes the sample datasets: `python data/generate_samples.py [--output data/samples]`, standard library only.
 `--check` prints how easy the sets are instead, `--readme` puts that table into data/README.md; both need scikit-learn.
 
 The texts are composed from the word banks in `data/banks/` by a seeded generator: the same bytes on every run.

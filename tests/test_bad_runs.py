@@ -209,7 +209,7 @@ CASES = {
     ),
     "only ties": (
         lambda place: {"train_datasets": "toy=" + place.data([{"text": ["a b", "a c"], "score": [1.0, 1.0]}])},
-        r"data set 'train' has 1 rows but not one pair with a preference \(1 ties\)",
+        r"dataset 'train' has 1 rows but not one pair with a preference \(1 ties\)",
     ),
     "nothing to train on": (lambda place: {"train_datasets": None}, r"`train_datasets` is empty; name at least one"),
     "an output folder in use": (

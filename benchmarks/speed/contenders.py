@@ -189,7 +189,7 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
 
 class GroupedRewardTrainer(RewardTrainer):
     """
-    TRL with length-grouped sampling as it works on a large data set.
+    TRL with length-grouped sampling as it works on a large dataset.
 
     The stock sampler sorts within 50 batches, but within fewer where there are few rows: on a short timed run it would
     group nothing. Here it sorts within 50 batches or all that there are.

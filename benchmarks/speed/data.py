@@ -24,7 +24,7 @@ VOCAB_SIZE = 8192
 @dataclass
 class Rows:
     """
-    One data set.
+    One dataset.
 
     Args:
         name (`str`): `dsp` or `helpful`.
@@ -64,7 +64,7 @@ class Rows:
 
 def load_rows(name: str) -> Rows:
     """
-    Reads a data set from the published files where they stand beside the project, else from the samples.
+    Reads a dataset from the published files where they stand beside the project, else from the samples.
 
     Args:
         name (`str`): `"dsp"` (five responses a query, academy preferred) or `"helpful"` (dialogues).

@@ -191,7 +191,7 @@ def tokenization(num_pairs: int, side: str) -> dict[str, Any]:
 
 
 def memory(num_pairs: int, readers: list[int]) -> dict[str, Any]:
-    """Bytes that the processes of a machine hold of one data set, all together, by their number: of real processes."""
+    """Bytes that the processes of a machine hold of one dataset, all together, by their number: of real processes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tokens.npz")
         columns = {

@@ -47,7 +47,7 @@ class MicroBatch:
             rewards, in logits; NaN for pairs that have none.
         anchor_weight (`float`): Share of each anchored pair in the step's mean of anchor losses.
         rows (`list[int]`): Rows of the dataset that the pairs are from.
-        pairs (`list[int]`): Their numbers in the data set.
+        pairs (`list[int]`): Their numbers in the dataset.
         data (`TokenizedPreferences`, *optional*): That dataset, if the trainer does not have it: for a stream.
         num_tokens (`int`): Tokens without padding, those of a shared prefix once.
         part, num_parts (`int`): If one prompt's responses are in several consecutive micro-batches: index of this one,

@@ -30,7 +30,7 @@ class DistinctTexts:
 
     Args:
         encoder (`Encoder`): Encodes them in batches.
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         stored (`Callable`, *optional*): Reads a text again: (number of the row, which of its responses) -> text.
             Without it, the texts are kept.
     """
@@ -108,10 +108,10 @@ def _template(row: PreferenceRow) -> tuple[Any, Any]:
 
 
 def rows_of(dataset: Dataset, name: str, num_tokens: int) -> Iterator[PreferenceRow]:
-    """Yields the rows of a data set, texts or token ids; the tokenizer has `num_tokens` tokens."""
+    """Yields the rows of a dataset, texts or token ids; the tokenizer has `num_tokens` tokens."""
     read = row_reader(dataset.column_names, name, num_tokens)
     strip = null_stripper(dataset.features)
-    number, what = 0, f"data set '{name}'"
+    number, what = 0, f"dataset '{name}'"
     ranked = None if id_columns(dataset.column_names) else check_columns(dataset.column_names, name)
     for block in dataset.iter(batch_size=BATCH_SIZE):
         rows = None if ranked is None else string_rows(block, ranked)
@@ -132,7 +132,7 @@ def read_again(dataset: Dataset, name: str) -> Callable[[int, int], Conversation
 
     def read(number: int, response: int) -> Conversation:
         values = dataset[number]
-        place = RowPlace(f"data set '{name}'", "row", number + 1)
+        place = RowPlace(f"dataset '{name}'", "row", number + 1)
         row = as_row(strip(values) if strip else values, ranked, place)
         return Conversation(row.prompt, row.completions[response], row.tools, row.chat_template_kwargs)
 
@@ -144,7 +144,7 @@ def check_format(text: tuple[Any, ...], data_format: str, name: str) -> None:
     found = "chat" if isinstance(text[1], list) else "text"
     if found != data_format:
         raise InputError(
-            f"data set '{name}' has {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
+            f"dataset '{name}' has {'message lists' if found == 'chat' else 'strings'} ({found} format), but this "
             f"run's `data_format` is '{data_format}'. Build the data with --format {data_format}, or set "
             f"`data_format: {found}`."
         )

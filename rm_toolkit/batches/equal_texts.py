@@ -137,7 +137,7 @@ def describe_equal_pairs(
     Returns a line about the number of pairs whose two texts are equal to the model, and why; empty if there are none.
 
     Args:
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         equal_pairs (`np.ndarray` of shape `(3,)`): Their numbers by cause, see [`CAUSES`].
         num_pairs (`int`): Number of pairs in the encoded dataset.
         keep_equal, tied_rows (`bool`): As they were read: decides what happens to the pairs.
@@ -151,7 +151,7 @@ def describe_equal_pairs(
     elif tied_rows:
         what = "have no gradient but stay in the mean of their rows"
     return (
-        f"data set '{name}': {equal_pairs.sum():,} of {num_pairs:,} pairs have two texts that are equal to the model "
+        f"dataset '{name}': {equal_pairs.sum():,} of {num_pairs:,} pairs have two texts that are equal to the model "
         f"({found}); they {what}"
     )
 

@@ -19,14 +19,14 @@ from .row_pairs import PairColumns
 
 
 def row_reader(
-    names: Iterable[str], name: str, num_tokens: int, kind: str = "data set"
+    names: Iterable[str], name: str, num_tokens: int, kind: str = "dataset"
 ) -> Callable[[Mapping[str, Any], Place], PreferenceRow]:
     """
     Returns the function that reads one row of a dataset with these columns: pairs, ranked rows or token ids.
 
     Args:
         names (`Iterable[str]`): The columns.
-        name, kind (`str`): Name of the data set and what it is called, for the error.
+        name, kind (`str`): Name of the dataset and what it is called, for the error.
         num_tokens (`int`): Number of tokens of the tokenizer.
 
     Raises:

@@ -36,7 +36,7 @@ FIELDS = frozenset(column.name for column in dataclasses.fields(TokenizedPrefere
 
 
 def _identity(data: TokenizedPreferences) -> list[str]:
-    """A key that two data sets share if all their fields are the same; mapped fields contribute their file's name."""
+    """A key that two datasets share if all their fields are the same; mapped fields contribute their file's name."""
     found = []
     for name in sorted(FIELDS):
         value = getattr(data, name)

@@ -61,13 +61,13 @@ class PreferenceRow:
         return pair_up(self.scores, self.writers, self.domain)
 
 
-def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bool:
+def check_columns(names: Iterable[str], name: str, kind: str = "dataset") -> bool:
     """
     Returns whether rows with these columns are ranked rows; otherwise they are pairs.
 
     Args:
         names (`Iterable[str]`): The columns.
-        name (`str`): Name of the data set, for the error.
+        name (`str`): Name of the dataset, for the error.
         kind (`str`): What the error calls it.
 
     Raises:
@@ -82,7 +82,7 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
                 "texts: `chosen` and `rejected`."
             )
         raise InputError(
-            f"{kind} '{name}' has the columns {sorted(names)}; a preference data set has `chosen` and `rejected`, or "
+            f"{kind} '{name}' has the columns {sorted(names)}; a preference dataset has `chosen` and `rejected`, or "
             "`completions` and `scores`. Build one with `rm-toolkit build-data`."
         )
     return ranked
@@ -90,7 +90,7 @@ def check_columns(names: Iterable[str], name: str, kind: str = "data set") -> bo
 
 def as_row(row: Mapping[str, Any], ranked: bool, place: Place) -> PreferenceRow:
     """
-    Reads one row of a preference data set, for training and evaluation, from a file or a stream.
+    Reads one row of a preference dataset, for training and evaluation, from a file or a stream.
 
     Args:
         row (`dict`): Columns of a pair or of a ranked row, with or without `prompt`, `prompt_id` and `margin`.
@@ -165,7 +165,7 @@ def stated_scores(row: Mapping[str, Any], ranked: bool, place: Place) -> list[fl
 
 def as_margins(margins: Sequence[float | None]) -> np.ndarray | None:
     """
-    Returns the margins of all pairs of a data set, in logits, 0 if a row has none; `None` if no row has any.
+    Returns the margins of all pairs of a dataset, in logits, 0 if a row has none; `None` if no row has any.
 
     Args:
         margins (`Sequence[float]` of `num_pairs`): `None` for a pair of a row without a margin.

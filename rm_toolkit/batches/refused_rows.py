@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 class RefusedRow(InputError):
     """
-    A row of a data set that the chat template does not render.
+    A row of a dataset that the chat template does not render.
 
     Args:
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         row (`int`): Index of the row, from 0.
         problem (`str`): The template's message, and what to do.
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
     """
 
     def __init__(self, name: str, row: int, problem: str, tokenizer: PreTrainedTokenizerBase):
-        super().__init__(str(RowPlace(f"data set '{name}'", "row", row + 1).error(problem, "")))
+        super().__init__(str(RowPlace(f"dataset '{name}'", "row", row + 1).error(problem, "")))
         self.name, self.row, self.problem, self.tokenizer = name, row, problem, tokenizer
 
 
@@ -68,7 +68,7 @@ def refusal(row: dict[str, Any], ranked: bool, place: Place, tokenizer: PreTrain
 
 
 def clean_rows(dataset: Dataset) -> Iterator[Mapping[str, Any]]:
-    """The rows of a data set without the nulls that Arrow adds."""
+    """The rows of a dataset without the nulls that Arrow adds."""
     return map(null_stripper(dataset.features) or dict, dataset)
 
 
@@ -76,12 +76,12 @@ def without_refused(
     dataset: Dataset, tokenizers: Sequence[PreTrainedTokenizerBase], name: str
 ) -> tuple[Dataset, list[str]]:
     """
-    Returns the rows of a chat data set that all chat templates render, and the message for each of the others.
+    Returns the rows of a chat dataset that all chat templates render, and the message for each of the others.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows.
         tokenizers (`Sequence[PreTrainedTokenizerBase]`): Have the templates.
-        name (`str`): Name of the data set, for the errors.
+        name (`str`): Name of the dataset, for the errors.
 
     Raises:
         `InputError`: if no row is left.
@@ -89,7 +89,7 @@ def without_refused(
     ranked = check_columns(dataset.column_names, name)
     refused: dict[int, str] = {}
     for number, row in enumerate(clean_rows(dataset)):
-        place = RowPlace(f"data set '{name}'", "row", number + 1)
+        place = RowPlace(f"dataset '{name}'", "row", number + 1)
         said = (refusal(row, ranked, place, tokenizer) for tokenizer in tokenizers)
         problem = next((one for one in said if one is not None), None)
         if problem is not None:
@@ -103,11 +103,11 @@ def without_refused(
 
 def locate(spec: DatasetSpec, split: str, tokenizer: PreTrainedTokenizerBase) -> InputError | None:
     """
-    Returns an error that names the first row of a data set that the chat template refuses, by file and line; `None` if it
+    Returns an error that names the first row of a dataset that the chat template refuses, by file and line; `None` if it
     refuses none.
 
     Args:
-        spec (`DatasetSpec`): Location of the data set.
+        spec (`DatasetSpec`): Location of the dataset.
         split (`str`): Split to use if the spec does not name one.
         tokenizer (`PreTrainedTokenizerBase`): Has the template.
     """

@@ -176,7 +176,7 @@ def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = 
     Warns of rows whose rendered prompt is not a prefix of the rendered row.
 
     Args:
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         num_rows (`int`): Number of such rows.
         checked (`set[str]`, *optional*): Warnings given before, for a stream read in blocks; updated in place.
     """
@@ -184,7 +184,7 @@ def report_partial_prompts(name: str, num_rows: int, checked: set[str] | None = 
     if num_rows and PARTIAL_PROMPTS not in checked:
         checked.add(PARTIAL_PROMPTS)
         logger.warning(
-            "data set '%s': the chat template renders the prompt of %d rows differently when the answer follows; "
+            "dataset '%s': the chat template renders the prompt of %d rows differently when the answer follows; "
             "their common "
             "prefix counts as the prompt, and the rest as the response.",
             name,
@@ -201,7 +201,7 @@ def report_unread(
     Args:
         texts (`Iterable[Conversation]`): Those that are not plain.
         tokenizer (`PreTrainedTokenizerBase`): Has the chat template.
-        name (`str`): Name of the data set, for the warning.
+        name (`str`): Name of the dataset, for the warning.
         checked (`set[str]`, *optional*): Fields that were checked before; updated in place.
     """
     checked = set() if checked is None else checked

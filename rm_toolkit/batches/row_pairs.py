@@ -1,4 +1,4 @@
-"""The pairs of the rows of a data set, as columns of numbers."""
+"""The pairs of the rows of a dataset, as columns of numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a step loader: a sampler of step indices, and a data set that plans and builds the step of an index."""
+"""The parts of a step loader: a sampler of step indices, and a dataset that plans and builds the step of an index."""
 
 from __future__ import annotations
 

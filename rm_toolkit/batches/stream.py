@@ -49,7 +49,7 @@ class PreferenceStream:
     Args:
         dataset (`datasets.IterableDataset`): Pairs (`chosen`, `rejected`) or ranked rows (`completions`, `scores`).
         tokenize (`Callable`): Turns rows into token ids.
-        name (`str`): Name of the data set, for the errors.
+        name (`str`): Name of the dataset, for the errors.
         buffer_size (`int`): Rows of a block.
         num_processes (`int`): Number of processes. Each reads different shards if there are enough, else each skips
             the rows of the others.
@@ -104,7 +104,7 @@ class PreferenceStream:
         with self._readable(0):
             rows = [dict(self._strip(row) if self._strip else row) for row in self.source.take(size)]
         if not rows:
-            raise InputError(f"data set '{self.name}' is a stream without rows. Give files with rows.")
+            raise InputError(f"dataset '{self.name}' is a stream without rows. Give files with rows.")
         return [self._checked(row, number) for number, row in enumerate(rows, 1)]
 
     def available(self, wanted: int) -> int:
@@ -168,7 +168,7 @@ class PreferenceStream:
             self._read_block()
             if not self._blocks or len(self._blocks[0].order) < taken:
                 raise InputError(
-                    f"data set '{self.name}' is not the one that the checkpoint was made with: its block "
+                    f"dataset '{self.name}' is not the one that the checkpoint was made with: its block "
                     f"{state['block']} has fewer than {taken} pairs. Resume with the same data and `shuffle_buffer_size`."
                 )
             self._blocks[0].taken = taken
@@ -264,7 +264,7 @@ class PreferenceStream:
 
     def _place(self, number: int) -> Place:
         share = f", share of process {self.process_index}" if self.num_processes > 1 else ""
-        return StreamPlace(f"data set '{self.name}', a stream{share}", "row", number)
+        return StreamPlace(f"dataset '{self.name}', a stream{share}", "row", number)
 
     def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         place = self._place(number)

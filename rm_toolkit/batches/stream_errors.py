@@ -33,7 +33,7 @@ class ReadErrors:
             if isinstance(error, InputError):
                 return
             raise InputError(
-                f"data set '{self.name}': the stream cannot be read after row {self.number} "
+                f"dataset '{self.name}': the stream cannot be read after row {self.number} "
                 f"({type(error).__name__}: {error}). Fix the file or the connection, and resume from the last checkpoint."
             ) from error
 
@@ -43,7 +43,7 @@ def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None
     Refuses a position in a stream whose shards have changed since: it would be another place.
 
     Args:
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         saved (`int`, *optional*): Saved number of shards; `None` up to version 0.4.0, which read a file in one piece.
         dataset (`datasets.IterableDataset`): The current stream.
 
@@ -52,11 +52,11 @@ def check_shards(name: str, saved: int | None, dataset: IterableDataset) -> None
     """
     if saved is None and getattr(dataset, "reads_ranges", False):
         raise InputError(
-            f"data set '{name}': the checkpoint is from version 0.4.0 or earlier, which read a JSON Lines file in one piece; "
+            f"dataset '{name}': the checkpoint is from version 0.4.0 or earlier, which read a JSON Lines file in one piece; "
             "now a large one is read in parts, in another order. Resume with that version, or start a new run."
         )
     if saved is not None and saved != dataset.num_shards:
         raise InputError(
-            f"data set '{name}' is not the one that the checkpoint was made with: it has {dataset.num_shards} shards, but "
+            f"dataset '{name}' is not the one that the checkpoint was made with: it has {dataset.num_shards} shards, but "
             f"had {saved}. Resume with the same files."
         )

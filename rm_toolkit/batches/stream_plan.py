@@ -134,7 +134,7 @@ class StreamPlan(TorchIterableDataset):
             fresh_passes += 1
             if fresh_passes > 1:
                 raise InputError(
-                    f"data set '{self.stream.name}': a whole pass over the stream gave no pair with a preference. "
+                    f"dataset '{self.stream.name}': a whole pass over the stream gave no pair with a preference. "
                     "Check its scores, and that the files have rows."
                 )
             self.stream.next_pass()

@@ -20,7 +20,7 @@ from .mapped_arrays import read_arrays, write_arrays
 
 # Version of the rule by which rows become token ids. Raise it whenever the same rows, tokenizer and options could give
 # other ids or fields of `TokenizedPreferences`: files of an older rule are then never read again. A new version of the
-# toolkit alone is not a reason, so that an upgrade keeps the stored ids of large data sets. Versions up to 0.2.1 had the
+# toolkit alone is not a reason, so that an upgrade keeps the stored ids of large datasets. Versions up to 0.2.1 had the
 # toolkit's version in the key instead, and no rule in the file name.
 RULE = 7
 # Fewer rows are tokenized faster than a file is found.

@@ -35,7 +35,7 @@ class TokenizedPreferences:
     Distinct token sequences, and which sequence beats which. Read by training, evaluation and scoring.
 
     Args:
-        name (`str`): Name of the data set, for messages and metrics.
+        name (`str`): Name of the dataset, for messages and metrics.
         ids (`np.ndarray` of shape `(total_tokens,)`): Token ids of all sequences, concatenated.
         offsets (`np.ndarray` of shape `(num_sequences + 1,)`): Where each sequence begins in `ids`.
         completion_start (`np.ndarray` of shape `(num_sequences,)`): Index of the first token of the completion; zeros
@@ -158,7 +158,7 @@ def tokenize_preferences(
         data_format (`str`): `"text"` or `"chat"`.
         lm_score_threshold (`float`): A text counts for the LM loss if score / (best score + 1e-5) is above it.
         lm_target_eos (`bool`): Whether EOS is the last target of the LM loss, if the ids do not end in it.
-        name (`str`): Name of the data set.
+        name (`str`): Name of the dataset.
         show_progress (`bool`): Whether to draw a progress bar.
         find_completions (`bool`): Whether `completion_start` is needed (`lm_loss_on="completion"`); without it, the
             tokenizer keeps no offsets and is about a third faster.
@@ -235,7 +235,7 @@ def tokenize_rows(
         progress (`dict`, *optional*): Arguments of the progress bar; default: none is drawn.
         stored (`Callable`, *optional*): Reads a text of a row again, so that none is kept: (number of the row, which
             of its responses) -> text.
-        folder (`Path`, *optional*): Where the token ids of a large data set go until they are taken.
+        folder (`Path`, *optional*): Where the token ids of a large dataset go until they are taken.
 
     Raises:
         `InputError`: if the format does not fit the rows.
@@ -256,7 +256,7 @@ def tokenize_rows(
         columns.add_row(number, texts.members(row, number), row, lm_score_threshold)
     texts.encode()
     sequences, numbers = encoder.sequences, np.arange(len(texts))
-    if have_more_than_content(texts.with_more, tokenizer, f"data set '{name}'", checked):
+    if have_more_than_content(texts.with_more, tokenizer, f"dataset '{name}'", checked):
         sequences, numbers = sequences.merged()
     encoded = sequences.columns()
     cause = cause_of_texts(texts, tokenizer, data_format)

@@ -69,7 +69,7 @@ def pairs_to_ranked(dataset: Dataset) -> Dataset:
 
 
 def _place(number: int) -> RowPlace:
-    return RowPlace("the data set", "row", number)
+    return RowPlace("the dataset", "row", number)
 
 
 def _merge(pairs: Dataset) -> Iterator[dict[str, Any]]:

@@ -66,9 +66,9 @@ def describe_pairs(
     Yields one row for each listed pair: its ids, how much it is contradicted, and its texts.
 
     Args:
-        pairs (`PreferencePairs`): The data set.
+        pairs (`PreferencePairs`): The dataset.
         numbers (`Iterable[int]`): Indices of its pairs, in the order of the list.
-        margins, p (`np.ndarray` of shape `(num_pairs,)`): Margin (logits) and probability of all pairs of the data set.
+        margins, p (`np.ndarray` of shape `(num_pairs,)`): Margin (logits) and probability of all pairs of the dataset.
         **same: Columns that come first, with the same value in every row.
     """
     for number in map(int, numbers):
@@ -82,7 +82,7 @@ def identify(pairs: PreferencePairs, number: int) -> dict[str, Any]:
     Returns what identifies a pair: the ids of the pair, its prompt and its two texts, the name of its set and its tags.
 
     Args:
-        pairs (`PreferencePairs`): The data set.
+        pairs (`PreferencePairs`): The dataset.
         number (`int`): The pair.
     """
     own = texts_of(pairs, number)
@@ -102,7 +102,7 @@ def texts_of(pairs: PreferencePairs, number: int) -> dict[str, Any]:
     Returns `prompt`, `chosen` and `rejected` of one pair, and what else the chat template reads.
 
     Args:
-        pairs (`PreferencePairs`): The data set.
+        pairs (`PreferencePairs`): The dataset.
         number (`int`): The pair.
     """
     better, worse = pairs.better[number], pairs.worse[number]

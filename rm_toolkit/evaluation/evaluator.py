@@ -129,7 +129,7 @@ def evaluate(
     Args:
         models (`list[str]` or `dict`): Folders or Hub ids of models or adapters, or name -> model; a loaded
             [`RewardScorer`] is used as it is.
-        datasets (`dict`): Name -> SPEC as in a recipe, or a loaded preference data set.
+        datasets (`dict`): Name -> SPEC as in a recipe, or a loaded preference dataset.
         split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of the bootstrap, and of fractions and splits of the data.
         resamples (`int`): Resamples of the bootstrap.

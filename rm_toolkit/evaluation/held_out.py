@@ -18,7 +18,7 @@ def check_held_out(model: str, settings: RewardModelSettings, specs: Mapping[str
     Args:
         model (`str`): Name of the model, for the message.
         settings (`RewardModelSettings`): Its lineage says what it was trained on.
-        specs (`dict`): Test sets; those given as data sets are not checked.
+        specs (`dict`): Test sets; those given as datasets are not checked.
         seed (`int`): Seed of the splits made here.
 
     Raises:

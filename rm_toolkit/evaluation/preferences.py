@@ -40,7 +40,7 @@ class PreferencePairs:
         worse (`np.ndarray` of shape `(num_pairs,)`): Index of the text it is preferred to.
         prompt (`np.ndarray` of shape `(num_pairs,)`): Number of the prompt; pairs of one prompt share it.
         tags (`dict[str, np.ndarray]`): For each tag of the data, its value for each pair, or `None`.
-        num_rows (`int`): Rows of the data set.
+        num_rows (`int`): Rows of the dataset.
         num_label_ties (`int`): Pairs of responses with equal scores; not among the pairs here.
         margin (`np.ndarray` of shape `(num_pairs,)`, *optional*): Wanted difference of the rewards.
         first_two (`np.ndarray` of shape `(num_rows_with_a_best, 2)`): The two best-scored texts of each row whose scores
@@ -129,14 +129,14 @@ def text_length(text: Text) -> int:
 
 def read_preferences(dataset: Dataset, name: str) -> PreferencePairs:
     """
-    Lists the pairs of a data set, the same pairs as in training, in the order of the file.
+    Lists the pairs of a dataset, the same pairs as in training, in the order of the file.
 
     Args:
         dataset (`datasets.Dataset`): Pairs or ranked rows, with or without tags.
         name (`str`): Name of the test set.
 
     Raises:
-        `InputError`: if the columns are not those of a preference data set, a row cannot be used, or there is no pair.
+        `InputError`: if the columns are not those of a preference dataset, a row cannot be used, or there is no pair.
     """
     found = collect_pairs(dataset, name, NamedPrompts())
     better, worse, prompt = (np.array(column, dtype=np.int64) for column in (found.better, found.worse, found.prompt))

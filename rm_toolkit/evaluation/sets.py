@@ -30,7 +30,7 @@ class TestSets:
     The test sets of an evaluation, in the format that each model reads. Each is loaded once.
 
     Args:
-        specs (`dict`): Name -> SPEC as in a recipe, or a loaded data set.
+        specs (`dict`): Name -> SPEC as in a recipe, or a loaded dataset.
         split (`str`): Split to use if a SPEC does not name one.
         seed (`int`): Seed of fractions and splits made here.
         cache_dir (`str`, *optional*): Cache for raw files.

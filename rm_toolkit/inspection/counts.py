@@ -116,7 +116,7 @@ def _row_of_two(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         "prompt": batch["prompt"],
         "completions": [list(both) for both in zip(batch["chosen"], batch["rejected"])],
         "scores": [
-            label_scores(chosen, rejected, RowPlace("the data set", "row", number + 1))
+            label_scores(chosen, rejected, RowPlace("the dataset", "row", number + 1))
             for chosen, rejected, number in zip(batch["score_chosen"], batch["score_rejected"], numbers)
         ],
         "completion_domains": [[own, rival] if rival else None for own, rival in domains],

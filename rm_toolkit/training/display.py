@@ -79,10 +79,10 @@ def describe_truncation(data: TokenizedPreferences, max_length: int) -> str:
     One line that says how much of a dataset is cut off.
 
     Args:
-        data (`TokenizedPreferences`): The data set.
+        data (`TokenizedPreferences`): The dataset.
         max_length (`int`): Most tokens per text.
     """
     return (
-        f"data set '{data.name}': {data.num_truncated:,} of {data.num_sequences:,} texts are longer than `max_length` "
+        f"dataset '{data.name}': {data.num_truncated:,} of {data.num_sequences:,} texts are longer than `max_length` "
         f"{max_length} and were cut; {data.num_truncated_tokens:,} tokens at their beginning are not read"
     )

@@ -93,7 +93,7 @@ def leave_out_refused(
 
 
 def _is_rendered(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
-    problem = refusal(row, "completions" in row, RowPlace(f"data set '{name}', a stream", "row", 0), tokenizer)
+    problem = refusal(row, "completions" in row, RowPlace(f"dataset '{name}', a stream", "row", 0), tokenizer)
     if problem is not None:
         logger.warning("left out of '%s': %s", name, problem)
     return problem is None

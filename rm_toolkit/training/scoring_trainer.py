@@ -73,7 +73,7 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """
-        Scores the pairs of a data set.
+        Scores the pairs of a dataset.
 
         Args:
             test_dataset (`Dataset`): Preference rows.

@@ -55,7 +55,7 @@ def is_built(folder: Path) -> bool:
 
 
 def _compare(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset]) -> None:
-    """Refuses a base of other sizes, and reports one whose tokenizer was trained on other data sets."""
+    """Refuses a base of other sizes, and reports one whose tokenizer was trained on other datasets."""
     try:
         record = read_json(folder / RECORD_NAME)
         built, names = dict(record["tiny_base"]), sorted(record["train_datasets"])

@@ -89,7 +89,7 @@ class TrainingData:
 
 
 def row_tags(dataset: Any, row: int) -> str:
-    """Returns ` (prompt_id 'x', source 'y')` for a row of a data set that has such columns, or an empty string."""
+    """Returns ` (prompt_id 'x', source 'y')` for a row of a dataset that has such columns, or an empty string."""
     if not hasattr(dataset, "column_names") or row >= len(dataset):  # tokenized already
         return ""
     values = dataset[row]
@@ -178,7 +178,7 @@ class Preparation:
         if not len(data):
             equal = f", {data.num_equal_pairs} pairs of equal texts" if data.num_equal_pairs else ""
             raise InputError(
-                f"data set '{name}' has {len(dataset)} rows but not one pair with a preference "
+                f"dataset '{name}' has {len(dataset)} rows but not one pair with a preference "
                 f"({data.num_label_ties} ties{equal}). Check its {'texts' if equal else 'scores'}, or leave it out."
             )
         return data
@@ -238,7 +238,7 @@ class Preparation:
         self._keep_samples(rows[0])
         # Used to choose the batch layout, before the first block is read.
         read = row_reader(rows[0], name, len(self.tokenizer))
-        places = (RowPlace(f"data set '{name}', a stream", "row", number) for number in count(1))
+        places = (RowPlace(f"dataset '{name}', a stream", "row", number) for number in count(1))
         self.stream_sample = tokenize([read(row, place) for row, place in zip(rows, places)])
         return stream
 

@@ -45,7 +45,7 @@ def test_they_are_counted_by_cause_and_ties_of_evaluation(tokenizer, caplog):
     assert len(data) == 5 and data.equal_pairs.tolist() == [1, 1, 1] and data.num_equal_pairs == 3
     assert (data.better == data.worse).tolist() == [False, True, True, True, False], "one sequence: an exact tie"
     assert caplog.messages == [
-        "data set 'train': 3 of 5 pairs have two texts that are equal to the model (1 equal as text, 1 equal as token ids, "
+        "dataset 'train': 3 of 5 pairs have two texts that are equal to the model (1 equal as text, 1 equal as token ids, "
         "1 equal after the cut to `max_length`); they count as ties. Check the data, and that the chat template renders the "
         "parts in which the answers differ. Check that the tokenizer tells their words apart. Raise `max_length`."
     ]
@@ -58,7 +58,7 @@ def test_a_tenth_of_them_is_said_but_no_warning(tokenizer, caplog):
     data = read([ROWS[1], *[ROWS[0]] * 9], tokenizer, keep_equal=False)
     assert len(data) == 9 and not caplog.messages
     assert describe_equal_pairs("train", data.equal_pairs, len(data), False) == (
-        "data set 'train': 1 of 10 pairs have two texts that are equal to the model (1 equal as text); they are left out of "
+        "dataset 'train': 1 of 10 pairs have two texts that are equal to the model (1 equal as text); they are left out of "
         "training"
     )
     read([ROWS[1], *[ROWS[0]] * 8], tokenizer, keep_equal=False)

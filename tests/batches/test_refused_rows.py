@@ -96,13 +96,13 @@ def test_training_names_file_and_line(given, make_trainer, base_model, reader, c
                 refusals_located(recipe_of(**{use: {"d": spec}})),
             ):
                 make_trainer(own[0], base_model("qwen3"), eval_rows=own[1], **options)
-        with pytest.raises(InputError, match=rf"data set 'train', row 3: {SAID}"):  # from Python, no file is known
+        with pytest.raises(InputError, match=rf"dataset 'train', row 3: {SAID}"):  # from Python, no file is known
             make_trainer(rows, base_model("qwen3"), **options)
         for skip, number in ((False, 4), (True, 3)):
             kept = leave_out_refused({"d": rows}, {"d": {**spec, "skip_invalid": skip}}, reader, "chat")["d"]
             assert len(kept) == number
         assert len(make_trainer(kept, base_model("qwen3"), **options).train_data) == 3
-    assert caplog.text.count("1 rows are left out that the chat template refuses; the first: data set 'd', row 3") == 2
+    assert caplog.text.count("1 rows are left out that the chat template refuses; the first: dataset 'd', row 3") == 2
     with pytest.raises(InputError, match="none of the 1 rows can be used"):
         leave_out_refused({"d": rows.select([2])}, {"d": {**spec, "skip_invalid": True}}, reader, "chat")
 

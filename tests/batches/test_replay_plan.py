@@ -1,4 +1,4 @@
-"""Steps with replayed general pairs: their share, whose turn it is, and what the join of two data sets keeps."""
+"""Steps with replayed general pairs: their share, whose turn it is, and what the join of two datasets keeps."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_rows_with_an_implicit_prompt_are_read_as_they_are(tokenizer_of):
 
 
 def test_rows_without_a_prompt_are_no_group(tokenizer_of):
-    """Otherwise a data set without prompts would be one group, and never be shuffled."""
+    """Otherwise a dataset without prompts would be one group, and never be shuffled."""
     rows = [{"chosen": f"river {k}", "rejected": f"stone {k}"} for k in range(5)]
     assert len(set(tokenized(rows, tokenizer_of()).prompt.tolist())) == 5
     chat = [
@@ -247,9 +247,9 @@ def test_chat_over_the_length_is_cut_as_the_saved_tokenizer_cuts(tokenizer_of, t
 
 
 def test_a_wrong_format_is_refused_with_what_to_set(tokenizer_of):
-    with pytest.raises(InputError, match=r"data set 'train' holds strings \(text format\), but .* 'chat'"):
+    with pytest.raises(InputError, match=r"dataset 'train' has strings \(text format\), but .* 'chat'"):
         tokenized([pair("a", "b", "c")], tokenizer_of(data_format="chat"), data_format="chat")
-    with pytest.raises(InputError, match=r"holds message lists \(chat format\), but .* 'text'"):
+    with pytest.raises(InputError, match=r"has message lists \(chat format\), but .* 'text'"):
         tokenized([chat_pair(["a"], "b", "c")], tokenizer_of())
 
 
@@ -268,7 +268,7 @@ def test_what_is_no_text_is_refused_by_row_and_column(row, message):
 
 
 def test_other_columns_are_refused_by_name(tokenizer_of):
-    with pytest.raises(InputError, match=r"data set 'mine' has the columns \['text'\]"):
+    with pytest.raises(InputError, match=r"dataset 'mine' has the columns \['text'\]"):
         tokenized([{"text": "a"}], tokenizer_of(), name="mine")
 
 

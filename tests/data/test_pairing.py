@@ -225,7 +225,7 @@ def test_contradicting_scores_are_refused_everywhere_naming_the_row(way, case, e
     chosen, rejected, message = REFUSED[case]
     where = r"rows\.jsonl, line 2: " if "raw" in way else "built.*, row 2: " if "built" in way else ", row 2: "
     if way == "inspection":
-        where = "the data set, row 2: "
+        where = "the dataset, row 2: "
     with pytest.raises(InputError, match=where + re.escape(message)):
         enter(way, [pair(0, 2.0, 1.0), pair(1, chosen, rejected)])
 
@@ -263,7 +263,7 @@ def test_pairs_become_ranked_rows_without_another_order():
     ranked = pairs_to_ranked(Dataset.from_list(both))
     assert ranked["completions"] == [["good", "bad"]] * 3
     assert ranked["scores"] == [[2.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
-    with pytest.raises(InputError, match=r"the data set, row 2: `score_chosen` .* is below"):
+    with pytest.raises(InputError, match=r"the dataset, row 2: `score_chosen` .* is below"):
         pairs_to_ranked(Dataset.from_list([pair(0, 2.0, 1.0), pair(1, 0.0, 1.0)]))
 
 

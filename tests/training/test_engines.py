@@ -149,7 +149,7 @@ def test_the_saved_folder_opens_in_stock_classes_with_the_rewards_of_training(la
 def test_a_launch_leaves_cleanly_and_prints_only_what_the_run_says(launched, engine):
     """`launch` itself asserts the exit code; a process that aborts at its exit says so here."""
     printed = launched[2][engine]
-    known = r"(step |data set |Engine |Saved to |Next: |[┏┃┡│└━]|\[2026.*Setting accelerator to CPU)"
+    known = r"(step |dataset |Engine |Saved to |Next: |[┏┃┡│└━]|\[2026.*Setting accelerator to CPU)"
     lines = [line for line in printed.splitlines() if line.strip() and not re.match(known, line)]
     own = [line for line in lines if "rm_toolkit" in line or re.search("warn|abort|terminate|Traceback", line, re.I)]
     assert not own

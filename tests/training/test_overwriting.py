@@ -236,7 +236,7 @@ CASES = {
         lambda p: p.write({"metrics.json": {}, "report.md": "x", "figures/a.png": b"x"}),
         REFUSED,
     ),
-    "a data set": (
+    "a dataset": (
         lambda p: p.write({"train/data.arrow": b"x", "dataset_dict.json": {}, "build_info.json": {}}),
         REFUSED,
     ),

@@ -90,7 +90,7 @@ def test_one_process_prints_and_saves(both):
     assert len(lines) == 2 * len(RUNS)  # two test sets, once each
     # No warning that a user could not act on, from none of the libraries: all lines are the run's own.
     assert not [
-        line for line in printed.splitlines() if line and not line.startswith(("step ", "data set ", "stream: "))
+        line for line in printed.splitlines() if line and not line.startswith(("step ", "dataset ", "stream: "))
     ]
     assert {path.name for path in (folder / "two" / "lm" / "checkpoint-8").iterdir()} >= {
         "model.safetensors",

@@ -348,7 +348,7 @@ def test_a_step_of_pairs_that_do_not_divide_is_refused(make_trainer, rows):
 
 def test_a_data_set_of_ties_alone_is_refused(make_trainer):
     ties = [{"prompt": "a ", "completions": ["x", "y"], "scores": [1.0, 1.0]}]
-    with pytest.raises(ValueError, match=r"data set 'train' has 1 rows but not one pair with a preference \(1 ties\)"):
+    with pytest.raises(ValueError, match=r"dataset 'train' has 1 rows but not one pair with a preference \(1 ties\)"):
         make_trainer(ties)
 
 
@@ -362,7 +362,7 @@ def test_cut_texts_are_reported_once_a_data_set(make_trainer, rows, capsys):
     cut = trainer.train_dataset.num_truncated_tokens
     found = [line for line in capsys.readouterr().out.splitlines() if "cut" in line]
     assert found == [
-        f"data set 'train': 2 of 8 texts are longer than `max_length` 128 and were cut; {cut} tokens at their beginning "
+        f"dataset 'train': 2 of 8 texts are longer than `max_length` 128 and were cut; {cut} tokens at their beginning "
         "are not read"
     ]
 
