@@ -175,7 +175,7 @@ def test_later_stages_adapters_and_merges_keep_the_date(on, trained, reader, tmp
         trained("other", general, processing_class=None, chat_date=SECOND)
     other = trained("other", max_steps=1)
     other.save_model()
-    with pytest.raises(InputError, match=f"their `chat_date` are '{SECOND}' and '{FIRST}'"):
+    with pytest.raises(InputError, match=f"their `chat_date` differs: '{SECOND}' and '{FIRST}'"):
         merge_models(tmp_path / "other", [tmp_path / "later"], [0.5], tmp_path / "no", show_progress=False)
 
 
