@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from .. import __version__
 from ..errors import InputError, class_and_line
 from ..models.files import CARD_NAME
+from ..models.hub_client import HubUnreachable
 
 
 # Files that we put into a repository and may replace or remove; everything else belongs to others.
@@ -140,6 +141,10 @@ class Repository:
             yield
         except InputError:
             raise
+        except HubUnreachable as error:
+            raise Unreachable(
+                f"{self.repo_id} was not reached: {error}. Check the connection, and run the command again."
+            ) from error
         except OfflineModeIsEnabled as error:
             raise Unreachable(
                 f"{self.repo_id} was not reached, because HF_HUB_OFFLINE is set. Unset it and run the command again."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,13 +15,30 @@ from types import FrameType
 from typing import Any
 
 from huggingface_hub import set_client_factory
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import _http as hub
+
+from ..errors import first_line
 
 
 SECONDS = 60.0  # of silence; for a small request, the whole time until the end of the answer
 MAX_BYTES = 256 << 20  # of an answer that is not a file; enough for a list of a million files
 SMALL = 1 << 20  # bytes of a request that is not an upload
+PAUSES = (1.0, 2.0)  # seconds before a server that cannot be reached is asked again; the library's are 23 s and more
+REMEMBERED = 60.0  # seconds during which it is not asked again
+NO_WAY = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 PACKING = ("content-encoding", "content-length", "transfer-encoding")
+
+
+class HubUnreachable(OfflineModeIsEnabled):
+    """
+    No connection to the server can be made. The library takes this class as it is, and asks its cache; a `ConnectError` it
+    would try five times, with a warning each.
+    """
+
+
+_answered: set[str] = set()  # servers that have answered this process: they get the library's longer patience
+_unreachable: dict[str, tuple[float, str]] = {}  # when, and why
 
 
 def bound_hub_client() -> None:
@@ -45,6 +64,37 @@ def _send(
         small = False
     if not small:
         return send(request, stream=stream, **how)
+    if request.method not in ("GET", "HEAD"):
+        return _within_bounds(library, send, request, stream, how)
+    host = request.url.host
+    since, why = _unreachable.get(host, (-REMEMBERED, ""))
+    if time.monotonic() - since < REMEMBERED:
+        raise HubUnreachable(why)
+    for pause in (*PAUSES, None):
+        try:
+            answer = _within_bounds(library, send, request, stream, how)
+        except library.ConnectError as error:
+            if host in _answered or not _no_way(error):
+                raise
+            if pause is None:
+                _unreachable[host] = time.monotonic(), f"{host} cannot be reached ({first_line(error)})"
+                raise HubUnreachable(_unreachable[host][1]) from error
+            time.sleep(pause)
+        else:
+            _answered.add(host)
+            return answer
+
+
+def _no_way(error: BaseException | None) -> bool:
+    """Whether no connection can be made here: the name is not known, the connection is refused, there is no network."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in NO_WAY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _within_bounds(library: Any, send: Callable[..., Any], request: Any, stream: bool, how: dict[str, Any]) -> Any:
     with _alarm(library.ReadTimeout(f"no whole answer within {SECONDS:g} s", request=request)):
         return _answer(library, send, request, stream, how)
 

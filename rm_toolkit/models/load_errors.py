@@ -51,6 +51,11 @@ def config_error(name: str, error: Exception) -> str:
             )
     elif os.path.isabs(name) or name.startswith(".") or name.count("/") != 1:
         return f"'{name}' is not a local folder and not a Hub id (NAMESPACE/NAME). Check the path."
+    elif "couldn't connect" in str(error).lower():
+        return (
+            f"'{name}' is not a local folder, and the Hub cannot be reached for it. Give a folder with the model's "
+            "`config.json` (to train or score, with its weights and tokenizer), or connect to the Hub."
+        )
     # transformers' checks of a config name the wrong value in the last line.
     line = last_line(error) if "Strict" in type(error).__name__ else class_and_line(error, 200)
     reason = f"its `config.json` is refused ({one_line(line)})." if os.path.isdir(name) else first_line(error)

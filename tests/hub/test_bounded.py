@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http
 
 from rm_toolkit.models import hub_client
+from rm_toolkit.models.load_errors import config_error
 
 
 @pytest.fixture
@@ -34,6 +36,28 @@ def test_every_manner_of_not_answering_has_its_bound(manner, bounded):
         with pytest.raises(_http.httpx2.HTTPError):
             HfApi(endpoint=address, token="hf_x").create_repo("someone/model", exist_ok=True)
         assert time.monotonic() - begin < 5
+
+
+def test_a_hub_without_a_connection_is_given_up_soon_in_one_line(bounded, monkeypatch, caplog):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"  # refused: nobody listens
+    waited = []
+    monkeypatch.setattr(hub_client.time, "sleep", waited.append)
+    monkeypatch.setattr(hub_client, "_unreachable", {})
+    monkeypatch.setattr(hub_client, "_answered", set())
+    for url in (address, address, "http://nowhere.invalid"):
+        with pytest.raises(hub_client.HubUnreachable, match="cannot be reached"):
+            _http.http_backoff("HEAD", f"{url}/someone/model/resolve/main/config.json")
+    assert waited == [1.0, 2.0] * 2  # once for each server
+    assert not caplog.records
+    hub_client._answered.add("127.0.0.1")  # one that has answered gets the library's patience
+    hub_client._unreachable.clear()
+    with pytest.raises(_http.httpx2.ConnectError):
+        _http.http_backoff("GET", address, max_retries=1)
+    error = OSError(f"We couldn't connect to '{address}' to load the files")
+    said = config_error("someone/model", error)
+    assert "the Hub cannot be reached for it" in said and "safetensors" not in said
 
 
 def test_a_push_works_through_it(hub, bounded, monkeypatch):
