@@ -116,7 +116,7 @@ def test_a_run_that_was_begun_without_eos_is_resumed_without(make_trainer, rows,
 
 def test_models_that_read_otherwise_are_not_merged(trained, tmp_path):
     new, old = trained("new"), trained("old", pools_eos=False)
-    with pytest.raises(InputError, match="their `pools_eos` are 'True' and 'False'"):
+    with pytest.raises(InputError, match="their `pools_eos` differs: 'True' and 'False'"):
         merge_models(new, [old], [0.5], tmp_path / "merged")
 
 
