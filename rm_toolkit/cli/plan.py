@@ -75,3 +75,8 @@ def run(args: argparse.Namespace) -> None:
     )
     for line in lines:
         console.print(line)
+    if args.tokens_per_pair is None and len(lines) > 1:
+        console.print(
+            f"Tokens: {tokens:g} a pair are two texts of the greatest length, an upper bound; pass --tokens-per-pair, "
+            "what is really computed (`rm-toolkit inspect --tokenizer` shows the lengths of your texts)."
+        )

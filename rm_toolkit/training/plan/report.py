@@ -218,4 +218,8 @@ def run_length(
             f"Hours, an estimate: {flops:.2e} / ({number} x {tflops:g}e12 x {utilization:g}) = {hours:.2f} h of training, "
             "without evaluation, loading, saving and waiting for offloaded data."
         )
+    else:
+        lines.append(
+            "Hours: pass --tflops, the peak of your GPU in the run's precision (bf16: A100 312, H100 989, RTX 4090 165)."
+        )
     return lines

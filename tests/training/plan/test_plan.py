@@ -329,6 +329,12 @@ def test_the_command_answers_in_words(small_base, tmp_path, capsys):
     assert "Step: 4 pairs = 2 process(es) x 2 micro-batch(es) of up to 1 pair(s) of two texts of 96 tokens" in said
     assert "Does not fit:" in said and "of 1.0 MiB of a GPU" in said and "of the host" in said
     assert "Length: 250 steps, 1,000 pairs x 192 tokens = 192,000 tokens." in said
+    assert "Tokens: 192 a pair are two texts of the greatest length, an upper bound" in said
+    assert "Hours, an estimate" in said and "Hours: pass --tflops" not in said
+    plan = command.index("--tflops")
+    assert main([*command[:plan], *command[plan + 2 :], "--tokens-per-pair", "50"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Hours: pass --tflops, the peak of your GPU" in said and "upper bound" not in said
     for flags, message in (
         (["--gpu-memory", "much"], "`--gpu-memory` is 'much'"),
         (["--per_device_train_batch_size", "3"], "do not divide"),
