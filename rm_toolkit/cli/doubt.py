@@ -14,12 +14,14 @@ from .options import DEVICE, PLACE
 
 # Unknown arguments are settings of the recipe.
 TAKES_RECIPE_FLAGS = True
+LOW_ACCURACY = 0.75  # out of fold: fewer labels than a quarter are wrong in most data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.epilog = (
-        "example:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 5 --output outputs/doubt\n\n"
+        "example:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 5 --output outputs/doubt\n"
+        "to try it quickly:\n  rm-toolkit doubt --config recipes/tiny/grft.yaml --folds 2 --max_steps 10 --output outputs/doubt-try\n\n"
         "The recipe runs once per fold, on the training data without that fold (no prompt is in two folds), and its\n"
         "model judges the pairs of the fold. DIR/doubts.jsonl lists the contradicted labels, the strongest first:\n"
         "delete the lines whose label is right, and pass the rest to `rm-toolkit build-data --drop-pairs`. If it was\n"
@@ -103,12 +105,31 @@ def run(args: argparse.Namespace) -> None:
             for name, own in parts.items()
         ],
     )
+    for line in likely_model_errors(summary):
+        console.print(line)
     if summary["mean_p"] <= 0.5:
         console.print("warning: out of fold the models do no better than chance, so their contradictions say little.")
     console.print(
         f"wrote {args.output}: doubts.jsonl (p up to {summary['threshold']:.4f}), pairs.parquet, summary.json. "
         f"Delete the lines whose label is right; `rm-toolkit build-data --drop-pairs` leaves out the rest."
     )
+
+
+def likely_model_errors(summary: dict[str, Any]) -> list[str]:
+    """
+    A line for models that are wrong so often that most of the labels they contradict are likely right; else none.
+
+    Args:
+        summary (`dict`): From [`~rm_toolkit.study.doubt_report.Doubts.save`].
+    """
+    if summary["accuracy"] >= LOW_ACCURACY or not summary["num_doubted"]:
+        return []
+    contradicted = round((1 - summary["accuracy"]) * summary["num_pairs"])
+    return [
+        f"note: out of fold the models contradict {contradicted:,} of {summary['num_pairs']:,} labels, more than are "
+        f"usually wrong: most of the {summary['num_doubted']:,} listed are likely the models' errors. Review from the top, "
+        "or pass a lower --threshold."
+    ]
 
 
 def find_script(stage: str) -> Path:

@@ -129,9 +129,14 @@ class DoubtRun:
         self, fold: int, pairs: list[PreferencePairs], training: dict[str, Dataset], bar: tqdm
     ) -> list[JudgedPairs]:
         path = self.folder(fold) / MARGINS_NAME
-        if not path.is_file():
+        if path.is_file():
+            say(f"fold {fold + 1} of {self.folds}: done before")
+        else:
             bar.set_postfix_str(f"fold {fold + 1}: training")
-            if bar.disable:
+            trained = (self.folder(fold) / "model" / FINAL_RESULTS_NAME).is_file()
+            if trained:
+                say(f"fold {fold + 1} of {self.folds}: trained before, scoring")
+            elif bar.disable:
                 say(f"fold {fold + 1} of {self.folds}: training, see {self.folder(fold) / 'log.txt'}")
             model = self._train(fold, training)
             bar.set_postfix_str(f"fold {fold + 1}: scoring")

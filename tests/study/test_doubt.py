@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
+from rm_toolkit.cli.doubt import likely_model_errors
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation.doubts import confident_threshold, doubted, most_contradicted
 from rm_toolkit.evaluation.preferences import read_preferences
@@ -141,7 +142,7 @@ def test_the_most_contradicted_pairs_of_each_model_and_set(datasets):
     assert {"pair_id", "prompt_id", "chosen_id", "rejected_id", "prompt", "chosen", "rejected"} <= worst[0].keys()
 
 
-def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets):
+def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets, capsys):
     folds = make_folds(datasets, 3, seed=3)
     identity = search.identity(datasets, 3)
     search.begin(identity, overwrite=False)
@@ -151,8 +152,15 @@ def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets
     assert not list(search.output.rglob("seen.json")) and not list(search.output.rglob("*.arrow"))
     (search.folder(1) / "margins.json").unlink()  # as if it was killed in the second fold
     search.begin(identity, overwrite=False)
+    capsys.readouterr()
+    search.keep_models = True
     again = search.run(datasets, folds)
     assert calls(search)[3:] == ["fold-2 3"]
+    said = capsys.readouterr().out
+    assert "fold 1 of 3: done before" in said and "fold 2 of 3: training" in said
+    (search.folder(1) / "margins.json").unlink()  # as if it was killed while it scored
+    search.run(datasets, folds)
+    assert "fold 2 of 3: trained before, scoring" in capsys.readouterr().out and len(calls(search)) == 4
     for one, other in zip(chain(*found), chain(*again)):
         assert (one.margins == other.margins).all()
 
@@ -169,6 +177,12 @@ def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets
     with pytest.raises(InputError, match=r"fold 1 has \d+ pairs; a calibration needs at least 20"):
         Doubts.find(again, calibrate=True)
     assert len(list(Doubts.find(again, threshold=0.2).rows())) < expected
+
+
+def test_models_that_are_often_wrong_are_said_to_be(search):
+    (line,) = likely_model_errors({"accuracy": 0.6, "num_pairs": 50, "num_doubted": 18})
+    assert "contradict 20 of 50 labels" in line and "most of the 18 listed" in line and "--threshold" in line
+    assert not likely_model_errors({"accuracy": 0.9, "num_pairs": 50, "num_doubted": 5})
 
 
 def test_a_failed_run_is_named_and_other_settings_are_refused(search, datasets):
