@@ -26,6 +26,7 @@ from ..models.settings import RewardModelSettings, load_settings
 from ..models.shared_prompts.choice import share_if_exact, sharing_pays
 from ..models.tokenizer import load_tokenizer
 from .adapter_routing import AdapterRouting
+from .bare_prompts import warn_of_bare_prompts
 from .calibration_file import Calibration, check_calibrated_options, read_calibration, win_probabilities
 from .chat_date import dated
 from .endpoint import ServedModel
@@ -62,8 +63,7 @@ class RewardScorer:
         trust_remote_code (`bool`): Whether code that comes with the model may run.
         revision (`str`, *optional*): Branch, tag or commit of a model on the Hub; `ID@REVISION` names it too, also of an
             adapter.
-        calibrated (`bool`): Whether [`win_probability`] applies the model's `calibration.json`, which must exist and
-            be fitted to exactly this model. Rewards do not change.
+        calibrated (`bool`): Whether [`win_probability`] applies the `calibration.json` fitted to exactly this model.
 
     Raises:
         `InputError`: if the folder has no reward model, an adapter was not trained on it, or the server gives a
@@ -89,7 +89,7 @@ class RewardScorer:
         if calibrated:
             check_calibrated_options(model, adapters=adapters, endpoint=endpoint)
         self._shares: bool | None = None
-        self._checked_fields: set[str] = set()  # already checked, and reported, whether the chat template renders them
+        self._checked_fields: set[str] = set()  # what was already checked, and reported, of the texts
         self.routing: AdapterRouting | None = None
         self.served: ServedModel | None = None
         if endpoint is not None:
@@ -191,6 +191,7 @@ class RewardScorer:
     ) -> list[float]:
         if not texts:
             return []
+        warn_of_bare_prompts(texts, self.settings, self._checked_fields)
         data, numbers = tokenize_texts(
             texts,
             self.tokenizer,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.build import INFO_FILE
 from ..data.fingerprints import content_fingerprint
+from ..data.prompt_ending import prompt_ending
 from ..data.specs import DatasetSpec
 from ..errors import InputError
 from ..output.json_files import load_json
@@ -70,6 +71,7 @@ def lineage_entry(
         "base": base,
         "base_is_local": os.path.isdir(base),
         "datasets": describe_datasets(train, recipe.train_datasets),
+        "prompt_ending": prompt_ending(train),
         "eval_datasets": describe_datasets(evaluation, recipe.eval_datasets or {}),
         "learning_rate": training.learning_rate,
         "num_train_epochs": training.num_train_epochs,
