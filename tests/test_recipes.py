@@ -98,7 +98,7 @@ def test_a_recipe_reads_specs_as_every_command_does():
 
 MISTAKES = {
     "a misspelt key": ("learning_rat: 1.0", [], r"there is no setting `learning_rat`. Did you mean 'learning_rate'\?"),
-    "a key that stands twice": ("seed: 1\nseed: 2", [], "the key 'seed' is given twice"),
+    "a key that is given twice": ("seed: 1\nseed: 2", [], "the key 'seed' is given twice"),
     "a number where a mapping belongs": ("train_datasets: 3", [], r"`train_datasets` is 3 \(int\), but must be dict"),
     "a number where a list belongs": (
         "lora_target_modules: 3",
@@ -141,6 +141,16 @@ MISTAKES = {
         r"`metric_for_best_model` is 'loss', for `load_best_model_at_end` .* will not report 'eval_loss', only 'eval_a_accuracy'",
     ),
     "no steps between evaluations": ("eval_steps: 0", [], "`eval_steps` is 0; it must be a number above 0"),
+    "steps that the recipe's strategy does not use": (
+        "save_strategy: epoch",
+        ["--save_steps", "2"],
+        "`save_steps` has no effect with `save_strategy: epoch`. Add --save_strategy steps, or leave --save_steps out",
+    ),
+    "steps of evaluations that are off": (
+        'eval_strategy: "no"',
+        ["--eval_steps=5"],
+        "`eval_steps` has no effect with `eval_strategy: no`. Add --eval_strategy steps",
+    ),
     "a misspelt key of the tiny base": (
         "seed: 1",
         ["--tiny_base", '{"vocab_sise": 512}'],

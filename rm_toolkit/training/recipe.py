@@ -17,7 +17,7 @@ from trl import ModelConfig
 
 from ..data.specs import parse_named_specs, parse_spec
 from ..errors import InputError, class_and_line, did_you_mean
-from ..output.ranges import Number
+from ..output.ranges import Number, plain
 from ..output.stated_ranges import say_range
 from ..output.strict_json import strict_json
 from ..output.strict_yaml import said, strict_yaml
@@ -144,9 +144,22 @@ def parse_recipe(
             check_settings(group)
     _fill_domain(recipe.domain, parsed)
     _continue_from(recipe, training, parser)
+    _refuse_unused_steps(rest, training)
     if isinstance(training, RewardModelConfig):  # the metrics follow from the names of the test sets
         check_best_metric(training, dict.fromkeys(recipe.eval_datasets))
     return tuple(parsed)
+
+
+def _refuse_unused_steps(flags: Sequence[str], training: TrainingArguments) -> None:
+    """Refuses a number of steps that was given as a flag and that the strategy, of the recipe or of a flag, does not use."""
+    given = {word.partition("=")[0] for word in flags}
+    for kind in ("save", "eval", "logging"):
+        strategy = plain(getattr(training, f"{kind}_strategy"))
+        if f"--{kind}_steps" in given and strategy != "steps":
+            raise InputError(
+                f"`{kind}_steps` has no effect with `{kind}_strategy: {strategy}`. Add --{kind}_strategy steps, or leave "
+                f"--{kind}_steps out."
+            )
 
 
 def _continue_from(recipe: RecipeArguments, training: TrainingArguments, parser: HfArgumentParser) -> None:
