@@ -159,22 +159,28 @@ def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:
 
 
 def show(found: Evaluation) -> None:
-    """Prints the accuracy of every model on every test set, with its interval if there is only one model."""
+    """Prints every model's accuracy on every test set, and its paired difference to the first, with their intervals."""
     from ..output.console import print_table
     from ..output.markdown import number, with_interval
 
     results = found.metrics["results"]
-    first = next(iter(results.values()))
+    first = next(iter(results))
+    differences = {
+        (row["second"], row["dataset"]): row for row in found.metrics["differences"] if row["first"] == first
+    }
     rows = [
         [
             test,
-            *(
-                with_interval(own[test]["accuracy"]) if len(results) == 1 else number(own[test]["accuracy"]["value"])
-                for own in results.values()
-            ),
-            number(first[test]["longer_wins"]),
-            f"{first[test]['num_pairs']:,}",
+            name,
+            with_interval(own[test]["accuracy"]),
+            with_interval(differences[name, test], sign=True) if (name, test) in differences else "",
+            number(own[test]["longer_wins"]),
+            f"{own[test]['num_pairs']:,}",
         ]
         for test in found.metrics["datasets"]
+        for name, own in results.items()
     ]
-    print_table(["accuracy", *results, "longer wins", "pairs"], rows)
+    header = ["test set", "model", "accuracy", f"minus {first}", "longer wins", "pairs"]
+    if len(results) == 1:
+        header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
+    print_table(header, rows)

@@ -16,6 +16,8 @@ from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation import evaluate
 from rm_toolkit.evaluation.evaluator import name_models
 from rm_toolkit.models.saving import save_reward_model
+from rm_toolkit.output.console import console
+from rm_toolkit.output.markdown import with_interval
 
 
 TAGGED = {"domain": lambda k: ("law", "art")[k % 2], "prompt_id": lambda k: str(k // 2), "source": lambda k: "jsonl"}
@@ -145,17 +147,22 @@ def _answers(chosen, rejected):
     }
 
 
-def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_path, capsys, read_json):
+def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_path, capsys, read_json, monkeypatch):
+    monkeypatch.setattr(console, "width", 160)
     first, second = ours("general"), ours("law", seed=1)
     log = {"pairs_per_step": 4, "log_history": [{"step": k, "eval_law_accuracy": 0.5 + k / 10} for k in range(3)]}
     (tmp_path / "law" / "training_log.json").write_text(json.dumps(log))
     command = ["evaluate", "--model", first, second, "--datasets", *write_sets, "--resamples", "50"]
     command += ["--cache-dir", str(tmp_path / "cache"), "--output", str(tmp_path / "report"), "--doubts", "2"]
     assert main(command) == 0
-    assert "doubts.jsonl" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "doubts.jsonl" in said and "minus general" in said
     metrics = read_json(tmp_path / "report" / "metrics.json")
     assert metrics["command"] == ["rm-toolkit", *command]
     assert set(metrics["accuracy_matrix"]) == {"general", "law"}
+    for row in metrics["differences"]:  # printed with their intervals, as in the report
+        shown = [with_interval(metrics["results"]["law"][row["dataset"]]["accuracy"]), with_interval(row, sign=True)]
+        assert any(all(cell in line for cell in shown) for line in said.splitlines())
     assert metrics["accuracy_matrix"]["law"]["art"] == metrics["results"]["law"]["art"]["accuracy"]["value"]
     assert metrics["models"]["law"]["learning_curves"]["customized"] == ["law"]
     assert (metrics["datasets"]["law"]["domains"], metrics["datasets"]["law"]["num_pairs"]) == (["law"], 12)
