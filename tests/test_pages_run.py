@@ -57,7 +57,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    rows = [{"prompt": "## Human:\nName a colour.\n\n## Assistant:\n", "completion": ["Blue.", "No."], "domain": None}]
+    rows = [{"prompt": "Name a colour.", "completion": ["Blue.", "No."], "domain": "literature"}]
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
     return folder
 

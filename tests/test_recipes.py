@@ -238,3 +238,9 @@ def test_every_command_that_the_readme_shows_is_one():
             assert words[1] in COMMANDS
             seen += 1
     assert seen >= 5
+
+
+def test_the_help_says_what_resuming_takes_here(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(ROOT / "recipes/tiny/grft.yaml", ["--help"])
+    assert "the newest intact checkpoint of `output_dir`" in " ".join(capsys.readouterr().out.split())

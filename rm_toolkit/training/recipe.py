@@ -94,6 +94,13 @@ class RecipeArguments:
 
 
 GROUPS = (RecipeArguments, RewardModelConfig, ModelConfig)
+# Where upstream's help does not hold here.
+OWN_HELP = {
+    "resume_from_checkpoint": "`auto`: the newest intact checkpoint of `output_dir`, or a new run if it has none. Or the path of a "
+    "checkpoint folder in `output_dir`.",
+    "save_steps": "With `save_strategy: steps`: optimizer steps between two checkpoints.",
+    "eval_steps": "With `eval_strategy: steps`: optimizer steps between two evaluations (default: `logging_steps`).",
+}
 DICT_FIELDS = ("train_datasets", "eval_datasets", "replay_datasets", "tiny_base")
 
 
@@ -210,6 +217,7 @@ def _make_parser(
     check_values(values, _known(parser), chosen.config, groups)
     ranges = {name: rule for group in groups for name, rule in setting_ranges(group).items()}
     for action in parser._actions:
+        action.help = OWN_HELP.get(action.dest, action.help)
         say_range(action, ranges.get(action.dest))
         if action.dest in values:
             action.default, action.required = values[action.dest], False
