@@ -19,6 +19,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantiz
 
 from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..errors import InputError
+from ..models.finite_weights import check_finite_weights
 from ..models.folder_checks import read_checked
 from ..models.hub_files import recorded_revision
 from ..models.load_errors import incomplete_error, weights_error
@@ -170,6 +171,7 @@ def load_base_lm(model: ModelConfig, config: BaseLmConfig, tokenizer: PreTrained
     except Exception as error:  # each architecture raises its own errors
         raise InputError(weights_error(name, described, error, "causal LM")) from error
     _check_complete(name, loaded, info["missing_keys"])
+    check_finite_weights(loaded, name)
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         with quiet_loading():
             loaded.resize_token_embeddings(len(tokenizer))

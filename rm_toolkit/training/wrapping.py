@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import InputError
 from ..models.adapter_files import tokenizer_source
 from ..models.adapter_targets import check_adapter_kind
+from ..models.finite_weights import check_finite_weights
 from ..models.foreign_heads import refuse_unsaved_bias
 from ..models.given_adapters import with_trained_head
 from ..models.heads import is_encoder
@@ -103,6 +104,7 @@ def _loaded(
         keep_adapter=not new_adapter,
         **init,
     )
+    check_finite_weights(model, name)
     if model.is_peft and not new_adapter:
         model.untie_lm_head()
         if args.should_log:

@@ -1,15 +1,20 @@
-"""A loss that is no number ends the run in its step, with the rows it comes from."""
+"""A loss that is not finite ends the run in its step, with the rows it comes from; so do weights, before the first."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from faulty_runs import at, build, in_child, train_to_end
+from safetensors.torch import load_file, save_file
+from trl import ModelConfig
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.models.tokenizer import load_tokenizer
 from rm_toolkit.training.manifest import checkpoints, find_damage
+from rm_toolkit.training.sft import BaseLmConfig, load_base_lm
 
 
 POISON = "violin"
@@ -65,7 +70,7 @@ def test_the_run_ends_in_the_step_and_names_the_row(make_trainer, poisoned, tmp_
     text, step = str(error.value), trainer.state.global_step
     assert (
         f"the loss of step {step + 1} is" in text
-        and "the row(s) 7 (prompt_id 'id-7', source 'toy'): '## Human:" in text
+        and "It comes from row(s) 7 (prompt_id 'id-7', source 'toy'): '## Human:" in text
     )
     assert "Which one?" in text and "row(s) 7" in text and "; and" not in text
     assert text.count("prompt_id") == 1, "rows that are good are named too"
@@ -144,3 +149,20 @@ def test_the_last_good_checkpoint_is_whole(base_model, poisoned, tmp_path):
     assert list(checkpoints(tmp_path)) == [1, 2, 3]
     assert find_damage(tmp_path / "checkpoint-3") is None
     assert in_child(train_to_end(Path(tmp_path), base_model(), data, options)) == [0]
+
+
+def test_a_base_with_weights_that_are_not_finite_is_refused_before_the_first_step(
+    base_model, make_trainer, rows, tmp_path
+):
+    folder = tmp_path / "base"
+    shutil.copytree(base_model(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    message = r"the weights of '.*base' are not finite \(NaN or inf\): .*q_proj\.weight"
+    with pytest.raises(InputError, match=message):
+        make_trainer(rows.pairs(4), str(folder))
+    config = BaseLmConfig(output_dir=str(tmp_path / "out"), use_cpu=True)
+    with pytest.raises(InputError, match=message):
+        load_base_lm(ModelConfig(str(folder)), config, load_tokenizer(str(folder)))
