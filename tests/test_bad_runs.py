@@ -120,7 +120,7 @@ CASES = {
     ),
     "a Hub id out of reach": (
         lambda place: {"model_name_or_path": "nobody/nothing"},
-        r"'nobody/nothing' is not a model that transformers can load: .* Give a folder",
+        r"'nobody/nothing' is not a local folder, and the Hub cannot be reached for it\. Give a folder",
     ),
     "no model at all": (lambda place: {"model_name_or_path": ""}, r"`model_name_or_path` is not set; give a folder"),
     "the weights instead of their folder": (

@@ -72,7 +72,7 @@ REFUSED = {
     "csv/data.xlsx": "an Excel workbook .* Save the sheet as CSV in UTF-8",
     "enc/latin1.jsonl": r"line 1: not UTF-8 \(byte 0xe9\)\. Save the file in UTF-8",
     "enc/utf16.jsonl": "line 1: not UTF-8 but UTF-16 .* iconv -f UTF-16 -t UTF-8",
-    "helpsteer2_pref/data.jsonl": r"line 5: `preference_strength` is -100, but is from -3 to 3 .* pass --skip-invalid",
+    "helpsteer2_pref/data.jsonl": r"line 5: `preference_strength` is -100, but must be from -3 to 3 .* pass --skip-invalid",
     "mix/nonerej.jsonl": "line 4: `rejected` is null, .* Fix or remove the line, or pass --skip-invalid",
     "strscores/data.jsonl": "line 1: `score_chosen` must be a number, got the string '4.5'",
 }

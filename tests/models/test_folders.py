@@ -10,7 +10,7 @@ import pytest
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.adapter_files import read_adapter
-from rm_toolkit.models.files import ADAPTER_CONFIG, CONFIG_NAME, SETTINGS_NAME, find_row
+from rm_toolkit.models.files import ADAPTER_CONFIG, CONFIG_NAME, SETTINGS_NAME, TRAINING_LOG_NAME, find_row
 from rm_toolkit.models.folder_checks import weight_headers
 from rm_toolkit.models.folder_rules import RULES
 from rm_toolkit.models.lm_head import find_lm_head
@@ -18,6 +18,7 @@ from rm_toolkit.models.loading import load_classifier_config, load_config
 from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.settings import load_settings
 from rm_toolkit.models.tokenizer import load_tokenizer
+from rm_toolkit.training.watching import read_run
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -57,6 +58,7 @@ def whole(reward_model, tmp_path_factory):
     save_reward_model(model, folder, load_tokenizer(source), merge=True)
     for name in ("special_tokens_map.json", "added_tokens.json"):
         (folder / name).write_text("{}")
+    (folder / TRAINING_LOG_NAME).write_text('{"log_history": [{"step": 1, "loss": 0.5}], "max_steps": 1}')
     return folder
 
 
@@ -68,6 +70,8 @@ def read(file: str, folder: Path) -> None:
         find_lm_head(str(folder), load_config(str(folder)))
     elif file == "model.safetensors":
         weight_headers(str(folder))
+    elif file == TRAINING_LOG_NAME:
+        read_run(folder)
     elif file == SETTINGS_NAME:
         load_settings(str(folder))
     elif file == CONFIG_NAME:
