@@ -34,6 +34,9 @@ from .stage_streams import amount_of_data, are_streams, report_overlap, watch_ov
 from .trainer import RewardModelTrainer
 
 
+FEW_PAIRS = 30  # the 95% interval of an accuracy of .5 is then ± .18
+
+
 def load_stage_data(
     recipe: RecipeArguments, training: RewardModelConfig
 ) -> tuple[dict[str, Dataset], dict[str, Dataset], dict[str, Dataset]]:
@@ -207,7 +210,11 @@ def print_results(folder: str, results: dict[str, dict[str, dict[str, float]]], 
         ]
         for name, end in results["end"].items()
     ]
-    print_table(["test set", "accuracy before", "after", "pairs"], rows)
+    if rows:
+        print_table(["test set", "accuracy before", "after", "pairs"], rows)
+    few = [name for name, end in results["end"].items() if end["num_pairs"] < FEW_PAIRS]
+    if few:
+        console.print(f"Fewer than {FEW_PAIRS} pairs tell little about accuracy: {', '.join(few)}.")
     console.print(f"Saved to {folder}; {checked} texts give the same rewards in a fresh process.")
 
 
