@@ -149,9 +149,7 @@ def _apply(
     if nothing is not None:
         raise RefusedText(
             "the tokenizer's chat template renders some of the messages as an empty text: the model would have no "
-            "token to read. "
-            " "
-            "Restore `chat_template.jinja`, or give a tokenizer with another template.",
+            "token to read. Restore `chat_template.jinja`, or give a tokenizer with another template.",
             numbers[nothing],
         )
     return strings

@@ -7,26 +7,29 @@ from collections.abc import Iterable, Mapping
 from datasets import Dataset, IterableDataset
 
 
-ENDING = "Assistant:"  # of both kinds of marked dialogues: "## Assistant:\n" and "\n\nAssistant:"
+# Of the two kinds of marked dialogues, and of both together.
+ENDINGS = ("## Assistant:", "\n\nAssistant:", "Assistant:")
 ROWS = 200  # looked at, of each dataset
 
 
 def prompt_ending(datasets: Mapping[str, Dataset | IterableDataset]) -> str | None:
     """
-    Returns "Assistant:" if every plain-text prompt of some datasets ends in it (the first rows are looked at), else `None`.
+    Returns the one of `ENDINGS` in which every plain-text prompt of some datasets ends (the first rows are looked at), or
+    `None`.
 
     Args:
         datasets (`Mapping[str, Dataset | IterableDataset]`): With a column `prompt`; others have no prompts in plain text.
     """
-    seen = False
+    endings, seen = ENDINGS, False
     for dataset in datasets.values():
         if "prompt" not in (dataset.column_names or ()):
             return None
         for row in dataset.take(ROWS):
-            if not isinstance(row["prompt"], str) or not row["prompt"].rstrip().endswith(ENDING):
+            if not isinstance(row["prompt"], str):
                 return None
+            endings = tuple(ending for ending in endings if row["prompt"].rstrip().endswith(ending))
             seen = True
-    return ENDING if seen else None
+    return endings[0] if seen and endings else None
 
 
 def lack_ending(ending: str, texts: Iterable[str]) -> bool:

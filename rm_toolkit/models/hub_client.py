@@ -66,7 +66,7 @@ def _send(
         return send(request, stream=stream, **how)
     if request.method not in ("GET", "HEAD"):
         return _within_bounds(library, send, request, stream, how)
-    host = request.url.host
+    host = request.url.host + (f":{request.url.port}" if request.url.port else "")
     since, why = _unreachable.get(host, (-REMEMBERED, ""))
     if time.monotonic() - since < REMEMBERED:
         raise HubUnreachable(why)

@@ -135,7 +135,7 @@ def living_holder(path: Path) -> tuple[Holder, float | None] | None:
             return None
         age = None if alive else max(0.0, heartbeat_age(path))
         return (holder, age) if age is None or age < STALE_SECONDS else None
-    except (OSError, InputError):
+    except (OSError, InputError, TypeError, ValueError):  # also for a file that was changed by hand
         return None
 
 

@@ -67,6 +67,8 @@ def say_range(action: argparse.Action, rule: Range | None) -> None:
     if action.help:
         text = action.help.rstrip(". ")
         brief = f"{number.brief}{rule.text.removeprefix(number.text)}"
+        if number.brief in text:
+            return
         action.help = f"{text[:-1]}; {brief})" if re.search(r"\(default[^()]*\)$", text) else f"{text} ({brief})"
 
 

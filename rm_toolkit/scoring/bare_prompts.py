@@ -11,6 +11,10 @@ from ..models.settings import RewardModelSettings
 
 
 logger = logging.getLogger(__name__)
+TEMPLATE = (
+    r"`--template human-assistant` wraps plain questions, as '## Human:\n{question}\n\n## Assistant:\n' in Python"
+)
+HUMAN = r"'\n\nHuman: {question}\n\nAssistant:'"
 CHECKED = "prompt ending"  # in the set of what a scorer has checked
 
 
@@ -32,7 +36,7 @@ def warn_of_bare_prompts(texts: Sequence[Conversation], settings: RewardModelSet
     if lack_ending(ending, (f"{text.prompt}{text.completion}" for text in texts)):
         logger.warning(
             "No prompt here has '%s', but all prompts that the model was trained on end in it, so these rewards mean "
-            "little. Wrap plain questions as the training data: `--template human-assistant`, or in Python "
-            "'## Human:\\n{question}\\n\\n## Assistant:\\n'.",
-            ending,
+            "little. Write the prompts as in the training data: %s.",
+            ending.strip(),
+            HUMAN if ending.startswith("\n") else TEMPLATE if ending.startswith("#") else f"{TEMPLATE}; or {HUMAN}",
         )

@@ -149,8 +149,8 @@ def parse_recipe(
     for group in parsed:
         if not isinstance(group, TrainingArguments):  # it checks itself, before upstream changes its values
             check_settings(group)
-    _fill_domain(recipe.domain, parsed)
     _continue_from(recipe, training, parser)
+    _fill_domain(recipe.domain, parsed)
     _refuse_unused_steps(rest, training)
     if isinstance(training, RewardModelConfig):  # the metrics follow from the names of the test sets
         check_best_metric(training, dict.fromkeys(recipe.eval_datasets))
@@ -159,10 +159,11 @@ def parse_recipe(
 
 def _refuse_unused_steps(flags: Sequence[str], training: TrainingArguments) -> None:
     """Refuses a number of steps that was given as a flag and that the strategy, of the recipe or of a flag, does not use."""
-    given = {word.partition("=")[0] for word in flags}
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in flags if word.startswith("--")}
     for kind in ("save", "eval", "logging"):
         strategy = plain(getattr(training, f"{kind}_strategy"))
-        if f"--{kind}_steps" in given and strategy != "steps":
+        # With a flag for both, as `rm-toolkit doubt` adds one, the strategy was chosen knowingly.
+        if f"{kind}_steps" in given and f"{kind}_strategy" not in given and strategy != "steps":
             raise InputError(
                 f"`{kind}_steps` has no effect with `{kind}_strategy: {strategy}`. Add --{kind}_strategy steps, or leave "
                 f"--{kind}_steps out."
@@ -174,7 +175,7 @@ def _continue_from(recipe: RecipeArguments, training: TrainingArguments, parser:
     given = {name: parser.get_default(name) for name in ("next_command", "output_dir")}
     if not recipe.next_command or recipe.next_command != given["next_command"]:
         return
-    if training.output_dir != given["output_dir"]:
+    if " recipes/" in recipe.next_command and training.output_dir != given["output_dir"]:
         recipe.next_command += f" --model_name_or_path {shlex.quote(str(training.output_dir))}"
 
 

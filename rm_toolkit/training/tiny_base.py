@@ -10,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import ModelConfig
 
+from ..data.records import looks_like_hub_id
 from ..errors import InputError
 from ..output.console import console
 from ..output.folders import written_whole
@@ -23,6 +24,7 @@ from .stage_streams import sample_texts
 
 
 RECORD_NAME = "tiny_base.json"  # what a tiny base was built from
+DEFAULT_SIZES = {"vocab_size": 4096, "hidden_size": 64, "num_layers": 2, "num_heads": 4}
 SECONDS_FOR_TINY_BASE = 600.0  # another run may be building it
 
 
@@ -39,6 +41,12 @@ def ensure_tiny_base(recipe: RecipeArguments, model: ModelConfig, train: dict[st
     if not recipe.tiny_base:
         return
     folder = Path(model.model_name_or_path)
+    if looks_like_hub_id(str(folder)) and not str(folder).startswith("outputs/") and not folder.parent.is_dir():
+        raise InputError(
+            f"`model_name_or_path` {folder} is not a local folder, and the recipe's `tiny_base` would build a tiny Llama "
+            "there. For a model of the Hub pass --tiny_base '{}' too, or use a recipe for real models; for a new tiny base "
+            f"name a folder, such as outputs/{folder.name}."
+        )
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             await_files([folder / "config.json"])
@@ -61,9 +69,10 @@ def _compare(recipe: RecipeArguments, folder: Path, train: dict[str, Dataset]) -
         built, names = dict(record["tiny_base"]), sorted(record["train_datasets"])
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return  # a base of an earlier version, or one that is not ours
-    other = sorted(key for key in {*built, *recipe.tiny_base} if built.get(key) != recipe.tiny_base.get(key))
+    built, wanted_sizes = DEFAULT_SIZES | built, DEFAULT_SIZES | recipe.tiny_base
+    other = sorted(key for key in {*built, *wanted_sizes} if built.get(key) != wanted_sizes.get(key))
     if other:
-        wanted = ", ".join(f"`{key}` {built.get(key)} and not {recipe.tiny_base.get(key)}" for key in other)
+        wanted = ", ".join(f"`{key}` {built.get(key)} and not {wanted_sizes.get(key)}" for key in other)
         raise InputError(
             f"{folder} was built by another run with other sizes: {wanted}. Delete it, or name another folder: "
             f"--model_name_or_path {folder}-2"

@@ -62,6 +62,14 @@ def _reading(settings: RewardModelSettings, args: RewardModelConfig) -> RewardMo
     )
 
 
+def _without_prompts(before: RewardModelSettings | None) -> RewardModelSettings | None:
+    """The settings of a model that is trained further from Python, where nothing is known of the prompts."""
+    if before is None:
+        return None
+    lineage = [{name: value for name, value in stage.items() if name != "prompt_ending"} for stage in before.lineage]
+    return dataclasses.replace(before, lineage=lineage)
+
+
 def _report_other_reading(name: str, before: RewardModelSettings | None, args: RewardModelConfig) -> None:
     """Says so if a reward model is trained further and read in another way than before, which is rarely meant."""
     for setting in ("pooling_type", "data_format") if before is not None else ():
@@ -91,7 +99,7 @@ def _loaded(
     """The reward model of a folder or of the Hub."""
     init = args.model_init_kwargs or {}
     before = load_settings(name, init.get("revision"))
-    settings = settings or before or RewardModelSettings()
+    settings = settings or _without_prompts(before) or RewardModelSettings()
     if args.should_log:
         _report_other_reading(name, before, args)
     model = RewardModel.from_pretrained(

@@ -18,6 +18,8 @@ from rm_toolkit.models.tokenizer import load_tokenizer
     ("prompts", "ending"),
     [
         (["## Human:\nHi\n\n## Assistant:\n", "\n\nHuman: Hi\n\nAssistant:"], "Assistant:"),
+        (["## Human:\nHi\n\n## Assistant:\n"], "## Assistant:"),
+        (["\n\nHuman: Hi\n\nAssistant:"], "\n\nAssistant:"),
         (["## Human:\nHi\n\n## Assistant:\n", "Hi"], None),
         ([[{"role": "user", "content": "Hi"}]], None),
         ([], None),
@@ -32,6 +34,8 @@ def test_how_prompts_end_is_known_if_all_end_alike(prompts, ending):
     ("ending", "prompt", "warned"),
     [
         ("Assistant:", "Name a colour.", True),
+        ("## Assistant:", "Name a colour.", True),
+        ("\n\nAssistant:", "Name a colour.", True),
         ("Assistant:", "## Human:\nName a colour.\n\n## Assistant:\n", False),
         (None, "Name a colour.", False),
     ],
@@ -45,4 +49,6 @@ def test_bare_questions_are_warned_of_once(base_model, caplog, ending, prompt, w
         scorer.score([prompt], ["Red."])
     told = [record.getMessage() for record in caplog.records if "was trained on end in it" in record.getMessage()]
     assert len(told) == warned
-    assert not warned or "--template human-assistant" in told[0]
+    if warned:
+        assert ("--template human-assistant" in told[0]) == (ending != "\n\nAssistant:")
+        assert (r"\n\nHuman: {question}" in told[0]) == (ending != "## Assistant:")

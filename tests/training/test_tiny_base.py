@@ -88,3 +88,27 @@ def test_the_next_command_starts_from_the_output_that_a_flag_named():
     written = parse_recipe(recipe, ["--use_cpu", "true"])[0].next_command
     moved = parse_recipe(recipe, ["--use_cpu", "true", "--output_dir", "outputs/my rm"])[0].next_command
     assert moved == f"{written} --model_name_or_path 'outputs/my rm'"
+
+
+def test_a_size_that_is_written_out_at_its_default_is_the_same_size(build):
+    folder = build()
+    record = json.loads((folder / "tiny_base.json").read_text())
+    del record["tiny_base"]["num_heads"]  # 4 unless it is given
+    (folder / "tiny_base.json").write_text(json.dumps(record))
+    build(num_heads=4)
+    with pytest.raises(InputError, match="`num_heads` 4 and not 2"):
+        build()
+
+
+def test_a_model_of_the_hub_is_not_built_as_a_tiny_llama(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--use_cpu", "true", "--model_name_or_path", "Qwen/Qwen3-0.6B-Base"]
+    recipe, _, model = parse_recipe(ROOT / "recipes/tiny/grft.yaml", flags)
+    with pytest.raises(
+        InputError, match=r"would build a tiny Llama there\. For a model of the Hub pass --tiny_base '\{\}'"
+    ):
+        ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
+    assert not (tmp_path / "Qwen").exists()
+    recipe, _, model = parse_recipe(ROOT / "recipes/tiny/grft.yaml", [*flags, "--tiny_base", "{}"])
+    ensure_tiny_base(recipe, model, {"some": Dataset.from_list(rows.pairs(30))}, seed=0)
+    assert not (tmp_path / "Qwen").exists()
