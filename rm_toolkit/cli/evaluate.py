@@ -161,7 +161,6 @@ def parse_endpoints(given: list[str], models: list[str]) -> dict[str, str]:
 def show(found: Evaluation) -> None:
     """Prints every model's accuracy on every test set, and its paired difference to the first, with their intervals."""
     from ..output.console import print_table
-    from ..output.markdown import number, with_interval
 
     results = found.metrics["results"]
     first = next(iter(results))
@@ -172,15 +171,20 @@ def show(found: Evaluation) -> None:
         [
             test,
             name,
-            with_interval(own[test]["accuracy"]),
-            with_interval(differences[name, test], sign=True) if (name, test) in differences else "",
-            number(own[test]["longer_wins"]),
+            half_width(own[test]["accuracy"]),
+            half_width(differences[name, test], "+") if (name, test) in differences else "",
             f"{own[test]['num_pairs']:,}",
         ]
         for test in found.metrics["datasets"]
         for name, own in results.items()
     ]
-    header = ["test set", "model", "accuracy", f"minus {first}", "longer wins", "pairs"]
+    header = ["test set", "model", "accuracy", f"minus {first}", "pairs"]
     if len(results) == 1:
         header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
     print_table(header, rows)
+
+
+def half_width(value: dict[str, float | None], sign: str = "") -> str:
+    """`0.812 ± 0.022`, with half of the 95% interval, which the report gives in full; without it if there is none."""
+    text = f"{value['value']:{sign}.3f}"
+    return text if value.get("low") is None else f"{text} ± {(value['high'] - value['low']) / 2:.3f}"

@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rm_toolkit.cli import main
+from rm_toolkit.cli.evaluate import half_width
 from rm_toolkit.errors import InputError
 from rm_toolkit.evaluation import evaluate
 from rm_toolkit.evaluation.evaluator import name_models
 from rm_toolkit.models.saving import save_reward_model
 from rm_toolkit.output.console import console
-from rm_toolkit.output.markdown import with_interval
 
 
 TAGGED = {"domain": lambda k: ("law", "art")[k % 2], "prompt_id": lambda k: str(k // 2), "source": lambda k: "jsonl"}
@@ -161,7 +161,7 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
     assert metrics["command"] == ["rm-toolkit", *command]
     assert set(metrics["accuracy_matrix"]) == {"general", "law"}
     for row in metrics["differences"]:  # printed with their intervals, as in the report
-        shown = [with_interval(metrics["results"]["law"][row["dataset"]]["accuracy"]), with_interval(row, sign=True)]
+        shown = [half_width(metrics["results"]["law"][row["dataset"]]["accuracy"]), half_width(row, "+")]
         assert any(all(cell in line for cell in shown) for line in said.splitlines())
     assert metrics["accuracy_matrix"]["law"]["art"] == metrics["results"]["law"]["art"]["accuracy"]["value"]
     assert metrics["models"]["law"]["learning_curves"]["customized"] == ["law"]
@@ -244,3 +244,9 @@ def test_mistakes_on_the_command_line(flags, message, tmp_path, capsys):
 def test_a_model_without_a_reward_head_is_refused(base_model, rows, tmp_path):
     with pytest.raises(InputError, match="has no reward head"):
         evaluate([base_model()], {"mine": Dataset.from_list(rows.pairs(3))}, show_progress=False)
+
+
+def test_an_interval_is_printed_by_half_its_width():
+    assert half_width({"value": 0.8124, "low": 0.79, "high": 0.834}) == "0.812 ± 0.022"
+    assert half_width({"value": 0.0124, "low": -0.01, "high": 0.03}, "+") == "+0.012 ± 0.020"
+    assert half_width({"value": 1.0, "low": None, "high": None}) == "1.000"
