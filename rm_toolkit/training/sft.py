@@ -35,6 +35,7 @@ from ..output.written import record_written
 from .best_model import check_best_metric
 from .chat_date import DatedConfig
 from .checkpoints import Checkpoints
+from .disk_errors import named_disk_errors
 from .display import RunProgressCallback, describe_truncation
 from .engines import BiasCorrectionCallback, EngineHooks, LaunchedConfig, read_engine
 from .recipe import RecipeArguments
@@ -244,7 +245,7 @@ def run_base_lm(trainer: SFTTrainer, resume: str | None) -> None:
     at_start = for_this_call(trainer.args, eval_on_start=bool(trainer.eval_dataset) and not resume)
     if trainer.args.should_save:
         begin_run(trainer.args.output_dir)
-    with at_start:
+    with at_start, named_disk_errors(trainer.args.output_dir):
         trainer.train(resume_from_checkpoint=resume)
     logs = trainer.state.log_history
     before = {key: value for log in logs if log["step"] == 0 for key, value in log.items() if key.startswith("eval_")}

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -25,6 +26,7 @@ from rm_toolkit.training.sft import (
     BaseLmTrainer,
     language_modeling_rows,
     load_base_lm,
+    run_base_lm,
 )
 
 
@@ -177,6 +179,21 @@ def test_a_process_that_does_not_save_writes_nothing(base_model, tokenizer, tmp_
     monkeypatch.setattr(type(trainer.args), "should_save", False)
     trainer.save_weights(str(tmp_path / "sft" / "checkpoint-1"))
     assert not (tmp_path / "sft" / "checkpoint-1").exists()
+
+
+def test_a_disk_that_is_full_while_torch_saves_is_said(base_model, tokenizer, tmp_path, monkeypatch):
+    trainer = base_lm_trainer(base_model, tokenizer, tmp_path / "sft")
+
+    def fail(**_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2814784 vs 2814676")
+
+    monkeypatch.setattr(trainer, "train", fail)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(InputError, match=r"sft could not be written: the disk is full .* Make room, then resume"):
+        run_base_lm(trainer, None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        run_base_lm(trainer, None)
 
 
 def change_config(**values):
