@@ -190,7 +190,10 @@ def test_offline_mode_and_an_unreachable_hub_are_told_apart(model_folder, hub, m
         with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
             push_model(str(model_folder()), "tester/my-rm")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="connection to the Hub broke"):
+    # The second where a command of this process has bounded the client before, which then does not try as long.
+    with pytest.raises(
+        InputError, match=r"connection to the Hub broke|was not reached: 127\.0\.0\.1:9 cannot be reached"
+    ):
         push_model(str(model_folder()), "tester/my-rm")
 
 
