@@ -22,13 +22,11 @@ class HelpFormatter(argparse.HelpFormatter):
     """
 
     def __init__(self, prog: str) -> None:
-        columns = shutil.get_terminal_size((100, 24)).columns
-        super().__init__(prog, max_help_position=BESIDE, width=max(NARROWEST, min(columns, WIDEST)))
+        super().__init__(prog, max_help_position=BESIDE, width=width())
 
+    # argparse has no public way to change these three; they are the same in Python 3.10 to 3.14.
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        if action.nargs == "+":
-            return f"{self._metavar_formatter(action, default_metavar)(1)[0]} …"
-        return super()._format_args(action, default_metavar)
+        return repeated_value(action) if action.nargs == "+" else super()._format_args(action, default_metavar)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -38,6 +36,17 @@ class HelpFormatter(argparse.HelpFormatter):
         return "\n\n".join(
             part if "\n  " in part else textwrap.fill(part, width, break_on_hyphens=False) for part in paragraphs
         )
+
+
+def width() -> int:
+    """Returns the columns of a help text."""
+    return max(NARROWEST, min(shutil.get_terminal_size((100, 24)).columns, WIDEST))
+
+
+def repeated_value(action: argparse.Action) -> str:
+    """Returns how the help names the values of an option that takes one or more."""
+    choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper()
+    return f"{action.metavar or choices} …"
 
 
 def name_values(actions: Iterable[argparse.Action]) -> None:
@@ -56,12 +65,12 @@ def usage(prog: str, actions: Iterable[argparse.Action]) -> str:
         prog (`str`): How the command is called.
         actions (`Iterable[argparse.Action]`): Its arguments.
     """
-    formatter = HelpFormatter(prog)
     words = [prog]
     for action in actions:
         if not action.option_strings:
             words.append(action.metavar or action.dest.upper())
         elif action.required:
-            words.append(f"{action.option_strings[-1]} {formatter._format_args(action, action.dest.upper())}")
-    text, width = " ".join([*words, "[options]"]), formatter._width - len("usage: ")
-    return textwrap.fill(text, width, subsequent_indent=" " * 11, break_on_hyphens=False)
+            value = repeated_value(action) if action.nargs == "+" else action.metavar or action.dest.upper()
+            words.append(f"{action.option_strings[-1]} {value}")
+    text = " ".join([*words, "[options]"])
+    return textwrap.fill(text, width() - len("usage: "), subsequent_indent=" " * 11, break_on_hyphens=False)
