@@ -258,3 +258,24 @@ def test_the_commands_of_a_page_run_as_written_and_give_its_numbers(name, checko
         )
     for general in ("helpful", "harmless"):
         assert results["end"][general]["accuracy"] > results["start"][general]["accuracy"] - 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("support-tone", ("longest", "word", "bag")), ("chat-with-tools", ("bag",)), ("best-of-n", ("longest", "bag"))],
+)
+def test_trivial_rules_reach_what_the_page_says(name, shown, data, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(ROOT / "data"))
+    import sample_metrics
+
+    train, test = ([pair for row in part for pair in pairs(row)] for part in data[name])
+    found = {
+        "longest": sample_metrics.longest_wins(test),
+        "word": sample_metrics.best_word(train, test)[2],
+        "bag": sample_metrics.bag_of_words(train, {"test": test})["test"],
+    }
+    page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+    for rule in shown:
+        assert f"{found[rule]:.2f}".removeprefix("0") in page, f"{rule}: {found[rule]}"
