@@ -91,21 +91,47 @@ def compute_frontier(
     weights: Sequence[float],
     *,
     allowed_loss: float = 0.01,
+    **how: Any,
+) -> Frontier:
+    """
+    Evaluates a series of merges from one end to the other, and chooses one; nothing is written.
+
+    Args:
+        general, customized, general_datasets, customized_datasets: As in [`evaluate_between`].
+        weights (`Sequence[float]`): Weights of the customized model; 0 and 1 are always evaluated.
+        allowed_loss (`float`): General accuracy that may be lost, as a share.
+        how: The other arguments of [`evaluate_between`].
+
+    Raises:
+        `InputError`: as [`evaluate_between`] does, and for a weight outside [0, 1].
+    """
+    weights = check_weights(weights)
+    points = evaluate_between(general, customized, general_datasets, customized_datasets, weights, **how)
+    chosen = choose(points, allowed_loss)
+    return Frontier(points, chosen, allowed_loss, list(general_datasets), list(customized_datasets))
+
+
+def evaluate_between(
+    general: str | os.PathLike,
+    customized: str | os.PathLike,
+    general_datasets: Mapping[str, Any],
+    customized_datasets: Mapping[str, Any],
+    weights: Sequence[float],
+    *,
     split: str = "test",
     seed: int = 0,
     device: str | None = None,
     tokens_per_batch: int = 16384,
     cache_dir: str | None = None,
     show_progress: bool = True,
-) -> Frontier:
+) -> list[Point]:
     """
-    Evaluates a series of merges in memory; nothing is written. Three copies of the model weights are held in fp32.
+    Evaluates merges in memory; nothing is written. Three copies of the model weights are held in fp32.
 
     Args:
         general, customized (`str` or `os.PathLike`): Folders of the two reward models.
         general_datasets, customized_datasets (`dict`): Name -> SPEC as in a recipe.
-        weights (`Sequence[float]`): Weights of the customized model; 0 and 1 are always evaluated.
-        allowed_loss (`float`): General accuracy that may be lost, as a fraction.
+        weights (`Sequence[float]`): Weights of the customized model, each in [0, 1].
         split (`str`): Split to use if a SPEC names none.
         seed (`int`): Seed of fractions and splits.
         device (`str`, *optional*): Default: a GPU if there is one.
@@ -113,10 +139,13 @@ def compute_frontier(
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw a progress bar.
 
+    Returns:
+        `list[Point]`: One for each weight, in their order.
+
     Raises:
         `InputError`: if the models do not fit each other, or a test set cannot be read or has no preference.
     """
-    weights, target = check_weights(weights), compute_device(device)
+    target = compute_device(device)
     shared = sorted(set(general_datasets) & set(customized_datasets))
     if shared:
         raise InputError(f"the test set '{shared[0]}' is given as general and as customized; give each its own name.")
@@ -132,9 +161,7 @@ def compute_frontier(
         model.set_weight(weight)
         found = {own.name: model.evaluate(own, collator, tokens_per_batch) for own in sets}
         points.append(Point(weight, _mean(found, general_datasets), _mean(found, customized_datasets), found))
-    return Frontier(
-        points, choose(points, allowed_loss), allowed_loss, list(general_datasets), list(customized_datasets)
-    )
+    return points
 
 
 def _tokenize(

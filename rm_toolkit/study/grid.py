@@ -15,6 +15,7 @@ from ..output.ranges import Number, Text
 from ..output.stated_ranges import check_ranges
 from ..training.recipe_file import load_yaml
 from ..training.setting_ranges import COEFFICIENT, UPSTREAM
+from .start import check_start
 
 
 NO_GRFT = "none"
@@ -46,7 +47,8 @@ class StageGrid:
 @dataclass
 class StudyConfig:
     """
-    One study.
+    One study. With `eval_on_start: false` in `crft`, accuracy before CRFT is that of the GRFT run at its end, so that the same
+    model is not evaluated in every run; the GRFT recipe must then evaluate the sets of CRFT.
 
     Args:
         base_models (`dict`): Name -> settings of both stages (`model_name_or_path` at least).
@@ -224,6 +226,7 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
             raise InputError(
                 f"{path}: the recipe {stage.config} does not exist. Run this command in the root of the checkout."
             )
+    check_start(study, path)
     names = [cell.name for cell in cells(study)]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:

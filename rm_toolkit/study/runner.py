@@ -126,12 +126,14 @@ class StudyRunner:
             (folder / "failed").write_text(reason + "\n", encoding="utf-8")
             say(f"{cell.name} failed (exit code {code}): {reason}\n  {folder / 'log.txt'}")
             return
-        log = load_json(model / TRAINING_LOG_NAME)
+        log, results = load_json(model / TRAINING_LOG_NAME), load_json(model / FINAL_RESULTS_NAME)
+        if cell.start is not None and not results["start"]:
+            results["start"] = self.result(cell.start)["results"]["end"]
         result = {
             "cell": {name: getattr(cell, name) for name in cell.__dataclass_fields__},
             "command": shlex.join(words),
             "seconds": time.perf_counter() - begin,
-            "results": load_json(model / FINAL_RESULTS_NAME),
+            "results": results,
             "pairs_per_step": log["pairs_per_step"],
             "log_history": log["log_history"],
         }
@@ -160,22 +162,21 @@ def merged_accuracies(
     Returns:
         `dict[str, dict[str, float]]`: By weight, then by test set.
     """
-    from ..merging.frontier import compute_frontier
+    from ..merging.frontier import evaluate_between
     from ..training.recipe import parse_recipe
 
     flags = words[words.index("--config") + 2 :]
     recipe, _, _ = parse_recipe(study.crft.config, flags)
     own = study.customized_set.replace("{domain}", cell.domain or "")
-    found = compute_frontier(
+    points = evaluate_between(
         general,
         customized,
         {name: recipe.eval_datasets[name] for name in study.general_sets},
         {own: recipe.eval_datasets[own]},
-        study.merge_weights,
+        sorted(set(study.merge_weights)),
         seed=cell.seed,
         show_progress=False,
     )
-    points = [point for point in found.points if point.weight in study.merge_weights]
     return {f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points}
 
 

@@ -33,6 +33,8 @@ def main(words: list[str]) -> None:
         when: {name: {"accuracy": value} for name, value in sets.items()}
         for when, sets in (("start", start), ("end", end))
     }
+    if flags.get("--eval_on_start") == "false":
+        results["start"] = {}
     (output / "final_eval_results.json").write_text(json.dumps(results))
     history = [
         {"step": step, **{f"eval_{name}_accuracy": value for name, value in sets.items()}}

@@ -53,7 +53,12 @@ def test_commands_are_what_the_recipes_take(study_file, tmp_path):
             assert model.model_name_or_path == (str(tmp_path / "start") if cell.start else "base")
 
 
-STUDIES = [*(ROOT / "recipes").glob("*/study.yaml"), *(ROOT / "benchmarks").glob("*/study_*.yaml")]
+BENCHMARKS = ROOT / "benchmarks/published"
+STUDIES = [
+    *(ROOT / "recipes").glob("*/study.yaml"),
+    *BENCHMARKS.glob("study_*.yaml"),
+    *BENCHMARKS.glob("smollm2_*.yaml"),
+]
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -116,3 +121,43 @@ def test_a_missing_name_is_named(study_file, tmp_path):
 def test_names_are_safe_as_folders():
     cell = Cell("crft", "a/b c", "hh", 0.1, 3, "plain", "law")
     assert cell.name == "crft--a_b_c--hh--lm0.1--plain--law--seed3"
+
+
+def shared_start(**changes):
+    """A CRFT stage that takes accuracy at the start from the GRFT run."""
+    sets = {"a": "data/a", "b": "data/b", "dsp_{domain}": {"path": "data/dsp", "domain": "{domain}"}}
+    strategies = {"plain": {"lm_loss_coef": 0}, "imitation": {"lm_loss_coef": 0.1}}
+    grid = {
+        "config": "recipes/tiny/crft.yaml",
+        "flags": {"eval_on_start": False, "eval_datasets": sets},
+        "strategies": strategies,
+        "domains": ["law"],
+    }
+    return {**grid, **changes}
+
+
+def general_stage(sets, data=None):
+    return {
+        "config": "recipes/tiny/grft.yaml",
+        "flags": {"eval_datasets": sets},
+        "data": data or {"hh": {"helpful": "x"}},
+    }
+
+
+LAW = {"dsp_law": {"path": "data/dsp", "domain": "law"}}
+
+
+def test_a_start_taken_from_grft_needs_its_test_sets(study_file):
+    load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b", **LAW})))
+    with pytest.raises(InputError, match="the GRFT run does not evaluate 'dsp_law'"):
+        load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b"})))
+    with pytest.raises(InputError, match=r"'b' is another test set in the GRFT run: \{'path': 'data/other'\}"):
+        load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/other", **LAW})))
+
+
+def test_a_start_taken_from_grft_needs_grft(study_file):
+    stage = general_stage({"a": "data/a", "b": "data/b", **LAW}, {"none": None, "hh": {"helpful": "x"}})
+    with pytest.raises(
+        InputError, match="strategy 'imitation' of base model 'tiny' .* without GRFT nothing else measures"
+    ):
+        load_study(study_file(crft=shared_start(), grft=stage))

@@ -40,6 +40,22 @@ def test_every_cell_runs_once_and_leaves_its_result(study):
     assert StudyRunner(study).run() and set(calls(study).values()) == {1}, "what is done stays done"
 
 
+def test_runs_that_do_not_evaluate_at_the_start_take_it_from_grft(study):
+    measured = StudyRunner(study)
+    assert measured.run()
+    study.crft.flags["eval_on_start"] = False
+    study.output_dir += "-shared"
+    runner = StudyRunner(study)
+    assert runner.run()
+    for cell in runner.cells:
+        found, own = runner.result(cell)["results"], measured.result(cell)["results"]
+        if cell.start is None:
+            assert bool(found["start"]) is (cell.stage == "grft")
+        else:
+            assert found["start"] == runner.result(cell.start)["results"]["end"]
+        assert found["end"] == own["end"]
+
+
 def test_a_broken_cell_stops_what_starts_from_it_and_nothing_else(study):
     broken = Path(study.output_dir, "break-grft--tiny--hh--lm0.1--seed0")
     broken.parent.mkdir(parents=True)
