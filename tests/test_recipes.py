@@ -28,7 +28,7 @@ def _in_root(monkeypatch):
 
 
 def test_the_recipes_of_the_readme_are_there():
-    assert {path.parent.name for path in RECIPES} == {"tiny", "llama-7b", "qwen3-0.6b"}
+    assert {path.parent.name for path in RECIPES} == {"tiny", "llama-7b", "qwen3-0.6b", "smollm2-135m"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -41,9 +41,10 @@ def test_every_recipe_parses_strictly(path):
     assert path.read_text().startswith("# "), "the head of a recipe says hardware and batch arithmetic"
 
 
-def test_the_base_lm_recipe_parses_strictly():
+@pytest.mark.parametrize("name", ["tiny", "smollm2-135m"])
+def test_the_base_lm_recipe_parses_strictly(name):
     groups = (BaseLmArguments, BaseLmConfig, ModelConfig)
-    recipe, training, model = parse_recipe(ROOT / "recipes/tiny/sft.yaml", ["--use_cpu", "true"], groups=groups)
+    recipe, training, model = parse_recipe(ROOT / f"recipes/{name}/sft.yaml", ["--use_cpu", "true"], groups=groups)
     assert recipe.train_datasets and model.model_name_or_path and training.max_length == 256
 
 

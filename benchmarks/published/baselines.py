@@ -1,0 +1,114 @@
+"""
+What a reward model must beat on the held-out published prompts: "the longer answer wins", and logistic regression on words.
+
+    python benchmarks/published/baselines.py                     # datasets of benchmarks/published/data.py
+    python benchmarks/published/baselines.py --data DIR
+
+The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT are trained on:
+on all general sets at once, on each general set, and on each domain. Accuracy in percent, with the half width of the
+95% interval over prompts; the prompts and the resamples are those of `rm-toolkit evaluate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import DOMAINS, GENERAL
+from datasets import disable_progress_bars
+
+from rm_toolkit.data.mixture import load_datasets
+from rm_toolkit.evaluation.intervals import Bootstrap
+from rm_toolkit.evaluation.lengths import longer_wins
+from rm_toolkit.evaluation.metrics import wins_of
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a table, and writes the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("outputs/published"), help="folder of the datasets")
+    parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
+    args = parser.parse_args(argv)
+    disable_progress_bars()
+    domains = [f"dsp-{domain}" for domain in DOMAINS]
+    train = pairs({name: str(args.data / "tuning" / name) for name in GENERAL}, "train")
+    train |= pairs({name: str(args.data / name) for name in domains}, "train")
+    test = pairs({name: str(args.data / name) for name in (*GENERAL, *domains)}, "test")
+    pooled = WordModel([pair for name in GENERAL for pair in train[name]])
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, rows in test.items():
+        own = WordModel(train[name])
+        found[name] = {
+            "longer answer wins": of_wins(longer_wins(*lengths(rows)), rows),
+            "TF-IDF, trained on this set": of_wins(own.wins(rows), rows),
+        }
+        if name in GENERAL:
+            found[name]["TF-IDF, trained on all general sets"] = of_wins(pooled.wins(rows), rows)
+    print(table(found, {name: len(rows) for name, rows in test.items()}))
+    if args.output:
+        args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def pairs(specs: dict[str, str], split: str) -> dict[str, list[dict[str, Any]]]:
+    """Pairs of each dataset: rows with `chosen`, `rejected` and `prompt_id`."""
+    return {name: list(rows) for name, rows in load_datasets(specs, split, layout="pairs").items()}
+
+
+def lengths(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Characters of the chosen and of the rejected answers."""
+    return tuple(np.array([len(row[name]) for row in rows], dtype=float) for name in ("chosen", "rejected"))
+
+
+class WordModel:
+    """Logistic regression on TF-IDF of the chosen answer minus that of the rejected one."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        self.words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        self.words.fit([row[name] for row in rows for name in ("chosen", "rejected")])
+        # Every other pair is turned round, so that there are two classes.
+        features = self.difference(rows)
+        signs = np.where(np.arange(len(rows)) % 2 == 0, 1, -1)
+        self.model = LogisticRegression(C=10.0, max_iter=2000, fit_intercept=False)
+        self.model.fit(features.multiply(signs[:, None]).tocsr(), signs)
+
+    def difference(self, rows: list[dict[str, Any]]) -> Any:
+        """A sparse matrix of one row per pair."""
+        return self.words.transform([row["chosen"] for row in rows]) - self.words.transform(
+            [row["rejected"] for row in rows]
+        )
+
+    def wins(self, rows: list[dict[str, Any]]) -> np.ndarray:
+        """1 for a pair ranked correctly, 0.5 for equal scores, else 0."""
+        return wins_of(self.model.decision_function(self.difference(rows)))
+
+
+def of_wins(wins: np.ndarray, rows: list[dict[str, Any]]) -> list[float]:
+    """Accuracy with the low and high end of its interval."""
+    prompts = np.unique([row["prompt_id"] for row in rows], return_inverse=True)[1]
+    return [float(wins.mean()), *(Bootstrap().accuracy_interval(wins, prompts) or [float("nan")] * 2)]
+
+
+def table(found: dict[str, dict[str, list[float]]], counts: dict[str, int]) -> str:
+    """The Markdown table."""
+    names = list(dict.fromkeys(name for rules in found.values() for name in rules))
+    lines = ["| test set | pairs | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for own, rules in found.items():
+        cells = [
+            f"{100 * rules[n][0]:.1f} ± {50 * (rules[n][2] - rules[n][1]):.1f}" if n in rules else "" for n in names
+        ]
+        lines.append(f"| {own} | {counts[own]} | " + " | ".join(cells) + " |")
+    means = [[rules[name][0] for own, rules in found.items() if own in GENERAL and name in rules] for name in names]
+    lines.append(
+        "| mean of the general sets | | " + " | ".join(f"{100 * np.mean(values):.1f}" for values in means) + " |"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
