@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import DOMAINS, GENERAL
 from datasets import disable_progress_bars
 
+from data import DOMAINS, GENERAL
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.evaluation.intervals import Bootstrap
 from rm_toolkit.evaluation.lengths import longer_wins

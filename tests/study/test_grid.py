@@ -158,6 +158,6 @@ def test_a_start_taken_from_grft_needs_its_test_sets(study_file):
 def test_a_start_taken_from_grft_needs_grft(study_file):
     stage = general_stage({"a": "data/a", "b": "data/b", **LAW}, {"none": None, "hh": {"helpful": "x"}})
     with pytest.raises(
-        InputError, match="strategy 'imitation' of base model 'tiny' .* without GRFT nothing else measures"
+        InputError, match=r"strategy 'imitation' of base model 'tiny' .* without GRFT nothing else measures"
     ):
         load_study(study_file(crft=shared_start(), grft=stage))
