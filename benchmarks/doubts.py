@@ -7,8 +7,8 @@ Recall and precision of `rm-toolkit doubt` on labels that were flipped on purpos
         -- --model_name_or_path outputs/published/minilm --pooling_type cls --learning_rate 1e-4 \
         --num_train_epochs 1 --max_length 128 --replay_datasets '{}'
 
-A share of the pairs of each training set is flipped, by a seed; the command then runs as a user would run it, and its
-list is compared with the flipped pairs. Labels that were wrong before count as false alarms. A second call continues.
+A random share of the pairs in each training set is flipped. The command then runs as a user would run it, and its list is
+compared with the flipped pairs. Labels that were already wrong count as false alarms. A second call continues the first.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ DEFAULT_TRAIN = [
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line; arguments after `--` are settings of the recipe."""
+    """Parses the command line; arguments after `--` are settings of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the data, the folds and results.json")
     parser.add_argument("--config", default="recipes/tiny/grft.yaml", help="the recipe")
     parser.add_argument("--train", nargs="+", default=DEFAULT_TRAIN, metavar="NAME=SPEC", help="training sets")
-    parser.add_argument("--share", type=float, default=0.05, help="share of the pairs that is flipped")
-    parser.add_argument("--folds", type=int, default=5, help="folds")
+    parser.add_argument("--share", type=float, default=0.05, help="share of the pairs to flip")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds")
     parser.add_argument("--seed", type=int, default=0, help="seed of the flips")
     parser.add_argument("flags", nargs="*", help="settings of the recipe, after --")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Flips, searches, compares, prints."""
+    """Flips labels, searches for them, compares, and prints the table."""
     args = parse(argv)
     from rm_toolkit.cli import main as run_command
     from rm_toolkit.data.specs import parse_named_specs
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def plant(specs: dict[str, Any], args: argparse.Namespace) -> tuple[set[str], dict[str, Any]]:
-    """Writes each set as pairs, some of them flipped; returns the ids of these pairs, and the specs of the files."""
+    """Saves each set with some pairs flipped. Returns the ids of the flipped pairs and the specs of the saved sets."""
     from datasets import DatasetDict
 
     from rm_toolkit.data.drop_list import pair_ids
@@ -87,21 +87,21 @@ def plant(specs: dict[str, Any], args: argparse.Namespace) -> tuple[set[str], di
 
 
 def turn_round(row: dict[str, Any], number: int, flipped: set[int]) -> dict[str, Any]:
-    """Swaps the two texts of a flipped pair; scores and tags stay, as after a careless annotation."""
+    """Swaps the two texts of a flipped pair. Scores and tags stay, as if an annotator had mixed up the texts."""
     return {"chosen": row["rejected"], "rejected": row["chosen"]} if number in flipped else {}
 
 
 def compare(search: Path, planted: set[str]) -> dict[str, Any]:
     """
-    Compares the list of a search with the planted pairs.
+    Compares the list of a search with the flipped pairs.
 
     Args:
-        search (`Path`): Its folder.
+        search (`Path`): Output folder of the search.
         planted (`set[str]`): Ids of the flipped pairs.
 
     Returns:
-        `dict`: counts; precision and recall of the list; precision among as many of the most contradicted pairs as were
-        flipped; and average precision over all pairs in the order of p.
+        `dict`: Counts; precision and recall of the list; precision among the n pairs with the lowest p, where n is the
+        number of flipped pairs; and average precision over all pairs ranked by p.
     """
     import pyarrow.parquet
     from sklearn.metrics import average_precision_score

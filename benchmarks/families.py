@@ -1,4 +1,4 @@
-"""Tiny configs of every family that `architectures.py` tries: only their sizes; everything else is the class's default."""
+"""Tiny configs of every family that `architectures.py` tries. Only sizes are set; the rest is the class's default."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Family:
     One architecture of transformers.
 
     Args:
-        name (`str`): Name as written by its authors.
-        config (`str`): Its config class.
-        values (`dict`): Sizes of the tiny model; windows, dropout, kinds of layers and so on are the class's defaults.
-        encoder (`bool`): Whether it reads in both directions.
+        name (`str`): Name as its authors write it.
+        config (`str`): Its config class in transformers.
+        values (`dict`): Sizes of the tiny model; windows, dropout, layer types and so on are the class's defaults.
+        encoder (`bool`): Whether its attention is bidirectional.
     """
 
     name: str

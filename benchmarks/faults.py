@@ -1,13 +1,14 @@
 """
-Attacks every command and recipe, and prints which attacks they withstood.
+Injects faults into every command and recipe, and prints how many attacks held.
 
     python benchmarks/faults.py disks                      # full, read-only, not ours, over quota
     python benchmarks/faults.py signals                    # Ctrl-C and SIGTERM at three moments, and SIGKILL
-    python benchmarks/faults.py endpoints                  # an LLM endpoint and a Hub that do not answer
+    python benchmarks/faults.py endpoints                  # an LLM endpoint and a Hub that do not respond
     python benchmarks/faults.py secrets                    # passwords and tokens in the settings of recipes
 
-Held means: one line that says what happened, the right exit code, the earlier output unchanged, no leftover files.
-Exits with 1 if something did not hold. Real full disks need the right to mount one (root, or `unshare -rm` before it).
+An attack held if the command printed one line that says what happened, gave the right exit code, left earlier output
+unchanged, and left no stray files. The exit code is 1 if any attack did not hold. Real full disks need permission to
+mount one: run as root, or under `unshare -rm`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ KINDS = {
 
 @contextlib.contextmanager
 def prepared() -> Iterator[Attacked]:
-    """The area, the inputs and the servers."""
+    """Sets up the working area, the inputs and the loopback servers."""
     with (
         tempfile.TemporaryDirectory(prefix="faults-") as temporary,
         llm_server() as (llm, _),
@@ -67,8 +68,10 @@ def prepared() -> Iterator[Attacked]:
 def main() -> int:
     """Runs the attacks and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenarios whose name begins with this")
+    parser.add_argument("kind", choices=KINDS, help="kind of attack")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="only scenarios whose name begins with one of these"
+    )
     options = parser.parse_args()
     rows = []
     with prepared() as attacked:

@@ -1,4 +1,4 @@
-"""Kinds of damage to a JSON file, and functions that cause them."""
+"""Kinds of damage to a JSON file, and the functions that cause them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HUGE_INTEGER = b"1" + b"0" * 9_999
 
 
 def write(content: bytes) -> Callable[[Path], Any]:
-    """Replaces the file."""
+    """A function that replaces the file's content."""
     return lambda path: path.write_bytes(content)
 
 
 def change(*keys: str | int, **values: Any) -> Callable[[Path], None]:
-    """Sets values in a JSON file, inside the mapping or list that `keys` lead to; `...` removes a key."""
+    """A function that sets `values` in a JSON file, in the mapping that `keys` lead to; the value `...` removes a key."""
 
     def harm(path: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -40,44 +40,44 @@ def change(*keys: str | int, **values: Any) -> Callable[[Path], None]:
 
 
 def truncated(path: Path) -> None:
-    """Half of the file."""
+    """Cuts the file in half."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def a_folder(path: Path) -> None:
-    """A folder where the file was."""
+    """Replaces the file by a folder."""
     path.unlink(missing_ok=True)
     path.mkdir()
 
 
 def a_dangling_link(path: Path) -> None:
-    """A broken link."""
+    """Replaces the file by a broken link."""
     path.unlink(missing_ok=True)
     path.symlink_to(path.parent / "nowhere")
 
 
 def a_pipe(path: Path) -> None:
-    """A named pipe: opening it blocks forever."""
+    """Replaces the file by a named pipe, which blocks whoever opens it."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
 def a_device(path: Path) -> None:
-    """A link to an endless file."""
+    """Replaces the file by a link to an endless device."""
     path.unlink(missing_ok=True)
     path.symlink_to("/dev/zero")
 
 
 def gigantic(path: Path) -> None:
-    """A sparse file of 64 GB."""
+    """Replaces the file by a sparse one of 64 GB."""
     path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(64 << 30)
 
 
 def remove(path: Path) -> None:
-    """No file."""
+    """Removes the file."""
     path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Damaged model folders: the damage, its file and key, and what the error must name."""
+"""Attacks on model folders: the damage, its file and key, and what the error must name."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Attack:
     One defect of a model folder.
 
     Args:
-        name (`str`): The defect, file first.
+        name (`str`): The file and its defect.
         file (`str`): The file, relative to the model folder.
-        harm (`Callable`): Does it, to the path of that file.
-        key (`str`, *optional*): Key that the error names besides the file.
-        harmless (`bool`): Whether commands may work as if nothing were wrong.
-        also (`tuple[str, ...]`): Words that identify the file as well as its name.
-        unread_by (`tuple[str, ...]`): Commands that may work as if nothing were wrong, because they do not read that key.
+        harm (`Callable`): Damages the file at the path that it is given.
+        key (`str`, *optional*): Key that the error must name besides the file.
+        harmless (`bool`): Whether all commands may work as usual.
+        also (`tuple[str, ...]`): Words that the error may use instead of the file's name.
+        unread_by (`tuple[str, ...]`): Commands that may work as usual, because they do not read that key.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Attack:
     unread_by: tuple[str, ...] = ()
 
     def apply(self, folder: Path) -> None:
-        """Does it to a copy of the model folder."""
+        """Damages the file in a copy of the model folder."""
         self.harm(folder / self.file)
 
     @property
     def of_adapter(self) -> bool:
-        """Whether the folder that is attacked is `adapter/`, a model of its own."""
+        """Whether the attack is on `adapter/`, which is a model folder of its own."""
         return self.file.startswith(f"{ADAPTER}/")
 
 
@@ -70,49 +70,49 @@ JSON_FILES = (
     "tokenizer.json",
     f"{ADAPTER}/adapter_config.json",
 )
-# Not read if the files above exist: a reader may ignore them, but must not fail on them.
+# Not needed if the files above exist: a command may ignore them, but must not crash on them.
 LEGACY_FILES = ("special_tokens_map.json", "added_tokens.json", "generation_config.json")
 # Files without which a folder is still a model.
 OPTIONAL = {"rm_toolkit.json", *LEGACY_FILES}
-# What an error names instead of the key, where that is clear enough; and what does no harm: no code of the folder runs, or
-# a library takes no notice.
+# (Key, value) -> what the error may name instead of the key, where that is clear enough.
 NAMED_BY = {
     ("num_attention_heads", "3"): "attention heads",
     ("rope_parameters", str({"rope_type": "no-such-type", "rope_theta": 1e4})): "rope_type",
     ("_attn_implementation", "no-such-kernel"): "attn_implementation",
 }
+# Keys that do no harm: no code from the folder runs, or the library ignores them.
 HARMLESS = ("auto_mapping", "unknown_setting")
-# File, and key or what is wrong -> commands that do not read it, and why not.
+# (File, key or defect) -> commands that do not read it.
 UNREAD = {
     ("config.json", "id2label"): ("sft",),  # a language model has no labels
-    ("config.json", "_attn_implementation"): ("grft", "crft"),  # which choose one themselves
+    ("config.json", "_attn_implementation"): ("grft", "crft"),  # they choose one themselves
     ("tokenizer_config.json", "is missing"): (
         "sft",
-    ),  # as in many base models; only in a saved reward model must it be there
-    ("chat_template.jinja", "is empty"): ("inspect",),  # which then takes the default one, as training does
-    (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model names it; a notice says so
+    ),  # many base models have none; only a saved reward model must have it
+    ("chat_template.jinja", "is empty"): ("inspect",),  # it uses the default template instead, as training does
+    (f"{ADAPTER}/adapter_config.json", "base_model_name_or_path"): ("routed",),  # --model is used, with a notice
 }
-# The log of a run, which `watch` reads; where it is not there, or is no file, it reads that of the last checkpoint.
+# The log of a run, which `watch` reads. If it is not a regular file, `watch` reads the last checkpoint's instead.
 LOG, OF_MISSING = (
     "training_log.json",
     ("is missing", "is a dangling link", "is a folder", "is a pipe", "is an endless device"),
 )
-# Wrong values of tokenizer.json that the library of tokenizers refuses without saying where they are.
+# Wrong values in tokenizer.json that the tokenizers library refuses without saying where they are.
 UNNAMED = {"{}", json.dumps({"type": "no-such-type"}), json.dumps(UNCLOSED), json.dumps([["a", "zz-not-there"]])}
-# An error names the tensor, which is in one of several files.
+# An error may name the tensor instead, as it may be in one of several files.
 OF_TENSORS = ("score.weight", "embed_tokens", "reward head", "q_proj", "config.json", "not finite")
-# A template may also be in tokenizer_config.json.
+# An error may say this instead of the file's name, as a template may also be in tokenizer_config.json.
 OF_TEMPLATES = ("chat template",)
 
 
 def header(entries: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with this header."""
+    """Content of a safetensors file with this header, and, if given, a wrong `length` of the header."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
 def rewritten(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Edits the tensors of a safetensors file: name -> tensor."""
+    """A function that edits the tensors (name -> tensor) of a safetensors file."""
 
     def harm(path: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -162,7 +162,7 @@ def _pickled(path: Path) -> None:
 
 
 def indexed(index: Any) -> Callable[[Path], None]:
-    """Replaces the file by an index; the files that it lists are beside it, or outside."""
+    """A function that replaces the weights by an index file with this content."""
 
     def harm(path: Path) -> None:
         path.rename(path.with_name("model-00001-of-00001.safetensors"))

@@ -1,4 +1,4 @@
-"""A model folder to attack, and the command lines that read it."""
+"""Builds a model folder to attack, and the command lines that read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGES = ("grft", "crft", "sft")
 
 
 def build(place: Path, data_format: str = "chat") -> None:
-    """A reward model, trained as an adapter: `model/`, its base `base/`, and rows to work on."""
+    """Creates a tiny reward model with an adapter (`model/`), its base model (`base/`), recipes, and rows."""
     from peft import LoraConfig
     from transformers import AutoTokenizer
 
@@ -46,7 +46,7 @@ def build(place: Path, data_format: str = "chat") -> None:
         (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     rows = [{"prompt": f"number {number}?", "chosen": f"as well as {number}", "rejected": "no"} for number in range(8)]
     unsure = unsure_pairs(RewardScorer(str(place / "model")))
-    for stage in STAGES:  # without the base model that the tiny recipes build
+    for stage in STAGES:  # without `tiny_base`, which would build another base model
         lines = (ROOT / "recipes" / "tiny" / f"{stage}.yaml").read_text().splitlines(keepends=True)
         (place / f"{stage}.yaml").write_text("".join(line for line in lines if not line.startswith("tiny_base")))
     tests = [{**row, "prompt": f"another {row['prompt']}"} for row in rows]
@@ -56,7 +56,7 @@ def build(place: Path, data_format: str = "chat") -> None:
 
 
 def unsure_pairs(scorer: RewardScorer) -> list[dict[str, str]]:
-    """Pairs on which a model is right four times in five: a calibration can be fitted to them."""
+    """Pairs that the model ranks correctly four times in five, so that a calibration can be fitted to them."""
     prompts, texts = zip(*((f"number {number}?", [f"as well as {number}", "no"]) for number in range(160)))
     found = []
     for number, (prompt, own, rewards) in enumerate(zip(prompts, texts, scorer.score(prompts, texts))):
@@ -66,7 +66,7 @@ def unsure_pairs(scorer: RewardScorer) -> list[dict[str, str]]:
 
 
 def argv_of(command: str, place: Path, folder: Path) -> list[str]:
-    """The command line, with `folder` as its model."""
+    """The arguments of a command that reads the model in `folder`."""
     out, spec = str(place / "out"), f"{{path: {place / 'rows.jsonl'}, source: jsonl, format: chat}}"
     stage = command if command in STAGES else "grft"
     recipe = ["--config", str(place / f"{stage}.yaml"), "--model_name_or_path", str(folder)]
@@ -106,5 +106,5 @@ def argv_of(command: str, place: Path, folder: Path) -> list[str]:
 
 
 def spec_of(place: Path, name: str) -> dict[str, str]:
-    """Rows of the recipes."""
+    """The dataset spec of a file of rows, for a recipe."""
     return {"path": str(place / f"{name}.jsonl"), "source": "jsonl", "format": "chat"}

@@ -1,4 +1,4 @@
-"""Invalid values of keys in a model folder's JSON files, by file; and harmful chat templates."""
+"""Invalid values for keys in the JSON files of a model folder, by file, and harmful chat templates."""
 
 from __future__ import annotations
 

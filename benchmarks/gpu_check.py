@@ -1,13 +1,12 @@
 """
-Does everything run on this GPU? Tests, exactness, launches and the plan, each with a time limit and a printed verdict.
+Checks that everything runs on this GPU: tests, exactness, launches and the plan, each with a time limit and a verdict.
 
     python benchmarks/gpu_check.py --output outputs/gpu_check                          # all checks, one after the other
     python benchmarks/gpu_check.py --model DIR --check launch zero3_offload fsdp2      # some of them, on a real model
-    python benchmarks/gpu_check.py --device cpu --shape tiny                           # what a CPU can do, to try it
+    python benchmarks/gpu_check.py --device cpu --shape tiny                           # a trial on a CPU
 
-Each check runs in its own process, prints into `NAME.log` and writes its result to `NAME.json` in the output folder,
-which also gets the table. Checks that the machine cannot run are skipped with the reason. The exit code is 1 if a
-check failed.
+Each check runs in its own process and writes `NAME.log` and its result, `NAME.json`, into the output folder. The table is
+saved there, too. A check that the machine cannot run is skipped, with the reason. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -44,15 +43,21 @@ CHECKS = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder of results")
-    parser.add_argument("--check", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="default: all")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--model", default=None, help="folder of a real causal LM, for the launches; default: tiny")
-    parser.add_argument("--shape", default="1B", help="for exactness and plan: a key of speed.contenders.SHAPES")
+    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"), help="folder for the results")
     parser.add_argument(
-        "--data", type=Path, default=None, help="folder of the released files; default: generated rows"
+        "--check", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="checks to run (default: all)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument(
+        "--model", default=None, help="folder of a real causal LM for the launches (default: a tiny one)"
+    )
+    parser.add_argument(
+        "--shape", default="1B", help="size of the model for exactness and plan: a key of speed.contenders.SHAPES"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=None, help="folder of the released files (default: generated rows)"
     )
     parser.add_argument("--time-limit", type=float, default=280.0, help="seconds per check")
     parser.add_argument("--run", default=None, help=argparse.SUPPRESS)  # one check, in this process
@@ -62,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the checks and prints the verdict of each, and the table at the end."""
+    """Runs the checks, prints the verdict of each, and prints the table at the end."""
     args = parse(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     if args.run:
@@ -81,13 +86,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def supervise(name: str, command: list[str], folder: Path, time_limit: float) -> dict[str, object]:
     """
-    Runs a check's command and reads its answer.
+    Runs the command of a check and reads its result.
 
     Args:
-        name (`str`): Of the check: it answers in `NAME.json`.
-        command (`list[str]`): Command to run; killed with its children when the time is up.
-        folder (`Path`): Where answer and log go.
-        time_limit (`float`): In seconds.
+        name (`str`): Name of the check, which writes its result to `NAME.json`.
+        command (`list[str]`): The command. It is killed with its children when the time is up.
+        folder (`Path`): Folder for result and log.
+        time_limit (`float`): Time limit in seconds.
 
     Returns:
         `dict`: `verdict` (`passed`, `failed`, `skipped`), `detail` in words, `seconds`.
@@ -115,14 +120,14 @@ def supervise(name: str, command: list[str], folder: Path, time_limit: float) ->
 
 
 def end_group(child: subprocess.Popen) -> None:
-    """Ends a process group: a process and all that it started."""
+    """Kills the process group of a child: the child and whatever it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def run_here(args: argparse.Namespace) -> None:
-    """Runs one check in this process and writes its answer; an error is a verdict, too."""
+    """Runs one check in this process and writes its result. An exception counts as a failure."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from speed.gpu import checks
 
@@ -136,7 +141,7 @@ def run_here(args: argparse.Namespace) -> None:
 
 
 def table(verdicts: dict[str, dict[str, object]]) -> str:
-    """Verdicts in Markdown."""
+    """The verdicts as a Markdown table."""
     lines = ["| check | verdict | s | |", "|---|---|---|---|"]
     for name, found in verdicts.items():
         detail = str(found["detail"]).replace("\n", " ").replace("|", "/")

@@ -10,13 +10,13 @@ def markdown_report(
     results: dict[str, Any], args: argparse.Namespace, arms: dict[str, str], counts: dict[str, dict[str, int]]
 ) -> str:
     """
-    Mean and range over the seeds of each contender, by rival domain too, and what the runs cost.
+    Accuracy of each contender, overall and by rival domain, as mean and range over the seeds, and the cost of the runs.
 
     Args:
         results (`dict`): Contents of the results file.
-        args (`argparse.Namespace`): The command line.
-        arms (`dict[str, str]`): Contenders, with the words for them.
-        counts (`dict[str, dict[str, int]]`): Queries and pairs of each part of the data.
+        args (`argparse.Namespace`): The parsed command line.
+        arms (`dict[str, str]`): Key and title of each contender.
+        counts (`dict[str, dict[str, int]]`): Numbers of queries and pairs in each part of the data.
     """
     runs = results["runs"].values()
     final = {arm: [run for run in runs if run["arm"] == arm and run["phase"] == "final"] for arm in args.arms}
@@ -54,5 +54,5 @@ def mean(values: list[float]) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and range of a few numbers."""
+    """Mean and range, formatted."""
     return f"{mean(values):.4f} [{min(values):.4f} to {max(values):.4f}]"

@@ -1,4 +1,4 @@
-"""Files that no command can read, created in a folder: one of each kind for JSON, YAML, tables and compressed files."""
+"""Creates files that no command can read: broken JSON, YAML, tables and compressed files, pipes, links and so on."""
 
 from __future__ import annotations
 
@@ -20,20 +20,34 @@ CHAT = {
 
 def mistaken_data(folder: Path, deep: int = DEEP) -> dict[str, Path]:
     """
-    Writes files of rows, and things that are no files, that no command can use.
+    Creates data files that no command can read, and pipes, folders and links in place of files.
 
     Args:
         folder (`Path`): An empty folder.
-        deep (`int`): Levels of what is nested.
+        deep (`int`): Levels of nesting.
 
     Returns:
-        `dict[str, Path]`: By what is wrong.
+        `dict[str, Path]`: The defect and its file.
     """
-    row = json.dumps(PAIR)
     nest = "[" * deep + "]" * deep
     call = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "NEST"}}]
     called = {**CHAT, "chosen": [{"role": "assistant", "content": "", "tool_calls": call}]}
-    texts: dict[str, bytes] = {
+    made = {}
+    for name, content in {**_json_contents(nest), **_packed_contents(), **_csv_contents()}.items():
+        path = folder / name
+        path.write_bytes(content)
+        made[Path(name).stem.split(".")[0]] = path
+    made["arguments of a tool call nested 100,000 deep"] = folder / "tools.jsonl"
+    (folder / "tools.jsonl").write_text((json.dumps(called) + "\n").replace('"NEST"', nest) * 2)
+    made["tools nested 100,000 deep in a string"] = folder / "stored.jsonl"
+    (folder / "stored.jsonl").write_text((json.dumps({**CHAT, "tools": nest}) + "\n") * 2)
+    return {**made, **_no_files(folder)}
+
+
+def _json_contents(nest: str) -> dict[str, bytes]:
+    """Broken JSON and JSON Lines: file name -> content. `nest` is an array nested too deep."""
+    row, deep = json.dumps(PAIR), len(nest) // 2
+    return {
         "nested 100,000 deep, an array.json": nest.encode(),
         "nested 100,000 deep, in a line.jsonl": f'{row}\n{{"prompt": {nest}}}\n{row}\n'.encode(),
         "nested 100,000 deep, first line.jsonl": f'{{"prompt": {nest}}}\n{row}\n'.encode(),
@@ -58,6 +72,13 @@ def mistaken_data(folder: Path, deep: int = DEEP) -> dict[str, Path]:
         "only numbers.json": b"[1, 2, 3]",
         "null.json": b"null",
         "cut short.json": json.dumps([PAIR, PAIR]).encode()[:-20],
+    }
+
+
+def _packed_contents() -> dict[str, bytes]:
+    """Damaged compressed files and Parquet files: file name -> content."""
+    row = json.dumps(PAIR)
+    return {
         "gzip cut short.jsonl.gz": gzip.compress((row + "\n").encode() * 999)[:-20],
         "gzip with damage.jsonl.gz": _damaged(gzip.compress(os.urandom(9999))),
         "xz.jsonl.xz": lzma.compress(row.encode()),
@@ -65,6 +86,12 @@ def mistaken_data(folder: Path, deep: int = DEEP) -> dict[str, Path]:
         "Parquet, empty.parquet": b"",
         "Parquet, no end.parquet": b"PAR1" + b"\0" * 100,
         "Parquet, damage.parquet": _damaged(_parquet()),
+    }
+
+
+def _csv_contents() -> dict[str, bytes]:
+    """Broken CSV tables: file name -> content."""
+    return {
         "a table, not UTF-8.csv": "prompt,chosen,rejected\n\xd6,b,c\n".encode("latin-1"),
         "a table, empty.csv": b"",
         "a table, blanks.csv": b"\n\n\n",
@@ -72,25 +99,18 @@ def mistaken_data(folder: Path, deep: int = DEEP) -> dict[str, Path]:
         "a table, more cells than columns.csv": b"prompt,chosen,rejected\na,b,c,d,e\n",
         "a table, an open quote.csv": b'prompt,chosen,rejected\n"a,b,c\nd,e,f\n',
     }
-    made = {}
-    for name, content in texts.items():
-        path = folder / name
-        path.write_bytes(content)
-        made[Path(name).stem.split(".")[0]] = path
-    made["arguments of a tool call nested 100,000 deep"] = folder / "tools.jsonl"
-    (folder / "tools.jsonl").write_text((json.dumps(called) + "\n").replace('"NEST"', nest) * 2)
-    made["tools nested 100,000 deep in a string"] = folder / "stored.jsonl"
-    (folder / "stored.jsonl").write_text((json.dumps({**CHAT, "tools": nest}) + "\n") * 2)
-    return {**made, **_no_files(folder)}
 
 
 def mistaken_yaml(folder: Path, deep: int = DEEP) -> dict[str, Path]:
     """
-    Writes files of settings that nothing can use; as [`mistaken_data`].
+    Creates YAML files that no recipe, study or launch config can be read from; otherwise as [`mistaken_data`].
 
     Args:
         folder (`Path`): An empty folder.
-        deep (`int`): Levels of what is nested.
+        deep (`int`): Levels of nesting.
+
+    Returns:
+        `dict[str, Path]`: The defect and its file.
     """
     bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
@@ -134,6 +154,7 @@ def mistaken_yaml(folder: Path, deep: int = DEEP) -> dict[str, Path]:
 
 
 def _no_files(folder: Path) -> dict[str, Path]:
+    """Creates what is not a regular file: a folder, a pipe, broken links; adds paths that do not exist."""
     (folder / "a folder.jsonl").mkdir()
     os.mkfifo(folder / "a pipe.jsonl")
     (folder / "a link to nothing.jsonl").symlink_to("nowhere")
@@ -150,6 +171,7 @@ def _no_files(folder: Path) -> dict[str, Path]:
 
 
 def _damaged(content: bytes) -> bytes:
+    """Inverts 60 bytes in the middle."""
     middle = len(content) // 2
     return content[:middle] + bytes(255 - byte for byte in content[middle : middle + 60]) + content[middle + 60 :]
 

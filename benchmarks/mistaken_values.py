@@ -1,6 +1,6 @@
 """
-Wrong values, derived from the ranges that settings and options state. Nothing here asks a range whether it holds a value:
-what is wrong follows from its bounds by arithmetic, so that a check that lets everything through is seen.
+Wrong values, derived from the stated ranges of settings and options. They follow from the bounds by arithmetic. No range
+is asked whether it accepts a value, so a check that accepts everything is found out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig
 
 RECIPES = {"grft and crft": GROUPS, "sft": (BaseLmArguments, BaseLmConfig, GROUPS[2])}
 OTHERS = (StudyConfig, StageGrid, DatasetSpec, BuildOptions, FilterOptions, Sampling, ScoreOptions)
-# What a type says nothing of, and no range is stated for: free texts beside None or False, and objects of Python.
+# Fields without a range whose type does not say enough either: free text or None or False, and Python objects.
 FREE = {"debug", "fsdp", "trackio_static_space_id", "parallelism_config", "optim_target_modules"}
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -42,7 +42,7 @@ def wrong_values(rule: Range) -> Iterator[tuple[str, Any]]:
     Yields wrong values of a setting as (kind, value).
 
     Args:
-        rule (`Range`): What it may be.
+        rule (`Range`): Range of the setting.
     """
     if isinstance(rule, Optional):
         yield from (case for case in wrong_values(rule.of) if case[0] != "null")
@@ -97,16 +97,16 @@ def _wrong_numbers(rule: Number) -> Iterator[tuple[str, Any]]:
 
 
 def settings_of(settings: type) -> dict[str, Range | None]:
-    """The ranges of a dataclass of a recipe, or of another one."""
+    """The ranges of a dataclass, by field; `None` where none is stated."""
     is_recipe = any(settings in groups for groups in RECIPES.values())
     return dict(setting_ranges(settings)) if is_recipe else ranges_of(settings)
 
 
 def without_range(settings: type) -> list[str]:
-    """The fields of a dataclass for which nothing says what they may be."""
+    """The fields of a dataclass that have neither a range nor a reason not to have one."""
     hints = typing.get_type_hints(settings)
     silent = [name for name, rule in settings_of(settings).items() if rule is None and name not in FREE]
-    # A mapping of anything, or another dataclass, is looked at by whoever reads it.
+    # A field that is itself a dataclass is checked where it is read.
     return [name for name in silent if not _is_open(hints[name])]
 
 
@@ -127,7 +127,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Action, Range | None]]:
-    """The options of a command that take a value, and what they may be; None where nothing says it."""
+    """The options of a command that take a value, each with its range; `None` where none is stated."""
     for action in parser._actions:
         if action.nargs == 0:
             continue
@@ -138,7 +138,7 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Actio
 
 
 def wrong_words(rule: Range) -> Iterator[tuple[str, str]]:
-    """What is wrong on a command line, where every value is a text."""
+    """Yields wrong values as they would be typed on a command line, as (kind, word)."""
     for kind, value in wrong_values(rule):
         if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(rule, Number):
             yield kind, str(value)

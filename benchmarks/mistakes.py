@@ -1,12 +1,13 @@
 """
-Tries every kind of user mistake: one short error, exit code 2, before any long work, with nothing written?
+Tries every kind of user mistake. Each must end in one short error and exit code 2, before any long work and before
+anything is written.
 
     python benchmarks/mistakes.py                    # settings, options, files, command lines: a table of kinds
     python benchmarks/mistakes.py --part settings    # one of them
     python benchmarks/mistakes.py --failures         # also print the failures
 
-Cases of settings and options derive from the dataclasses and parsers themselves (`mistaken_values.py`), so that a new one
-is tried the day it is added. The default test run tries the same cases (`tests/test_mistakes.py`).
+The cases for settings and options are derived from the dataclasses and parsers (`mistaken_values.py`), so new ones are
+covered as soon as they are added. The default test run tries the same cases (`tests/test_mistakes.py`).
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from rm_toolkit.training.recipe_file import check_values
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "recipes" / "tiny" / "grft.yaml"
-LONGEST = 700  # characters of a message
-SECONDS = 240  # that a refusal may take, imports included, on a machine with other work
+LONGEST = 700  # limit on the length of a message, in characters
+SECONDS = 240  # time limit for a refusal, imports included, on a busy machine
 
-Case = tuple[str, str, Callable[[], Any], str]  # kind, name, what to do, what the message must name
+Case = tuple[str, str, Callable[[], Any], str]  # kind, name, the mistake, a string that the message must contain
 
 
 class TooLong(BaseException):
-    """Nothing came within `SECONDS`."""
+    """Raised when a case takes longer than `SECONDS`."""
 
 
 def settings() -> Iterator[Case]:
-    """Each wrong value of each field of each dataclass: in YAML, and numbers as flags."""
+    """Each wrong value of each field of each dataclass, in YAML or from Python; wrong numbers also as flags."""
     classes = {group for groups in RECIPES.values() for group in groups}
     for kind in sorted(classes, key=lambda group: group.__name__):
         for name, rule in settings_of(kind).items():
@@ -86,7 +87,7 @@ def options() -> Iterator[Case]:
 
 
 def files() -> Iterator[Case]:
-    """Each mistaken file, by the commands and functions that read files of its kind."""
+    """Each broken file, with each command or function that reads files of its kind."""
     rows, yaml = Path(tempfile.mkdtemp(prefix="mistaken-")), Path(tempfile.mkdtemp(prefix="mistaken-"))
     output, place = str(rows / "output"), Path(tempfile.mkdtemp(prefix="mistaken-"))
     build_model(place, data_format="text")
@@ -110,7 +111,7 @@ def files() -> Iterator[Case]:
 
 
 def command_lines() -> Iterator[Case]:
-    """Options that are missing, unknown or at odds, and recipes started with wrong overrides; each a process of its own."""
+    """Options that are missing, unknown or contradictory, and recipes with wrong overrides; each in a new process."""
     folder = tempfile.mkdtemp(prefix="mistaken-")
     output = f"{folder}/out"
     tool = [sys.executable, "-m", "rm_toolkit.cli"]
@@ -186,7 +187,7 @@ def _process(words: list[str], output: str) -> Callable[[], Any]:
 
 
 def _judge(code: int, said: str, output: str) -> None:
-    """Raises the error that was printed, or says what was otherwise."""
+    """Raises the printed error as an `InputError`, or an `AssertionError` if the command ended in any other way."""
     lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip()]
     if code != 2 or Path(output).exists() or not lines or not lines[-1].startswith("error: "):
         raise AssertionError(f"exit code {code}, {lines[-1:]}")
@@ -196,7 +197,7 @@ def _judge(code: int, said: str, output: str) -> None:
 
 
 def held(case: Case) -> str | None:
-    """Tries one; None where it is held, else what happened."""
+    """Tries a case. Returns `None` if it was refused clearly, else what happened."""
     _, _, act, names = case
 
     def late(*_: Any) -> None:
@@ -219,7 +220,7 @@ def held(case: Case) -> str | None:
 
 
 def main() -> None:
-    """Tries all and prints the table."""
+    """Tries all cases and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="which parts (default: all)")
     parser.add_argument("--failures", action="store_true", help="also print the failures")

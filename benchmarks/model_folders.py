@@ -1,13 +1,13 @@
 """
-Opens model folders of the wrong shape with every command that reads a model, and prints what was tried and what held.
+Opens damaged model folders with every command that reads a model, and prints how many attacks each file held against.
 
-    python benchmarks/model_folders.py                                   # all of it: some 400 attacks, about an hour
+    python benchmarks/model_folders.py                                   # all: some 400 attacks, about an hour
     python benchmarks/model_folders.py --commands score push --only tokenizer.json
 
-Held means: one line that begins with `error:`, names the file and the key, exit code 2, in at most 20 seconds of processor
-time (a minute in all) and 1 GiB more memory, and no output file; or, where a command does not read that file, or can do
-without, the usual result. The check of a saved model is a fork, not a fresh process: its imports would take most of the
-time. Exits with 1 if one did not hold.
+A command holds if it prints a single `error:` line that names the file and the key, exits with 2, leaves no output file,
+and takes at most 20 seconds of CPU time (a minute of wall time) and 1 GiB of extra memory. A command that does not need
+the file must work as usual. The reload check of a saved model runs in a fork, because the imports of a fresh process
+would take most of the time. The exit code is 1 if any attack did not hold.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from folder_attacks import ADAPTER, LOG, Attack, attacks
 from folder_commands import ROOT, STAGES, argv_of, build
 
 
-SOURCES = {"sft": "base", "watch": "base-rm"}  # the folder that is attacked, where it is not the model
+SOURCES = {"sft": "base", "watch": "base-rm"}  # the folder to attack, where it is not `model`
 SECONDS, WAITED, GROWTH = 20, 60, 1 << 30
 TOKENIZER = (
     "tokenizer_config.json",
@@ -48,7 +48,7 @@ TOKENIZER = (
 )
 WEIGHTS = ("model.safetensors", "lm_head/model.safetensors")
 MODEL = ("config.json", "rm_toolkit.json", *TOKENIZER, WEIGHTS[0])
-# Command -> the files of a model folder that it cannot do without.
+# Command -> the files of a model folder that it needs.
 READS = {
     "python": MODEL,
     "score": MODEL,
@@ -57,7 +57,7 @@ READS = {
     "frontier": (*MODEL, WEIGHTS[1]),
     "calibrate": MODEL,
     "watch": ("rm_toolkit.json", LOG),
-    "doctor": (),  # which only looks whether there is a folder
+    "doctor": (),  # only checks that the folder exists
     "push": MODEL,
     "plan": ("config.json",),
     "inspect": TOKENIZER,
@@ -65,14 +65,14 @@ READS = {
     "crft": MODEL,
     "sft": ("config.json", *TOKENIZER, WEIGHTS[0]),
 }
-# Launches `grft` twice, which is attacked above: only when it is named, and with more time.
+# `doubt` launches `grft` twice, which is attacked anyway: tried only on request, with so many times the time limits.
 LAUNCHING = {"doubt": 6}
 OF_ADAPTER = ("python", "score", "routed", "evaluate", "push", "grft")
 
 
 @dataclass
 class Outcome:
-    """How a command ended: its exit code (None where it was killed), what it printed, processor time and memory."""
+    """How a command ended: exit code (None if killed), output, CPU seconds and bytes of extra memory."""
 
     code: int | None
     printed: str
@@ -80,7 +80,7 @@ class Outcome:
     growth: int
 
     def judge(self, attack: Attack, command: str, left: list[str]) -> str:
-        """Returns `held`, or what is wrong."""
+        """Returns `held`, or a few words on what went wrong."""
         lines = [line for line in self.printed.splitlines() if line.strip()]
         if self.code is None or self.seconds > SECONDS * LAUNCHING.get(command, 1):
             return f"took {self.seconds:.0f} s of processor time" + " and was killed" * (self.code is None)
@@ -104,7 +104,7 @@ class Outcome:
 
 
 def call(command: str, place: Path, folder: Path) -> int:
-    """Runs a command in this process; returns its exit code."""
+    """Runs a command in this process and returns its exit code."""
     from rm_toolkit.scoring import reload_check
 
     reload_check.subprocess = types.SimpleNamespace(run=read_in_a_fork, DEVNULL=subprocess.DEVNULL)
@@ -132,7 +132,7 @@ def call(command: str, place: Path, folder: Path) -> int:
 
 
 def read_in_a_fork(command: list[str], **_: Any) -> subprocess.CompletedProcess:
-    """In place of `subprocess.run`: reads the rewards of a saved model, for the check, in a fork of this process."""
+    """Replaces `subprocess.run` in the reload check: computes the rewards of a saved model in a fork of this process."""
     from rm_toolkit.scoring import reload_check
 
     with tempfile.TemporaryFile() as said:
@@ -156,7 +156,7 @@ def read_in_a_fork(command: list[str], **_: Any) -> subprocess.CompletedProcess:
 
 
 def forked(command: str, place: Path, folder: Path) -> Outcome:
-    """Runs a command in a child process, which is killed when it takes too long or too much memory."""
+    """Runs a command in a forked child, which is killed if it takes too long and has a limit on its memory."""
     reading, writing = os.pipe()
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.monotonic()
     child = os.fork()
@@ -203,7 +203,7 @@ def forked(command: str, place: Path, folder: Path) -> Outcome:
 
 
 def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome]:
-    """Makes the folder, runs the command, judges and tidies up."""
+    """Damages a copy of the model folder, runs the command on it, judges the outcome, and removes the files."""
     source = SOURCES.get(command, "model")
     folder = place / "attacked"
     shutil.copytree(place / source, folder, symlinks=True)
@@ -222,7 +222,7 @@ def attack_with(attack: Attack, command: str, place: Path) -> tuple[str, Outcome
 
 
 def concerns(attack: Attack, command: str, place: Path) -> bool:
-    """Whether an attack can be made on what a command reads."""
+    """Whether an attack applies to a command: it needs the file, or what is damaged in it, to be there."""
     if attack.file == LOG:
         return command == "watch"
     if command in SOURCES and not os.path.lexists(place / SOURCES[command] / attack.file):
@@ -231,7 +231,7 @@ def concerns(attack: Attack, command: str, place: Path) -> bool:
 
 
 def preload() -> None:
-    """Imports what the commands import, once for all children."""
+    """Imports what the commands need, so that the forked children need not."""
     for name in ("score", "evaluate", "merge", "push", "plan", "inspect", "calibrate", "watch", "doctor", "doubt"):
         importlib.import_module(f"rm_toolkit.cli.{name}")
     names = "scoring.scorer scoring.files evaluation.evaluator merging.merge merging.frontier hub.models training.stages training.sft"
@@ -248,9 +248,9 @@ def preload() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", nargs="+", choices=[*READS, *LAUNCHING, "routed"], help="default: all but doubt")
-    parser.add_argument("--only", nargs="+", default=[""], help="attacks whose name has one of these in it")
-    parser.add_argument("--every", type=int, default=1, help="take each n-th attack")
-    parser.add_argument("--show", action="store_true", help="print every line, not only of what did not hold")
+    parser.add_argument("--only", nargs="+", default=[""], help="only attacks whose name contains one of these")
+    parser.add_argument("--every", type=int, default=1, help="try only every n-th attack")
+    parser.add_argument("--show", action="store_true", help="print every result, not only failures")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DELAY": "5"}

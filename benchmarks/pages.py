@@ -1,4 +1,4 @@
-"""Tables that a benchmark writes into a page, between two marks."""
+"""Writes the tables of benchmarks into pages, between two marker lines."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ ROOT = Path(__file__).parents[1]
 
 
 def marks(name: str) -> tuple[str, str]:
-    """The two lines between which a table stands."""
+    """The lines before and after a table."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def write_between(page: Path, name: str, text: str) -> None:
     """
-    Replaces what stands between the marks of a page.
+    Replaces the text between two marker lines of a page.
 
     Args:
         page (`Path`): A Markdown file.
-        name (`str`): Of the marks.
-        text (`str`): What is to stand there.
+        name (`str`): Name in the marker lines.
+        text (`str`): The new text.
 
     Raises:
-        `ValueError`: if the page has not one pair of marks.
+        `ValueError`: if the page does not have exactly one of each marker line.
     """
     whole = page.read_text(encoding="utf-8")
     begin, end = marks(name)
@@ -39,5 +39,5 @@ def write_between(page: Path, name: str, text: str) -> None:
 
 
 def made_with(command: str, *versions: str) -> str:
-    """One line on how a table was made: command, versions, machine and date."""
+    """A line that says how a table was made: command, versions, CPU cores and date."""
     return f"`{command}`; {', '.join(versions)}; {os.cpu_count()} CPU cores, {date.today().isoformat()}."

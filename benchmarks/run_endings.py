@@ -1,4 +1,4 @@
-"""What finished runs are compared by: weights, logs and results, bit for bit or within the rounding of an engine."""
+"""Reads weights, logs and results of finished runs, and compares them bit for bit or within an engine's rounding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-6  # DeepSpeed's
 
 
 def ending(folder: Path) -> tuple[bytes, list[dict[str, Any]], str]:
-    """Weights as bytes, logs without speeds, and results of a finished run."""
+    """Weights (bytes of the safetensors files), logs without timings, and results (JSON text) of a finished run."""
     newest = find_checkpoint(folder)[0]
     logs = json.loads(Path(str(newest), "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     logs = [{key: value for key, value in log.items() if not key.endswith(SPEEDS)} for log in logs]
@@ -28,7 +28,7 @@ def ending(folder: Path) -> tuple[bytes, list[dict[str, Any]], str]:
 
 
 def is_close(one: Any, other: Any) -> bool:
-    """Whether two endings, or parts of them, are the same to 1e-6; the bytes are those of safetensors files."""
+    """Whether two values that `ending` returned, or parts of them, agree to 1e-6. Prints what differs."""
     if isinstance(one, bytes):
         difference = 0.0
         for mine, theirs in zip(read_tensors(one), read_tensors(other), strict=True):
@@ -51,7 +51,7 @@ def is_close(one: Any, other: Any) -> bool:
 
 
 def read_tensors(content: bytes) -> list[torch.Tensor]:
-    """The tensors of safetensors files that stand one behind the other."""
+    """The tensors of safetensors files whose bytes are concatenated."""
     tensors = []
     while content:
         header = int.from_bytes(content[:8], "little")

@@ -1,13 +1,13 @@
 """
-What a run costs as its data, its steps and its processes grow, on a CPU: planning, starting and resuming, tokenization,
-memory, balance, the loader, and a run of the paper's size that is simulated. Under ten minutes.
+How the cost of a run grows with its data, its steps and its processes, on a CPU: planning, start and resume, tokenization,
+memory, balance, the loader, and a simulated run of the paper's size. Takes under ten minutes.
 
     python benchmarks/scale.py
     python benchmarks/scale.py --parts planning start --sizes 10000 1000000
-    python benchmarks/scale.py --baseline ../rm_toolkit-0.2.1      # a checkout to stand beside this one
+    python benchmarks/scale.py --baseline ../rm_toolkit-0.2.1      # a checkout to compare with
 
-Seconds are process CPU time, of one thread. Beside this checkout stands version 0.2.1, from the history of the repository,
-and TRL where it does the same work. The exponent is that of the growth with the number of pairs: 0 is none, 1 is linear.
+Seconds are CPU time of a process with one thread. This checkout is compared with version 0.2.1 from the git history, and
+with TRL where TRL does the same work. The exponent says how a cost grows with the number of pairs: 0 not at all, 1 linearly.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).resolve().parent / "speed" / "scale_worker.py"
 BASELINE = "Version 0.2.1"
 PARTS = ("planning", "start", "tokenization", "memory", "balance", "responses", "loader", "paper")
-# Pairs whose token ids are made; more takes minutes a side.
+# Pairs that are tokenized without --full; more of them take minutes for each side.
 MOST_TOKENIZED = 10_000
 RESUME_STEP = 10_000
 MIB = 1 << 20
 
 
 def main() -> None:
-    """Prints the tables as they are made."""
+    """Makes the tables and prints each as soon as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured (default: all)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
     add("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], metavar="N", help="training pairs")
-    add("--ranks", nargs="+", type=int, default=[1, 8, 64, 512], metavar="N", help="processes, none of them started")
-    add("--steps", nargs="+", type=int, default=[64, 512, 16_384], metavar="N", help="pairs of a step")
+    add("--ranks", nargs="+", type=int, default=[1, 8, 64, 512], metavar="N", help="numbers of processes (simulated)")
+    add("--steps", nargs="+", type=int, default=[64, 512, 16_384], metavar="N", help="pairs per step")
     add(
         "--baseline",
         metavar="DIR",
-        help="checkout of another version (default: 0.2.1 from the history); 'none' for none",
+        help="checkout to compare with (default: 0.2.1 from the git history), or 'none'",
     )
-    add("--full", action="store_true", help=f"tokenize more than {MOST_TOKENIZED:,} pairs too, minutes for each side")
+    add("--full", action="store_true", help=f"tokenize more than {MOST_TOKENIZED:,} pairs too (minutes for each side)")
     args = parser.parse_args()
     print(
         f"`{shlex.join(['python', 'benchmarks/scale.py', *sys.argv[1:]])}`, {date.today().isoformat()}, {machine()}\n"
@@ -78,19 +78,19 @@ def main() -> None:
             print(tables[part](), flush=True)
 
 
-# Bytes a pair that each process holds for itself: order, groups and lengths of an epoch's plan.
+# Bytes per pair that each process keeps for itself: order, groups and lengths in the plan of an epoch.
 PER_PAIR = 40
 
 
 def machine() -> str:
-    """The processor and its cores."""
+    """Name of the processor and number of its cores."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def find_sides(baseline: str | None, folder: Path) -> dict[str, Path]:
-    """Returns the checkouts that are measured, by name: the earlier one first, if there is one."""
+    """Returns the checkouts to measure, by name; the baseline, if there is one, comes first."""
     if baseline == "none":
         return {"now": ROOT}
     if baseline is not None:
@@ -99,7 +99,7 @@ def find_sides(baseline: str | None, folder: Path) -> dict[str, Path]:
     log = subprocess.run([*git, "log", "--format=%H %s"], capture_output=True, text=True, check=False).stdout
     commit = next((line.split()[0] for line in log.splitlines() if line.endswith(f" {BASELINE}")), None)
     if commit is None:
-        print(f"The history has no '{BASELINE}': nothing stands beside this checkout. --baseline DIR names another.\n")
+        print(f"The git history has no '{BASELINE}' to compare with; pass a checkout with --baseline DIR.\n")
         return {"now": ROOT}
     archive = folder / "baseline.tar"
     subprocess.run([*git, "archive", "-o", str(archive), commit, "rm_toolkit"], check=True)
@@ -109,7 +109,7 @@ def find_sides(baseline: str | None, folder: Path) -> dict[str, Path]:
 
 
 def run(checkout: Path, part: str, **arguments: Any) -> dict[str, Any]:
-    """Measures in a process of its own, with the package of a checkout."""
+    """Measures a part in a new process that imports the package from a checkout."""
     env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(WORKER), part, json.dumps(arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=WORKER.parent, check=False)
@@ -119,7 +119,7 @@ def run(checkout: Path, part: str, **arguments: Any) -> dict[str, Any]:
 
 
 def exponent(sizes: list[int], values: list[float]) -> str:
-    """How the values grow with the sizes: the slope of a line through their logarithms."""
+    """Exponent of the growth of the values with the sizes: the slope of a line fitted to their logarithms."""
     points = [(math.log(size), math.log(max(value, 1e-9))) for size, value in zip(sizes, values)]
     if len(points) < 2:
         return ""
@@ -129,7 +129,7 @@ def exponent(sizes: list[int], values: list[float]) -> str:
 
 
 def by_size(title: str, unit: str, sizes: list[int], lines: dict[tuple[str, str], list[str | float]]) -> str:
-    """A table with a line for each thing and side, a column for each size, and the exponent."""
+    """A table with a row for each quantity and side, a column for each size, and the exponent."""
     rows = []
     for (what, side), values in lines.items():
         numbers = [float(str(value).lstrip("~")) for value in values]
@@ -140,7 +140,7 @@ def by_size(title: str, unit: str, sizes: list[int], lines: dict[tuple[str, str]
 
 
 def planning_table(sides: dict[str, Path], sizes: list[int], steps: list[int]) -> str:
-    """Milliseconds of planning one step."""
+    """Milliseconds to plan one step."""
     lines: dict[tuple[str, str], list[Any]] = {}
     for size in sizes:
         for side, checkout in sides.items():
@@ -155,7 +155,7 @@ def _by_step(line: tuple[tuple[str, str], list[Any]]) -> tuple[int, str, str]:
 
 
 def start_table(sides: dict[str, Path], sizes: list[int], ranks: list[int]) -> str:
-    """Seconds until a run plans its first step, fresh and resumed; and for several numbers of processes."""
+    """Seconds until the first step of a fresh and of a resumed run is planned, also by number of processes."""
     lines: dict[tuple[str, str], list[Any]] = {}
     for size in sizes:
         for side, checkout in sides.items():
@@ -174,7 +174,7 @@ def start_table(sides: dict[str, Path], sizes: list[int], ranks: list[int]) -> s
 
 
 def tokenization_table(sides: dict[str, Path], sizes: list[int], full: bool) -> str:
-    """Seconds and memory of making token ids, beside TRL."""
+    """Seconds and peak memory of tokenization, compared with TRL."""
     if not full:
         most = min(*sizes, MOST_TOKENIZED)
         sizes = [max(1, most // 4), most]
@@ -190,7 +190,7 @@ def tokenization_table(sides: dict[str, Path], sizes: list[int], full: bool) -> 
 
 
 def memory_table(sides: dict[str, Path], sizes: list[int]) -> str:
-    """What one and two real processes of a machine hold of the data, and what eight would."""
+    """Memory that one and two real processes on one machine need for the data, and an estimate for eight."""
     lines: dict[tuple[str, str], list[Any]] = {}
     for size in sizes:
         for side, checkout in sides.items():
@@ -205,7 +205,7 @@ def memory_table(sides: dict[str, Path], sizes: list[int]) -> str:
 
 
 def balance_table(ranks: list[int]) -> str:
-    """How much longer the busiest process computes than the mean, published rows, 8 pairs a process and step or more."""
+    """Work of the busiest process relative to the mean, on published rows, with at least 8 pairs per process and step."""
     rows = []
     for name in ("dsp", "helpful"):
         data = published(name)

@@ -1,6 +1,6 @@
 """
-Scoring rows that share prompts: RewardScorer against `pipeline("text-classification")` at its best batch size, and a
-batch of four adapters against a batch of one. Same weights, texts, dtype and threads, in one process.
+Speed of scoring rows that share prompts: RewardScorer against `pipeline("text-classification")` at its best batch size,
+and a batch with four adapters against a batch with one. Both sides use the same weights, texts, dtype, threads and process.
 
     python benchmarks/scoring.py                       # CPU, Llama of 12M parameters, 5,000 rows a set
     python benchmarks/scoring.py --device cuda --shape 1B
@@ -20,18 +20,20 @@ SETS = ("best-of-16", "best-of-16-multi-turn", "dsp")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", default=None, help="12M, 28M, 1B or 7B; default 12M on a CPU, 1B on a GPU")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--parts", nargs="+", default=["pipeline", "adapters"], choices=["pipeline", "adapters"])
-    parser.add_argument("--rows", type=int, default=5000, help="rows (prompt and one completion) of each set")
+    parser.add_argument("--rows", type=int, default=5000, help="rows (a prompt and one completion) per set")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 8, 16, 32, 64], help="of the pipeline")
-    parser.add_argument("--trial-rows", type=int, default=320, help="rows on which its best batch size is chosen")
+    parser.add_argument(
+        "--batch-sizes", nargs="+", type=int, default=[1, 4, 8, 16, 32, 64], help="batch sizes to try for the pipeline"
+    )
+    parser.add_argument("--trial-rows", type=int, default=320, help="rows used to choose the best of them")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a text")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens per text")
     parser.add_argument("--output", type=Path, default=None, help="also write the report to this file")
     args = parser.parse_args(argv)
     args.shape = args.shape or ("12M" if args.device == "cpu" else "1B")
@@ -39,7 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs what was asked for and prints the report as it grows."""
+    """Runs the parts asked for and prints the report as it grows."""
     args = parse(argv)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     warnings.filterwarnings("ignore")

@@ -1,12 +1,12 @@
 """
-`rm-toolkit score --endpoint` over many rows and a real vLLM server: the client is killed in the middle and started again,
-then the server is killed and started again at the same address; the rewards are those of the local scorer.
+Scores many rows with `rm-toolkit score --endpoint` and a real vLLM server. First the client is killed halfway and restarted;
+then the server is killed and restarted at the same address. The rewards must be those of the local scorer.
 
     python benchmarks/served_rows.py
     python benchmarks/served_rows.py --rows 500 --folder /tmp/envs
 
-vLLM's environment is made once from `reading/pins/` and kept. The exit code is 1 if a reward differs by more than 1e-5, or if a
-row is asked for twice that was written.
+vLLM's environment is made once from `reading/pins/` and kept. The exit code is 1 if a reward differs by more than 1e-5, or
+if a row that was already written is scored again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BY_EARLIER_RUN = re.compile(r"rows, ([\d,]+) of them by an earlier run")
 
 
 class Scoring:
-    """The client's command, and what it has written so far."""
+    """The command of the client, and how much of its output is written."""
 
     def __init__(self, model: str, source: Path, output: Path, window: int):
         self.partial = output.with_name(output.name + ".partial")
@@ -52,16 +52,16 @@ class Scoring:
         self.printed, self.errors = output.with_name("client.out"), output.with_name("client.err")
 
     def start(self, address: str) -> subprocess.Popen:
-        """Starts a client; what it says goes into files, which do not fill up as pipes do."""
+        """Starts a client. It prints into files, because a full pipe would block it."""
         with self.printed.open("w") as printed, self.errors.open("w") as errors:
             return subprocess.Popen([*self.words, address], stdout=printed, stderr=errors)
 
     def written(self) -> int:
-        """Rows of the unfinished output."""
+        """Number of rows in the unfinished output."""
         return self.partial.read_bytes().count(b"\n") if self.partial.exists() else 0
 
     def wait_for(self, rows: int, client: subprocess.Popen) -> int:
-        """Waits until so many rows are written, and returns how many there are then."""
+        """Waits until at least `rows` rows are written and returns how many there are."""
         while (found := self.written()) < rows:
             if client.poll() is not None:
                 raise RuntimeError(
@@ -72,14 +72,14 @@ class Scoring:
 
 
 def make_rows(count: int) -> list[dict[str, str]]:
-    """Questions with answers of many lengths, some of them over-long."""
+    """Random prompts and completions of many lengths, some over-long."""
     rng = random.Random(11)
     question = (f"## Human:\n{sentence(rng, rng.randint(3, 60))}\n\n## Assistant:\n" for _ in range(count))
     return [{"prompt": prompt, "completion": sentence(rng, rng.randint(1, 60))} for prompt in question]
 
 
 def run(count: int, python: Path, work: Path) -> dict[str, Any]:
-    """Scores, kills, starts again, and returns what was found."""
+    """Scores with a killed client and a killed server, and returns what was observed, by name."""
     with here.quiet():
         model = make_models(work / "models", ["text"])["text"].folder
     rows = make_rows(count)
@@ -95,12 +95,12 @@ def run(count: int, python: Path, work: Path) -> dict[str, Any]:
     server = vllm_server.start(model, python, log, port)
     try:
         vllm_server.wait_for(address, server, log)
-        say(f"the server runs; a client is to score {count:,} rows")
+        say(f"the server is up; a client starts to score {count:,} rows")
         first = scoring.start(address)
         found["client killed at"] = scoring.wait_for(count // 5, first)
         first.kill()
         first.wait()
-        say(f"client killed with {scoring.written():,} rows written; a second one goes on")
+        say(f"client killed with {scoring.written():,} rows written; a second one continues")
         second = scoring.start(address)
         found["server killed at"] = scoring.wait_for(count // 2, second)
         vllm_server.stop(server, signal.SIGKILL)
@@ -112,7 +112,7 @@ def run(count: int, python: Path, work: Path) -> dict[str, Any]:
         say(f"second client ended with {found['second client']}")
         server = vllm_server.start(model, python, log, port)
         vllm_server.wait_for(address, server, log)
-        say("the server runs again; the same command is given again")
+        say("the server is up again; the same command runs a third time")
         if scoring.start(address).wait():
             raise RuntimeError(f"the third client ended with an error: {scoring.errors.read_text()[-500:]}")
     finally:
@@ -125,7 +125,7 @@ def run(count: int, python: Path, work: Path) -> dict[str, Any]:
 
 
 def compare(model: str, rows: list[dict[str, str]], output: Path) -> dict[str, Any]:
-    """Order, and largest difference from the local scorer."""
+    """Whether the rows are in order, and the largest difference from the local scorer, in logits."""
     scored = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     texts = [[row[name] for row in rows] for name in ("prompt", "completion")]
     local = RewardScorer(model, device="cpu").score(*texts)
@@ -137,16 +137,16 @@ def compare(model: str, rows: list[dict[str, str]], output: Path) -> dict[str, A
 
 
 def say(text: str) -> None:
-    """One line with the time, at once."""
+    """Prints one line of progress, with the time."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs, and prints what was found."""
+    """Runs the test, prints what was observed, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=5000)
-    parser.add_argument("--folder", type=Path, default=default_folder(), help="where environments are kept")
-    parser.add_argument("--pip-option", action="append", default=[], help="given to `pip install`")
+    parser.add_argument("--rows", type=int, default=5000, help="rows to score")
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="folder for the environments")
+    parser.add_argument("--pip-option", action="append", default=[], help="passed to `pip install`")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     python = make_environment("vllm", args.folder.resolve(), args.pip_option)

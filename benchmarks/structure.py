@@ -1,10 +1,10 @@
 """
-How a checkout is put together, in numbers; several checkouts side by side.
+Counts how a checkout is structured: modules, lines, import cycles and so on. Several checkouts are shown side by side.
 
     python benchmarks/structure.py                       # this one
     git worktree add ../before v0.2.1 && python benchmarks/structure.py ../before .
 
-Read from the source alone; nothing of it is imported.
+Only the source is read; the package is not imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ UPSTREAM = "upstream.py"
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkouts", nargs="*", type=Path, default=[Path(__file__).parents[1]], help="folders")
+    parser.add_argument(
+        "checkouts", nargs="*", type=Path, default=[Path(__file__).parents[1]], help="folders (default: this checkout)"
+    )
     checkouts = parser.parse_args().checkouts
     columns = [measure(folder) for folder in checkouts]
     print_table(
@@ -36,10 +38,10 @@ def main() -> None:
 
 def measure(checkout: Path) -> dict[str, int | str]:
     """
-    Counts what the table shows.
+    Returns a column of the table: numbers by name.
 
     Args:
-        checkout (`Path`): The folder that holds the package.
+        checkout (`Path`): The folder that contains the package.
     """
     sources = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (checkout / PACKAGE).rglob("*.py")}
     graph = import_graph(checkout, sources)
@@ -68,7 +70,7 @@ def measure(checkout: Path) -> dict[str, int | str]:
 
 
 def import_graph(checkout: Path, sources: dict[Path, ast.Module]) -> dict[str, set[str]]:
-    """Which module imports which, also inside functions and for type checking."""
+    """The modules that each module imports, also inside functions and for type checking."""
     names = {}
     for path in sources:
         parts = path.relative_to(checkout).with_suffix("").parts
@@ -89,7 +91,7 @@ def import_graph(checkout: Path, sources: dict[Path, ast.Module]) -> dict[str, s
 
 
 def strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
-    """Modules that import each other, directly or through others."""
+    """Sets of modules that import each other, directly or through others."""
 
     @functools.cache
     def reached(start: str) -> frozenset[str]:
@@ -109,7 +111,7 @@ def strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def longest_path(graph: dict[str, set[str]], circles: list[set[str]]) -> int | str:
-    """Rooms (folders, and modules at the top) on the longest chain of imports from one to the next."""
+    """Number of rooms (folders and top-level modules) on the longest chain of imports."""
     rooms: dict[str, set[str]] = {}
     for name, imported in graph.items():
         for other in imported:
@@ -140,7 +142,7 @@ def trainer_classes(classes: dict[str, ast.ClassDef]) -> list[str]:
 
 
 def cross_reads(classes: dict[str, ast.ClassDef]) -> int:
-    """Pairs of a class of the trainer and a name that it reads over `self` and another of them sets or defines."""
+    """Number of names that a class of the trainer reads on `self` but that another of its classes sets or defines."""
     members = {name: _members(classes[name]) for name in trainer_classes(classes)}
     return sum(
         any(attribute in other_own for other, (other_own, _) in members.items() if other != name)
@@ -150,7 +152,7 @@ def cross_reads(classes: dict[str, ast.ClassDef]) -> int:
 
 
 def _members(node: ast.ClassDef) -> tuple[set[str], set[str]]:
-    """Names that a class defines or sets on `self`, and those that it reads of it."""
+    """Names that a class defines or sets on `self`, and names that it reads from `self`."""
     own = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     read = set()
     for item in ast.walk(node):
@@ -160,7 +162,7 @@ def _members(node: ast.ClassDef) -> tuple[set[str], set[str]]:
 
 
 def private_uses(sources: dict[Path, ast.Module]) -> tuple[int, int]:
-    """Overrides and uses of private members of transformers' and TRL's trainers, outside the one file for them."""
+    """Numbers of overrides and of uses of private members of transformers' and TRL's trainers outside `upstream.py`."""
     from transformers import Trainer
     from trl import RewardTrainer, SFTTrainer
 
@@ -178,7 +180,7 @@ def private_uses(sources: dict[Path, ast.Module]) -> tuple[int, int]:
 
 
 def _walk(tree: ast.Module) -> Iterator[ast.AST]:
-    """All attributes, and the methods of classes."""
+    """Yields all attribute accesses, and the methods of classes."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield from (item for item in node.body if isinstance(item, ast.FunctionDef))
