@@ -54,6 +54,19 @@ class Bootstrap:
             for values in columns
         ]
 
+    def means(self, columns: Sequence[np.ndarray], prompt: np.ndarray) -> np.ndarray:
+        """
+        Means over the pairs of each resample, for quantities that combine several means.
+
+        Args:
+            columns, prompt: As in [`intervals`].
+
+        Returns:
+            `np.ndarray` of shape `(len(columns), resamples)`: All columns on the same resamples.
+        """
+        number, counts = _number_prompts(prompt)
+        return self._means([np.bincount(number, weights=values) for values in columns], counts)
+
     def _ends(self, means: np.ndarray) -> list[float]:
         """Low and high end of an interval, from the means of the resamples: scipy's method on our draws."""
         result = stats.bootstrap(

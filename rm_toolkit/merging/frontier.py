@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -15,6 +16,7 @@ from ..batches.tokenization import TokenizedPreferences, tokenize_preferences
 from ..data.mixture import load_datasets
 from ..errors import InputError
 from ..evaluation.metrics import PreferenceMetrics, preference_metrics
+from ..evaluation.pair_rewards import PairRewards
 from ..models.device import compute_device
 from ..models.reward_model import RewardModel
 from ..models.settings import RewardModelSettings
@@ -42,12 +44,14 @@ class Point:
         general (`float`): Mean accuracy over the general sets.
         customized (`float`): Mean accuracy over the customized sets.
         sets (`dict[str, PreferenceMetrics]`): Metrics of each set.
+        pairs (`dict[str, PairRewards]`): Rewards behind them.
     """
 
     weight: float
     general: float
     customized: float
     sets: dict[str, PreferenceMetrics] = field(default_factory=dict)
+    pairs: dict[str, PairRewards] = field(default_factory=dict)
 
 
 @dataclass
@@ -159,8 +163,10 @@ def evaluate_between(
     points = []
     for weight in tqdm(weights, desc="Weights", disable=no_bar(show_progress)):
         model.set_weight(weight)
-        found = {own.name: model.evaluate(own, collator, tokens_per_batch) for own in sets}
-        points.append(Point(weight, _mean(found, general_datasets), _mean(found, customized_datasets), found))
+        rewards = {own.name: model.score(own, collator, tokens_per_batch) for own in sets}
+        found = {own.name: preference_metrics(rewards[own.name], own) for own in sets}
+        pairs = {own.name: PairRewards.of(rewards[own.name], own) for own in sets}
+        points.append(Point(weight, _mean(found, general_datasets), _mean(found, customized_datasets), found, pairs))
     return points
 
 
@@ -224,9 +230,7 @@ class _Between:
         for name, tensor in self.current.items():
             tensor.copy_(interpolate(self.general[name], [self.customized[name]], [weight]))
 
-    def evaluate(
-        self, data: TokenizedPreferences, collator: PreferenceCollator, tokens_per_batch: int
-    ) -> PreferenceMetrics:
+    def score(self, data: TokenizedPreferences, collator: PreferenceCollator, tokens_per_batch: int) -> np.ndarray:
         rewards = compute_rewards(
             self.model,
             data,
@@ -236,4 +240,4 @@ class _Between:
             show_progress=False,
         )
         check_finite(rewards, self.model, self.source)
-        return preference_metrics(rewards, data)
+        return rewards

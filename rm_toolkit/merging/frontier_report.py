@@ -24,8 +24,10 @@ def save_frontier(frontier: Frontier, folder: Path) -> None:
         "chosen_weight": frontier.chosen.weight,
         "general_sets": frontier.general_sets,
         "customized_sets": frontier.customized_sets,
-        "points": [dataclasses.asdict(point) for point in frontier.points],
+        "points": [dataclasses.asdict(dataclasses.replace(point, pairs={})) for point in frontier.points],
     }
+    for point in values["points"]:
+        del point["pairs"]  # many: the rewards behind the metrics
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "frontier.json").write_text(text + "\n", encoding="utf-8")
     (folder / "frontier.md").write_text(frontier_markdown(frontier), encoding="utf-8")

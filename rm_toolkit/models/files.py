@@ -30,6 +30,7 @@ MANIFEST_NAME = "manifest.json"
 MERGE_NAME = "merge.json"
 FRONTIER_FOLDER = "frontier"
 FINAL_RESULTS_NAME = "final_eval_results.json"
+FINAL_PAIRS_NAME = "final_eval_pairs.parquet"
 TRAINING_LOG_NAME = "training_log.json"
 CALIBRATION_NAME = "calibration.json"
 # Files and folders that an unfinished run leaves behind; none of them is a result.
@@ -128,6 +129,9 @@ MODEL_FILES: tuple[ModelFile, ...] = (
     # The model's `auto_map` says which of these are its own: see `code_files`.
     _saved("*.py", "code of a model that needs trust_remote_code", carried=True, overwritten=False, in_adapter=True),
     ModelFile(FINAL_RESULTS_NAME, "metrics before and after training", "results", overwritten=True, published=True),
+    ModelFile(
+        FINAL_PAIRS_NAME, "rewards behind the metrics after training, without texts", "results", overwritten=True
+    ),
     ModelFile(TRAINING_LOG_NAME, "everything that was logged so far", "trainer", overwritten=True, published=True),
     ModelFile("checkpoint-{N}/", "state to resume from", "trainer", overwritten=True),
     ModelFile(f"{ANCHOR_FOLDER}/", "the starting model's rewards of replayed pairs", "trainer", overwritten=True),

@@ -15,7 +15,6 @@ from ..output.ranges import Number, Text
 from ..output.stated_ranges import check_ranges
 from ..training.recipe_file import load_yaml
 from ..training.setting_ranges import COEFFICIENT, UPSTREAM
-from .start import check_start
 
 
 NO_GRFT = "none"
@@ -115,6 +114,11 @@ class Cell:
         if self.stage == "grft" or self.data == NO_GRFT:
             return None
         return dataclasses.replace(self, stage="grft", strategy=None, domain=None)
+
+
+def customized_set(study: StudyConfig, domain: str | None) -> str:
+    """The test set of a domain."""
+    return study.customized_set.replace("{domain}", domain or "")
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -226,7 +230,6 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
             raise InputError(
                 f"{path}: the recipe {stage.config} does not exist. Run this command in the root of the checkout."
             )
-    check_start(study, path)
     names = [cell.name for cell in cells(study)]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:

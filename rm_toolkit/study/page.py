@@ -6,19 +6,24 @@ from typing import Any
 
 from ..output.page import content
 from .grid import Cell
+from .over_prompts import OverPrompts
 from .runner import StudyRunner
 from .summary import Line
-from .tables import COLUMNS, best_of_each, introduction, line_row, run_rows
+from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction, line_row, paired_row, run_rows
 
 
 def study_content(
-    runner: StudyRunner, results: dict[Cell, dict[str, Any]], lines: list[Line], figures: list[tuple[str, str]]
+    runner: StudyRunner,
+    results: dict[Cell, dict[str, Any]],
+    lines: list[Line],
+    paired: list[OverPrompts],
+    figures: list[tuple[str, str]],
 ) -> content.Block:
     """
     Returns the page.
 
     Args:
-        runner, results, lines, figures: As in [`~rm_toolkit.study.report.markdown`].
+        runner, results, lines, paired, figures: As in [`~rm_toolkit.study.report.markdown`].
     """
     study = runner.study
     sections = []
@@ -26,6 +31,10 @@ def study_content(
         rows = [line_row(line) for line in lines if line.base == base]
         if rows:
             sections.append(content.section(base, [content.table(COLUMNS, rows)]))
+        rows = [paired_row(line) for line in paired if line.base == base]
+        if rows:
+            tables = [content.text(PAIRED), content.table(PAIRED_COLUMNS, rows)]
+            sections.append(content.section(f"{base}, over prompts", tables))
     overview = [content.text(introduction(runner, results)), *map(content.text, best_of_each(study, lines))]
     sections.insert(0, content.section("What was run", overview))
     if figures:

@@ -14,28 +14,30 @@ from ..output.folders import replace_text
 from ..output.page.document import write_document
 from ..output.plotting import COLORS, DASHES, GRAY, MARKERS, panels, picture, shared_legend, slug
 from .grid import Cell, StudyConfig
+from .over_prompts import OverPrompts, over_prompts
 from .page import study_content
 from .runner import StudyRunner
 from .summary import Estimate, Line, curve, study_lines
-from .tables import COLUMNS, best_of_each, introduction, line_row, run_rows
+from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction, line_row, paired_row, run_rows
 
 
 def write_report(runner: StudyRunner) -> None:
     """
-    Writes `README.md`, `report.html`, `summary.json` and the figures of the finished cells, and prints the table.
+    Writes `README.md`, `report.html`, `summary.json`, `over_prompts.json` and the figures of the finished cells, and prints the table.
 
     Args:
         runner (`StudyRunner`): Some cells may be unfinished; the report says so.
     """
     study = runner.study
     results = {cell: result for cell in runner.cells if (result := runner.result(cell))}
-    lines = study_lines(study, results)
+    lines, paired = study_lines(study, results), over_prompts(runner)
     folder = Path(study.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     figures = _draw(study, results, lines, folder / "figures") if lines else []
-    replace_text(folder / "summary.json", json.dumps([dataclasses.asdict(line) for line in lines], indent=2) + "\n")
-    replace_text(folder / "README.md", markdown(runner, results, lines, figures))
-    write_document(folder / "report.html", study_content(runner, results, lines, figures))
+    for name, found in (("summary.json", lines), ("over_prompts.json", paired)):
+        replace_text(folder / name, json.dumps([dataclasses.asdict(line) for line in found], indent=2) + "\n")
+    replace_text(folder / "README.md", markdown(runner, results, lines, paired, figures))
+    write_document(folder / "report.html", study_content(runner, results, lines, paired, figures))
     for base in study.base_models:
         rows = [line_row(line) for line in lines if line.base == base]
         if rows:
@@ -45,7 +47,11 @@ def write_report(runner: StudyRunner) -> None:
 
 
 def markdown(
-    runner: StudyRunner, results: dict[Cell, dict[str, Any]], lines: list[Line], figures: list[tuple[str, str]]
+    runner: StudyRunner,
+    results: dict[Cell, dict[str, Any]],
+    lines: list[Line],
+    paired: list[OverPrompts],
+    figures: list[tuple[str, str]],
 ) -> str:
     """The README of a study."""
     study = runner.study
@@ -63,6 +69,15 @@ def markdown(
                 "",
                 f"| {' | '.join(COLUMNS)} |",
                 "|---|---|" + "---:|" * (len(COLUMNS) - 3) + "---|",
+            ]
+            text += [f"| {' | '.join(row)} |" for row in rows] + [""]
+        rows = [paired_row(line) for line in paired if line.base == base]
+        if rows:
+            text += [
+                PAIRED,
+                "",
+                f"| {' | '.join(PAIRED_COLUMNS)} |",
+                "|---|---|" + "---:|" * (len(PAIRED_COLUMNS) - 2),
             ]
             text += [f"| {' | '.join(row)} |" for row in rows] + [""]
     for sentence in best_of_each(study, lines):

@@ -10,20 +10,26 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
+from ..evaluation.pair_rewards import PairRewards, read_pair_rewards, write_pair_rewards
+from ..models.files import FINAL_PAIRS_NAME, FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
 from ..output.json_files import load_json, read_mapping
 from ..output.lock import OutputHeld, WriterLock, is_held
 from ..output.progress import no_bar, say
-from .grid import PLAIN, Cell, StudyConfig, cells, command
+from .grid import PLAIN, Cell, StudyConfig, cells, command, customized_set
+from .start import check_start
 
+
+if TYPE_CHECKING:
+    from ..merging.frontier import Point
 
 RESULT_NAME = "result.json"
+PAIRS_NAME = "pairs.parquet"
 REDO = "Restore it, or remove it: its cell is then run again."
 # Variables that a launcher sets for its processes: a cell is a separate launch.
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
@@ -45,6 +51,7 @@ class StudyRunner:
                 "a study launches its own runs: start it in one process (`accelerate launch` with one process, or "
                 "`python`), and describe the hardware of the runs in its `launch`."
             )
+        check_start(study)
         self.study = study
         self.cells = cells(study)
         self.failed: dict[Cell, str] = {}
@@ -66,6 +73,21 @@ class StudyRunner:
         if missing is not None:
             raise InputError(f"{path} has no `{missing}`. {REDO}")
         return result
+
+    def pairs(self, cell: Cell) -> dict[str, dict[str, PairRewards]]:
+        """
+        Rewards at the end of a finished cell: strategy (`""` of GRFT) -> test set -> rewards; also of its merges. Empty if none
+        were kept.
+        """
+        folder = self.folder(cell)
+        if not (folder / RESULT_NAME).is_file() or not (folder / PAIRS_NAME).is_file():
+            return {}
+        found = {cell.strategy or "": read_pair_rewards(folder / PAIRS_NAME)}
+        for weight in sorted(set(self.study.merge_weights)):
+            path = folder / f"merged-{weight:g}-{PAIRS_NAME}"
+            if path.is_file():
+                found[f"merged {weight:g}"] = read_pair_rewards(path)
+        return found
 
     def run(self) -> bool:
         """
@@ -138,7 +160,14 @@ class StudyRunner:
             "log_history": log["log_history"],
         }
         if self.study.merge_weights and cell.strategy == PLAIN and start is not None:
-            result["merged"] = merged_accuracies(self.study, cell, words, start, model)
+            points = merged_models(self.study, cell, words, start, model)
+            result["merged"] = {
+                f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points
+            }
+            for point in points:
+                write_pair_rewards(point.pairs, folder / f"merged-{point.weight:g}-{PAIRS_NAME}")
+        if (model / FINAL_PAIRS_NAME).is_file():
+            shutil.copyfile(model / FINAL_PAIRS_NAME, folder / PAIRS_NAME)
         if cell.stage == "crft" and not self.study.keep_models:
             shutil.rmtree(model)
         else:
@@ -147,11 +176,9 @@ class StudyRunner:
         replace_text(folder / RESULT_NAME, json.dumps(result, indent=1) + "\n")
 
 
-def merged_accuracies(
-    study: StudyConfig, cell: Cell, words: list[str], general: Path, customized: Path
-) -> dict[str, dict[str, float]]:
+def merged_models(study: StudyConfig, cell: Cell, words: list[str], general: Path, customized: Path) -> list[Point]:
     """
-    Accuracy of merges of a GRFT model and its CRFT model, on every test set.
+    Evaluates merges of a GRFT model and its CRFT model on every test set.
 
     Args:
         study (`StudyConfig`): Its `merge_weights`.
@@ -160,15 +187,15 @@ def merged_accuracies(
         general, customized (`Path`): Folders of the two models.
 
     Returns:
-        `dict[str, dict[str, float]]`: By weight, then by test set.
+        `list[Point]`: One for each weight.
     """
     from ..merging.frontier import evaluate_between
     from ..training.recipe import parse_recipe
 
     flags = words[words.index("--config") + 2 :]
     recipe, _, _ = parse_recipe(study.crft.config, flags)
-    own = study.customized_set.replace("{domain}", cell.domain or "")
-    points = evaluate_between(
+    own = customized_set(study, cell.domain)
+    return evaluate_between(
         general,
         customized,
         {name: recipe.eval_datasets[name] for name in study.general_sets},
@@ -177,7 +204,6 @@ def merged_accuracies(
         seed=cell.seed,
         show_progress=False,
     )
-    return {f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points}
 
 
 def reason_in(log: Path) -> str:

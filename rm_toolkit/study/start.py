@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.specs import DatasetSpec
 from ..errors import InputError
 from ..training.recipe_file import load_yaml
+from .grid import StudyConfig
 
 
-if TYPE_CHECKING:
-    from .grid import StudyConfig
-
-
-def check_start(study: StudyConfig, path: str | Path) -> None:
+def check_start(study: StudyConfig) -> None:
     """
     Checks that accuracy before CRFT is measured somewhere: by the CRFT runs, or with `eval_on_start: false` by the GRFT run
     that they start from.
 
     Args:
         study (`StudyConfig`): The grid.
-        path (`str` or `Path`): Its file, for the error.
 
     Raises:
         `InputError`: naming the strategy and the test set.
@@ -34,7 +29,7 @@ def check_start(study: StudyConfig, path: str | Path) -> None:
             values = {**recipes["crft"], **study.crft.flags, **own, **(settings or {})}
             if values.get("eval_on_start", True) is not False:
                 continue
-            where = f"{path}: strategy '{strategy}' of base model '{base}' has `eval_on_start: false`"
+            where = f"strategy '{strategy}' of base model '{base}' has `eval_on_start: false`"
             if not all(study.grft.data.values()):
                 raise InputError(
                     f"{where}, and without GRFT nothing else measures accuracy before CRFT. Set it to true, or leave the "

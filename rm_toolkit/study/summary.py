@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .grid import PLAIN, Cell, StudyConfig
+from .grid import PLAIN, Cell, StudyConfig, customized_set
 
 
 @dataclass
@@ -161,7 +161,7 @@ def curve(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, l
     for log in result["log_history"]:
         # If `eval_curve_fraction` is below 1, the sampled part is evaluated at every point.
         values = [log.get(f"eval_{n}_sample_accuracy", log.get(f"eval_{n}_accuracy")) for n in study.general_sets]
-        name = _customized_set(study, cell)
+        name = customized_set(study, cell.domain)
         own = log.get(f"eval_{name}_sample_accuracy", log.get(f"eval_{name}_accuracy"))
         if own is None or None in values:
             continue
@@ -187,17 +187,13 @@ def _numbers(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str
         when: float(np.mean([sets[n]["accuracy"] for n in study.general_sets]))
         for when, sets in (("start", start), ("end", end))
     }
-    own = _customized_set(study, cell)
+    own = customized_set(study, cell.domain)
     return {
         "customized": end[own]["accuracy"],
         "general": general["end"],
         "gain": end[own]["accuracy"] - start[own]["accuracy"],
         "loss": general["start"] - general["end"],
     }
-
-
-def _customized_set(study: StudyConfig, cell: Cell) -> str:
-    return study.customized_set.replace("{domain}", cell.domain or "")
 
 
 def _same_start(a: Line, b: Line) -> bool:

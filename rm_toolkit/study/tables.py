@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import __version__
 from .grid import Cell, StudyConfig
+from .over_prompts import OverPrompts
 from .runner import StudyRunner
 from .summary import Line, best_within
 
@@ -37,6 +38,30 @@ def introduction(runner: StudyRunner, results: dict[Cell, dict[str, Any]]) -> st
         "one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
         "better in one accuracy and as good in the other."
     )
+
+
+PAIRED_COLUMNS = (
+    "GRFT",
+    "strategy",
+    "runs",
+    "gain",
+    "general lost",
+    "more gained than plain",
+    "lost less than plain",
+    "gain of plain",
+    "loss of plain",
+)
+PAIRED = (
+    "The same differences with 95% intervals over the test prompts: all models judge the same pairs, and prompts are resampled. They "
+    "say how far other test prompts could move a figure, not another seed. `gain of plain` and `loss of plain` need a gain "
+    "and a loss of plain CRFT above 0."
+)
+
+
+def paired_row(line: OverPrompts) -> list[str]:
+    """The cells of a row, in the order of `PAIRED_COLUMNS`."""
+    values = (line.gain, line.lost, line.more_gained, line.less_lost, line.kept, line.relative_loss)
+    return [line.start, line.strategy, str(line.num_runs), *("-" if value is None else str(value) for value in values)]
 
 
 def best_of_each(study: StudyConfig, lines: list[Line]) -> list[str]:

@@ -14,6 +14,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..batches.tokenization import TokenizedPreferences
 from ..evaluation.metrics import preference_metrics
+from ..evaluation.pair_rewards import PairRewards
 
 
 @contextlib.contextmanager
@@ -38,6 +39,7 @@ def evaluate_sets(
     prefix: str,
     prepare: Callable[[Any, str], TokenizedPreferences],
     compute_rewards: Callable[[TokenizedPreferences], np.ndarray],
+    found: dict[str, PairRewards] | None = None,
 ) -> dict[str, float]:
     """
     Scores every test set separately.
@@ -47,6 +49,7 @@ def evaluate_sets(
         prefix (`str`): `eval` gives `eval_<name>_accuracy`, or `eval_accuracy` for a set without a name.
         prepare (`Callable`): Tokenizes a set.
         compute_rewards (`Callable`): Returns the rewards of its sequences.
+        found (`dict[str, PairRewards]`, *optional*): Receives the rewards of each set.
 
     Returns:
         `dict[str, float]`: `accuracy`, `first_two_accuracy`, `margin`, `loss`, `reward_mean`, `reward_std`, `num_pairs`,
@@ -58,7 +61,10 @@ def evaluate_sets(
     for name, dataset in sets.items():
         data = prepare(dataset, name or "eval")
         full = f"{prefix}_{name}" if name else prefix
-        values = dataclasses.asdict(preference_metrics(compute_rewards(data), data))
+        rewards = compute_rewards(data)
+        values = dataclasses.asdict(preference_metrics(rewards, data))
+        if found is not None:
+            found[name or "eval"] = PairRewards.of(rewards, data)
         metrics.update({f"{full}_{key}": value for key, value in values.items()})
         num_sequences += data.num_sequences
     return metrics | speed_metrics(prefix, begin, num_samples=num_sequences)

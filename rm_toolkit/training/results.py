@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.metrics import PreferenceMetrics
-from ..models.files import FINAL_RESULTS_NAME, TRAINING_LOG_NAME
+from ..evaluation.pair_rewards import PairRewards, write_final_pairs
+from ..models.files import FINAL_PAIRS_NAME, FINAL_RESULTS_NAME, TRAINING_LOG_NAME
 from ..output.folders import replace_text
 from ..output.written import record_written
 from .curve_sample import sampled_of
@@ -69,18 +70,22 @@ def _evaluated(log: dict[str, float], names: list[str]) -> dict[str, str]:
     return {name: prefix for name, prefix in found.items() if name not in samples}
 
 
-def write_results(output_dir: str, results: dict[str, Results], log: dict[str, Any]) -> None:
+def write_results(
+    output_dir: str, results: dict[str, Results], log: dict[str, Any], pairs: dict[str, PairRewards]
+) -> None:
     """
-    Writes `final_eval_results.json` and `training_log.json`.
+    Writes `final_eval_results.json`, `training_log.json` and, if the rewards are at hand, `final_eval_pairs.parquet`.
 
     Args:
         output_dir (`str`): Output folder of the run.
         results (`dict`): Every test set at the start and at the end.
         log (`dict`): The whole log, for learning curves.
+        pairs (`dict[str, PairRewards]`): Rewards of the last evaluation in this process, by test set.
     """
-    record_written(output_dir, [FINAL_RESULTS_NAME, TRAINING_LOG_NAME])
+    record_written(output_dir, [FINAL_RESULTS_NAME, FINAL_PAIRS_NAME, TRAINING_LOG_NAME])
     _write_json(results, Path(output_dir, FINAL_RESULTS_NAME))
     _write_json(log, Path(output_dir, TRAINING_LOG_NAME))
+    write_final_pairs(output_dir, results["end"], pairs)
 
 
 def write_log(output_dir: str, log: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from ..batches.collator import PreferenceCollator
 from ..batches.tokenization import TokenizedPreferences
+from ..evaluation.pair_rewards import PairRewards
 from ..scoring.rewards import compute_rewards
 from .curve_sample import sets_of_a_call
 from .engines import EngineHooks
@@ -33,6 +34,7 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
     stop: Stop
     collator: Callable[..., PreferenceCollator]
     prepare_data: Callable[[Any, str], Any]
+    pair_rewards: dict[str, PairRewards]  # of the last evaluation of each test set in this process
 
     def test_sets(self) -> dict[str, Any]:
         """Test sets by name; one without a name is called `eval`."""
@@ -61,10 +63,13 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
         if eval_dataset is None:
             sets = sets_of_a_call(sets, self.curve_sets, of_the_loop and 0 < step < self.state.max_steps)
         rewards = partial(self.compute_rewards, before_each=self.stop.check_evaluation if of_the_loop else None)
+        found: dict[str, PairRewards] = {}
         try:
-            metrics = evaluate_sets(sets, metric_key_prefix, self.prepare_data, rewards)
+            metrics = evaluate_sets(sets, metric_key_prefix, self.prepare_data, rewards, found)
         except StopEvaluation:
             self.leave_evaluation()
+        if eval_dataset is None:
+            self.pair_rewards.update(found)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -92,6 +92,7 @@ class StepTrainer(ScoringTrainer):
     def _take_data(self, train: Any, replay: Any) -> None:
         shares = sample_sets(self.test_sources, self.args.eval_curve_fraction, data_seed(self.args))
         self.curve_sets = {name: self.prepare_data(rows, name) for name, rows in shares.items()}
+        self.pair_rewards = {}
         self.data = self.preparation.gather(self.train_dataset, train, replay)
         self.steps = Steps(self.args, self.data.train, self.data.joined, self.accelerator)
         self.retry = StepRetry(self.accelerator, self.steps, self.args.computes_again)

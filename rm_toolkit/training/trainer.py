@@ -232,11 +232,11 @@ class RewardModelTrainer(SizedTrainer):
     def save_results(self) -> dict[str, Results]:
         """
         Writes `final_eval_results.json`: every test set at the start and at the end of training; and
-        `training_log.json`: everything that was logged, for learning curves.
+        `training_log.json`: everything that was logged, for learning curves; and the rewards at the end, see [`write_final_pairs`].
         """
         results = {"start": self.results(step=0), "end": self.results()}
         if self.args.should_save:
-            write_results(self.args.output_dir, results, log_of(self))
+            write_results(self.args.output_dir, results, log_of(self), self.pair_rewards)
         return results
 
     def reload_check(self, folder: str | None = None) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shared_start import LAW, general_stage, shared_start
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.study.grid import Cell, cells, command, load_study
+from rm_toolkit.study.runner import StudyRunner
 from rm_toolkit.training.recipe import parse_recipe
 
 
@@ -123,36 +125,14 @@ def test_names_are_safe_as_folders():
     assert cell.name == "crft--a_b_c--hh--lm0.1--plain--law--seed3"
 
 
-def shared_start(**changes):
-    """A CRFT stage that takes accuracy at the start from the GRFT run."""
-    sets = {"a": "data/a", "b": "data/b", "dsp_{domain}": {"path": "data/dsp", "domain": "{domain}"}}
-    strategies = {"plain": {"lm_loss_coef": 0}, "imitation": {"lm_loss_coef": 0.1}}
-    grid = {
-        "config": "recipes/tiny/crft.yaml",
-        "flags": {"eval_on_start": False, "eval_datasets": sets},
-        "strategies": strategies,
-        "domains": ["law"],
-    }
-    return {**grid, **changes}
-
-
-def general_stage(sets, data=None):
-    return {
-        "config": "recipes/tiny/grft.yaml",
-        "flags": {"eval_datasets": sets},
-        "data": data or {"hh": {"helpful": "x"}},
-    }
-
-
-LAW = {"dsp_law": {"path": "data/dsp", "domain": "law"}}
-
-
 def test_a_start_taken_from_grft_needs_its_test_sets(study_file):
-    load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b", **LAW})))
+    StudyRunner(load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b", **LAW}))))
     with pytest.raises(InputError, match="the GRFT run does not evaluate 'dsp_law'"):
-        load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b"})))
+        StudyRunner(load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/b"}))))
     with pytest.raises(InputError, match=r"'b' is another test set in the GRFT run: \{'path': 'data/other'\}"):
-        load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/other", **LAW})))
+        StudyRunner(
+            load_study(study_file(crft=shared_start(), grft=general_stage({"a": "data/a", "b": "data/other", **LAW})))
+        )
 
 
 def test_a_start_taken_from_grft_needs_grft(study_file):
@@ -160,4 +140,4 @@ def test_a_start_taken_from_grft_needs_grft(study_file):
     with pytest.raises(
         InputError, match=r"strategy 'imitation' of base model 'tiny' .* without GRFT nothing else measures"
     ):
-        load_study(study_file(crft=shared_start(), grft=stage))
+        StudyRunner(load_study(study_file(crft=shared_start(), grft=stage)))

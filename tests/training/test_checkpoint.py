@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.evaluation.pair_rewards import PairRewards, read_pair_rewards
+from rm_toolkit.models.files import FINAL_PAIRS_NAME
 from rm_toolkit.training.weights import load_weights
 
 
@@ -220,6 +223,33 @@ def test_final_results_hold_every_set_at_start_and_end(make_trainer, rows, read_
     assert results["start"]["helpful"]["loss"] == logs[0]["eval_helpful_loss"]
     assert results["end"]["helpful"]["loss"] == logs[-1]["eval_helpful_loss"] != logs[0]["eval_helpful_loss"]
     assert trainer.evaluated_step() == trainer.state.global_step == 4
+
+
+def test_the_rewards_behind_the_final_results_are_kept_pair_by_pair(make_trainer, rows, tmp_path):
+    sets = {"helpful": rows.pairs(3), "dsp_literature": rows.ranked(3)}
+    trainer = make_trainer(rows.pairs(8), eval_rows=sets, eval_on_start=True, eval_strategy="epoch")
+    trainer.train()
+    end = trainer.save_results()["end"]
+    found = read_pair_rewards(tmp_path / "run" / FINAL_PAIRS_NAME)
+    assert list(found) == list(sets)
+    for name, pairs in found.items():
+        expected = trainer.predict(trainer.eval_dataset[name]).predictions
+        assert np.array_equal(pairs.better, expected[:, 0]) and np.array_equal(pairs.worse, expected[:, 1])
+        assert np.mean(pairs.margins > 0) == end[name]["accuracy"] and len(np.unique(pairs.prompt)) == 3
+
+
+def test_rewards_of_other_weights_than_those_of_the_results_are_not_kept(make_trainer, rows, tmp_path):
+    trainer = make_trainer(rows.pairs(8), eval_rows={"helpful": rows.pairs(3)}, eval_strategy="epoch")
+    trainer.train()
+    pairs = trainer.pair_rewards["helpful"]
+    trainer.pair_rewards["helpful"] = PairRewards(
+        pairs.worse, pairs.better, pairs.prompt
+    )  # accuracy 1 - that of the log
+    trainer.save_results()
+    assert not (tmp_path / "run" / FINAL_PAIRS_NAME).exists()
+    trainer.pair_rewards = {}  # as in a run resumed after its last evaluation
+    trainer.save_results()
+    assert not (tmp_path / "run" / FINAL_PAIRS_NAME).exists()
 
 
 def test_results_of_a_set_without_a_name(make_trainer, rows):
