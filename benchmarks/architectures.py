@@ -1,14 +1,15 @@
 """
-Model families of transformers, each tiny with random weights: two steps of the real trainer, saved, and reloaded in
-another process by the toolkit and by the stock class; which layout was chosen, and why it was not the shared one.
+Tries model families of transformers, tiny and with random weights. Each trains for two steps with the real trainer, is
+saved, and is reloaded in another process by the toolkit and by the stock class. The table also shows the layout that was
+chosen, and why it was not the shared one.
 
     python benchmarks/architectures.py
     python benchmarks/architectures.py --families Llama "Gemma 2" --again
     python benchmarks/architectures.py --write
 
-Each family runs in its own processes, so that one failure is one row. Results are kept in `--output`, and a stopped
-run continues from there. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code is
-1 if a reward differs, or a family fails without a reason in words.
+Each family runs in its own processes, so a failure costs only one row. Results are kept in `--output`, and a stopped run
+continues from there. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code is 1 if
+a reward differs, or if a family fails with anything but a clear refusal.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ COLUMNS = ("family", "stock class", "layout, and why not shared", "opened again"
 
 
 def make_base(family: Family, folder: Path) -> None:
-    """Saves a random language model of a family, with a tokenizer."""
+    """Saves a base model of a family with random weights, and a tokenizer."""
     rng = random.Random(3)
     lines = [f"## Human:\n{sentence(rng, 8)}\n\n## Assistant:\n{sentence(rng, 12)}" for _ in range(200)]
     if family.encoder:
@@ -64,7 +65,7 @@ def make_base(family: Family, folder: Path) -> None:
         names = ("pad_token_id", "cls_token_id", "sep_token_id")
         special |= {name: getattr(tokenizer, name) for name in names}
     else:
-        special["pad_token_id"] = None  # it is for the class's vocabulary, which is larger
+        special["pad_token_id"] = None  # the class's default id may lie outside this small vocabulary
     config = getattr(transformers, family.config)(**family.values, **special, vocab_size=len(tokenizer))
     set_seed(0)
     with quiet_loading():
@@ -72,8 +73,8 @@ def make_base(family: Family, folder: Path) -> None:
 
 
 def train(family: Family, work: Path) -> dict[str, Any]:
-    """Trains, saves, and returns what was chosen and the rewards of the model in memory."""
-    os.chdir(work)  # so that messages about the base name no temporary folder
+    """Trains and saves; returns class, layout and its reason, and rewards of the model in memory."""
+    os.chdir(work)  # so that messages do not contain the path of the temporary folder
     base, target = Path("base"), work / "model"
     make_base(family, base)
     rng = random.Random(5)
@@ -111,8 +112,8 @@ def train(family: Family, work: Path) -> dict[str, Any]:
 
 def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
     """
-    Loads the folder again: with the toolkit's scorer, and with the stock class and the saved tokenizer, one text at a
-    time.
+    Largest differences from the rewards in memory after reloading: with the toolkit's scorer (`reloaded`), and with the
+    stock class and the saved tokenizer, one text at a time (`stock`).
     """
     folder, texts = str(work / "model"), found["texts"]
     scored = RewardScorer(folder, device="cpu").score([prompt for prompt, _ in texts], [text for _, text in texts])
@@ -121,7 +122,7 @@ def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def largest(rewards: Sequence[float], others: Sequence[float]) -> float:
-    """Largest difference, in logits, relative to the reward if that is above 1."""
+    """Largest difference in logits; relative to the reward where its absolute value is above 1."""
     return max(abs(one - other) / max(1.0, abs(one)) for one, other in zip(rewards, others, strict=True))
 
 
@@ -139,7 +140,7 @@ def _call(function: Callable[..., dict[str, Any]], arguments: tuple, target: Pat
 
 
 def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any, work: Path) -> dict[str, Any]:
-    """Result of a function in a process forked from this one, which has the libraries loaded but no model."""
+    """Runs a function in a fork of this process, which has loaded the libraries but no model; returns its result."""
     target = work / f"{function.__name__}.json"
     process = multiprocessing.get_context("fork").Process(target=_call, args=(function, arguments, target))
     process.start()
@@ -150,7 +151,7 @@ def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any, work:
 
 
 def try_family(family: Family) -> dict[str, Any]:
-    """All results of a family, for its row."""
+    """Trains and reloads a family; returns the results for its row."""
     with tempfile.TemporaryDirectory(prefix="architecture-") as temporary:
         work = Path(temporary)
         found = in_a_process(train, family, work, work=work)
@@ -160,16 +161,16 @@ def try_family(family: Family) -> dict[str, Any]:
 
 
 def holds(found: dict[str, Any]) -> bool:
-    """Whether a family trains and reads the same everywhere, or is refused with a message."""
+    """Whether a family gives the same rewards everywhere, or is refused with a message."""
     if "refused" in found:
         return True
     return "failed" not in found and all(found[name] <= TOLERANCE for name in ("reloaded", "stock"))
 
 
 def cells(name: str, found: dict[str, Any]) -> list[str]:
-    """The row of a family."""
+    """The cells of a family's row."""
     if "failed" in found or "refused" in found:
-        # Of a refusal, only the part about the family: not the path of the model or the remedy.
+        # Show only the part of a refusal that is about the family, without the model's path and the remedy.
         said = found.get("refused", "").partition(": ")[2].partition(", which")[0] or found.get("refused")
         return [name, "–", f"**failed**: {found['failed']}" if "failed" in found else f"refused: {said}", "–", "–"]
     numbers = [
@@ -180,7 +181,7 @@ def cells(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables of decoders and encoders, with the versions used."""
+    """The tables of decoders and encoders."""
     parts = []
     for title, families in (("Decoders", DECODERS), ("Encoders", ENCODERS)):
         rows = [cells(family.name, results[family.name]) for family in families if family.name in results]
@@ -189,10 +190,10 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tries the remaining families, prints the table, writes it on demand."""
+    """Tries the remaining families, prints the table and, with `--write`, puts it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--output", type=Path, default=Path("outputs/architectures.json"), help="results so far")
+    parser.add_argument("--output", type=Path, default=Path("outputs/architectures.json"), help="JSON file of results")
     parser.add_argument("--again", action="store_true", help="try the named families again")
     parser.add_argument("--write", action="store_true", help="write the table into rm_toolkit/models/README.md")
     args = parser.parse_args(argv)

@@ -1,11 +1,11 @@
 """
-Do all engines compute the same? The recipes with one seed, on one process, two DDP processes and two ZeRO-3 processes
+Do all engines compute the same? Runs the recipes with one seed on one process, two DDP processes, and two ZeRO-3 processes
 with parameters and optimizer offloaded. No GPU is needed.
 
     python benchmarks/engine_agreement.py --output outputs/engines
 
-Each engine is started once, with the launch config of the repository, and runs GRFT and CRFT with K responses, the LM
-loss, shared prompts, a tied LM head, LoRA and bf16. Each run reports its own engine.
+Each engine is launched once with the repository's launch config. The runs are GRFT and CRFT, and between them cover K
+responses, the LM loss, shared prompts, a tied LM head, LoRA and bf16. Each run reports the engine that it ran on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"one process": "cpu", "DDP": "multi_gpu", "ZeRO-3 offload": "zero3_offload"}
-TOLERANCE = 1e-4  # of a step's loss; pairs with a smaller margin may be ranked either way
+TOLERANCE = 1e-4  # for the loss of a step; pairs with a smaller margin may be ranked either way
 
 HH = {"source": "hh", "fraction": 0.3}
 GENERAL = {
@@ -86,7 +86,7 @@ def bases(folder: Path) -> None:
 
 
 def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, use_cpu: bool) -> dict[str, Any]:
-    """One run with the functions of the recipes, in this process; returns its report."""
+    """Does one of `RUNS` in this process, with the functions that the recipes use; returns its report."""
     from datasets import Dataset
 
     from rm_toolkit.training import stages
@@ -103,7 +103,7 @@ def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, 
     words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
     recipe, training, model = parse_recipe(ROOT / "recipes" / "tiny" / f"{stage}.yaml", words)
     trainer = stages.build_trainer(recipe, training, model, *stages.load_stage_data(recipe, training), stage=stage)
-    if not check:  # a fresh process each time
+    if not check:  # it starts a fresh process each time
         trainer.reload_check = lambda: 0
     stages.run_stage(trainer, recipe, None)
     margins = {}
@@ -134,7 +134,7 @@ def run_here(folder: Path, output: Path, name: str, steps: int, *, check: bool, 
 
 
 def where_weights_are(model: Any) -> dict[str, Any]:
-    """Number of elements that this process holds, total number, and device of the shards."""
+    """Number of weights that this process holds (`held`), their total number (`whole`), and devices of the shards."""
     for module in model.modules():
         if hasattr(module, "reshard"):  # FSDP leaves the last unit gathered after an evaluation
             module.reshard()
@@ -151,7 +151,7 @@ def where_weights_are(model: Any) -> dict[str, Any]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Work of each process of a launch: all runs, one after the other."""
+    """What each process of a launch does: all runs, one after the other."""
     from rm_toolkit.training.runtime import run_main, silence_launch_noise
 
     folder, output, steps, names = arguments.work, arguments.output, arguments.steps, arguments.runs
@@ -185,9 +185,9 @@ def launch(
     script: Path = Path(__file__),
 ) -> str:
     """
-    Starts some of `RUNS` on an engine with the repository's launch config (`config`, if it is none of `CONFIGS`), by
-    default on two processes of the CPU; those of `check`, all by default, are opened in a fresh process afterwards.
-    Returns what was printed.
+    Launches some of `RUNS` on an engine, by default in two CPU processes, and returns what was printed. The launch config
+    is `config` or, by default, that of the engine in `CONFIGS`. The models of the runs in `check` (default: all) get the
+    reload check in a fresh process.
     """
     path = ROOT / "accelerate_configs" / f"{config or CONFIGS[engine]}.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -212,15 +212,16 @@ def launch(
 
 
 def read_results(folder: Path, engine: str) -> list[dict[str, Any]]:
-    """Results of an engine, one entry per process."""
+    """Results of an engine, one item per process."""
     files = sorted((folder / engine.replace(" ", "-")).glob("process-*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
 def agreement(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
-    Compares a run with the one-process run: `loss` (largest difference of a step), `counts` (correct pairs of both, and
-    all pairs, of each test set) and `excepted` (set, pair and margins of those that are not counted).
+    Compares a run with the one-process run. Returns the largest difference of a step's loss (`loss`), all differences
+    (`losses`), the numbers of correct pairs of both and of all pairs by test set (`counts`), and set, number and margins
+    of the pairs too close to count (`excepted`).
     """
     differences = [abs(a - b) for a, b in zip(expected["losses"], found["losses"], strict=True)]
     counts, excepted = {}, []
@@ -276,9 +277,9 @@ def report(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="A new folder for models and results.")
-    parser.add_argument("--steps", type=int, default=10, help="Optimizer steps of each run.")
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="Some of the runs.")
+    parser.add_argument("--output", type=Path, required=True, help="new folder for models and results")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps per run")
+    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="runs to do (default: all)")
     parser.add_argument("--use-cpu", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--check", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

@@ -1,15 +1,15 @@
 """
-Does `group_by_prompt` cost accuracy with small steps? Grouped against shuffled pairs, tuned the same way, on unseen
+Does `group_by_prompt` cost accuracy with small steps? Compares grouped and shuffled pairs, tuned the same way, on unseen
 queries.
 
     python benchmarks/grouping.py --data PATH/domain_specific_preference.test.json --model outputs/published/sft
     python benchmarks/grouping.py --data … --model … --queries 40 --seeds 1 --steps 8    # a minute, to try it
 
-The queries are split once (seeded): some train, some judge the learning rates, the others test. Every arm trains one epoch
-on the same pairs at each number of pairs a step and at each rate of the same grid, which is extended if the best rate
-is at its edge; the rate with the highest mean accuracy on the judging queries is the arm's own. Accuracy on the test
-queries is a mean over seeds, the difference to shuffled pairs is paired: the same queries and seeds, resampled by
-query. After every run the JSON is written; a second call skips what is there.
+The queries are split once (seeded) into training, judging and test queries. Every arm trains for one epoch on the same
+pairs, at each step size and each learning rate of a grid. The grid is extended while the best rate is at its edge. An arm
+is tested at the rate with the highest mean accuracy on the judging queries. Test accuracy is a mean over seeds. The
+difference from shuffled pairs is paired (same queries and seeds) and resampled by query. The JSON file is written after
+every run, and a second call skips the runs in it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 
-# How pairs of one query are placed in steps; "at most m" keeps up to m pairs of a query together.
+# How the pairs of a query are distributed over steps; "at most m" keeps up to m of them together.
 SHUFFLED, GROUPED, AT_MOST = "shuffled", "grouped", "at most "
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
     parser.add_argument("--model", required=True, help="folder of a base LM or an encoder")
@@ -43,13 +43,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--arms", nargs="+", default=[SHUFFLED, GROUPED], help="shuffled, grouped, 'at most 1', 'at most 2', …"
     )
     parser.add_argument("--steps", nargs="+", type=int, default=[8, 16, 64], help="pairs per optimizer step")
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3], help="the first grid")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, step size and rate: seeds 0, 1, …")
-    parser.add_argument("--tune-seeds", type=int, default=None, help="of which tune the rate; default all")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text, cut on the left")
-    parser.add_argument("--micro-batch", type=int, default=16, help="pairs of a micro-batch at most")
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3], help="initial grid of learning rates"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="number of runs per arm, step size and rate (seeds 0, 1, …)"
+    )
+    parser.add_argument(
+        "--tune-seeds", type=int, default=None, help="number of them that tune the rate (default: all)"
+    )
+    parser.add_argument("--max-length", type=int, default=128, help="tokens per text, cut on the left")
+    parser.add_argument("--micro-batch", type=int, default=16, help="maximum pairs per micro-batch")
     parser.add_argument("--queries", type=int, default=None, help="use only this many queries")
-    parser.add_argument("--parts", nargs=2, type=float, default=[0.6, 0.15], help="shares that train and that judge")
+    parser.add_argument(
+        "--parts", nargs=2, type=float, default=[0.6, 0.15], help="shares of queries for training and judging"
+    )
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
@@ -59,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Does the missing runs and prints the table."""
+    """Does the runs that are missing and prints the table."""
     args = parse(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -82,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_arm(args: argparse.Namespace, results: Results, data: dict[str, Any], arm: str, step: int) -> None:
-    """Tunes an arm at one step size, its best rate inside the grid, and runs the other seeds at that rate."""
+    """Tunes the rate of an arm at one step size, extending the grid at its edges, and runs all seeds at the best rate."""
     grid = sorted({*map(rounded, args.learning_rates), *results.judged(arm, step)})
     while True:
         for rate in grid:
@@ -98,12 +106,12 @@ def run_arm(args: argparse.Namespace, results: Results, data: dict[str, Any], ar
 
 
 def rounded(rate: float) -> float:
-    """A rate as it is written down, so that it is found again."""
+    """A rate rounded to three digits, as it is stored in the results."""
     return float(f"{rate:.3g}")
 
 
 class Results:
-    """Finished runs in a JSON file, found again by arm, step size, rate and seed."""
+    """Finished runs in a JSON file, looked up by arm, step size, rate and seed."""
 
     def __init__(self, args: argparse.Namespace):
         names = ("domain", "model", "pooling_type", "max_length", "queries", "parts", "split_seed")
@@ -119,7 +127,7 @@ class Results:
                 )
 
     def cell(self, arm: str, step: int, rate: float, seed: int, compute: Any) -> None:
-        """Computes a run that is not there yet and writes the file."""
+        """Computes a run unless the file has it, and writes the file."""
         key = f"{arm}, {step} pairs a step, lr={rate:.3g}, seed={seed}"
         if key not in self.values["runs"]:
             self.values["runs"][key] = {
@@ -137,13 +145,13 @@ class Results:
         print(f"{key}: {scores}, {done['seconds']:.0f} s", file=sys.stderr, flush=True)
 
     def of(self, arm: str, step: int, rate: float | None = None) -> list[dict[str, Any]]:
-        """Runs of an arm at a step size, and at a rate, in the order of their seeds."""
+        """Runs of an arm at a step size (and a rate, if given), in the order of their seeds."""
         found = [run for run in self.values["runs"].values() if (run["arm"], run["step"]) == (arm, step)]
         found = [run for run in found if rate is None or run["rate"] == rounded(rate)]
         return sorted(found, key=lambda run: run["seed"])
 
     def judged(self, arm: str, step: int) -> dict[float, float]:
-        """Mean accuracy on the judging queries of each rate that was tried with all seeds that tune."""
+        """Mean accuracy on the judging queries by rate, for the rates that have runs with all tuning seeds."""
         wins: dict[float, dict[int, list[float]]] = {}
         for run in self.of(arm, step):
             if run["seed"] < self.tune_seeds:
@@ -152,7 +160,7 @@ class Results:
         return {rate: float(np.mean(whole[rate])) for rate in sorted(whole)}
 
     def best_rate(self, arm: str, step: int) -> float:
-        """The rate of the highest mean accuracy on the judging queries."""
+        """The rate with the highest mean accuracy on the judging queries."""
         judged = self.judged(arm, step)
         return max(judged, key=judged.__getitem__)
 
@@ -178,8 +186,8 @@ def split_queries(args: argparse.Namespace) -> dict[str, Any]:
 
 def arrange(pairs: Any, arm: str, seed: int) -> tuple[Any, bool]:
     """
-    The training rows of an arm, and whether `group_by_prompt` is on. Rows are shuffled whole, so that "at most m" is a
-    row of the better answer and m of its rivals, drawn anew for each seed.
+    The training rows of an arm, and whether `group_by_prompt` is on. The pairs of a row stay together when rows are
+    shuffled, so for "at most m" a row is the better answer and up to m of its rivals, drawn anew for each seed.
     """
     from datasets import Dataset
 
@@ -199,7 +207,7 @@ def arrange(pairs: Any, arm: str, seed: int) -> tuple[Any, bool]:
 
 
 def run(args: argparse.Namespace, data: dict[str, Any], arm: str, step: int, rate: float, seed: int) -> dict[str, Any]:
-    """Trains one epoch; wins (1, 0.5 for equal rewards, 0) of the pairs of the judging and of the test queries."""
+    """Trains one epoch; returns the wins (1, 0, or 0.5 for a tie) of the judging and the test pairs, and seconds."""
     import torch
     from minilm_dsp import count_wins
 
@@ -250,7 +258,7 @@ def run(args: argparse.Namespace, data: dict[str, Any], arm: str, step: int, rat
 
 
 def table(args: argparse.Namespace, results: Results) -> str:
-    """Accuracy on the test queries of each arm at its best rate, and its paired difference to shuffled pairs."""
+    """Table of each arm's test accuracy at its best rate, and its paired difference from shuffled pairs."""
     from rm_toolkit.evaluation.intervals import Bootstrap
 
     prompt = np.array(test_prompts(args))

@@ -1,15 +1,15 @@
 """
-Kills the tiny recipe at random moments, resumes it, and compares the result with an uninterrupted run.
+Kills a run of the tiny recipe at random moments, resumes it, and compares the result with an uninterrupted run.
 
     python benchmarks/kills.py --kills 20                  # one process
-    python benchmarks/kills.py --kills 5 --processes 2     # DDP on two CPU processes, a random one of which is killed
+    python benchmarks/kills.py --kills 5 --processes 2     # DDP with two CPU processes; a random one is killed
     python benchmarks/kills.py --kills 5 --processes 2 --deepspeed accelerate_configs/zero3_offload.yaml
     python benchmarks/kills.py --kills 5 --processes 2 --how SIGTERM SIGINT SIGSTOP   # one; all; one for a while
 
-Every kill is a SIGKILL (or what `--how` names) at a moment drawn from all of training, saving and evaluation included; every
-resume is `--resume_from_checkpoint auto`. All processes must end by themselves within two minutes, without a traceback of
-theirs; one that was stopped and continued must go on as if nothing had happened. Equal means: every byte of the exported weights, every logged number and
-`final_eval_results.json`; under DeepSpeed, weights and numbers to 1e-6. Exits with 1 if one is not.
+A run gets a SIGKILL, or the signal that `--how` names, at a random moment of training, saving or evaluation, and resumes
+with `--resume_from_checkpoint auto`. All its processes must end by themselves within two minutes and print no traceback. A
+run that is paused (SIGSTOP) must continue as if nothing had happened. The result must be equal: exported weights, logged
+numbers and `final_eval_results.json`, bit for bit, or to 1e-6 under DeepSpeed. The exit code is 1 if one is not.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ NOT_BEGUN = -1.0
 
 
 class Clock(transformers.TrainerCallback):
-    """Tells the killing process how far the run is."""
+    """Tells the killing process how far the run has got."""
 
     step: Synchronized | MappedNumber
 
@@ -76,7 +76,7 @@ class Clock(transformers.TrainerCallback):
 
 
 class MappedNumber:
-    """A number in a file, for processes that have nothing else in common."""
+    """A number in a memory-mapped file, shared by unrelated processes."""
 
     def __init__(self, path: Path):
         if not path.exists():
@@ -87,10 +87,10 @@ class MappedNumber:
 
 
 class Launched:
-    """A run under `accelerate launch`, with the methods of a process that [`run`] needs."""
+    """A run under `accelerate launch`, with those methods of a process that [`run`] uses."""
 
     def __init__(self, config: Path, num_processes: int, work: Path, name: str):
-        # The flag --cpu would take the place of the engine that the file names.
+        # The flag --cpu would replace the engine that the file names.
         values = yaml.safe_load(config.read_text(encoding="utf-8")) | {"use_cpu": True, "main_process_port": 0}
         file = work / "accelerate.yaml"
         file.write_text(yaml.safe_dump(values | {"num_processes": num_processes}), encoding="utf-8")
@@ -109,7 +109,7 @@ class Launched:
             self.process.wait(seconds)
 
     def ranks(self) -> list[int]:
-        """Numbers of the training processes, by rank."""
+        """Process ids of the training processes, by rank."""
         children = psutil.Process(self.process.pid).children(recursive=True) if self.is_alive() else []
         ranks = [child for child in children if "--train" in child.cmdline()]
         return [child.pid for child in sorted(ranks, key=lambda child: int(child.environ().get("RANK", "0")))]
@@ -118,13 +118,13 @@ class Launched:
 def main() -> int:
     """Runs everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
-    parser.add_argument("--processes", type=int, default=1, help="processes of each run")
+    parser.add_argument("--kills", type=int, default=20, help="number of runs to kill")
+    parser.add_argument("--processes", type=int, default=1, help="processes per run")
     parser.add_argument("--deepspeed", type=Path, default=None, help="an accelerate config that names DeepSpeed")
     parser.add_argument(
         "--how", nargs="+", choices=HOWS, default=["SIGKILL"], help="signals to send, in turn (default SIGKILL)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--train", nargs=2, default=None, help=argparse.SUPPRESS)  # one rank of a launched run
     options = parser.parse_args()
     if options.train:
@@ -184,14 +184,14 @@ def run(
 
     Args:
         work (`Path`): Where everything is written.
-        name (`str`): Output folder in it.
-        options (`argparse.Namespace`): Of the command line: processes and engine of the run.
-        kill_at (`tuple`, *optional*): Step, whose fraction is waited in the step, and the seconds a step takes on
-            average; `None` lets the run end by itself.
-        victim (`int`): Rank that is killed.
+        name (`str`): Name of the output folder in it.
+        options (`argparse.Namespace`): The parsed command line: processes and engine of the run.
+        kill_at (`tuple`, *optional*): When to kill it: a step with a fraction (how far into the step), and the mean
+            seconds per step. With `None`, the run ends by itself.
+        victim (`int`): Rank to kill.
 
     Returns:
-        `float`: Seconds of training, or the step at which it was killed.
+        `float`: Seconds of training, or the step at which the run was killed.
     """
     Clock.step.value = NOT_BEGUN
     processes = start(work, name, options)
@@ -216,7 +216,7 @@ def run(
 def _killed(
     log: Path, processes: list[Any], options: argparse.Namespace, kill_at: tuple[float, float], victim: int
 ) -> float:
-    """Attacks a run at its moment and checks how it ends; returns the step at which this was."""
+    """Sends the signal at the chosen moment and checks how the run ends; returns the step at which it was sent."""
     whole, fraction = divmod(kill_at[0], 1)
     rank, victim = victim, min(victim, len(processes) - 1)
     while Clock.step.value < whole and processes[victim].is_alive():
@@ -224,7 +224,7 @@ def _killed(
     processes[victim].join(fraction * kill_at[1])
     step = Clock.step.value
     pids = processes[0].ranks() if options.deepspeed else [process.pid for process in processes]
-    if len(pids) == options.processes:  # else it has just ended
+    if len(pids) == options.processes:  # else the run has just ended
         attack(pids, rank, options.sent)
     for process in processes:
         process.join(120)
@@ -236,13 +236,13 @@ def _killed(
     console.print(f"{options.sent}: exit codes {codes}, it says {said[-3:]}")
     if not options.deepspeed and expected is not None and 0 not in codes and not {*codes} <= {expected, 1, -9}:
         sys.exit(f"a run that {options.sent} was sent to ended with {codes} instead of {expected}")
-    if "Traceback" in log.read_text() and not options.deepspeed:  # whose launcher shows one of its own
+    if "Traceback" in log.read_text() and not options.deepspeed:  # DeepSpeed's launcher prints one itself
         sys.exit(log.read_text()[-5000:])
     return step
 
 
 def start(work: Path, name: str, options: argparse.Namespace) -> list[Any]:
-    """Starts the processes of a run: forked ones, or one launcher."""
+    """Starts the processes of a run: forks, or a launcher for DeepSpeed."""
     if options.deepspeed:
         return [Launched(options.deepspeed, options.processes, work, name)]
     with socket.socket() as probe:
@@ -264,7 +264,7 @@ def start(work: Path, name: str, options: argparse.Namespace) -> list[Any]:
 
 
 def train(work: Path, name: str, variables: dict[str, str] | None = None) -> None:
-    """The recipe, as `python recipes/grft.py` runs it."""
+    """Runs the recipe as `python recipes/grft.py` does, and ends the process."""
     os.environ.update(variables or {})
     if os.environ.get("RANK", "0") == "0":
         transformers.trainer.DEFAULT_CALLBACKS.append(Clock)

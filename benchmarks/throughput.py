@@ -1,13 +1,15 @@
 """
-Pairs a second of TRL's RewardTrainer and of this toolkit: same weights, rows, dtype, kernel, optimizer and threads.
+Pairs per second of TRL's RewardTrainer and of this toolkit: same weights, rows, dtype, kernel, optimizer and threads.
 
     python benchmarks/throughput.py                                                # CPU, Llama of 12M parameters
     python benchmarks/throughput.py --device cuda --shape 1B                       # one GPU, all parts
     python benchmarks/throughput.py --device cuda --shape 1B --part train-dsp      # a part, under 4.5 minutes
 
-On a GPU it runs in parts (`--part`), each by itself within `--time-limit`, and writes tables and figures under `--output`, a
-folder; sides, measurements and the MFU formula are in `speed/gpu`. The rest of this is the CPU's benchmark. There, where a micro-batch is one pair (the paper's), the fast path gets the memory that one pair may take instead:
-`max_tokens_per_batch` = 2 x `max_length`; pairs a step are the same on all sides.
+On a GPU, the benchmark runs in parts (`--part`), each within `--time-limit`, and writes tables and numbers into the folder
+`--output`. Its sides, measurements and MFU formula are in `speed/gpu`.
+
+This file is the CPU benchmark. Where a micro-batch is one pair, as in the paper, the fast path may instead fill the memory
+that one pair can take: `max_tokens_per_batch` = 2 x `max_length`. Pairs per step are the same on all sides.
 """
 
 from __future__ import annotations
@@ -22,20 +24,18 @@ from pathlib import Path
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line."""
+    """Parses the command line."""
     from speed.gpu.flags import add_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda runs in bf16 autocast")
     parser.add_argument("--shape", default=None, help="12M, 28M, 1B or 7B; default 12M on a CPU, 1B on a GPU")
     parser.add_argument("--sets", nargs="+", default=["dsp", "helpful"], choices=["dsp", "helpful"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[8, 1], help="pairs of a micro-batch")
-    parser.add_argument("--pairs", type=int, default=64, help="pairs of one timed training run")
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 1], help="pairs per micro-batch")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs in a timed training run")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; more than the idle cores measures waiting"
-    )
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a text")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; use no more than there are idle cores")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens per text")
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -55,7 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs what was asked for and prints the report as it grows."""
+    """Runs the measurements asked for and prints the report as it grows."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     args = parse(argv)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Bench:
-    """The run: holds rows, tokenizer and settings, and emits one table after another."""
+    """The CPU benchmark: keeps rows, tokenizer and settings, and prints one table after another."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         from speed import data
@@ -95,7 +95,7 @@ class Bench:
         self.rows = {rows.name: data.only_fitting(rows, self.tokenizer, args.max_length) for rows in sets}
 
     def setting(self, pairs_per_batch: int, **options):
-        """Both sides' common setting; a step is 8 pairs, or 16 with one pair a micro-batch."""
+        """The setting shared by both sides. A step is 8 pairs, or 16 with one pair per micro-batch."""
         from speed.contenders import Setting
 
         return Setting(
@@ -121,25 +121,25 @@ class Bench:
             getattr(self, part)()
 
     def emit(self, text: str, first: bool = False) -> None:
-        """Prints a part of the report, and writes it where a file is asked for."""
+        """Prints a part of the report, and appends it to the `--output` file if there is one."""
         print(text, flush=True)
         if self.args.output:
             with self.args.output.open("w" if first else "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
     def say(self, text: str) -> None:
-        """Progress, beside the report."""
+        """Prints progress to stderr."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
     def training(self) -> None:
-        """Training of each set at each micro-batch size, LM loss off."""
+        """Training on each set at each micro-batch size, without the LM loss."""
         from speed import contenders, measure, report
 
         for name, rows in self.rows.items():
             part = rows.take(self.args.pairs)
             for pairs in self.args.batches:
                 setting = self.setting(pairs)
-                # With one pair a micro-batch there is nothing to group by length.
+                # With one pair per micro-batch, there is nothing to group by length.
                 sides = tuple(side for side in contenders.SIDES if pairs > 1 or side != contenders.TRL_GROUPED)
                 timings = measure.training(setting, part, sides, self.args.repeats, self.say)
                 title = f"Training, {name}, {pairs} pair(s) a micro-batch, {setting.pairs_per_step} a step"
@@ -147,7 +147,7 @@ class Bench:
             self.emit(report.planned_table(name, measure.planned_tokens(self.setting(self.args.batches[0]), rows)))
 
     def lm(self) -> None:
-        """Training with the LM loss, which TRL does not have: our two paths."""
+        """Training with the LM loss, on the plain and the fast path; TRL has no LM loss."""
         from speed import contenders, measure, report
 
         for name, rows in self.rows.items():
@@ -179,12 +179,12 @@ class Bench:
             self.emit(report.timing_table(f"Tokenisation, {name} pairs ({rows.num_pairs} rows)", timings))
 
     def memory(self) -> None:
-        """Peak memory of a few training steps, each side in a process of its own."""
+        """Peak memory of a few training steps, each side in a new process."""
         from speed import contenders, report
 
         for name in self.rows:
             found = {}
-            # The LM head is tied, so that the last row has no weights of its own: what it adds is activations alone.
+            # The LM head is tied and has no weights of its own: the last row adds only activations.
             lm = f"{contenders.FAST}, LM loss"
             for side in (contenders.TRL, contenders.PLAIN, contenders.FAST, lm):
                 options = [
@@ -218,7 +218,7 @@ class Bench:
         return measure.peak_memory(plain_side, setting, rows.take(24))
 
     def flops(self) -> None:
-        """FLOP/s of the fast path."""
+        """FLOP/s of the fast path, compared with the stock model and a matrix product."""
         from speed import measure, report
 
         rows = next(iter(self.rows.values()))

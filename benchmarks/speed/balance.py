@@ -1,8 +1,8 @@
 """
-How even steps are over many processes, on published rows, without a launch: `cd benchmarks && python -m speed.balance`.
+How evenly steps are balanced over many processes, on published rows: `cd benchmarks && python -m speed.balance`.
 
-Every step is planned for all processes, and the tokens of each micro-batch counted as they would be computed. DDP waits for
-the busiest process once a step; FSDP and ZeRO-3 wait in every micro-batch for the busiest of it.
+No process is launched: each step is planned for all processes, and the tokens that each micro-batch would compute are
+counted. DDP waits for the busiest process once per step; FSDP and ZeRO-3 wait for the busiest in every micro-batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .data import load_rows, make_tokenizer
 
 @dataclass(frozen=True)
 class Setting:
-    """Size of a step: processes, pairs of the step, and pairs or tokens of a micro-batch at most."""
+    """Size of a step: processes, pairs per step, and the limit of a micro-batch in pairs or tokens."""
 
     num_processes: int
     pairs_per_step: int
@@ -58,17 +58,19 @@ SETTINGS = (
 @dataclass
 class Balance:
     """
-    How even some steps are; means over the steps.
+    How balanced some steps are; means over the steps.
 
     Args:
-        process (`float`): Tokens of the busiest process over the mean of all.
-        slots (`float`): Sum over the micro-batches of the busiest process of each, over the same mean.
-        bound (`float`): What neither can be below, because prompts are computed whole, and as many pairs at once as the
-            limit asks for where the step fills all micro-batches; 1 where that is no matter.
-        slots_bound (`float`): The same for `slots` alone: padded texts of a micro-batch are as long as its longest.
-        micro_batches (`float`): Of each process.
-        empty (`float`): Micro-batches without a pair, of all processes.
-        seconds (`float`): Process CPU time of planning a step, on each process.
+        process (`float`): Tokens of the busiest process, relative to the mean over processes.
+        slots (`float`): Tokens of the busiest process of each micro-batch, summed over micro-batches, relative to the
+            same mean.
+        bound (`float`): Lower bound of both, at least 1: a prompt is never split, and if the step fills all
+            micro-batches, each holds a minimum number of pairs.
+        slots_bound (`float`): Lower bound of `slots`, which also counts that texts are padded to the longest of their
+            micro-batch.
+        micro_batches (`float`): Micro-batches per process.
+        empty (`float`): Micro-batches without a pair, over all processes.
+        seconds (`float`): CPU time to plan a step; every process does this.
     """
 
     process: float
@@ -81,7 +83,7 @@ class Balance:
 
 
 def published(name: str, max_length: int = 512) -> TokenizedPreferences:
-    """Token ids of the published rows `dsp` or `helpful`, or of the samples where those are not there; an 8K BPE."""
+    """Token ids (8K BPE) of the published rows `dsp` or `helpful`, or of the samples if there are none."""
     rows = load_rows(name)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer([rows], Path(folder))
@@ -90,7 +92,7 @@ def published(name: str, max_length: int = 512) -> TokenizedPreferences:
 
 
 def repeated(data: TokenizedPreferences, num_pairs: int) -> TokenizedPreferences:
-    """The same rows again and again until there are so many pairs; each time with other token ids, so that nothing is shared."""
+    """Repeats the rows until there are `num_pairs` pairs, with new token ids each time, so that copies share nothing."""
     times = -(-num_pairs // len(data))
     copies = np.arange(times)[:, None]
 
@@ -123,14 +125,14 @@ def measure(
     version: int = PLAN_VERSION,
 ) -> Balance:
     """
-    Plans the first steps of an epoch for all processes.
+    Plans the first steps of an epoch for all processes and measures their balance.
 
     Args:
-        data (`TokenizedPreferences`): At least `steps` steps of pairs, see [`repeated`].
+        data (`TokenizedPreferences`): Enough pairs for `steps` steps, see [`repeated`].
         setting (`Setting`): Size of a step.
-        shared (`bool`): Whether a shared prompt is computed once, without padding; else padded rows.
-        steps (`int`): How many are planned.
-        version (`int`): 1 for the rule of version 0.4.0.
+        shared (`bool`): Whether shared prompts are computed once, without padding; otherwise, rows are padded.
+        steps (`int`): Number of steps to plan.
+        version (`int`): Version of the plan; 1 is the rule of 0.4.0.
     """
     plan = plan_of(data, setting, shared=shared, version=version)
     collator = PreferenceCollator(0, layout="shared" if shared else "plain")
@@ -161,11 +163,11 @@ def plan_of(
     data: TokenizedPreferences, setting: Setting, *, shared: bool = True, version: int = PLAN_VERSION, **options: Any
 ) -> EpochPlan:
     """
-    Returns the plan of an epoch, as the first process has it.
+    Returns the first process's plan of an epoch.
 
     Args:
         data, setting, shared, version: As in [`measure`].
-        **options: Of `EpochPlan`.
+        **options: Further arguments of `EpochPlan`.
     """
     return EpochPlan(
         data,
@@ -185,24 +187,24 @@ def _tokens(data: TokenizedPreferences, sequences: np.ndarray, collator: Prefere
 
 def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[float, float]:
     """
-    Tokens below which no way to deal a step can be, the mean of the processes apart.
+    Lower bounds, in tokens, for any way to deal a step to the processes, apart from the mean over processes.
 
     Args:
         pieces (`Pieces`): All pieces of the step.
         num_processes (`int`): Number of processes.
-        count (`int`): Micro-batches of each.
+        count (`int`): Micro-batches per process.
 
     Returns:
-        `tuple[float, float]`: Of the busiest process; and of the sum over the micro-batches of the busiest of each.
+        `tuple[float, float]`: For the busiest process, and for the sum over micro-batches of the busiest process of each.
     """
     numbers = range(len(pieces))
     unit = pieces.sequences if pieces.padded else pieces.tokens
-    # Pairs that every micro-batch holds, because the others cannot hold more than their limit.
+    # Pairs that every micro-batch must hold, because the others cannot hold more than their limit.
     pairs = 0 if pieces.by_tokens else sum(pieces.pairs) - (num_processes * count - 1) * pieces.limit
     cheapest = sorted(numbers, key=lambda k: unit[k] / pieces.pairs[k])
 
     def filled_up(piece: int | None) -> float:
-        """What a micro-batch costs at least, with that piece in it: texts where they are padded, else tokens."""
+        """Least cost of a micro-batch that contains this piece, in texts if they are padded, otherwise in tokens."""
         missing, cost = (pairs, 0.0) if piece is None else (pairs - pieces.pairs[piece], float(unit[piece]))
         for other in cheapest:
             if missing <= 0:
@@ -215,19 +217,19 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
     longest_first = sorted(numbers, key=lambda k: -pieces.longest[k])
     if not pieces.padded:
         process = filled_up(max(numbers, key=pieces.tokens.__getitem__))
-        # Of `n` places for so many pieces each, those that do not fit into the first `m` times stand in later ones.
+        # The processes together hold at most this many pieces at a time; the next longest go into a later micro-batch.
         most_pieces = num_processes * (len(pieces) if pieces.by_tokens else pieces.limit // min(pieces.pairs))
         return process, max(process, float(sum(sorted(pieces.tokens, reverse=True)[::most_pieces])))
     costs = sorted(pieces.own_costs(), reverse=True)
-    if pieces.by_tokens and len(costs) >= num_processes * count:  # no place is empty
-        if len(costs) == num_processes * count:  # and each has one piece
+    if pieces.by_tokens and len(costs) >= num_processes * count:  # no micro-batch is empty
+        if len(costs) == num_processes * count:  # and each holds one piece
             slots = float(sum(costs[::num_processes]))
             return (max(map(sum, zip(costs, costs[::-1]))) if count == 2 else max(slots / count, costs[0])), slots
         if count == 1 and len(set(pieces.sequences)) == 1:
             return (float(_least_most(costs, num_processes)),) * 2
     process = max(filled_up(k) * pieces.longest[k] for k in longest_first[:8])
     process = max(process, *(pieces.cost([k]) for k in numbers))
-    # Of `n` places at a time, the texts that do not fit into the first `m` times stand in later ones.
+    # The processes together hold at most `limit` pairs each at a time; the next longest go into a later micro-batch.
     slots, covered, full = 0.0, 0, 0
     for k in longest_first if not pieces.by_tokens else ():
         covered += pieces.pairs[k]
@@ -239,12 +241,15 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
 
 def _least_most(costs: list[int], number: int) -> int:
     """
-    The largest of so many padded micro-batches at least, of prompts that have equally many texts each. The longest prompt
-    has the micro-batch that it stands in made so long; none but the next longest are better company for it.
+    Least size of the largest of `number` padded micro-batches, for prompts with equally many texts each. All texts of a
+    micro-batch are padded to its longest prompt, so it is best filled with the next longest ones.
 
     Args:
         costs (`list[int]`): Tokens of each prompt alone, in descending order.
-        number (`int`): Micro-batches; not more than prompts.
+        number (`int`): Number of micro-batches, at most the number of prompts.
+
+    Returns:
+        `int`: Size in tokens.
     """
 
     def needed(most: int) -> int:
@@ -261,7 +266,7 @@ def _least_most(costs: list[int], number: int) -> int:
 
 
 def balance_table(name: str, settings: tuple[Setting, ...] = SETTINGS, *, shared: bool = True, steps: int = 3) -> str:
-    """One line a setting: before and now, beside what the rows allow."""
+    """A table with a row per setting: version 0.4.0, now, and the bound that the rows allow."""
     data, rows = published(name), []
     for setting in settings:
         enough = repeated(data, steps * setting.pairs_per_step)

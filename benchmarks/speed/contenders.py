@@ -1,4 +1,4 @@
-"""The four sides: TRL's RewardTrainer as it is and with length-grouped sampling, our plain path, our fast path."""
+"""The four sides: TRL's RewardTrainer with its defaults and with length-grouped sampling, our plain path, our fast path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .data import VOCAB_SIZE, Rows
 TRL, TRL_GROUPED, PLAIN, FAST = "TRL", "TRL, by length", "plain", "fast"
 SIDES = (TRL, TRL_GROUPED, PLAIN, FAST)
 
-# hidden size, MLP size, layers, heads, key/value heads; heads of 64 or more, which the kernels of a GPU want
+# Hidden size, MLP size, layers, heads, key/value heads. Heads have 64 dimensions or more, as GPU kernels require.
 SHAPES = {
     "tiny": (64, 128, 1, 1, 1),
     "12M": (320, 864, 8, 5, 5),
@@ -35,17 +35,17 @@ SHAPES = {
 @dataclass
 class Setting:
     """
-    What both sides have in common.
+    Settings that all sides share.
 
     Args:
         tokenizer: The tokenizer.
         shape (`str`): A key of `SHAPES`.
         device (`str`): `"cpu"` or `"cuda"`.
-        max_length (`int`): Tokens of a text.
-        pairs_per_batch (`int`): Pairs of a micro-batch.
-        pairs_per_step (`int`): Pairs of an optimizer step.
-        lm_loss_coef (`float`): Weight of the LM loss; TRL has none.
-        output_dir (`str`): A folder that nothing is written to.
+        max_length (`int`): Maximum tokens per text.
+        pairs_per_batch (`int`): Pairs per micro-batch.
+        pairs_per_step (`int`): Pairs per optimizer step.
+        lm_loss_coef (`float`): Weight of the LM loss, which TRL does not have.
+        output_dir (`str`): Folder that the trainers require; nothing is written to it.
     """
 
     tokenizer: Any
@@ -75,12 +75,12 @@ class Setting:
         )
 
     def model(self) -> torch.nn.Module:
-        """The same random weights on every call."""
+        """A model with the same random weights on every call."""
         set_seed(0)
         return AutoModelForSequenceClassification.from_config(self.config(), dtype=torch.float32)
 
     def arguments(self, seed: int) -> dict[str, Any]:
-        """Arguments that every side gets."""
+        """Training arguments for every side."""
         return {
             "output_dir": self.output_dir,
             "per_device_train_batch_size": self.pairs_per_batch,
@@ -101,7 +101,7 @@ class Setting:
 
 
 class Clock(TrainerCallback):
-    """Wall and process CPU time from the first batch to the end of the last step."""
+    """Wall and CPU time from the start of training to the end of the last step."""
 
     def __init__(self, device: str):
         self.device = device
@@ -119,11 +119,11 @@ class Clock(TrainerCallback):
         self.ended = self._now()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Nothing, in place of what transformers prints."""
+        """Prints nothing, unlike transformers' own callback."""
 
 
 class Counted:
-    """Wraps what makes the batches and counts tokens and padding."""
+    """Wraps a collator and counts tokens with (`computed`) and without padding (`useful`)."""
 
     def __init__(self, make: Any):
         self.make = make
@@ -143,17 +143,17 @@ class Counted:
 
 def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | None = None, seed: int = 0) -> Any:
     """
-    Builds one side's trainer, its rows tokenised; `trainer.counted` counts what it computes.
+    Builds the trainer of one side and tokenizes its rows; `trainer.counted` counts the tokens that it computes.
 
     Args:
         side (`str`): One of `SIDES`.
-        setting (`Setting`): What all have in common.
-        rows (`Rows`): To train on.
-        evaluation (`Rows`, *optional*): To evaluate on.
+        setting (`Setting`): Settings that all sides share.
+        rows (`Rows`): Training rows.
+        evaluation (`Rows`, *optional*): Evaluation rows.
         seed (`int`): Seed of the order of rows.
     """
     arguments = setting.arguments(seed)
-    # Both prepare the tokenizer they are given, each in its own way.
+    # Each trainer changes the tokenizer that it is given in its own way.
     tokenizer = copy.deepcopy(setting.tokenizer)
     if side in (TRL, TRL_GROUPED):
         trainer_class = GroupedRewardTrainer if side == TRL_GROUPED else RewardTrainer
@@ -170,7 +170,7 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
             **arguments,
             **(budget if side == FAST else {}),
             batch_layout="auto" if side == FAST else "plain",
-            pooling_type="eos",  # the ids that TRL makes: BOS, text, EOS
+            pooling_type="eos",  # token ids as TRL makes them: BOS, text, EOS
             lm_loss_coef=setting.lm_loss_coef,
         )
         trainer = RewardModelTrainer(
@@ -189,10 +189,10 @@ def make_trainer(side: str, setting: Setting, rows: Rows, *, evaluation: Rows | 
 
 class GroupedRewardTrainer(RewardTrainer):
     """
-    TRL with length-grouped sampling as it works on a large dataset.
+    TRL with length-grouped sampling as it would work on a large dataset.
 
-    The stock sampler sorts within 50 batches, but within fewer where there are few rows: on a short timed run it would
-    group nothing. Here it sorts within 50 batches or all that there are.
+    The stock sampler sorts within 50 batches, but within fewer if there are few rows, so in a short timed run it would
+    group nothing. This one sorts within 50 batches, or within all if there are fewer.
     """
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Rows of the benchmark: the same texts in the form that each side takes, none longer than `max_length`."""
+"""Rows of the benchmark: the same texts in the format of each side, none longer than `max_length`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Rows:
 
     Args:
         name (`str`): `dsp` or `helpful`.
-        origin (`str`): Which file it is.
-        groups (`list[tuple[str, list[str]]]`): Prompt and completions, the best first; the others are its rivals.
+        origin (`str`): Name of the file.
+        groups (`list[tuple[str, list[str]]]`): Prompt and completions; the first is preferred to each of the others.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Rows:
         return sum(len(completions) - 1 for _, completions in self.groups)
 
     def pairs(self) -> Dataset:
-        """One row a pair, whole texts: what TRL takes."""
+        """One row per pair, with whole texts, as TRL expects."""
         rows = [(p + c[0], p + worse) for p, c in self.groups for worse in c[1:]]
         return Dataset.from_dict({"chosen": [a for a, _ in rows], "rejected": [b for _, b in rows]})
 
     def ranked(self) -> Dataset:
-        """One row a prompt, with its completions and their scores."""
+        """One row per prompt, with its completions and their scores."""
         return Dataset.from_dict(
             {
                 "prompt": [p for p, _ in self.groups],
@@ -56,7 +56,7 @@ class Rows:
         )
 
     def take(self, num_pairs: int, seed: int = 0) -> Rows:
-        """A random part with as many pairs, whole groups only."""
+        """A random subset of whole groups with about `num_pairs` pairs, never more unless one group has more."""
         per_group = len(self.groups[0][1]) - 1
         count = min(len(self.groups), max(1, num_pairs // per_group))
         return Rows(self.name, self.origin, random.Random(seed).sample(self.groups, count))
@@ -64,10 +64,10 @@ class Rows:
 
 def load_rows(name: str) -> Rows:
     """
-    Reads a dataset from the published files where they stand beside the project, else from the samples.
+    Reads a dataset from the published files beside the project or, if there are none, from the samples.
 
     Args:
-        name (`str`): `"dsp"` (five responses a query, academy preferred) or `"helpful"` (dialogues).
+        name (`str`): `"dsp"` (five responses per query, academy preferred) or `"helpful"` (dialogues).
     """
     if name == "dsp":
         path = PUBLISHED / "domain_specific_preference.test.json"
@@ -83,7 +83,7 @@ def load_rows(name: str) -> Rows:
 
 
 def dsp_rows(items: list[dict[str, Any]], origin: str) -> Rows:
-    """Queries with all five answers, academy first; those with two equal answers are left out."""
+    """Queries with their five answers, academy first; queries with two equal answers are left out."""
     groups = [
         (f"## Human:\n{item['query']}\n\n## Assistant:\n", [item["responses"][domain] for domain in DOMAINS])
         for item in items
@@ -93,7 +93,7 @@ def dsp_rows(items: list[dict[str, Any]], origin: str) -> Rows:
 
 
 def helpful_rows(items: list[tuple[str, str]], origin: str) -> Rows:
-    """Whole dialogues, the better one first."""
+    """Pairs of whole dialogues, the better one first; equal ones are left out."""
     return Rows("helpful", origin, [("", [better, worse]) for better, worse in items if better != worse])
 
 
@@ -106,7 +106,7 @@ def _dialogues(path: Path) -> list[tuple[str, str]]:
 
 
 def make_tokenizer(sets: list[Rows], folder: Path) -> PreTrainedTokenizerBase:
-    """A BPE of 8K tokens trained on the benchmark's own texts, with a pad token of its own."""
+    """A BPE tokenizer with 8K tokens, trained on the benchmark's own texts; it pads with its unknown token."""
     texts = [p + c for rows in sets for p, completions in rows.groups for c in completions]
     tokenizer = train_tokenizer(random.Random(0).sample(texts, min(len(texts), 3000)), folder, VOCAB_SIZE)
     tokenizer.pad_token = tokenizer.unk_token
@@ -114,7 +114,7 @@ def make_tokenizer(sets: list[Rows], folder: Path) -> PreTrainedTokenizerBase:
 
 
 def only_fitting(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
-    """Drops groups with a text that does not fit, EOS included: TRL would drop their pairs, and the rows must agree."""
+    """Drops groups with a text that, with EOS, is too long. TRL would drop such pairs, and both sides need the same rows."""
 
     def fits(group: tuple[str, list[str]]) -> bool:
         ids: list[Any] = tokenizer([group[0] + completion for completion in group[1]])["input_ids"]

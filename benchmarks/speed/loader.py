@@ -1,9 +1,9 @@
 """
 How long a training loop waits for its next step, on published rows: `cd benchmarks && python -m speed.loader`.
 
-A step of the loop is a sleep of 100 ms, as for a GPU that computes; the share of time spent in `next()` is what it waits.
-Beside it, how long steps take where nothing else is done. The side called 0.4.0 is its loader: planned in the main process,
-every tensor sent by itself.
+Each step of the loop sleeps for 100 ms, as if a GPU computed, and the share of time spent in `next()` is measured. A second
+measurement loads the steps without a pause. The side `0.4.0` is the loader of that version: steps are planned in the main
+process, and every tensor is sent separately.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ STEP_SECONDS = 0.1
 @dataclass
 class Waiting:
     """
-    What the loop waits for.
+    How long the loop waits.
 
     Args:
-        share (`float`): Part of its time spent in `next()`, with steps of 100 ms; without the first.
+        share (`float`): Share of time spent in `next()`, with steps of 100 ms; the first step is not counted.
         first (`float`): Seconds of the first `next()`, in which loader processes start.
-        milliseconds (`float`): Of a step where nothing is computed, without the first.
+        milliseconds (`float`): Time per step without a pause; the first step is not counted.
     """
 
     share: float
@@ -47,14 +47,14 @@ def measure(
     data: TokenizedPreferences, setting: Setting, workers: int, *, old: bool = False, steps: int = 30
 ) -> Waiting:
     """
-    Runs through some steps twice: once with a pause after each, once without.
+    Loads some steps twice: with a pause after each, and without.
 
     Args:
-        data (`TokenizedPreferences`): At least `steps` steps of pairs.
+        data (`TokenizedPreferences`): Enough pairs for `steps` steps.
         setting (`Setting`): Size of a step; the loader is that of the first process.
-        workers (`int`): Loader processes.
-        old (`bool`): Whether it is the loader of version 0.4.0.
-        steps (`int`): How many are loaded.
+        workers (`int`): Number of loader processes.
+        old (`bool`): Whether to use the loader of version 0.4.0.
+        steps (`int`): Number of steps to load.
     """
     blocked, total, first = _run(_loader(data, setting, workers, old), steps, STEP_SECONDS)
     _, alone, _ = _run(_loader(data, setting, workers, old), steps, 0.0)
@@ -71,12 +71,12 @@ def _loader(data: TokenizedPreferences, setting: Setting, workers: int, old: boo
 
 
 def _run(loader: DataLoader, steps: int, pause: float) -> tuple[float, float, float]:
-    """Seconds in `next()` and in all after the first step, and of the first `next()`."""
+    """Seconds in `next()` and in total after the first step, and seconds of the first `next()`."""
     iterator, waited = iter(loader), []
     begin = time.perf_counter()
     for number in range(steps):
         before = time.perf_counter()
-        for batch in next(iterator):  # as the loop reads them
+        for batch in next(iterator):  # as the training loop reads them
             del batch
         waited.append(time.perf_counter() - before)
         if number == 0:
@@ -87,7 +87,7 @@ def _run(loader: DataLoader, steps: int, pause: float) -> tuple[float, float, fl
 
 
 def loader_table(name: str = "helpful", settings: tuple[Setting, ...] = SETTINGS, *, steps: int = 30) -> str:
-    """One line for each size of a step, side and number of loader processes."""
+    """A table with a row for each step size, side and number of loader processes."""
     data, rows = published(name), []
     for setting in settings:
         enough = repeated(data, steps * setting.pairs_per_step)

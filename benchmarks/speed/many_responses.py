@@ -1,4 +1,4 @@
-"""What the step of a prompt with many responses costs: each computed in two passes, and with the prompt's pairs split."""
+"""Cost of a step on one prompt with many responses: computed in two passes, and with the prompt's pairs split."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rm_toolkit.training.trainer import RewardModelTrainer
 
 
 REPEATS = 3
-MOST_TIMED = 20  # responses; with 64, a step whose pairs are split takes minutes
+MOST_TIMED = 20  # responses; with 64, a step with split pairs takes minutes
 
 
 def one_prompt(responses: int, prompt_tokens: int = 40, response_tokens: int = 60) -> TokenizedPreferences:
-    """A prompt with so many ranked responses, each better than all after it."""
+    """One prompt with `responses` ranked responses, each better than all after it."""
     length = prompt_tokens + response_tokens
     ids = np.random.default_rng(0).integers(10, 30_000, (responses, length), dtype=np.int32)
     ids[:, :prompt_tokens] = ids[0, :prompt_tokens]
@@ -41,7 +41,7 @@ def one_prompt(responses: int, prompt_tokens: int = 40, response_tokens: int = 6
 
 
 def passes(responses: int, pairs: int, once: bool) -> tuple[int, int]:
-    """Responses that go forward, and backward, in the step of one such prompt."""
+    """Numbers of responses in forward and in backward passes of the step; `once` computes it in two passes."""
     data = one_prompt(responses)
     split = split_pairs(data, Filler(data, pairs, shared=True, once=once), np.arange(len(data)))
     forward = backward = 0
@@ -54,7 +54,7 @@ def passes(responses: int, pairs: int, once: bool) -> tuple[int, int]:
 
 
 def seconds(responses: int, pairs: int) -> tuple[float, float]:
-    """CPU seconds of forward and backward passes of such a step, of a small Llama: pairs split, and as it is now."""
+    """CPU seconds of the passes of such a step with a small Llama: with the pairs split, and as they are computed now."""
     rng = random.Random(0)
     prompt, *texts = (" ".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=k)) for k in (40, *[60] * responses))
     row = {"prompt": f"{prompt} ", "completions": texts, "scores": [float(-k) for k in range(responses)]}
@@ -87,7 +87,7 @@ def seconds(responses: int, pairs: int) -> tuple[float, float]:
 
 def _seconds_of(trainer: RewardModelTrainer, step: list) -> float:
     taken = []
-    for _ in range(REPEATS + 1):  # the first time something may be set up
+    for _ in range(REPEATS + 1):  # the first run may include set-up
         begin = time.process_time()
         trainer.training_step(trainer.model, step)
         taken.append(time.process_time() - begin)
@@ -96,7 +96,7 @@ def _seconds_of(trainer: RewardModelTrainer, step: list) -> float:
 
 
 def responses_table(sizes: tuple[int, ...] = (8, 20, 64), pairs: int = 8) -> str:
-    """A line for each number of responses; a backward pass takes as long as two forward passes."""
+    """A table with a row per number of responses. Operations count a backward pass as two forward passes."""
     rows = []
     for size in sizes:
         two, split = passes(size, pairs, True), passes(size, pairs, False)

@@ -1,4 +1,4 @@
-"""Measurements: interleaved repeats of training, evaluation and tokenisation, peak memory, and FLOP/s."""
+"""Measurements: interleaved repeats of training, evaluation and tokenization, peak memory, and FLOP/s."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ AGAIN = "fast, second run"
 @dataclass
 class Timing:
     """
-    What one side did in each repeat.
+    Measurements of one side over the repeats.
 
     Args:
-        pairs (`int`): Pairs of one repeat.
+        pairs (`int`): Pairs per repeat.
         wall, cpu (`list[float]`): Seconds.
-        computed, useful (`int`): Tokens computed in the last repeat, with and without padding.
+        computed, useful (`int`): Tokens of the last repeat, with and without padding.
     """
 
     pairs: int = 0
@@ -44,17 +44,17 @@ class Timing:
     useful: int = 0
 
     def rate(self, clock: str) -> float:
-        """Pairs a second, median."""
+        """Median pairs per second by `wall` or `cpu` time."""
         return self.pairs / median(getattr(self, clock))
 
     def ratio(self, base: Timing, clock: str) -> tuple[float, float, float]:
-        """How many times faster than `base`: median, least and most over the repeats."""
+        """How many times faster than `base`: median, minimum and maximum over the repeats."""
         ratios = [b / a for a, b in zip(getattr(self, clock), getattr(base, clock))]
         return median(ratios), min(ratios), max(ratios)
 
 
 def interleaved(sides: tuple[str, ...], repeats: int, run: Callable[[str, int], Any]) -> None:
-    """Runs every side once a repeat, in an order that turns, so that a busy machine hits all alike."""
+    """Runs every side once per repeat, in rotating order, so that other load on the machine affects all sides alike."""
     for repeat in range(repeats):
         for number in range(len(sides)):
             run(sides[(number + repeat) % len(sides)], repeat)
@@ -62,7 +62,7 @@ def interleaved(sides: tuple[str, ...], repeats: int, run: Callable[[str, int], 
 
 
 def training(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int, say: Callable) -> dict[str, Timing]:
-    """One epoch over the same rows for each side and repeat, after a warm-up of one step."""
+    """Times one epoch over the same rows for each side and repeat, after a warm-up step."""
     timings = {side: Timing(rows.num_pairs) for side in sides}
     for side in sides:
         make_trainer(side, setting, rows.take(setting.pairs_per_step)).train()
@@ -80,7 +80,7 @@ def training(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int,
 
 
 def evaluation(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int, say: Callable) -> dict[str, Timing]:
-    """`trainer.evaluate()` on rows that are tokenised already."""
+    """Times `trainer.evaluate()` on rows that are already tokenized."""
     timings = {side: Timing(rows.num_pairs) for side in sides}
     few = rows.take(setting.pairs_per_step)
     trainers = {side: make_trainer(side, setting, few, evaluation=rows) for side in sides}
@@ -100,7 +100,7 @@ def evaluation(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: in
 
 
 def tokenization(setting: Setting, rows: Rows, sides: tuple[str, ...], repeats: int) -> dict[str, Timing]:
-    """What each trainer does with raw pairs before it trains, caches off; and ours once more with its cache."""
+    """Times how each trainer prepares raw pairs, without caches, and how ours does it again from its cache."""
     timings = {side: Timing(rows.num_pairs) for side in sides}
     few = rows.take(setting.pairs_per_step)
     trainers = {side: make_trainer(side, setting, few) for side in sides}
@@ -132,7 +132,7 @@ def _note(timing: Timing, counted: Any, wall: float, cpu: float) -> None:
 
 
 def distinct_tokens(setting: Setting, rows: Rows) -> int:
-    """Tokens if each distinct one is computed once: prompt shared, each response once, no padding."""
+    """Number of distinct tokens: each prompt and each response counted once, without padding."""
     return sum(
         len(
             flat_row([np.array(ids) for ids in setting.tokenizer([p + c for c in completions])["input_ids"]]).input_ids
@@ -143,7 +143,7 @@ def distinct_tokens(setting: Setting, rows: Rows) -> int:
 
 
 def planned_tokens(setting: Setting, rows: Rows) -> dict[str, float]:
-    """Tokens a pair over all rows of the set, without computing them: what each side's batching amounts to."""
+    """Tokens per pair over the whole set that each side's batching leads to. Nothing is computed."""
     small = replace(setting, shape="tiny")
     tokens = {"each distinct token once": distinct_tokens(setting, rows) / rows.num_pairs}
     for side in SIDES:
@@ -156,9 +156,9 @@ def planned_tokens(setting: Setting, rows: Rows) -> dict[str, float]:
 
 def peak_memory(side: str, setting: Setting, rows: Rows) -> float:
     """
-    Peak memory of training above what is resident before the first step, in MiB; for a fresh process.
+    Peak memory of training in MiB, above what is resident before the first step. To be called in a fresh process.
 
-    On a CPU the kernel's high-water mark is reset when training begins; on a GPU it is the allocator's.
+    On a CPU, it is the kernel's high-water mark, reset before training; on a GPU, the allocator's.
     """
     trainer = make_trainer(side, setting, rows)
     if setting.device == "cuda":
@@ -180,12 +180,13 @@ def _status(name: str) -> int:
 
 def flops(setting: Setting, rows: Rows, repeats: int) -> dict[str, float]:
     """
-    FLOP/s of forward and backward: our shared row, a stock unpadded batch of as many tokens, a plain matrix product.
+    FLOP/s of forward and backward passes on our shared row and on a stock unpadded batch with as many tokens, and FLOP/s
+    of a plain matrix product.
 
-    FLOPs are 6 x non-embedding parameters x tokens, and causal attention; nothing is recomputed.
+    FLOPs are 6 x non-embedding parameters x tokens, plus causal attention. Nothing is recomputed.
 
     Returns:
-        `dict[str, float]`: GFLOP/s by process CPU time (by wall on a GPU), medians.
+        `dict[str, float]`: Median GFLOP/s by CPU time (by wall time on a GPU).
     """
     trainer = make_trainer(FAST, setting, rows)
     model, data = trainer.model.train(), trainer.train_dataset
@@ -231,7 +232,7 @@ def flops(setting: Setting, rows: Rows, repeats: int) -> dict[str, float]:
 
 
 def _unpadded(data: TokenizedPreferences, num_tokens: int) -> torch.Tensor:
-    """Rows of the mean length of the data's texts, as many tokens in all."""
+    """Rows of equal length, the mean length of the texts, with about `num_tokens` tokens in total."""
     width = int(data.lengths.mean())
     rows = max(1, round(num_tokens / width))
     return torch.from_numpy(np.resize(data.ids, (rows, width)).astype(np.int64))

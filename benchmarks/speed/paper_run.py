@@ -1,4 +1,4 @@
-"""A run at the paper's scale, counted and not run: Llama-7B on 8 and 64 GPUs, a million pairs."""
+"""Estimates a run at the paper's scale without running it: Llama-7B on 8 and 64 GPUs, a million pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .data import ROOT
 
 
 GIB = 1 << 30
-TFLOPS, UTILIZATION = 312.0, 0.4  # an A100 in bf16, and the part of it that is reached
-# GPUs, machines, pairs a step: a pair a micro-batch in both.
+TFLOPS, UTILIZATION = 312.0, 0.4  # peak of an A100 in bf16, and the assumed share of it that is reached
+# (GPUs, machines, pairs per step); a micro-batch is one pair in both.
 RUNS = ((8, 1, 64), (64, 8, 512))
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
 def plan_of(num_gpus: int, num_machines: int, pairs_per_step: int, config: dict[str, int]) -> RunPlan:
-    """What the run needs, from the recipe and launch config of the repository."""
+    """The plan of the run, made from the repository's recipe and launch config."""
     from transformers import LlamaConfig
 
     launch = dataclasses.replace(
@@ -42,14 +42,14 @@ def paper_table(
     num_pairs: int, per_process: float, config: dict[str, int] | None = None, runs: tuple = RUNS, name: str = "helpful"
 ) -> str:
     """
-    Hours, share lost to imbalance, and memory of a machine, one line a run.
+    A table with a row per run: hours, share of time lost to imbalance, and memory per machine.
 
     Args:
-        num_pairs (`int`): Training pairs of the epoch.
-        per_process (`float`): Bytes a pair that each process holds for itself, beside what the machine holds once.
-        config (`dict`, *optional*): Size of the Llama; default: 7B.
-        runs (`tuple`): GPUs, machines and pairs a step of each.
-        name (`str`): Published rows whose lengths it has.
+        num_pairs (`int`): Training pairs in the epoch.
+        per_process (`float`): Bytes per pair that each process keeps for itself, besides what a machine keeps once.
+        config (`dict`, *optional*): Sizes of the Llama (default: 7B).
+        runs (`tuple`): GPUs, machines and pairs per step of each run.
+        name (`str`): Published rows from which the lengths of texts are taken.
     """
     data, rows = published(name), []
     tokens_a_pair = float(data.lengths[data.better].mean() + data.lengths[data.worse].mean())

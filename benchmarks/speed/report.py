@@ -1,4 +1,4 @@
-"""The benchmark's tables, in Markdown."""
+"""The tables of the CPU benchmark, in Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .measure import Timing
 
 
 def machine(device: str) -> str:
-    """Processor or GPU, and the versions that matter."""
+    """Name of the processor or GPU, and versions of the libraries."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -28,7 +28,7 @@ def machine(device: str) -> str:
 
 
 def header(command: str, device: str, shape: str, threads: int, sources: str) -> str:
-    """What was run, where and when."""
+    """The lines above the tables: what was run, where and when."""
     return (
         f"`{command}`, {date.today().isoformat()}  \n{machine(device)}; {threads} thread(s)  \n"
         f"Llama {shape}, random weights; rows: {sources}. Ratios are medians over interleaved repeats (least to most); "
@@ -37,7 +37,7 @@ def header(command: str, device: str, shape: str, threads: int, sources: str) ->
 
 
 def timing_table(title: str, timings: dict[str, Timing], distinct: int | None = None) -> str:
-    """One line a side: rates, ratios against TRL's two batchings, tokens and padding."""
+    """A table with a row per side: rates, ratios to TRL with and without grouping by length, tokens and padding."""
     base, grouped = timings.get(TRL), timings.get(TRL_GROUPED)
     lines = [
         f"\n### {title}\n",
@@ -65,7 +65,7 @@ def _ratio(timing: Timing, base: Timing | None, clock: str) -> str:
 
 
 def planned_table(name: str, tokens: dict[str, float]) -> str:
-    """Tokens a pair of each side over the whole set, and against each distinct token once: the bound of its ratio."""
+    """A table of tokens per pair over the whole set by side, and their ratio to the distinct tokens."""
     least = next(iter(tokens.values()))
     lines = [f"\n### Tokens over all of {name}\n", "| batching | tokens a pair | token ratio |", "|---|---|---|"]
     lines += [f"| {side} | {value:.0f} | {value / least:.2f} |" for side, value in tokens.items()]
@@ -73,7 +73,7 @@ def planned_table(name: str, tokens: dict[str, float]) -> str:
 
 
 def memory_table(title: str, mebibytes: dict[str, float]) -> str:
-    """Peak memory of each side, and against the first."""
+    """A table of the peak memory of each side, and its ratio to the first."""
     first = next(iter(mebibytes.values()))
     lines = [f"\n### {title}\n", "| side | MiB | x TRL |", "|---|---|---|"]
     lines += [f"| {side} | {value:.0f} | {value / first:.2f} |" for side, value in mebibytes.items()]
@@ -81,7 +81,7 @@ def memory_table(title: str, mebibytes: dict[str, float]) -> str:
 
 
 def flops_table(rates: dict[str, float]) -> str:
-    """FLOP/s of the fast path against a stock unpadded batch and a matrix product."""
+    """A table of FLOP/s: the fast path, a stock unpadded batch and a matrix product."""
     return (
         "\n### FLOP/s, forward and backward\n\nThe FLOPs of every token in every layer; what the fast path leaves out of "
         "its last layer counts as done.\n\n| | GFLOP/s | fast against it |\n|---|---|---|\n"

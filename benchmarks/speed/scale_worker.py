@@ -1,6 +1,6 @@
 """
-One measurement of `benchmarks/scale.py`, in a process of its own: with the package of this checkout or of an earlier one
-(`PYTHONPATH`), whose modules had other places. Prints one line of JSON.
+Makes one measurement of `benchmarks/scale.py` and prints one line of JSON. It runs in a process of its own, with the package
+of this checkout or of an earlier one on `PYTHONPATH`. Earlier versions had modules in other places.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 
-K = 5  # responses of a prompt, one of them preferred: four pairs
-STEP_SECONDS = 1.0  # as many steps of a size are planned as fit into so long, at least one
+K = 5  # responses per prompt; one is preferred to the others, which makes four pairs
+STEP_SECONDS = 1.0  # steps of each size are planned for this long, at least one step
 
 
 def found_in(name: str, *places: str) -> Any:
-    """Returns what has this name in the first of the modules that is there; `None` where none is: versions differ."""
+    """Imports a name from the first module in `places` that this version has; `None` if it has none of them."""
     for place in places:
         with contextlib.suppress(ImportError):
             return getattr(importlib.import_module(f"rm_toolkit.{place}"), name)
@@ -37,14 +37,14 @@ def found_in(name: str, *places: str) -> Any:
 
 
 def preferences(num_pairs: int) -> Any:
-    """Token ids of so many pairs: prompts of 8 to 40 tokens, responses of 10 to 80, none of them equal."""
+    """Random token ids of `num_pairs` pairs: prompts of 8 to 40 tokens, responses of 10 to 80, all different."""
     make = found_in("TokenizedPreferences", "batches.tokenization", "data.tokenization")
     rng = np.random.default_rng(0)
     prompts = -(-num_pairs // (K - 1))
     prompt_lengths = np.repeat(rng.integers(8, 41, prompts), K)
     lengths = prompt_lengths + rng.integers(10, 81, prompts * K)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    # The tokens of a prompt follow from its number and the place alone, so that its responses share them.
+    # A prompt's tokens depend only on its number and their position, so that its responses share them.
     place = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
     of_prompt = np.repeat(np.arange(prompts * K) // K, lengths)
     ids = ((of_prompt * 7919 + place * 104729) % 31000 + 10).astype(np.int32)
@@ -62,7 +62,7 @@ def preferences(num_pairs: int) -> Any:
 
 
 def make_plan(data: Any, pairs_per_step: int, tokens: int | None, num_processes: int = 1) -> Any:
-    """The plan of an epoch, micro-batches of 8 pairs or of so many tokens."""
+    """The plan of an epoch, with micro-batches of 8 pairs or of `tokens` tokens."""
     return found_in("EpochPlan", "batches.epoch_plan", "data.planning")(
         data, pairs_per_step=pairs_per_step, pairs_per_micro_batch=8, tokens_per_micro_batch=tokens,
         shared_layout=tokens is not None, num_processes=num_processes,
@@ -70,7 +70,7 @@ def make_plan(data: Any, pairs_per_step: int, tokens: int | None, num_processes:
 
 
 def planning(num_pairs: int, steps: list[int]) -> dict[str, Any]:
-    """Milliseconds of planning a step, by its pairs and whether it is filled by tokens; and of what one epoch begins with."""
+    """Median milliseconds to plan a step, by its number of pairs, with micro-batches filled by pairs and by tokens."""
     data = preferences(num_pairs)
     rng = np.random.default_rng(1)
     found: dict[str, Any] = {}
@@ -90,9 +90,9 @@ def planning(num_pairs: int, steps: list[int]) -> dict[str, Any]:
 
 
 def start(num_pairs: int, num_processes: int, resume_step: int) -> dict[str, Any]:
-    """Seconds until the first step of an epoch is planned, and until the first of a resumed run is, 64 pairs a step."""
+    """Seconds until the first step of a fresh run, and of a run resumed at `resume_step`, is planned; 64 pairs per step."""
     data = preferences(num_pairs)
-    make_plan(preferences(64), 64, None)  # what has to be imported
+    make_plan(preferences(64), 64, None)  # so that imports are not timed
     begin = time.process_time()
     plan = make_plan(data, 64, None, num_processes)
     next(iter(plan))
@@ -103,7 +103,7 @@ def start(num_pairs: int, num_processes: int, resume_step: int) -> dict[str, Any
     try:
         plan.set_epoch(0, skipped=step)
         replayed = step
-    except TypeError:  # up to version 0.2.1 every step was planned again: a part of them, and then as much more
+    except TypeError:  # up to 0.2.1, all earlier steps were planned again: time some of them and extrapolate
         replayed = min(step, 300)
     steps = iter(plan)
     for _ in range(replayed + 1):
@@ -113,13 +113,13 @@ def start(num_pairs: int, num_processes: int, resume_step: int) -> dict[str, Any
 
 
 def anonymous() -> int:
-    """Bytes of memory that are this process's alone, and not a file's."""
+    """Bytes of anonymous memory of this process: not shared, and not backed by a file."""
     return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 @contextmanager
 def watched() -> Iterator[dict[str, float]]:
-    """Process CPU seconds, and the most memory above what was there before."""
+    """Measures the block: CPU seconds (`seconds`), and peak anonymous memory above that before it (`peak`, bytes)."""
     found: dict[str, float] = {"peak": 0.0}
     before, done = anonymous(), threading.Event()
 
@@ -140,7 +140,7 @@ def watched() -> Iterator[dict[str, float]]:
 
 
 def texts(num_pairs: int, folder: str) -> Any:
-    """So many pairs as rows with a prompt, in an Arrow file."""
+    """`num_pairs` pairs as rows with a prompt, in an Arrow file."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -159,7 +159,7 @@ def texts(num_pairs: int, folder: str) -> Any:
 
 
 def tokenizer_of(dataset: Any, folder: str) -> Any:
-    """A BPE of 4K tokens, trained on the first rows."""
+    """A BPE tokenizer with 4K tokens, trained on the first rows."""
     from rm_toolkit.testing import train_tokenizer
 
     found = train_tokenizer([row["prompt"] + row["chosen"] for row in dataset.select(range(min(500, len(dataset))))],
@@ -169,7 +169,7 @@ def tokenizer_of(dataset: Any, folder: str) -> Any:
 
 
 def tokenization(num_pairs: int, side: str) -> dict[str, Any]:
-    """Seconds and memory of making token ids, of reading them again, and of a process that only reads them."""
+    """Seconds and peak memory of tokenization, and of reading the token ids again from the cache."""
     import datasets
 
     with tempfile.TemporaryDirectory() as folder:
@@ -186,12 +186,12 @@ def tokenization(num_pairs: int, side: str) -> dict[str, Any]:
         del data
         with watched() as again:
             data = tokenize_preferences(dataset, tokenizer, **options)
-            int(data.ids[:: 1 << 10].sum())  # every page is read
+            int(data.ids[:: 1 << 10].sum())  # touches every page
         return {**first, "again": again["seconds"], "held": again["peak"], "ids": size}
 
 
 def memory(num_pairs: int, readers: list[int]) -> dict[str, Any]:
-    """Bytes that the processes of a machine hold of one dataset, all together, by their number: of real processes."""
+    """Bytes of memory that real processes on one machine use together for one dataset, by number of processes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tokens.npz")
         columns = {
@@ -209,13 +209,13 @@ def memory(num_pairs: int, readers: list[int]) -> dict[str, Any]:
 
 
 def held_by(path: Path, count: int) -> list[int]:
-    """Bytes that each of so many processes holds of a file of token ids, a page of several in parts (PSS)."""
+    """Bytes that each of `count` processes uses for a file of token ids; shared pages are divided among them (PSS)."""
     command = [sys.executable, __file__, "read", json.dumps({"path": str(path)})]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, **pipes) for _ in range(count)]
     try:
         before = [int(process.stdout.readline()) for process in started]
-        for stage in range(2):  # all have read it, then each says what it holds
+        for stage in range(2):  # first all read the file, then each reports its memory
             for process in started:
                 process.stdin.write("go on\n")
                 process.stdin.flush()
@@ -228,14 +228,14 @@ def held_by(path: Path, count: int) -> list[int]:
 
 
 def read(path: str) -> None:
-    """One of these processes: says what it holds before it has the data, and when all have it."""
+    """Body of such a process: prints its memory before it has read the data, and again at each line on stdin."""
     read_arrays = found_in("read_arrays", "batches.mapped_arrays") or _read_whole
     print(proportional(), flush=True)
     columns: dict[str, np.ndarray] = {}
     for line in sys.stdin:
         del line
         columns = columns or read_arrays(Path(path))
-        for values in columns.values():  # every page, little at a time: a copy is no part of the data
+        for values in columns.values():  # touch every page, in small slices to avoid large copies
             for begin in range(0, len(values), 1 << 18):
                 values[begin : begin + (1 << 18)].any()
         print(proportional(), flush=True)
@@ -247,13 +247,13 @@ def _read_whole(path: Path) -> dict[str, np.ndarray]:
 
 
 def proportional() -> int:
-    """Bytes of this process's memory, a page that several processes share in parts."""
+    """Proportional set size of this process in bytes: a page shared by n processes counts 1/n."""
     found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
     return int(found[1]) * 1024
 
 
 def trl_tokenization(dataset: Any, tokenizer: Any, folder: str) -> dict[str, Any]:
-    """The same rows through TRL's own map, texts whole."""
+    """Seconds and peak memory of TRL's own tokenization of the same rows."""
     from transformers import LlamaConfig, LlamaForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 

@@ -36,17 +36,18 @@ Texts = list[tuple[str, str]]  # prompt and completion of each row
 
 def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Texts:
     """
-    As many rows as asked for, all different; those of one prompt stand next to each other, as in a file.
+    Makes up to `args.rows` different rows. The rows of a prompt are next to each other, as in a file.
 
-    `dsp`: a query and its five responses; where the file has too few, queries with the responses of another. `best-of-16`:
-    the dialogue of a helpful pair and 16 answers, its own two and those of other dialogues, so that prompts and answers
-    have the lengths that they have there; `-multi-turn`: only dialogues in which a person has spoken three times or more.
+    - `dsp`: a query and its five responses. If the file has too few queries, they also get the responses of others.
+    - `best-of-16`: the dialogue of a helpful pair with 16 answers: its own two, and 14 from other dialogues. Prompts and
+      answers so keep their real lengths.
+    - `best-of-16-multi-turn`: the same, but only dialogues with at least three human turns.
 
     Args:
         name (`str`): `"dsp"`, `"best-of-16"` or `"best-of-16-multi-turn"`.
-        rows (`Rows`): What the set is made from.
-        tokenizer: To leave out what does not fit.
-        args: Numbers of rows and tokens.
+        rows (`Rows`): Rows to make the set from.
+        tokenizer: Used to leave out texts that are too long.
+        args: `rows` (number of rows) and `max_length` (tokens).
     """
     rng = random.Random(0)
     groups = rows.groups
@@ -69,7 +70,7 @@ def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: a
 
 
 def _split(dialogues: list[str]) -> tuple[str, list[str]]:
-    """Parts dialogues behind the last `Assistant:` that they share."""
+    """Splits dialogues after the last `Assistant:` of the first one, if they share that prompt; else the prompt is empty."""
     first = dialogues[0]
     end = first.rfind("\n\nAssistant:") + len("\n\nAssistant:")
     shared = all(text.startswith(first[:end]) for text in dialogues)
@@ -77,7 +78,7 @@ def _split(dialogues: list[str]) -> tuple[str, list[str]]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, shape: str, max_length: int, folder: Path) -> str:
-    """Saves a random reward model; returns its folder."""
+    """Saves a reward model with random weights; returns its folder."""
     setting = Setting(tokenizer, shape, "cpu", max_length, 8, 8, str(folder))
     model = RewardModel(setting.model(), RewardModelSettings(max_length=max_length))
     model.config.problem_type = "regression"  # as `RewardModel.from_pretrained` sets it: no sigmoid
@@ -90,7 +91,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, shape: str, max_length: int,
 
 
 def build_adapters(model: str, folder: Path) -> dict[str, str]:
-    """Saves an adapter of rank 16 on all linear layers for each domain."""
+    """Saves an adapter of rank 16 on all linear layers for each domain; returns their folders by domain."""
     found = {}
     for seed, name in enumerate(DOMAINS):
         torch.manual_seed(seed)
@@ -107,7 +108,7 @@ def build_adapters(model: str, folder: Path) -> dict[str, str]:
 
 
 def compare_pipeline(name: str, texts: Texts, model: str, args: argparse.Namespace, say: Callable[[str], None]) -> str:
-    """RewardScorer against the pipeline, tokenisation and all; returns a table."""
+    """Times RewardScorer and the pipeline, tokenization included; returns a table."""
     classifier = pipeline("text-classification", model=model, device=args.device, dtype=torch.float32)
     scorer = RewardScorer(model, device=args.device)
     prompts, completions = [p for p, _ in texts], [c for _, c in texts]
@@ -141,11 +142,11 @@ def compare_pipeline(name: str, texts: Texts, model: str, args: argparse.Namespa
 def compare_adapters(
     name: str, texts: Texts, model: str, adapters: dict[str, str], args: argparse.Namespace, say: Callable
 ) -> str:
-    """One batch after another of four adapters, of one adapter, and of PEFT's own; returns a table."""
+    """Times batches with four adapters and with one, with RewardScorer and with PEFT; returns a table."""
     prompts, completions = [p for p, _ in texts], [c for _, c in texts]
     number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts))}
-    mixed = [DOMAINS[number[prompt] % 4] for prompt in prompts]  # all answers to a prompt are for one domain
-    each = [DOMAINS[k % 4] for k in range(len(texts))]  # one after the other: nothing can be shared between domains
+    mixed = [DOMAINS[number[prompt] % 4] for prompt in prompts]  # all answers to a prompt have the same domain
+    each = [DOMAINS[k % 4] for k in range(len(texts))]  # domains alternate: prompts cannot be shared between them
     one = [DOMAINS[0]] * len(texts)
     scorer = RewardScorer(model, adapters=adapters, device=args.device)
     padded = RewardScorer(model, adapters=adapters, device=args.device)
@@ -187,7 +188,7 @@ def compare_adapters(
 
 
 class PeftForward:
-    """PEFT's own mixed batches on padded rows sorted by length, adapters unmerged."""
+    """PEFT's own mixed batches, on padded rows sorted by length, with unmerged adapters."""
 
     def __init__(self, model: str, adapters: dict[str, str], scorer: RewardScorer):
         classifier = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32)
@@ -240,7 +241,7 @@ def _race(
 
 
 def _tokens(scorer: RewardScorer, texts: Texts) -> tuple[int, int]:
-    """Tokens of all texts, and those that are computed when prompts are shared."""
+    """Number of tokens of all texts, and number of tokens computed when prompts are shared."""
     data, _ = tokenize_texts(texts, scorer.tokenizer, max_length=scorer.settings.max_length)
     collator = PreferenceCollator(0, layout="shared")
     batches = shared_batches(data, scorer.tokens_per_batch)
