@@ -1,1 +1,1 @@
-"""The benchmark of a GPU, `benchmarks/throughput.py --device cuda`: its sides, measurements, parts and tables."""
+"""The GPU benchmark, `benchmarks/throughput.py --device cuda`: its sides, measurements, parts and tables."""

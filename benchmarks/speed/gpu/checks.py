@@ -1,4 +1,4 @@
-"""The checks of `benchmarks/gpu_check.py`. Each returns a verdict (`passed`, `failed`, `skipped`) and what it found."""
+"""The checks of `benchmarks/gpu_check.py`. Each returns a verdict (`passed`, `failed`, `skipped`) and details in words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(name: str, args: argparse.Namespace) -> Verdict:
 
     Args:
         name (`str`): A key of `gpu_check.CHECKS`.
-        args (`argparse.Namespace`): Its command line.
+        args (`argparse.Namespace`): The parsed command line.
     """
     if args.device == "cuda":
         import torch
@@ -34,7 +34,7 @@ def run(name: str, args: argparse.Namespace) -> Verdict:
 
 
 def tests(args: argparse.Namespace) -> Verdict:
-    """The tests marked `gpu`."""
+    """Runs the tests marked `gpu`."""
     if args.device == "cpu":
         return "skipped", "the tests marked `gpu` need one"
     if importlib.util.find_spec("pytest") is None:
@@ -46,7 +46,7 @@ def tests(args: argparse.Namespace) -> Verdict:
 
 
 def verdict_of_tests(returncode: int, printed: str) -> Verdict:
-    """Reads pytest's counts: tests that were all skipped have shown nothing."""
+    """Derives the verdict from pytest's counts. If all tests were skipped, so is the check."""
     counts = [line.strip("= ") for line in printed.splitlines() if re.search(r"\d+ \w+.* in [\d.]+s", line)]
     last = counts[-1] if counts else f"pytest ended with exit code {returncode}"
     reasons = re.findall(r"^SKIPPED .*?: (.*)$", printed, re.MULTILINE)
@@ -57,21 +57,21 @@ def verdict_of_tests(returncode: int, printed: str) -> Verdict:
 
 
 def zero3_offload(args: argparse.Namespace) -> Verdict:
-    """DeepSpeed's ZeRO-3 with offload, on one process."""
+    """Compares DeepSpeed's ZeRO-3 with offload, on one process, with a plain run."""
     if importlib.util.find_spec("deepspeed") is None:
         return "skipped", "deepspeed is not installed"
     return launches.compare_engine(args, "zero3_offload")
 
 
 def fsdp2(args: argparse.Namespace) -> Verdict:
-    """FSDP 2 on one process."""
+    """Compares FSDP 2, on one process, with a plain run."""
     if args.device == "cpu":
         return "skipped", "FSDP shards over GPUs"
     return launches.compare_engine(args, "fsdp2")
 
 
 def qlora(args: argparse.Namespace) -> Verdict:
-    """An adapter on a base in 4 bits."""
+    """Trains an adapter on a 4-bit base model."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return "skipped", "bitsandbytes is not installed"
     return launches.qlora(args)

@@ -1,4 +1,4 @@
-"""Is the shared layout exact on this device? Rewards against texts one by one, and loss curves against plain rows."""
+"""Is the shared layout exact on this device? Compares rewards with those of single texts, and loss curves with plain rows."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .sides import FAST, make_sides
 
 
 MAX_LENGTH = 512
-# Of a reward, in units of the spread of all (largest minus smallest).
+# Largest difference of a reward, in units of the range of all rewards (largest minus smallest).
 LIMITS = {"bf16": 2e-2, "fp32": 1e-4}
 STEPS, PAIRS = 50, 16
-# Two noises are compared by their root mean squares: each is one draw.
+# The fast curve may deviate this many times as much as the plain curve with other kernels; each is a single random draw.
 NOISE_FACTOR = 2.0
 
 
@@ -40,7 +40,7 @@ def _rows(args: argparse.Namespace, num_prompts: int) -> tuple[Any, Any]:
 
 
 def compare_rewards(args: argparse.Namespace) -> tuple[str, str]:
-    """Rewards of one shared row of several prompts against each text by itself, in fp32 and under bf16 autocast."""
+    """Compares rewards from shared rows of several prompts with those of single texts, in fp32 and under bf16 autocast."""
     rows, tokenizer = _rows(args, 40)
     texts = [(prompt, text) for prompt, completions in rows.groups[:40] for text in completions]
     setting = Setting(tokenizer, args.shape, args.device, MAX_LENGTH, 8, 8, "")
@@ -73,7 +73,7 @@ def compare_rewards(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def compare_curves(args: argparse.Namespace) -> tuple[str, str]:
-    """Losses of 50 steps: shared rows and all that is fast against plain rows, beside plain rows with other kernels."""
+    """Compares the losses of 50 steps on the fast side and on plain rows. Plain rows with other kernels show the noise."""
     rows, tokenizer = _rows(args, STEPS * PAIRS // 4 + 20)
     tokenizer.save_pretrained(args.output / "tokenizer")
     sides = make_sides(args.device)
@@ -92,7 +92,7 @@ def compare_curves(args: argparse.Namespace) -> tuple[str, str]:
     )
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     curves = {}
-    # Liger changes classes of the whole process, so that the fast side comes last.
+    # Liger patches classes for the whole process, so the fast side must come last.
     for name, side, kernels in (
         ("plain", plain, contextlib.nullcontext()),
         ("plain, other kernels", plain, math),
@@ -115,7 +115,7 @@ def compare_curves(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Root mean square of the difference of two curves of the same length."""
+    """Root mean square of the difference between two curves of the same length."""
     if len(one) != len(other) or not one:
         raise ValueError(f"curves of {len(one)} and {len(other)} steps")
     return float(np.sqrt(np.mean(np.subtract(one, other) ** 2)))

@@ -1,4 +1,4 @@
-"""Launches of the recipes as a user starts them, with the launch configs of the repository, on one process."""
+"""Launches recipes as a user would, with the repository's launch configs, on one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 
 ROOT = Path(__file__).resolve().parents[3]
-# A short run, logged at every step; what it computes with is the recipe's.
+# Settings of a short run that logs every step; all others are the recipe's.
 SHORT = {
     "max_steps": 12,
     "logging_steps": 1,
@@ -30,7 +30,7 @@ SHORT = {
     "lm_loss_coef": 0,
     "overwrite_output_dir": "true",
 }
-TOLERANCE = 1e-2  # of the loss of a step, between engines
+TOLERANCE = 1e-2  # largest difference between engines in the loss of a step
 Verdict = tuple[str, str]
 
 
@@ -43,9 +43,9 @@ def launch(args: argparse.Namespace, name: str, config: str, recipe: str, /, **f
     Runs `accelerate launch` with one process.
 
     Args:
-        args (`argparse.Namespace`): Command line of the check.
-        name (`str`): Of the run, and of its folder.
-        config (`str`): A launch config of the repository.
+        args (`argparse.Namespace`): The parsed command line of the check.
+        name (`str`): Name of the run and of its output folder.
+        config (`str`): Name of a launch config of the repository.
         recipe (`str`): `sft`, `grft` or `crft`.
         **flags: Settings of the recipe.
 
@@ -53,7 +53,7 @@ def launch(args: argparse.Namespace, name: str, config: str, recipe: str, /, **f
         `tuple[Path, str]`: The output folder, and what was printed.
 
     Raises:
-        `LaunchFailed`: with the end of what was printed.
+        `LaunchFailed`: if the exit code is not 0; the message ends with the last lines that were printed.
     """
     folder = args.output / "runs" / name
     values = yaml.safe_load((ROOT / "accelerate_configs" / f"{config}.yaml").read_text(encoding="utf-8"))
@@ -79,13 +79,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 def losses_of(folder: Path) -> list[float]:
-    """The loss of every step of a run."""
+    """The losses of a run, by step."""
     log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))["log_history"]
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
 def checked(folder: Path, printed: str) -> str:
-    """What a run says of itself: its engine, finite losses, the reload check; raises where one is not there."""
+    """
+    Summarizes a run in words: engine, losses, reload check.
+
+    Raises:
+        `LaunchFailed`: if one of them is missing, or if a loss is not finite.
+    """
     engine = re.search(r"Engine [^\n;]*", printed)
     reloaded = re.search(r"(\d+) texts", printed[printed.rfind("Saved to") :]) if "Saved to" in printed else None
     losses = losses_of(folder)
@@ -99,20 +104,20 @@ def checked(folder: Path, printed: str) -> str:
 
 
 def base_flags(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """A short run on `--model`, or on a tiny Llama that the first run builds."""
+    """Flags of a short run on `--model`, or on a tiny Llama that the first run builds."""
     model = args.model or str(args.output / "tiny-llama")
     return {**SHORT, "model_name_or_path": model, "bf16": str(args.device == "cuda").lower(), **more}
 
 
 def one_process(args: argparse.Namespace) -> Verdict:
-    """The run that the engines are compared with."""
+    """Does the reference run that the engines are compared with."""
     return "passed", checked(*launch(args, "one-process", "single_gpu", "grft", **base_flags(args)))
 
 
 def compare_engine(args: argparse.Namespace, config: str) -> Verdict:
-    """The same run under another engine; its losses against those of one process without it."""
+    """Does the same run on another engine and compares its losses with the reference run."""
     reference = args.output / "runs" / "one-process"
-    if not (reference / "final_eval_results.json").exists():  # written when a run has ended
+    if not (reference / "final_eval_results.json").exists():  # written at the end of a run
         one_process(args)
     folder, printed = launch(args, config, config, "grft", **base_flags(args))
     said = checked(folder, printed)
@@ -123,13 +128,13 @@ def compare_engine(args: argparse.Namespace, config: str) -> Verdict:
 
 
 def qlora(args: argparse.Namespace) -> Verdict:
-    """An adapter on a base in 4 bits: trains, saves, reloads."""
+    """Trains, saves and reloads an adapter on a 4-bit base model."""
     flags = base_flags(args, use_peft="true", load_in_4bit="true", lora_r=8, learning_rate=1e-4)
     return "passed", checked(*launch(args, "qlora", "single_gpu", "grft", **flags))
 
 
 def compare_repeats(args: argparse.Namespace) -> Verdict:
-    """Two runs with `full_determinism: true` end with the same bytes."""
+    """Checks that two runs with `full_determinism: true` save the same bytes."""
     hashes = []
     for number in (1, 2):
         flags = base_flags(args, full_determinism="true")
@@ -141,7 +146,7 @@ def compare_repeats(args: argparse.Namespace) -> Verdict:
 
 
 def default_recipes(args: argparse.Namespace) -> Verdict:
-    """SFT, GRFT and CRFT of the tiny model as they stand, each from what the one before saved."""
+    """Runs the unchanged tiny recipes SFT, GRFT and CRFT; each stage starts from the model that the previous one saved."""
     said, base = [], str(args.output / "tiny-llama")
     for stage in ("sft", "grft", "crft"):
         more = {"domain": "literature"} if stage == "crft" else {}
@@ -156,7 +161,7 @@ def default_recipes(args: argparse.Namespace) -> Verdict:
 
 
 def qwen3(args: argparse.Namespace) -> Verdict:
-    """The recipe of Qwen3-0.6B as it stands but for model, data and length of the run."""
+    """Runs the recipe of Qwen3-0.6B; only model, data and length of the run are changed."""
     model = args.model
     if model is None:
         from rm_toolkit.data.mixture import load_datasets

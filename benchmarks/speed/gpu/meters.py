@@ -1,4 +1,4 @@
-"""What one run is measured by: seconds of each step, what went through the model, how long the device was busy."""
+"""Measures a run: seconds per step, the work that went through the model, and how long the device was busy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .flops import Work, padded_work
 
 
 def synchronize(device: str) -> None:
-    """Waits for what the device still computes."""
+    """Waits until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 class Recorder:
-    """Notes every batch that goes through a model, without waiting for the device; sized up afterwards."""
+    """Records every batch that goes through a model, without waiting for the device; the work is counted afterwards."""
 
     def __init__(self, model: torch.nn.Module):
         self.batches: list[Any] = []
@@ -33,7 +33,7 @@ class Recorder:
             self.batches.append(batch.layout)
 
     def work(self, begin: int = 0, end: int | None = None) -> Work:
-        """What the batches between two numbers amounted to."""
+        """Total work of the batches from number `begin` up to, but without, `end`."""
         total = Work()
         for batch in self.batches[begin:end]:
             if isinstance(batch, tuple):
@@ -46,13 +46,14 @@ class Recorder:
 
 class StepClock(TrainerCallback):
     """
-    Wall seconds of every optimizer step, data and optimizer included, and the batches of each; the device is waited for.
+    Records the wall seconds of every optimizer step, data and optimizer included, and its batches. Waits for the device
+    at the end of each step.
 
     Args:
         device (`str`): `"cpu"` or `"cuda"`.
-        recorder (`Recorder`): Of the model.
-        profiled (`bool`): Whether the last step runs under the profiler.
-        with_host (`bool`): Whether that sees the host's side, too, which makes it slower.
+        recorder (`Recorder`): Recorder of the model's batches.
+        profiled (`bool`): Whether to profile the last step.
+        with_host (`bool`): Whether to profile the host, too, which slows the step down.
     """
 
     def __init__(self, device: str, recorder: Recorder, *, profiled: bool = False, with_host: bool = False):
@@ -94,12 +95,12 @@ class StepClock(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
     def work_of(self, first: int, last: int) -> Work:
-        """What went through the model from step `first` on and before step `last`, counted from 0."""
+        """Work of the steps from `first` up to, but without, `last`, counted from 0."""
         return self.recorder.work(self.ends[first - 1] if first else 0, self.ends[last - 1])
 
 
 def device_events(profile: Any) -> list[tuple[str, float, float]]:
-    """Name, begin and end in seconds of everything that ran on the device under the profiler."""
+    """Name, begin and end (seconds) of everything that ran on the device under the profiler."""
     events = []
     for event in profile.events():
         if event.device_type != torch.autograd.DeviceType.CUDA or getattr(event, "is_user_annotation", False):
@@ -111,7 +112,7 @@ def device_events(profile: Any) -> list[tuple[str, float, float]]:
 
 
 def covered(intervals: list[tuple[float, float]]) -> float:
-    """Seconds in which at least one interval runs: kernels of several streams may overlap."""
+    """Seconds covered by at least one interval; kernels of several streams may overlap."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(intervals):
         total += max(0.0, end - max(begin, reached))

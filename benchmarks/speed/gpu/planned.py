@@ -1,4 +1,4 @@
-"""Does `rm-toolkit plan` foresee what a GPU allocates? The plan of three runs against the runs themselves."""
+"""Does `rm-toolkit plan` predict the memory that a GPU allocates? Compares the plans of three runs with the runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMMON = {
 
 
 def compare_plan(args: argparse.Namespace, name: str) -> tuple[str, str]:
-    """The plan's bytes against `max_memory_allocated` of two steps on texts that are all cut to `max_length`."""
+    """Compares the plan with `max_memory_allocated` of two steps on texts that are all cut to `max_length`."""
     folder = args.output / f"plan-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)

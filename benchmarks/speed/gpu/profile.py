@@ -11,7 +11,7 @@ import torch
 from .meters import covered, device_events
 
 
-# The first that matches counts. Kernels of a GPU by their names, operators of a CPU by theirs.
+# Patterns for the names of kernels (GPU) and operators (CPU); the first match counts.
 KINDS = {
     "between GPUs": r"nccl",
     "attention": r"flash|fmha|attention|flex|varlen|softmax",
@@ -30,23 +30,23 @@ HOST_CALLS = {
 
 
 def kind_of(name: str, kinds: dict[str, str] = KINDS) -> str:
-    """The kind of a kernel, an operator or a call of the host."""
+    """The kind of a kernel, an operator or a host call, by its name."""
     return next((kind for kind, pattern in kinds.items() if re.search(pattern, name, re.IGNORECASE)), "other")
 
 
 def summary(profile: Any, seconds: float, device: str, num_names: int = 15) -> dict[str, Any]:
     """
-    Sums up a profiled step.
+    Summarizes a profiled step.
 
     Args:
-        profile (`torch.profiler.profile`): Of one step, host activities included.
-        seconds (`float`): Of that step.
+        profile (`torch.profiler.profile`): Profile of one step, host activities included.
+        seconds (`float`): Duration of that step.
         device (`str`): `"cpu"` or `"cuda"`.
-        num_names (`int`): How many names of kernels (operators of a CPU) to list.
+        num_names (`int`): Number of kernels (on a CPU: operators) to list by name.
 
     Returns:
-        `dict`: `seconds`, `busy` seconds of the device, seconds by `kinds` and by `names`, `kernels` counted; `host`:
-            seconds by kind of call, calls included that wait; `launches`: how many.
+        `dict`: `seconds`; `busy` seconds of the device; seconds by `kinds` and by `names`; number of `kernels`; `host`
+            seconds by kind of call, including calls that wait; number of kernel `launches`.
     """
     averages = profile.key_averages()
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""Interleaved repeats of several sides, as long as there is time; a run that fails is said and stops no other."""
+"""Interleaved repeats of several sides, while there is time. A run that fails is reported and does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .workers import Failed, TimeRanOut, Workers
 
 
 class Races(Report):
-    """Adds runs to the report; `sides` holds all sides by name."""
+    """A report that can also run sides; `sides` are all sides by name."""
 
     sides: dict[str, Side]
 
     def try_run(self, workers: Workers, side: Side, job: Job) -> dict[str, Any] | None:
-        """A run, or `None` with the reason said; what stops the part is raised."""
+        """Runs a job. If it fails, reports why and returns `None`; only `TimeRanOut` is raised."""
         try:
             found = workers.run(side, job)
         except Failed as error:
@@ -32,7 +32,7 @@ class Races(Report):
         return found
 
     def rates_of(self, workers: Workers, side: Side, jobs: dict[int, Job]) -> dict[int, float]:
-        """Pairs a second of a side with each of several sizes; those that fail are left out."""
+        """Pairs per second of a side by size; sizes that fail are left out."""
         rates: dict[int, float] = {}
         for size, job in jobs.items():
             found = self.try_run(workers, side, job)
@@ -43,7 +43,7 @@ class Races(Report):
 
     @contextlib.contextmanager
     def as_far_as_time_goes(self) -> Iterator[None]:
-        """Within it a part whose time is up stops, and what was measured is put into its table."""
+        """Ends the block when the part's time is up, so that what was measured still gets into its table."""
         try:
             yield
         except TimeRanOut as error:
@@ -52,7 +52,7 @@ class Races(Report):
     def repeat(
         self, workers: Workers, sides: list[Side], job_of: Callable[..., Job], **options: Any
     ) -> dict[str, list[dict[str, Any]]]:
-        """Runs all sides once a repeat in an order that turns, as long as there is time."""
+        """Runs all sides once per repeat, in rotating order, while there is time."""
         runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
         broken: set[str] = set()
         try:
@@ -74,7 +74,7 @@ class Races(Report):
         return runs
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Best micro-batches of the part `search-NAME`, where it was run; sides without one take the middle size."""
+        """Micro-batch of each side: its best from `search-NAME`, else the fast side's, else the middle of the sizes."""
         path = self.folder / f"search-{name}.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         fitting = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]

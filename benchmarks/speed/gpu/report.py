@@ -1,4 +1,4 @@
-"""The report of the GPU benchmark: printed as it is made, and written into files of each part."""
+"""The report of the GPU benchmark, printed as it grows and written to files, one set per part."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..data import Rows
 
 class Report:
     """
-    Files `PART.md` and `PART.json` of a folder.
+    Writes `PART.md` and `PART.json` into a folder.
 
     Args:
-        args (`argparse.Namespace`): The command line.
+        args (`argparse.Namespace`): The parsed command line.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -29,26 +29,26 @@ class Report:
         self.part = ""
 
     def begin(self, part: str) -> None:
-        """Begins a part's report anew."""
+        """Starts the report of a part, replacing an earlier one."""
         self.part = part
         (self.folder / f"{part}.md").write_text("", encoding="utf-8")
 
     def emit(self, text: str) -> None:
-        """Prints a piece of the report, and adds it to the part's file."""
+        """Prints a piece of the report and appends it to the part's file."""
         print(text, flush=True)
         with (self.folder / f"{self.part}.md").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
     def say(self, text: str) -> None:
-        """Progress, beside the report."""
+        """Prints progress to stderr."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
     def keep(self, values: Any) -> None:
-        """Writes what was measured as JSON."""
+        """Writes measurements to the part's JSON file."""
         (self.folder / f"{self.part}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     def header(self, sets: Iterable[Rows]) -> str:
-        """What is run, where and when."""
+        """The lines above the tables: what is run, where and when."""
         import torch
         import transformers
         import trl

@@ -1,4 +1,4 @@
-"""Rows of the GPU benchmark: published files where they are, else made in code with lengths like theirs."""
+"""Rows of the GPU benchmark: from the published files or, without them, random rows with similar lengths."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .. import data
 from ..data import Rows
 
 
-# Words of a prompt and of a response, mean and spread of their logarithm: with the benchmark's own BPE about as many
-# tokens as in the published files (a DSP query and five answers, a dialogue of people and its two last turns).
+# Mean and standard deviation of the log number of words, of a prompt and of a response. With the benchmark's BPE, the rows
+# have about as many tokens as the published ones (a DSP query with five answers; a dialogue with two last turns).
 _LENGTHS = {"dsp": ((2.6, 0.5), (4.4, 0.6)), "helpful": ((4.7, 0.7), (3.6, 0.7))}
 _RESPONSES = {"dsp": len(data.DOMAINS), "helpful": 2}
 
 
 def load_rows(name: str, folder: Path | None, num_prompts: int) -> Rows:
     """
-    Reads `domain_specific_preference.test.json` or `helpful.test.json` of a folder, or makes rows.
+    Reads `domain_specific_preference.test.json` or `helpful.test.json` from a folder, or makes random rows.
 
     Args:
         name (`str`): `"dsp"` or `"helpful"`.
-        folder (`Path`, *optional*): Where the files lie; by default `shared/data/published`, beside or in the checkout.
-        num_prompts (`int`): How many to make where there is no file.
+        folder (`Path`, *optional*): Folder of the files; by default `shared/data/published`, beside or in the checkout.
+        num_prompts (`int`): Number of prompts to make if there is no file.
 
     Raises:
-        `FileNotFoundError`: if `folder` is given and has no such file.
+        `FileNotFoundError`: if `folder` is given and does not contain the file.
     """
     file = {"dsp": "domain_specific_preference.test.json", "helpful": "helpful.test.json"}[name]
     folders = [folder] if folder else [data.PUBLISHED, data.ROOT / "shared" / "data" / "published"]
@@ -43,17 +43,17 @@ def load_rows(name: str, folder: Path | None, num_prompts: int) -> Rows:
 
 def made_rows(name: str, num_prompts: int, seed: int = 0) -> Rows:
     """
-    Rows of drawn words, every text another one, with lengths like the published ones.
+    Random rows with different texts and lengths like those of the published rows.
 
     Args:
         name (`str`): `"dsp"` or `"helpful"`.
         num_prompts (`int`): Number of prompts.
-        seed (`int`): Of the draws.
+        seed (`int`): Seed of the random words.
     """
     rng = random.Random(seed)
     letters = "abcdefghijklmnopqrstuvwxyz"
     lexicon = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(5000)]
-    rank_weights = [1 / (rank + 3) for rank in range(len(lexicon))]  # a few words are most of a text
+    rank_weights = [1 / (rank + 3) for rank in range(len(lexicon))]  # a few words make up most of a text
 
     def words(mean: float, spread: float) -> str:
         count = max(2, min(220, round(rng.lognormvariate(mean, spread))))
@@ -73,7 +73,7 @@ def made_rows(name: str, num_prompts: int, seed: int = 0) -> Rows:
 
 
 def take_distinct(rows: Rows, num_pairs: int, seed: int = 0) -> Rows:
-    """As [`Rows.take`]; says so where there are not as many."""
+    """As [`Rows.take`], but prints a note if there are fewer pairs than asked for."""
     part = rows.take(num_pairs, seed)
     if part.num_pairs < num_pairs:
         print(f"  {rows.name}: {part.num_pairs} pairs fit, {num_pairs} were asked for", flush=True)

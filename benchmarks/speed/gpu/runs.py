@@ -1,4 +1,4 @@
-"""One measured run of one side: training, or evaluation. Runs in a process of its own on a GPU, see `workers.py`."""
+"""One measured run of one side: training or evaluation. On a GPU, each side has its own process, see `workers.py`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from .sides import Side, features_of
 @dataclass(frozen=True)
 class Job:
     """
-    What is to be run.
+    What to run.
 
     Args:
-        rows (`Rows`): All of the same number of pairs for all sides.
-        tokenizer (`str`): Its folder.
+        rows (`Rows`): The rows, the same for all sides.
+        tokenizer (`str`): Folder of the tokenizer.
         shape (`str`), device (`str`), max_length (`int`), pairs_per_step (`int`): As in
             [`~speed.contenders.Setting`].
-        micro_batch (`int`): Pairs of a micro-batch, or of an evaluation batch.
-        steps (`int`): Optimizer steps; the first `warm_up` are not counted.
-        warm_up (`int`): Steps that come before what is measured.
-        seed (`int`): Order of the rows.
-        profiled (`bool`): Whether one more step runs under the profiler, for the share that the device is busy.
-        with_host (`bool`): Whether that shows where host time goes, too.
-        evaluation (`bool`): Whether `trainer.evaluate()` is measured instead.
-        started (`float`, *optional*): When the process began, seconds since the epoch.
+        micro_batch (`int`): Pairs per micro-batch.
+        steps (`int`): Optimizer steps; the first `warm_up` are not counted. With `evaluation`, measured evaluations.
+        warm_up (`int`): Steps (or evaluations) before the measured ones.
+        seed (`int`): Seed of the order of rows.
+        profiled (`bool`): Whether to profile one more step, for the share of time that the device is busy.
+        with_host (`bool`): Whether that profile includes host time.
+        evaluation (`bool`): Whether to measure `trainer.evaluate()` instead of training.
+        started (`float`, *optional*): Time at which the process started, in seconds since the epoch.
         more (`dict`): Further arguments of the trainer's config.
     """
 
@@ -76,9 +76,8 @@ def run(side: Side, job: Job) -> dict[str, Any]:
     Builds the side's trainer, trains or evaluates, and frees it.
 
     Returns:
-        `dict`: `seconds` of the measured steps (of one evaluation), `pairs` of them, `work` computed in them, `peak` bytes
-            (GPU) and what was there before, `first_step` (seconds from `started`), `busy` share, `losses`; `error` alone
-            where memory ran out.
+        `dict`: `seconds` of each measured step (or evaluation); `pairs` and `work` of all of them; `peak` bytes, and bytes
+            `before` (GPU); `first_step` (seconds from `started`); `busy` share; `losses`. If memory ran out, only `error`.
     """
     try:
         with features_of(side):
@@ -152,7 +151,7 @@ def _evaluate(side: Side, job: Job) -> dict[str, Any]:
 
 
 def make_trainer(side: Side, job: Job) -> Any:
-    """The side's trainer with its rows tokenized; the same random weights for all, drawn on the device."""
+    """Builds the side's trainer and tokenizes its rows. All sides get the same random weights, drawn on the device."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
     tokenizer.pad_token = tokenizer.unk_token
@@ -171,7 +170,7 @@ def make_trainer(side: Side, job: Job) -> Any:
         sets = {"train_dataset": training.pairs(), "eval_dataset": evaluation.pairs() if evaluation else None}
     else:
         trainer_class = RewardModelTrainer
-        # The ids that TRL makes: BOS, text, EOS; the reward is read on the EOS.
+        # Token ids as TRL makes them: BOS, text, EOS. The reward is read at the EOS.
         config = RewardModelConfig(**arguments, pooling_type="eos")
         sets = {"train_dataset": training.ranked(), "eval_dataset": evaluation.ranked() if evaluation else None}
     trainer = trainer_class(model, config, processing_class=copy.deepcopy(tokenizer), **sets)

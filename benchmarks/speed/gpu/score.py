@@ -1,4 +1,4 @@
-"""Scoring best-of-16 on a GPU: `RewardScorer` against `pipeline("text-classification")`, the same weights in bf16."""
+"""Times best-of-16 scoring on a GPU: `RewardScorer` and `pipeline("text-classification")`, with the same bf16 weights."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _TRIAL_ROWS = 256
 @dataclass(frozen=True)
 class ScoreJob:
     """
-    What is to be scored.
+    What to score.
 
     Args:
-        rows (`Rows`): Dialogues, from which best-of-16 is made.
-        tokenizer (`str`): Its folder.
-        shape (`str`), device (`str`), max_length (`int`): Of the model.
+        rows (`Rows`): Dialogues from which the best-of-16 rows are made.
+        tokenizer (`str`): Folder of the tokenizer.
+        shape (`str`), device (`str`), max_length (`int`): Size of the model, its device, and tokens per text.
         num_rows (`int`): Rows to score.
         repeats (`int`): Interleaved repeats.
-        seconds (`float`): After these no further repeat begins.
+        seconds (`float`): Time after which no further repeat begins.
     """
 
     rows: Rows
@@ -54,11 +54,12 @@ class ScoreJob:
 
 def run(side: Side, job: ScoreJob) -> dict[str, Any]:
     """
-    Times both on the same texts, tokenisation and all.
+    Times both on the same texts, tokenization included.
 
     Returns:
-        `dict`: Rows a second of each repeat of `pipeline` and `scorer`, the pipeline's `best` batch size and its
-            `trials`, `rows`, `prompts`, and the largest `difference` of two rewards over their spread.
+        `dict`: Rows per second of each repeat of `pipeline` and `scorer`; the pipeline's `best` batch size, and rows per
+            second by batch size (`trials`); numbers of `rows` and `prompts`; the largest `difference` between rewards
+            of both, relative to the range of the rewards.
     """
     end = time.monotonic() + job.seconds
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
@@ -100,7 +101,7 @@ def run(side: Side, job: ScoreJob) -> dict[str, Any]:
 
 
 def build(job: ScoreJob, tokenizer: Any) -> tuple[Any, RewardScorer]:
-    """The pipeline and the scorer, each with its own copy of the same random model in bf16 (fp32 on a CPU)."""
+    """The pipeline and the scorer, each with its own copy of a random model in bf16 (fp32 on a CPU)."""
     dtype = torch.bfloat16 if job.device == "cuda" else torch.float32
     setting = Setting(tokenizer, job.shape, job.device, job.max_length, 8, 8, "")
     models = []
@@ -119,7 +120,7 @@ def build(job: ScoreJob, tokenizer: Any) -> tuple[Any, RewardScorer]:
 
 
 def timed(compute: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """What comes out, and seconds."""
+    """The result of a function, and the seconds that it took."""
     synchronize(device)
     begin = time.perf_counter()
     result = compute()

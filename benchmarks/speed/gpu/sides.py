@@ -1,4 +1,4 @@
-"""Who takes part: TRL as it is and at its best, this toolkit plain and fast, and fast without each of its features."""
+"""The sides: TRL by default and at its best, this toolkit plain and fast, and fast without each of its features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from rm_toolkit.training.config import RewardModelConfig
 
 
-# Liger's default replaces `forward` by the causal LM's, with a loss that a reward model does not have.
+# By default, Liger replaces `forward` by that of a causal LM, with a loss that a reward model does not have.
 LIGER = {
     "use_liger_kernel": True,
     "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},
@@ -28,11 +28,11 @@ class Side:
     A contender.
 
     Args:
-        name (`str`): In the tables.
+        name (`str`): Name in the tables.
         trl (`bool`): Whether it is TRL's trainer.
         options (`dict`): Arguments of its config.
-        by_length (`bool`): TRL: batches of texts of like length.
-        switched_off (`tuple[str]`): Features that are on wherever they can be, and off here.
+        by_length (`bool`): Whether TRL batches texts of similar length.
+        switched_off (`tuple[str]`): Features that are turned off for this side.
         left_out (`tuple[str]`): Features that this machine or version lacks, with the reason.
     """
 
@@ -45,28 +45,28 @@ class Side:
 
     @property
     def shares(self) -> bool:
-        """Whether it computes a prompt once."""
+        """Whether it computes a shared prompt only once."""
         return not self.trl and self.options.get("batch_layout") != "plain"
 
     @property
     def fills(self) -> bool:
-        """Whether its micro-batches are filled by tokens, so that there is no size to search for."""
+        """Whether its micro-batches are filled by tokens, so that no size needs to be searched."""
         return "max_tokens_per_batch" in self.options
 
 
 @dataclass(frozen=True)
 class Feature:
     """
-    What makes the toolkit fast, and how it is turned on and off.
+    A feature that makes the toolkit fast, and how to turn it on and off.
 
     Args:
-        name (`str`): In the tables: "ours, fast, without <name>".
-        options (`dict`): Arguments of the config that turn it on; empty where it is on by itself.
-        off (`dict`): Arguments that turn it off, where it is on by itself.
-        patch (`tuple[str, str, Callable]`, *optional*): `module` or `module:Class`, the name in it, and the value that
-            turns it off, where no argument does.
-        on_cpu (`bool`): Whether a CPU has it, too.
-        lacks (`Callable`, *optional*): Says what else it needs and lacks here, or `None`.
+        name (`str`): Name in the tables: "ours, fast, without <name>".
+        options (`dict`): Arguments of the config that turn it on; empty if it is on by default.
+        off (`dict`): Arguments that turn it off, if it is on by default.
+        patch (`tuple[str, str, Callable]`, *optional*): `module` or `module:Class`, a name in it, and the value that turns
+            the feature off, if no argument does.
+        on_cpu (`bool`): Whether it also works on a CPU.
+        lacks (`Callable`, *optional*): Returns what else is missing here, or `None`.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Feature:
     lacks: Callable[[], str | None] | None = None
 
     def missing(self, device: str) -> str | None:
-        """Why this version or machine lacks it, or `None`."""
+        """The reason why this version or machine lacks it, or `None`."""
         if device == "cpu" and not self.on_cpu:
             return "it is for GPUs"
         names = {item.name for item in dataclasses.fields(RewardModelConfig)}
@@ -90,7 +90,7 @@ class Feature:
 
 
 def _holder(path: str) -> Any:
-    """The module or class of a path such as `package.module:Class`; `None` where there is none."""
+    """The module or class at a path such as `package.module:Class`; `None` if it does not exist."""
     module, _, name = path.partition(":")
     try:
         found = importlib.import_module(module)
@@ -141,7 +141,7 @@ FEATURES = (
 
 def make_sides(device: str) -> dict[str, Side]:
     """
-    All sides by name; what this version or machine lacks is left out of the fast side, and said there.
+    All sides by name. Features that this version or machine lacks are listed in `left_out` of the fast side.
 
     Args:
         device (`str`): `"cpu"` or `"cuda"`.
@@ -167,7 +167,7 @@ def make_sides(device: str) -> dict[str, Side]:
 
 @contextlib.contextmanager
 def features_of(side: Side) -> Iterator[None]:
-    """Within it, what the side has switched off by no argument is off."""
+    """Turns off, for the block, those features of the side that have to be patched."""
     with contextlib.ExitStack() as stack:
         for feature in FEATURES:
             if feature.patch and feature.name in side.switched_off:

@@ -1,4 +1,4 @@
-"""The parts of the GPU benchmark. Each stops by itself in time, and one that fails does not stop the others."""
+"""The parts of the GPU benchmark. Each keeps its time limit, and one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .workers import Deadline, Workers
 
 class Suite(Races):
     """
-    Runs parts, prints their tables as they are made, and writes them under `--output`.
+    Runs parts, prints their tables, and writes them into `--output`.
 
     Args:
-        args (`argparse.Namespace`): The command line.
+        args (`argparse.Namespace`): The parsed command line.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -37,7 +37,7 @@ class Suite(Races):
         self.failed: list[str] = []
 
     def run(self) -> int:
-        """Makes every part; returns the exit code."""
+        """Runs the parts asked for and returns the exit code."""
         for part in self.args.part or PARTS:
             self.begin(part)
             self.emit(self.header(self.rows.values()))
@@ -59,7 +59,7 @@ class Suite(Races):
     # ---- parts ----
 
     def search(self, workers: Workers, name: str) -> None:
-        """The best micro-batch of each side, of a step or two at each size."""
+        """Finds the best micro-batch of each side with a step or two at each size."""
         sizes = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
         table, best = [], {}
         with self.as_far_as_time_goes():
@@ -74,19 +74,19 @@ class Suite(Races):
         self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table))
 
     def train(self, workers: Workers, name: str) -> None:
-        """Training: all main sides, interleaved."""
+        """Times training on all main sides, interleaved."""
         self._race(workers, name, [self.sides[key] for key in MAIN_SIDES], (TRL, TRL_BEST), f"Training, {name}")
 
     def features(self, workers: Workers, name: str) -> None:
-        """The fast side without each of its features: layout, attention, casts."""
+        """Times training on the fast side without each of its features: layout, attention, casts."""
         self._without(workers, name, FEATURES[:3])
 
     def kernels(self, workers: Workers, name: str) -> None:
-        """The fast side without each of its features: fused kernels, compilation, full micro-batches."""
+        """The same for its other features: fused kernels, compilation, full micro-batches."""
         self._without(workers, name, FEATURES[3:])
 
     def evaluate(self, workers: Workers, name: str) -> None:
-        """Evaluation of a set: TRL and both of ours, each at its best batch of those tried."""
+        """Times evaluation with TRL and both of our sides, each at the best of the batch sizes tried."""
         sides = [self.sides[key] for key in (TRL, PLAIN, FAST)]
         jobs: dict[str, Job] = {}
         with self.as_far_as_time_goes():
@@ -104,7 +104,7 @@ class Suite(Races):
         self._speed_table(name, f"Evaluation, {name}", sides, runs, sizes, (TRL,), backward=False)
 
     def score(self, workers: Workers) -> None:
-        """Best-of-16: RewardScorer against the pipeline at its best batch size, both in bf16."""
+        """Times best-of-16 with RewardScorer and with the pipeline at its best batch size, both in bf16."""
         from .score import ScoreJob
 
         args = self.args
@@ -133,7 +133,7 @@ class Suite(Races):
         self.emit(tables.markdown("Scoring, best-of-16", ("side", "rows/s", "x pipeline"), rows, note))
 
     def memory(self, workers: Workers) -> None:
-        """Peak memory at 32 pairs a micro-batch on both sides."""
+        """Measures peak memory of the main sides at 32 pairs per micro-batch."""
         size = min(32, self.args.pairs_per_step)
         more = {"max_tokens_per_batch": None}
         found: dict[str, dict[str, Any]] = {}
@@ -158,7 +158,7 @@ class Suite(Races):
         self.emit(tables.markdown(f"Peak memory, training, dsp, {size} pairs a micro-batch", head, rows))
 
     def profile(self, workers: Workers) -> None:
-        """Where device and host time of one step goes."""
+        """Profiles where device and host time of one step go."""
         sizes = self.sizes("dsp")
         kept = {}
         with self.as_far_as_time_goes():
@@ -170,10 +170,10 @@ class Suite(Races):
                     self.keep(kept)
                     self.emit(tables.profile_tables(name, run["profile"], run["unprofiled"]))
 
-    # ---- what parts are made of ----
+    # ---- helpers of the parts ----
 
     def _searched(self) -> list[Side]:
-        """The sides that have a size to search for; where the fast one finds its own, the fast one without that."""
+        """The sides to search a size for. If the fast side finds its own size, it is searched with that feature off."""
         found = [self.sides[key] for key in MAIN_SIDES]
         sized = f"{FAST}, without {FILLING}"
         return [self.sides[sized] if side.fills and sized in self.sides else side for side in found]
@@ -196,7 +196,7 @@ class Suite(Races):
         batch: int | None = None,
         more: dict[str, Any] | None = None,
     ) -> Job:
-        """A run on a set: so many pairs a micro-batch (`batch`: of an evaluation), the same rows for all sides."""
+        """A job on a set, with the same rows for all sides; `size` and `batch` are pairs per training and eval batch."""
         args = self.args
         steps = args.steps if steps is None else steps
         count = args.pairs_per_step * (args.steps if evaluation else steps + profiled)

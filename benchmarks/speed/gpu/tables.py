@@ -18,18 +18,18 @@ def markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], not
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, least and most."""
+    """Median, minimum and maximum, formatted."""
     low, middle, high = min(values), median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def rate(run: dict[str, Any]) -> float:
-    """Pairs a second, wall."""
+    """Pairs per second of wall time."""
     return run["pairs"] / sum(run["seconds"])
 
 
 def ratios(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[float]:
-    """How many times faster than `base`, repeat by repeat."""
+    """How many times faster than `base` each repeat is."""
     return [rate(one) / rate(other) for one, other in zip(runs, base)]
 
 
@@ -45,16 +45,17 @@ def speed_rows(
     bases: Sequence[str],
 ) -> list[list[str]]:
     """
-    One line a side: micro-batch, speed, ratio to each of `bases`, tokens, MFU, busy share, memory, start.
+    One row per side: micro-batch, speed, ratio to each of `bases`, tokens, MFU, busy share, memory, start.
 
     Args:
-        sides (`dict[str, Side]`), runs (`dict[str, list]`): Of each, the repeats that came out.
-        sizes (`dict[str, int]`): Pairs of the micro-batch of each.
+        sides (`dict[str, Side]`): Sides by name.
+        runs (`dict[str, list]`): Finished repeats of each side.
+        sizes (`dict[str, int]`): Pairs per micro-batch of each side.
         config (`LlamaConfig`): Sizes of the model.
-        distinct (`dict[bool, tuple[Work, int]]`): Work of each distinct token once, by whether the last MLP is
-            trimmed, and of how many pairs.
-        peak_tflops (`float`): Of the card.
-        backward (`bool`): Whether it is training.
+        distinct (`dict[bool, tuple[Work, int]]`): By whether the last MLP is trimmed: work of computing each distinct token
+            once, and number of pairs.
+        peak_tflops (`float`): Peak of the card.
+        backward (`bool`): Whether the runs are training.
         bases (`Sequence[str]`): Sides that the others are compared with.
     """
     rows = []
@@ -95,7 +96,7 @@ def speed_rows(
 
 
 def speed_head(bases: Sequence[str]) -> list[str]:
-    """The names of the columns of [`speed_rows`]."""
+    """The column headings of [`speed_rows`]."""
     return [
         "side",
         "micro-batch",
@@ -112,7 +113,7 @@ def speed_head(bases: Sequence[str]) -> list[str]:
 
 
 def profile_tables(name: str, profile: dict[str, Any], unprofiled: float) -> str:
-    """Where device and host time of one step went."""
+    """Tables of where device and host time of one step went."""
     seconds, busy = profile["seconds"], profile["busy"]
     note = (
         f"{profile['kernels']} kernels or operators; one step took {seconds:.3f} s under the profiler and {unprofiled:.3f} s "

@@ -1,7 +1,7 @@
 """
-A process for each side: Liger changes classes of the whole process, and memory of one side must not count for another.
+A process for each side, because Liger patches classes for the whole process and because memory is counted per process.
 
-A worker starts once and waits between its runs, so that repeats are interleaved without importing everything again.
+A worker starts once and waits between its runs, so that repeats can be interleaved without importing everything again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .sides import Side
 
 
 class TimeRanOut(RuntimeError):
-    """A part has used up its minutes."""
+    """The time of a part is up."""
 
 
 class Failed(RuntimeError):
-    """A run raised an error; the text is the traceback's end."""
+    """A run raised an error; the message is the end of its traceback."""
 
 
 class Deadline:
-    """Seconds that are left of a part."""
+    """Time limit of a part, in seconds from now."""
 
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
@@ -38,12 +38,12 @@ class Deadline:
 
 class Workers:
     """
-    Runs jobs of sides, each side in its own process; all of them end with it.
+    Runs jobs, those of each side in a process of its own. As a context manager, it ends the processes on exit.
 
     Args:
-        deadline (`Deadline`): When a job that still runs is given up.
-        threads (`int`): CPU threads of each.
-        in_process (`bool`): Runs jobs here instead: for tests on a CPU.
+        deadline (`Deadline`): When to give up a job that is still running.
+        threads (`int`): CPU threads per process.
+        in_process (`bool`): Whether to run jobs in this process instead (for tests on a CPU).
     """
 
     def __init__(self, deadline: Deadline, threads: int, in_process: bool = False):
@@ -59,10 +59,10 @@ class Workers:
 
     def run(self, side: Side, job: Any, call: str = "speed.gpu.runs:run") -> dict[str, Any]:
         """
-        Runs a job of a side; the first one of a worker is told when its process began.
+        Runs a job of a side. The first job of a worker gets the time at which its process started.
 
         Raises:
-            `TimeRanOut`: if the part's time is up; the worker is ended.
+            `TimeRanOut`: if the part's time is up; the worker is then ended.
             `Failed`: if the job raised an error.
         """
         if self.deadline.left() <= 0:
@@ -88,7 +88,7 @@ class Workers:
         return value
 
     def end(self, name: str) -> None:
-        """Ends a side's process, if it has one."""
+        """Ends the process of a side, if it has one."""
         if name not in self._workers:
             return
         process, connection, _ = self._workers.pop(name)
@@ -102,7 +102,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         started = time.time()
-        # No daemon: that may not have children, which compiling makes. It ends when this end of the pipe is gone.
+        # Not a daemon, because daemons may not start the children that compilation needs. It ends when this pipe closes.
         process = context.Process(target=_serve, args=(there, self.threads))
         process.start()
         there.close()
@@ -125,7 +125,7 @@ def _serve(connection: Connection, threads: int) -> None:
 
 
 def quiet(threads: int) -> None:
-    """Sets the number of threads, and leaves progress bars and notes to the tables."""
+    """Sets the number of threads, and silences progress bars and notes of libraries."""
     import datasets
     import torch
     import transformers
