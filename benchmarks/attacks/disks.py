@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, not ours, or over quota, while every command and recipe writes."""
+"""Attacks every command and recipe while it writes, with a disk that is full, read-only, forbidden or over quota."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REMEDIES = (
     "name another",
     "Pass ",
 )
-# Error -> how far into the work it comes, from the first change to the last.
+# Error -> at which of the changes it begins, as a share of their number.
 INJECTED = {"ENOSPC": (0.0, 0.5, 1.0), "EDQUOT": (0.4, 0.9), "EROFS": (0.6,), "EACCES": (0.2,)}
 
 
 @dataclass
 class Row:
-    """One attack: what was done, and which checks failed."""
+    """The result of an attack: what was done, which checks failed, and what the command printed."""
 
     kind: str
     scenario: str
@@ -46,7 +46,7 @@ class Row:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A file system in memory at a folder, where one may be mounted; gives whether there is."""
+    """Mounts a file system in memory at a folder for the block; yields whether this was permitted."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", ROOMY, "attacks", str(folder)], capture_output=True)
     if mounted.returncode:
         yield False
@@ -58,21 +58,21 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Changes the size or the permissions of a mounted disk."""
+    """Changes the size or the permissions of a mounted file system."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
 
 
 def leave(folder: Path, *, pages: int | None = None, inodes: int | None = None) -> None:
-    """Leaves this many pages or files free on a mounted disk."""
+    """Resizes a mounted file system so that this many pages or inodes are free."""
     seen = os.statvfs(folder)
     used, files = (seen.f_blocks - seen.f_bfree) * seen.f_frsize, seen.f_files - seen.f_ffree
-    # A size of 0 means no limit: one page is the least.
+    # A size of 0 would mean no limit, so use at least one page.
     size = max(used + (pages or 0) * PAGE, PAGE) if pages is not None else 2 << 30
     remount(folder, f"size={size},nr_inodes={files + inodes if inodes is not None else 100000}")
 
 
 def full_disks(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Gives more and more pages, then files, until the command has enough."""
+    """Leaves more and more free pages, then inodes, until the command has enough."""
     for kind, rooms in (("pages", PAGES), ("inodes", INODES)):
         for room in rooms:
             with small_disk(attacked.area) as mounted:
@@ -91,7 +91,7 @@ def full_disks(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 
 
 def read_only(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """A file system that may only be read."""
+    """Remounts the area read-only."""
     with small_disk(attacked.area) as mounted:
         if mounted and scenario.target is not None:
             attacked.clear(scenario)
@@ -101,7 +101,7 @@ def read_only(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 
 
 def failing_changes(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Every change from the n-th on fails as on such a disk: with n early, in the middle, and last."""
+    """Lets every change from the n-th on fail with each error, for several n from early to last."""
     folders = [f"{attacked.area}/"]
     attacked.clear(scenario)
     counted = attacked.work / "counted"
@@ -124,7 +124,7 @@ def failing_changes(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
 
 
 def harmless(event: str, path: str) -> bool:
-    """Whether a change may fail without failing the command: caches."""
+    """Whether the command may succeed although this change fails: caches, temporary files and `fsync`."""
     return "/cache/" in path or "/tmp/" in path or event == "os.fsync"
 
 
@@ -136,7 +136,7 @@ def attack(
     what: str,
     hook: dict[str, Any] | None = None,
 ) -> tuple[Row, int]:
-    """Runs the command and judges how it ended."""
+    """Runs the command; returns the judged result and the exit code."""
     ended = attacked.runner.run(scenario.argv, hook, **attacked.env)
     said = " ".join(last_words(ended))
     wrong = faults(attacked, scenario, ended, before, (2,)) if ended.code else []
@@ -148,6 +148,6 @@ def attack(
 
 
 def goes_on(attacked: Attacked, scenario: Scenario) -> list[str]:
-    """With space again, the command must do its work."""
+    """Checks that the command works once there is space again; returns what went wrong, if anything."""
     ended = attacked.runner.run(scenario.resumes or scenario.argv, **attacked.env)
     return [f"with room again it ended with {ended.code}: {' '.join(last_words(ended))}"] if ended.code else []

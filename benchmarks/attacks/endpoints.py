@@ -1,4 +1,4 @@
-"""Endpoints and a Hub that do not answer as they should, and Ctrl-C while one waits for them."""
+"""Endpoints and a Hub that misbehave, and Ctrl-C while a command waits for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attacks.scenarios import Attacked, Scenario
 from attacks.silent_server import MANNERS, silent_server
 
 
-SECONDS = 60.0  # for collecting with a timeout of a second
-SECONDS_OF_THE_HUB = 240.0  # its client tries again, and waits longer each time
+SECONDS = 60.0  # time limit for `collect` with a timeout of one second
+SECONDS_OF_THE_HUB = 240.0  # time limit for `push`; the Hub's client retries with growing delays
 
 
 def misbehaving(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Every way of not answering, for the commands that contact a server."""
+    """Tries every way to misbehave on the commands that contact a server."""
     hub = scenario.command.startswith("push")
     if scenario.command != "collect" and (not hub or "--preview" in scenario.argv):
         return
@@ -46,7 +46,7 @@ def _attack(attacked: Attacked, scenario: Scenario, address: str, what: str, nam
         time.sleep(15 if scenario.command != "collect" else 6)
         started.send(getattr(signal, name), group=name == "SIGINT")
     ended = started.wait(bound)
-    # Unanswered questions are not an error: the exit code is 1 and the same command asks them again.
+    # Unanswered prompts are not an error: the exit code is 1, and the same command asks for them again.
     codes = (2, 1) if name is None else (130, 143)
     wrong = faults(attacked, scenario, ended, before, codes)
     wrong += [f"it took {ended.seconds:.0f} s"] if ended.seconds > bound else []

@@ -1,4 +1,4 @@
-"""Injects a fault into an attacked process: at the n-th change that it makes below some folders."""
+"""Injects a fault into an attacked process at the n-th change that it makes to files below some folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-# Audit events of Python that change a disk -> which of their arguments name the path that is changed.
+# Python audit events that change a disk -> positions of the arguments that may be the changed path.
 CHANGES = {
     "open": (0,),
     "os.mkdir": (0,),
@@ -26,15 +26,15 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 class Hook:
     """
-    Counts the changes of a disk, and at one of them sends a signal to this process or raises an `OSError`.
+    Counts changes to the disk, and at one of them sends a signal to this process or raises an `OSError`.
 
     Args:
-        folders (`list[str]`): Changes below these count.
-        at (`int`): Number of the change, from 1; 0 only counts.
-        signal (`str`, *optional*): Name of the signal to send.
-        error (`str`, *optional*): Name of the error to raise, such as `ENOSPC`; from then on at every change.
-        at_exit (`str`, *optional*): Name of the signal to send when the interpreter ends.
-        counted (`str`, *optional*): File that gets the number of changes, with each one's event and path.
+        folders (`list[str]`): Only changes below these count.
+        at (`int`): Number of the change, from 1; with 0, changes are only counted.
+        signal (`str`, *optional*): Name of the signal to send at that change.
+        error (`str`, *optional*): Name of the error to raise at that and every later change, such as `ENOSPC`.
+        at_exit (`str`, *optional*): Name of the signal to send when the interpreter exits.
+        counted (`str`, *optional*): File that gets a line with event and path for each change.
     """
 
     def __init__(
@@ -106,5 +106,5 @@ class Hook:
 
 
 def read_changes(path: Path) -> list[tuple[str, str]]:
-    """The changes that a counting hook has seen, in order: event and path."""
+    """Reads the changes that a hook counted, as (event, path) in order."""
     return [tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

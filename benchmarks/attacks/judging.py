@@ -1,4 +1,4 @@
-"""What an attacked command must have done: one line, the right exit code, nothing lost, no litter."""
+"""Judges how an attacked command ended: one line, the right exit code, no lost data, no stray files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEMPORARY = (".saving-", ".removing-", ".rm_toolkit.lock", "incomplete", "tmp")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every path below a folder with its content."""
+    """Every path below a folder, with its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -33,10 +33,10 @@ def faults(
     Lists what is wrong with the end of an attacked command.
 
     Args:
-        attacked (`Attacked`): Whose area it wrote into.
+        attacked (`Attacked`): Has the area that the command wrote into.
         scenario (`Scenario`): The command.
         ended (`Ended`): How it ended.
-        before (`dict[str, bytes]`): [`tree`] of the area, from before it.
+        before (`dict[str, bytes]`): [`tree`] of the area before it started.
         codes (`tuple[int, ...]`): Allowed exit codes.
     """
     found = []
@@ -53,36 +53,36 @@ def faults(
 
 
 def never_said(ended: Ended) -> list[str]:
-    """What no command may print, however it ends."""
+    """Lists printed phrases that no command may print, however it ends."""
     return [f"it says '{words}'" for words in NEVER_SAID if words in ended.out + ended.err]
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
-    """Paths of outputs (not of caches and temporary files) that are new, gone or other than before."""
+    """Paths of outputs (not caches or temporary files) that are new, gone or different."""
     names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return {name for name in names if name.split("/")[0] not in ("cache", "tmp")}
 
 
 def fnmatch_any(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name is one that an unfinished run may leave or change."""
+    """Whether a name matches one of the patterns."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def last_words(ended: Ended) -> list[str]:
-    """The lines by which a command says how it ended."""
+    """The printed lines in which a command says how it ended."""
     lines = [line.strip() for line in (ended.out + "\n" + ended.err).replace("\r", "\n").splitlines()]
     return [line for line in lines if line.startswith(("error: ", "stopped by ", "Stopped by "))]
 
 
 def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """Files that existed before and are missing or changed."""
+    """Lists files that existed before and are now missing or changed."""
     gone = sorted(name for name in before if name not in after)
     changed = sorted(name for name in before if name in after and before[name] != after[name])
     return [f"gone: {gone[:3]}"] * bool(gone) + [f"changed: {changed[:3]}"] * bool(changed)
 
 
 def litter(attacked: Attacked, scenario: Scenario, before: dict[str, bytes]) -> list[str]:
-    """Useless files left below the area."""
+    """Lists stray files that the command left in the area."""
     left = []
     for name in tree(attacked.area):
         if name in before or name in ("cache", "tmp"):

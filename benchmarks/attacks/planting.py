@@ -1,4 +1,4 @@
-"""Secrets in the settings of a recipe: all printed and written bytes are searched for them."""
+"""Puts secrets into the settings of a recipe and searches everything that it prints and writes for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attacks.scenarios import Attacked, Scenario
 from rm_toolkit.output.strict_yaml import strict_yaml
 
 
-# The output folder is named by the user, so its name appears in paths.
+# Folders that the user names; their names do appear in paths.
 PLACES = ("output_dir", "logging_dir", "dataset_cache_dir")
 
 
 def planted(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """Runs a recipe with a secret in each setting in turn."""
+    """Runs a recipe with a secret in each setting, one after the other."""
     stage = scenario.command.removesuffix(".py")
     if stage not in STAGES:
         return

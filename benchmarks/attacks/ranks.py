@@ -1,4 +1,4 @@
-"""Signals to one or all processes of a run of several."""
+"""Sends signals to one or all processes of a run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SAID = ("error: ", "stopped by ", "Stopped by ")
 
 def attack(pids: list[int], rank: int, how: str) -> None:
     """
-    Sends a signal to one process of a run, or SIGINT to all of them as a terminal does; a stopped one continues later.
+    Sends a signal to one process of a run, or SIGINT to all, as a terminal does. After SIGSTOP, it sends SIGCONT.
 
     Args:
-        pids (`list[int]`): Its processes, by rank.
-        rank (`int`): The one.
+        pids (`list[int]`): Process ids of the run, by rank.
+        rank (`int`): Rank that gets the signal.
         how (`str`): Name of the signal.
     """
     for pid in pids if how == "SIGINT" else [pids[rank]]:

@@ -1,4 +1,4 @@
-"""Starts commands and recipes, in forked or in fresh processes, and keeps what they print."""
+"""Starts commands and recipes in forked or fresh processes, and keeps what they print."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 240.0  # no attacked command may take longer
+SECONDS = 240.0  # time limit of an attacked command
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Ended:
 
     Args:
         code (`int`): Exit code as in a shell: 128 plus the signal's number if a signal ended it.
-        out, err (`str`): What it printed.
+        out, err (`str`): Output on stdout and stderr.
         seconds (`float`): How long it ran.
-        left (`list[str]`): Processes that it has left behind.
+        left (`list[str]`): Command lines of processes that it left behind.
     """
 
     code: int
@@ -43,7 +43,7 @@ class Ended:
 
 
 class Started:
-    """A process of [`Runner`]; it leads its own session."""
+    """A process started by [`Runner`], in a session of its own."""
 
     def __init__(self, printed: Path):
         self.printed, self.begin = printed, time.monotonic()
@@ -56,7 +56,7 @@ class Started:
             (os.killpg if group else os.kill)(self.pid, number)
 
     def wait(self, seconds: float = SECONDS) -> Ended:
-        """Waits for the process to end; one that does not end in time is killed, with exit code -1."""
+        """Waits for the process to end. If it takes too long, it is killed, and the exit code is -1."""
         try:
             code = self.ended.get(timeout=seconds)
         except queue.Empty:
@@ -70,7 +70,7 @@ class Started:
         return Ended(128 - code if code < -1 else code, *text, taken, left)
 
     def _remove_left(self) -> list[str]:
-        """Kills the rest of the session after a short grace period; returns the command lines."""
+        """Kills processes left in the session after a short grace period; returns their command lines."""
         for _ in range(20):
             found = [process for process in psutil.process_iter() if _session(process) == self.pid]
             if not found:
@@ -98,14 +98,14 @@ class Runner:
     Starts processes.
 
     Args:
-        work (`Path`): Folder for their output.
-        environment (`dict[str, str]`): For all of them, in addition to that of this process.
+        work (`Path`): Folder for what they print.
+        environment (`dict[str, str]`): Environment variables for all of them, added to those of this process.
     """
 
     def __init__(self, work: Path, environment: dict[str, str]):
         self.work, self.numbers = work, itertools.count(1)
         paths = [str(ROOT / "benchmarks"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-        # `accelerate` is looked up by the study's launch.
+        # The study's launch looks up `accelerate`.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         given = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -155,7 +155,7 @@ class Runner:
         return started
 
     def spawn(self, argv: list[str], **env: str) -> Started:
-        """Starts it in a fresh process, as a shell does."""
+        """Starts a command or a recipe in a fresh process, as a shell does."""
         started = Started(self.work / f"printed-{next(self.numbers)}")
         words = (
             [sys.executable, *argv]
@@ -171,7 +171,7 @@ class Runner:
             env=self.environment | env,
             cwd=ROOT,
             start_new_session=True,
-            # A shell that starts this one in the background makes it ignore Ctrl-C.
+            # If a shell started this process in the background, it ignores Ctrl-C, and children would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.pid = process.pid
@@ -179,7 +179,7 @@ class Runner:
         return started
 
     def run(self, argv: list[str], hook: dict[str, Any] | None = None, **env: str) -> Ended:
-        """Runs it in a forked process to its end."""
+        """Runs a command or a recipe in a forked process until it ends."""
         return self.fork(argv, hook, **env).wait()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Every command and recipe as it is attacked: with small inputs, and an earlier output that it replaces."""
+"""Scenarios to attack: every command and recipe with small inputs, and an earlier output that it replaces."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ SMALL = {
 @dataclass(frozen=True)
 class Scenario:
     """
-    A command or a recipe.
+    A command or a recipe to attack.
 
     Args:
-        name (`str`): For the table.
-        argv (`list[str]`): What is started; writes into the area.
-        target (`str`, *optional*): Name of its output there; `None` if it writes none.
-        resumes (`list[str]`, *optional*): Command that continues after a stop; `None`: the same command.
-        kept (`tuple[str, ...]`): Patterns, below the area, of files that an unfinished run may keep to continue from.
+        name (`str`): Name in the table.
+        argv (`list[str]`): Command line; it writes into the area.
+        target (`str`, *optional*): Name of its output in the area; `None` if it writes nothing.
+        resumes (`list[str]`, *optional*): Command that continues after a stop, if it is not the same command.
+        kept (`tuple[str, ...]`): Patterns of files in the area that an unfinished run may leave to continue from.
         old (`bool`): Whether there is an earlier output, which must not change until the new one is complete.
-        model (`str`, *optional*): A model of the inputs that is in the area: the command writes into its folder.
+        model (`str`, *optional*): Input model that is copied into the area, because the command writes into its
+            folder.
     """
 
     name: str
@@ -58,17 +59,17 @@ class Scenario:
 
     @property
     def command(self) -> str:
-        """The command or the recipe that it runs."""
+        """Name of the command or recipe."""
         return self.argv[1] if self.argv[0] == "rm-toolkit" else Path(self.argv[0]).name
 
 
 def flags(values: dict) -> list[str]:
-    """`--name value` for each entry."""
+    """Command-line words `--name value` for each item."""
     return [str(word) for key, value in values.items() for word in (f"--{key}", value)]
 
 
 def write_pairs(path: Path, number: int, seed: int = 0, wrong: int = 0) -> None:
-    """Writes preference rows of few words: over a thousand, so that their token ids are kept; the first `wrong` are reversed."""
+    """Writes `number` short rows, the first `wrong` of them reversed. Token ids of over a thousand rows are cached."""
     rng = random.Random(seed)
     words = [
         "good", "bad", "warm", "cold", "river", "stone", "paper", "green",
@@ -89,8 +90,8 @@ class Attacked:
 
     Args:
         work (`Path`): An empty folder.
-        runner (`Runner`): Starts what makes the inputs.
-        llm, hub (`str`): Addresses of the loopback servers.
+        runner (`Runner`): Starts the commands.
+        llm (`str`): Address of the loopback server of a language model.
     """
 
     def __init__(self, work: Path, runner: Runner, llm: str):
@@ -109,7 +110,7 @@ class Attacked:
         """Makes the inputs with the commands themselves."""
         write_pairs(self.inputs / "pairs.jsonl", 1100)
         write_pairs(self.inputs / "test.jsonl", 40, seed=1)
-        write_pairs(self.inputs / "unsure.jsonl", 120, seed=2, wrong=20)  # a calibration wants some wrong pairs
+        write_pairs(self.inputs / "unsure.jsonl", 120, seed=2, wrong=20)  # a calibration needs some wrong pairs
         instructions = [{"instruction": f"What is number {index}?", "output": ""} for index in range(30)]
         (self.inputs / "instructions.json").write_text(json.dumps(instructions), encoding="utf-8")
         prompts = [{"prompt": f"say {index}", "completion": f"word {index}"} for index in range(300)]
@@ -138,7 +139,7 @@ class Attacked:
         return ended
 
     def recipe(self, name: str, output: Path, **more: object) -> list[str]:
-        """The words that start a recipe."""
+        """The command line of a recipe."""
         values = {**SMALL, "output_dir": output, "dataset_cache_dir": self.area / "cache", **more}
         data = json.dumps({"pairs": {"path": str(self.inputs / "pairs.jsonl")}})
         tests = json.dumps({"test": {"path": str(self.inputs / "test.jsonl")}})
@@ -152,7 +153,7 @@ class Attacked:
         return [str(ROOT / "recipes" / name), *flags(values)]
 
     def scenarios(self) -> list[Scenario]:
-        """All of them, in the order of the commands; a command without one is a mistake of this file."""
+        """All scenarios. Exits if a command or recipe has none."""
         found = [*self._data(), *self._models(), *self._recipes()]
         missing = {*COMMANDS, *RECIPES} - {scenario.command for scenario in found}
         if missing:
@@ -263,7 +264,7 @@ class Attacked:
         return Scenario("study.py", argv, "study", kept=("study/*",), old=False)
 
     def clear(self, scenario: Scenario) -> None:
-        """Empties the area; puts the earlier output there."""
+        """Empties the area and puts the earlier output there."""
         for path in self.area.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

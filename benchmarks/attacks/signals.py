@@ -1,9 +1,9 @@
 """
-Ctrl-C, SIGTERM and SIGKILL in every command and recipe: while it starts, in the middle, while it writes, and as it ends.
+Ctrl-C, SIGTERM and SIGKILL in every command and recipe: while it starts, works, writes, and ends.
 
-A command may be stopped at any moment until its work is done: it ends with one line and 130 or 143, and its output is the
-earlier one, or the whole new one where the signal came just after it was put in place. From then on a signal changes
-nothing: it ends with 0. It never says more than its line: no traceback, no "Exception ignored".
+A command may be stopped at any moment until its work is done. It then prints one line and exits with 130 or 143. Its
+output is still the earlier one, or the complete new one if that was just put in place. Once the work is done, a signal
+changes nothing, and the exit code is 0. There is never more than that line: no traceback, no "Exception ignored".
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from attacks.scenarios import Attacked, Scenario
 
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 137}
-SHARES_OF_START = (0.08, 0.4, 0.8)  # of the time that a fresh process needs until its first change
+SHARES_OF_START = (0.08, 0.4, 0.8)  # when to send a signal, as a share of the time of a whole run (at most 14 s)
 
 
 def while_starting(
     attacked: Attacked, scenario: Scenario, names: tuple[str, ...] = ("SIGINT", "SIGTERM")
 ) -> Iterator[Row]:
-    """In a fresh process, which imports what it needs; to the whole group, as a terminal sends Ctrl-C."""
+    """Signals a fresh process while it imports its modules; SIGINT goes to the whole group, as from a terminal."""
     attacked.clear(scenario)
     begin = time.monotonic()
     clean = attacked.runner.spawn(scenario.argv, **attacked.env).wait()
@@ -45,7 +45,7 @@ def while_starting(
 def while_working(
     attacked: Attacked, scenario: Scenario, names: tuple[str, ...] = ("SIGINT", "SIGTERM")
 ) -> Iterator[Row]:
-    """In a process that has imported everything: at changes of the disk, or at moments where there are none."""
+    """Signals a process that has imported everything, at changes to the disk or, if it makes none, after some time."""
     folders = [f"{attacked.area}/"]
     attacked.clear(scenario)
     counted = attacked.work / "counted"
@@ -81,7 +81,7 @@ def while_working(
 
 
 def killed(attacked: Attacked, scenario: Scenario) -> Iterator[Row]:
-    """SIGKILL at changes of the disk: the next start does the work, and leaves nothing of the killed one behind."""
+    """Kills a process at changes to the disk. The next start must do the work and remove what the killed one left."""
     folders = [f"{attacked.area}/"]
     attacked.clear(scenario)
     counted = attacked.work / "counted"
@@ -131,7 +131,7 @@ def _judge(
     ended = started.wait()
     kind = name or sent
     now = tree(attacked.area)
-    if ended.code == 0:  # it was done before the signal came
+    if ended.code == 0:  # the work was done before the signal came
         wrong = never_said(ended) + litter(attacked, scenario, new)
         wrong += [f"ended with 0 without {path}" for path in sorted(changed(before, new)) if path not in now][:3]
         return Row(kind, scenario.name, f"{what}: was done", wrong, (ended.out + ended.err)[-1500:])

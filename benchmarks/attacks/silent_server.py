@@ -14,7 +14,7 @@ MANNERS = ("silent", "drips", "drips its head", "endless", "closes", "half", "ga
 
 
 def serve(connection: socket.socket, manner: str, ended: threading.Event) -> None:
-    """Misbehaves towards one client until the client or the server ends."""
+    """Misbehaves towards one client until either side ends."""
     with contextlib.suppress(OSError), connection:
         connection.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
@@ -39,7 +39,7 @@ def serve(connection: socket.socket, manner: str, ended: threading.Event) -> Non
 
 
 def drip(connection: socket.socket, ended: threading.Event, byte: bytes) -> None:
-    """Ten bytes per second, one at a time."""
+    """Sends ten bytes per second, one at a time."""
     while not ended.is_set():
         connection.sendall(byte)
         time.sleep(0.1)

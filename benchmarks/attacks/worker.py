@@ -1,9 +1,10 @@
 """
-Runs commands and recipes in forked processes that have imported everything already: one second each instead of ten.
+Runs commands and recipes in forks of a process that has imported everything, which take one second each instead of
+ten.
 
-Reads one request per line from stdin (JSON: `number`, `argv`, `env`, `out`, `hook`), answers with the process's id,
-and with its exit code when it has ended. The process itself ends as an interpreter does, with everything that runs at
-exit.
+Reads one request per line from stdin (JSON: `number`, `argv`, `env`, `out`, `hook`) and answers with the process id,
+and with the exit code when the process has ended. A forked process ends as an interpreter does, including exit
+handlers.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ PRELOADED = [
 
 
 def serve() -> dict:
-    """Forks a process for each request. Returns, in that process, the request."""
+    """Forks a process for each request; returns, in the forked process, its request."""
     for name in PRELOADED:
         importlib.import_module(name)
     print(json.dumps({"ready": True}), flush=True)
@@ -81,7 +82,7 @@ def serve() -> dict:
 
 
 def become(request: dict) -> None:
-    """Makes this process one that a shell has started."""
+    """Makes this process look as if a shell had started it."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
