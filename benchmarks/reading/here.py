@@ -1,4 +1,4 @@
-"""Readers that live beside the toolkit: stock classes, pipeline, TRL's trainers, PEFT, and a server asked over HTTP."""
+"""Readers that run in this environment: stock classes, pipeline, TRL's trainers, PEFT, and clients of a server."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CHATML = "{% for message in messages %}{{ message['role'] + ': ' + message['cont
 
 
 def stock_class(model: ReadModel) -> list[float]:
-    """As the card says: the saved tokenizer, one text at a time."""
+    """The stock class as the model card shows it: with the saved tokenizer, one text at a time."""
     return _classify(AutoModelForSequenceClassification.from_pretrained(model.folder, dtype=torch.float32), model)
 
 
 def peft_class(model: ReadModel) -> list[float]:
-    """The adapter alone, on its base."""
+    """The adapter alone, loaded by PEFT on its base."""
     folder = f"{model.folder}/adapter"
     options = {"num_labels": 1, "dtype": torch.float32}
     return _classify(AutoPeftModelForSequenceClassification.from_pretrained(folder, **options), model)
@@ -51,7 +51,7 @@ def text_pipeline(model: ReadModel) -> list[float]:
 
 
 def trl_trainer(model: ReadModel, policy: str, name: str, *, by_path: bool) -> list[float]:
-    """TRL's own loading of `reward_funcs`, its own tokenization and reward computation; nothing is generated."""
+    """TRL's own loading of `reward_funcs`, tokenization and reward computation; no text is generated."""
     trainer_class, config_class = TRAINERS[name]
     reward = model.folder if by_path else RewardScorer(model.folder, device="cpu").as_reward_function()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def trl_trainer(model: ReadModel, policy: str, name: str, *, by_path: bool) -> l
 
 
 def served_texts(model: ReadModel, address: str) -> list[float]:
-    """vLLM asked as the page says: a string, or the messages of one chat; NaN where it refuses the text."""
+    """vLLM as the documentation shows it, sent a string or the messages of a chat; NaN if it refuses a text."""
     rewards = []
     for prompt, completion in zip(model.prompts, model.completions):
         body = {"messages": prompt + completion} if model.data_format == "chat" else {"input": prompt + completion}
@@ -79,13 +79,13 @@ def served_texts(model: ReadModel, address: str) -> list[float]:
 
 
 def served_ids(model: ReadModel, address: str, *, dtype: torch.dtype = torch.float32) -> list[float]:
-    """The toolkit's own client."""
+    """The toolkit's own client of a server, which sends token ids."""
     return RewardScorer(model.folder, endpoint=address, dtype=dtype).score(model.prompts, model.completions)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what libraries print out of the table."""
+    """Silences libraries for the block, so that they do not print into the table."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""The models that every reader opens, tiny and made in code, and the texts that it reads."""
+"""The tiny models that every reader opens, trained here, and the texts that it scores."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ WORDS = [
 @dataclass
 class ReadModel:
     """
-    A saved model and its texts with the rewards that the toolkit gives them.
+    A saved model, its texts, and the rewards that the toolkit gives them.
 
     Args:
         name (`str`): `"text"`, `"chat"`, `"encoder"` or `"LoRA"`.
-        folder (`str`): The saved model; of LoRA the merged one, with the adapter in `adapter/`.
+        folder (`str`): The saved model; for LoRA, the merged model, with the adapter in `adapter/`.
         data_format (`str`): `"text"` or `"chat"`.
-        max_length (`int`): Tokens that it reads at most.
-        kinds (`list[str]`): Kind of each text, one of `KINDS`.
+        max_length (`int`): Maximum tokens that it reads.
+        kinds (`list[str]`): Kind of each text, a key of `KINDS`.
         prompts, completions (`list`): The texts.
-        rewards (`list[float]`): Of `RewardScorer` on the CPU in fp32.
+        rewards (`list[float]`): Rewards from `RewardScorer` on the CPU in fp32.
     """
 
     name: str
@@ -59,11 +59,11 @@ class ReadModel:
 
 
 def sentence(rng: random.Random, length: int) -> str:
-    """Some words with a full stop at the end."""
+    """`length` random words with a full stop at the end."""
     return " ".join(rng.choices(WORDS, k=length)) + "."
 
 
-# Kind of a text -> question and answer of it; what is special to a tokenizer is in it for both of them.
+# Kind of a text -> function that makes a question and an answer. "special tokens" has those of both tokenizers.
 KINDS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "short": lambda rng: (sentence(rng, 5), sentence(rng, 4)),
     "over-long": lambda rng: (sentence(rng, 60), sentence(rng, 90)),
@@ -77,14 +77,14 @@ KINDS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 
 def make_models(folder: Path, only: Sequence[str] = ("text", "chat", "encoder", "LoRA")) -> dict[str, ReadModel]:
     """
-    Trains and saves the models for a few steps each.
+    Trains each model for a few steps and saves it.
 
     Args:
-        folder (`Path`): Where to; it is made.
-        only (`Sequence[str]`): Names of those to make.
+        folder (`Path`): Folder for the models; it is created.
+        only (`Sequence[str]`): Names of the models to make.
 
     Returns:
-        `dict[str, ReadModel]`: By name.
+        `dict[str, ReadModel]`: The models by name.
     """
     rng = random.Random(3)
     lines = [f"## Human:\n{sentence(rng, 8)}\n\n## Assistant:\n{sentence(rng, 12)}" for _ in range(400)]
@@ -104,7 +104,7 @@ def make_models(folder: Path, only: Sequence[str] = ("text", "chat", "encoder", 
 
 
 def train_wordpiece(texts: list[str], folder: Path) -> PreTrainedTokenizerBase:
-    """Trains a WordPiece tokenizer as encoders have them, `[CLS] text [SEP]`, and saves it."""
+    """Trains and saves a WordPiece tokenizer like those of encoders (`[CLS] text [SEP]`)."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()

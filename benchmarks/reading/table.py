@@ -1,4 +1,4 @@
-"""What each reader gives for each model against the toolkit, and why one cannot."""
+"""The table of readers: how much their rewards differ from the toolkit's, and what they cannot read and why."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rm_toolkit.output.markdown import table
 from .models import ReadModel
 
 
-BOUND = 1e-5  # in fp32, in logits
-BF16_BOUND = 0.05  # weights and products of 8 bits each
+BOUND = 1e-5  # in logits, for fp32
+BF16_BOUND = 0.05  # in logits; bf16 has 8 bits of precision
 
 
 @dataclass(frozen=True)
 class Cannot:
     """
-    What a reader does not read as the model was trained.
+    Texts that a reader is known not to read as the model was trained.
 
     Args:
-        reason (`str`): Why, and what is done instead.
-        kinds (`tuple[str, ...]`): Kinds of text; empty for all of them.
+        reason (`str`): Why, and what to do instead.
+        kinds (`tuple[str, ...]`): Kinds of text; empty for all kinds.
     """
 
     reason: str
@@ -32,13 +32,13 @@ class Cannot:
 @dataclass
 class Cell:
     """
-    One reader of one model.
+    Result of one reader on one model.
 
     Args:
-        largest (`float`, *optional*): Largest difference of a text that it can read.
-        cannot (`Cannot`, *optional*): What it cannot, as it was expected.
-        off (`float`, *optional*): Largest difference of what it cannot read; NaN where it refuses that.
-        failure (`str`): What went wrong, if anything did; or why the reader was skipped.
+        largest (`float`, *optional*): Largest difference on texts that it can read.
+        cannot (`Cannot`, *optional*): Texts that it is known not to read correctly.
+        off (`float`, *optional*): Largest difference on those texts; NaN if it refuses them.
+        failure (`str`): What went wrong, if anything did, or why the reader was skipped.
         bound (`float`): Largest difference allowed.
     """
 
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def holds(self) -> bool:
-        """Whether what it can read is within the bound, and what it cannot is really another number."""
+        """Whether texts that it can read are within the bound, and those that it cannot read are really outside."""
         if self.failure or (self.largest is not None and not self.largest <= self.bound):
             return False
         return self.off is None or not self.off <= self.bound
@@ -62,8 +62,8 @@ def compare(model: ReadModel, found: Sequence[float], cannot: Cannot | None = No
 
     Args:
         model (`ReadModel`): The model, its texts and the toolkit's rewards.
-        found (`Sequence[float]`): The reader's; NaN where it refuses a text.
-        cannot (`Cannot`, *optional*): What it is known not to read.
+        found (`Sequence[float]`): The reader's rewards; NaN if it refuses a text.
+        cannot (`Cannot`, *optional*): Texts that it is known not to read correctly.
         bound (`float`): Largest difference allowed.
     """
     if len(found) != len(model.rewards):
@@ -84,7 +84,7 @@ def _largest(values: list[float]) -> float | None:
 
 @dataclass
 class Table:
-    """Cells by reader and model."""
+    """Cells by reader and model, and skipped readers with the reason."""
 
     models: list[str]
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
@@ -95,12 +95,12 @@ class Table:
         self.cells.setdefault(reader, {})[model] = cell
 
     def skip(self, reader: str, reason: str) -> None:
-        """Says of a whole reader why it is not there."""
+        """Marks a reader as skipped, with the reason."""
         self.skipped[reader] = reason
 
     @property
     def failed(self) -> list[str]:
-        """Cells that do not hold, in words."""
+        """The cells that do not hold, as text."""
         return [
             f"{reader}, {model}: {cell.failure or describe(cell)}"
             for reader, row in self.cells.items()
@@ -109,7 +109,7 @@ class Table:
         ]
 
     def markdown(self) -> str:
-        """The table, and below it the reasons by number."""
+        """The table, with the numbered reasons below it."""
         notes: dict[str, int] = {}
         rows = []
         for reader, row in self.cells.items():
@@ -130,7 +130,7 @@ class Table:
 
 
 def describe(cell: Cell) -> str:
-    """One cell in words."""
+    """The text of a cell."""
     if cell.failure:
         return f"**failed**: {cell.failure}"
     parts = []

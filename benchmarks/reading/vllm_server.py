@@ -1,4 +1,4 @@
-"""vLLM on loopback, started with the command that the toolkit prints for the model."""
+"""Runs vLLM on loopback with the command that the toolkit prints for the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rm_toolkit.scoring.serving import find_commands
 from .environments import Unavailable
 
 
-# What this machine needs beside the documented command, and no reward depends on: loopback, little memory, no compilation.
+# Options added to the documented command, which change no reward: loopback, little memory, no compilation.
 HERE = ["--host", "127.0.0.1", "--gpu-memory-utilization", "0.2", "--enforce-eager"]
 VARIABLES = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 START_SECONDS = 900
@@ -30,13 +30,13 @@ def serve(folder: str, python: Path, log: Path, *, dtype: str | None = None) -> 
     Serves a model until the end of the block.
 
     Args:
-        folder (`str`): The model.
+        folder (`str`): Folder of the model.
         python (`Path`): Interpreter of vLLM's environment.
-        log (`Path`): What the server prints.
-        dtype (`str`, *optional*): Instead of the command's own.
+        log (`Path`): File for what the server prints.
+        dtype (`str`, *optional*): Replaces the dtype of the command.
 
     Yields:
-        `str`: Its address.
+        `str`: Address of the server.
 
     Raises:
         `Unavailable`: if it does not start.
@@ -52,14 +52,14 @@ def serve(folder: str, python: Path, log: Path, *, dtype: str | None = None) -> 
 
 
 def free_port() -> int:
-    """A port of loopback that nobody uses."""
+    """A free port on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def start(folder: str, python: Path, log: Path, port: int, *, dtype: str | None = None) -> subprocess.Popen:
-    """Starts a server at a port, args as of [`serve`], and does not wait for it."""
+    """Starts a server on a port, with arguments as in [`serve`], and does not wait for it."""
     words = [str(python.parent / "vllm"), *find_commands(folder)["vllm"].words[1:]]
     if dtype is not None:
         words[words.index("--dtype") + 1] = dtype
@@ -73,7 +73,7 @@ def start(folder: str, python: Path, log: Path, port: int, *, dtype: str | None 
 
 
 def stop(server: subprocess.Popen, with_signal: int) -> None:
-    """Sends a signal to a server and its processes, and waits until it has ended."""
+    """Sends a signal to the server's process group and waits until the server has ended; kills it after 30 s."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, with_signal)
     try:
@@ -85,10 +85,10 @@ def stop(server: subprocess.Popen, with_signal: int) -> None:
 
 def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     """
-    Waits until a server answers.
+    Waits until a server is ready.
 
     Raises:
-        `Unavailable`: if it ends, or does not answer in time.
+        `Unavailable`: if it ends, or is not ready in time.
     """
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:

@@ -1,8 +1,8 @@
 """
-Reads models in an environment of its own, which has no rm_toolkit: `python worker.py READER MODELS.json REWARDS.json`.
+Runs a reader in an environment without rm_toolkit: `python worker.py READER MODELS.json REWARDS.json`.
 
-MODELS.json is a list of `ReadModel`; REWARDS.json gets for each a list of one reward a text, or a string that says what went
-wrong. Nothing here but what the program's own users write.
+MODELS.json is a list of `ReadModel`. REWARDS.json gets, for each, a list with a reward per text, or a string that says
+what went wrong. The code is what users of these programs would write themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def ids_of(model: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
-    """What the saved tokenizer makes of each text, as the card says."""
+    """Model inputs for each text, made with the saved tokenizer as the model card shows."""
     found = []
     for prompt, completion in zip(model["prompts"], model["completions"]):
         if model["data_format"] == "chat":
@@ -30,7 +30,7 @@ def ids_of(model: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def whole_texts(model: dict[str, Any], tokenizer: Any) -> list[str]:
-    """Each text as one string; of a chat as its template renders it."""
+    """Each text as one string; a chat is rendered by its template."""
     pairs = zip(model["prompts"], model["completions"])
     if model["data_format"] == "chat":
         return [tokenizer.apply_chat_template(prompt + completion, tokenize=False) for prompt, completion in pairs]
@@ -38,7 +38,7 @@ def whole_texts(model: dict[str, Any], tokenizer: Any) -> list[str]:
 
 
 def stock_class(model: dict[str, Any]) -> list[float]:
-    """The stock classifier of whatever transformers is installed."""
+    """The stock classifier of the installed transformers."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -49,7 +49,7 @@ def stock_class(model: dict[str, Any]) -> list[float]:
 
 
 def rewardbench(model: dict[str, Any]) -> list[float]:
-    """The documented command, on conversations of one file; without a GPU its `.to("cuda")` goes to the CPU."""
+    """RewardBench's documented command on a file of conversations. Without a GPU, its `.to("cuda")` uses the CPU."""
     import torch
     from rewardbench import rewardbench as program
     from transformers import BatchEncoding
@@ -62,7 +62,7 @@ def rewardbench(model: dict[str, Any]) -> list[float]:
     data.write_text("".join(json.dumps({"chosen": text, "rejected": text}) + "\n" for text in whole))
     command = [*shlex.split(model["command"])[1:], "--dataset", str(data), "--load_json"]
     sys.argv = ["rewardbench", *command]
-    os.chdir(Path(model["folder"]).parent)  # it writes `results/` where it is started
+    os.chdir(Path(model["folder"]).parent)  # it writes `results/` into the working directory
     try:
         program.main()
     finally:
@@ -73,7 +73,7 @@ def rewardbench(model: dict[str, Any]) -> list[float]:
 
 
 def cross_encoder(model: dict[str, Any]) -> list[float]:
-    """sentence-transformers' CrossEncoder, one whole text or conversation a call; its default activation is a sigmoid."""
+    """CrossEncoder of sentence-transformers, one text or conversation per call, without its default sigmoid."""
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -83,7 +83,7 @@ def cross_encoder(model: dict[str, Any]) -> list[float]:
 
 
 def onnx(model: dict[str, Any]) -> list[float]:
-    """Exported with torch.onnx, run by onnxruntime on ids that the saved tokenizer makes."""
+    """The model exported with torch.onnx, run by onnxruntime on ids from the saved tokenizer."""
     import onnxruntime
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[dict[str, Any]], list[float]]] = {
 
 
 def main(name: str, source: Path, target: Path) -> None:
-    """Reads all models with one reader."""
+    """Runs one reader on all models and writes the rewards."""
     found: list[list[float] | str] = []
     for model in json.loads(source.read_text(encoding="utf-8")):
         try:
