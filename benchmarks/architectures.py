@@ -1,15 +1,15 @@
 """
 Tries model families of transformers, tiny and with random weights. Each trains for two steps with the real trainer, is
-saved, and is reloaded in another process by the toolkit and by the stock class. The table also shows the layout that was
-chosen, and why it was not the shared one.
+saved, and is reloaded in another process by the toolkit and by the stock class. The table also shows the layout that
+was chosen, and why it was not the shared one.
 
     python benchmarks/architectures.py
     python benchmarks/architectures.py --families Llama "Gemma 2" --again
     python benchmarks/architectures.py --write
 
-Each family runs in its own processes, so a failure costs only one row. Results are kept in `--output`, and a stopped run
-continues from there. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code is 1 if
-a reward differs, or if a family fails with anything but a clear refusal.
+Each family runs in its own processes, so a failure costs only one row. Results are kept in `--output`, and a stopped
+run continues from there. `--write` puts the table of all families into `rm_toolkit/models/README.md`. The exit code is
+1 if a reward differs, or if a family fails with anything but a clear refusal.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def train(family: Family, work: Path) -> dict[str, Any]:
 
 def reload(found: dict[str, Any], work: Path) -> dict[str, Any]:
     """
-    Largest differences from the rewards in memory after reloading: with the toolkit's scorer (`reloaded`), and with the
-    stock class and the saved tokenizer, one text at a time (`stock`).
+    Largest differences from the rewards in memory after reloading: with the toolkit's scorer (`reloaded`), and with
+    the stock class and the saved tokenizer, one text at a time (`stock`).
     """
     folder, texts = str(work / "model"), found["texts"]
     scored = RewardScorer(folder, device="cpu").score([prompt for prompt, _ in texts], [text for _, text in texts])

@@ -7,8 +7,8 @@ Recall and precision of `rm-toolkit doubt` on labels that were flipped on purpos
         -- --model_name_or_path outputs/published/minilm --pooling_type cls --learning_rate 1e-4 \
         --num_train_epochs 1 --max_length 128 --replay_datasets '{}'
 
-A random share of the pairs in each training set is flipped. The command then runs as a user would run it, and its list is
-compared with the flipped pairs. Labels that were already wrong count as false alarms. A second call continues the first.
+A random share of the pairs in each training set is flipped. The command then runs as a user would run it, and its list
+is compared with the flipped pairs. Labels that were already wrong count as false alarms. A second call resumes.
 """
 
 from __future__ import annotations

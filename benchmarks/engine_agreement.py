@@ -1,6 +1,6 @@
 """
-Do all engines compute the same? Runs the recipes with one seed on one process, two DDP processes, and two ZeRO-3 processes
-with parameters and optimizer offloaded. No GPU is needed.
+Do all engines compute the same? Runs the recipes with one seed on one process, two DDP processes, and two ZeRO-3
+processes with parameters and optimizer offloaded. No GPU is needed.
 
     python benchmarks/engine_agreement.py --output outputs/engines
 
@@ -185,9 +185,9 @@ def launch(
     script: Path = Path(__file__),
 ) -> str:
     """
-    Launches some of `RUNS` on an engine, by default in two CPU processes, and returns what was printed. The launch config
-    is `config` or, by default, that of the engine in `CONFIGS`. The models of the runs in `check` (default: all) get the
-    reload check in a fresh process.
+    Launches some of `RUNS` on an engine, by default in two CPU processes, and returns what was printed. The launch
+    config is `config` or, by default, that of the engine in `CONFIGS`. The models of the runs in `check` (default:
+    all) get the reload check in a fresh process.
     """
     path = ROOT / "accelerate_configs" / f"{config or CONFIGS[engine]}.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -219,9 +219,8 @@ def read_results(folder: Path, engine: str) -> list[dict[str, Any]]:
 
 def agreement(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
-    Compares a run with the one-process run. Returns the largest difference of a step's loss (`loss`), all differences
-    (`losses`), the numbers of correct pairs of both and of all pairs by test set (`counts`), and set, number and margins
-    of the pairs too close to count (`excepted`).
+    Compares a run with the one-process run: differences of the `losses` and their largest (`loss`), correct pairs of
+    both and all pairs by test set (`counts`), and set, number and margins of pairs too close to count (`excepted`).
     """
     differences = [abs(a - b) for a, b in zip(expected["losses"], found["losses"], strict=True)]
     counts, excepted = {}, []

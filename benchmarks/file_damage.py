@@ -22,7 +22,7 @@ def write(content: bytes) -> Callable[[Path], Any]:
 
 
 def change(*keys: str | int, **values: Any) -> Callable[[Path], None]:
-    """A function that sets `values` in a JSON file, in the mapping that `keys` lead to; the value `...` removes a key."""
+    """A function that sets `values` in a JSON file, inside what `keys` lead to; the value `...` removes a key."""
 
     def harm(path: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -5,8 +5,9 @@ Checks that everything runs on this GPU: tests, exactness, launches and the plan
     python benchmarks/gpu_check.py --model DIR --check launch zero3_offload fsdp2      # some of them, on a real model
     python benchmarks/gpu_check.py --device cpu --shape tiny                           # a trial on a CPU
 
-Each check runs in its own process and writes `NAME.log` and its result, `NAME.json`, into the output folder. The table is
-saved there, too. A check that the machine cannot run is skipped, with the reason. The exit code is 1 if a check failed.
+Each check runs in its own process and writes `NAME.log` and its result, `NAME.json`, into the output folder. The table
+is saved there, too. A check that the machine cannot run is skipped, with the reason. The exit code is 1 if a check
+failed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """
-Does `group_by_prompt` cost accuracy with small steps? Compares grouped and shuffled pairs, tuned the same way, on unseen
-queries.
+Does `group_by_prompt` cost accuracy with small steps? Compares grouped and shuffled pairs, tuned the same way, on
+unseen queries.
 
     python benchmarks/grouping.py --data PATH/domain_specific_preference.test.json --model outputs/published/sft
     python benchmarks/grouping.py --data … --model … --queries 40 --seeds 1 --steps 8    # a minute, to try it
 
 The queries are split once (seeded) into training, judging and test queries. Every arm trains for one epoch on the same
-pairs, at each step size and each learning rate of a grid. The grid is extended while the best rate is at its edge. An arm
-is tested at the rate with the highest mean accuracy on the judging queries. Test accuracy is a mean over seeds. The
-difference from shuffled pairs is paired (same queries and seeds) and resampled by query. The JSON file is written after
-every run, and a second call skips the runs in it.
+pairs, at each step size and each learning rate of a grid. The grid is extended while the best rate is at its edge. An
+arm is tested at the rate with the highest mean accuracy on the judging queries. Test accuracy is a mean over seeds.
+The difference from shuffled pairs is paired (same queries and seeds) and resampled by query. The JSON file is written
+after every run, and a second call skips the runs in it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_arm(args: argparse.Namespace, results: Results, data: dict[str, Any], arm: str, step: int) -> None:
-    """Tunes the rate of an arm at one step size, extending the grid at its edges, and runs all seeds at the best rate."""
+    """Tunes the rate of an arm at one step size, extending the grid if needed, and runs all seeds at the best rate."""
     grid = sorted({*map(rounded, args.learning_rates), *results.judged(arm, step)})
     while True:
         for rate in grid:

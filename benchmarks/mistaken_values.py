@@ -1,6 +1,6 @@
 """
-Wrong values, derived from the stated ranges of settings and options. They follow from the bounds by arithmetic. No range
-is asked whether it accepts a value, so a check that accepts everything is found out.
+Wrong values, derived from the stated ranges of settings and options. They follow from the bounds by arithmetic. No
+range is asked whether it accepts a value, so a check that accepts everything is found out.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Opens damaged model folders with every command that reads a model, and prints ho
     python benchmarks/model_folders.py                                   # all: some 400 attacks, about an hour
     python benchmarks/model_folders.py --commands score push --only tokenizer.json
 
-A command holds if it prints a single `error:` line that names the file and the key, exits with 2, leaves no output file,
-and takes at most 20 seconds of CPU time (a minute of wall time) and 1 GiB of extra memory. A command that does not need
-the file must work as usual. The reload check of a saved model runs in a fork, because the imports of a fresh process
-would take most of the time. The exit code is 1 if any attack did not hold.
+A command holds if it prints a single `error:` line that names the file and the key, exits with 2, leaves no output
+file, and takes at most 20 seconds of CPU time (a minute of wall time) and 1 GiB of extra memory. A command that does
+not need the file must work as usual. The reload check of a saved model runs in a fork, because the imports of a fresh
+process would take most of the time. The exit code is 1 if any attack did not hold.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def call(command: str, place: Path, folder: Path) -> int:
 
 
 def read_in_a_fork(command: list[str], **_: Any) -> subprocess.CompletedProcess:
-    """Replaces `subprocess.run` in the reload check: computes the rewards of a saved model in a fork of this process."""
+    """Replaces `subprocess.run` in the reload check: reads the rewards of a saved model in a fork of this process."""
     from rm_toolkit.scoring import reload_check
 
     with tempfile.TemporaryFile() as said:

@@ -39,7 +39,8 @@ def planted_settings(stage: str, *, taken: bool = False) -> Iterator[tuple[str, 
 
     Args:
         stage (`str`): `grft`, `crft` or `sft`.
-        taken (`bool`): Whether to yield only values of a type that the setting accepts, so that they are not refused at once.
+        taken (`bool`): Whether to yield only values of a type that the setting accepts, so that they are not refused
+            at once.
     """
     for name, rule in {k: r for group in STAGES[stage] for k, r in settings_of(group).items()}.items():
         inner = getattr(rule, "of", rule)

@@ -6,10 +6,10 @@ chat, encoder, LoRA) are built here; the texts are short, over-long, empty, Unic
     python benchmarks/readers.py --readers stock vllm --folder /tmp/envs
     python benchmarks/readers.py --write
 
-vLLM, RewardBench (which needs transformers 4) and sentence-transformers each get an environment of their own, made once
-from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference in logits, or why a reader
-cannot open a model. `--write` puts it into `benchmarks/README.md`. The exit code is 1 if a difference exceeds its bound,
-or if a reader succeeds at what the table calls impossible.
+vLLM, RewardBench (which needs transformers 4) and sentence-transformers each get an environment of their own, made
+once from `reading/pins/` (gigabytes, minutes) and kept. The table shows the largest difference in logits, or why a
+reader cannot open a model. `--write` puts it into `benchmarks/README.md`. The exit code is 1 if a difference exceeds
+its bound, or if a reader succeeds at what the table calls impossible.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """
-How the cost of a run grows with its data, its steps and its processes, on a CPU: planning, start and resume, tokenization,
-memory, balance, the loader, and a simulated run of the paper's size. Takes under ten minutes.
+How the cost of a run grows with its data, its steps and its processes, on a CPU: planning, start and resume,
+tokenization, memory, balance, the loader, and a simulated run of the paper's size. Takes under ten minutes.
 
     python benchmarks/scale.py
     python benchmarks/scale.py --parts planning start --sizes 10000 1000000
     python benchmarks/scale.py --baseline ../rm_toolkit-0.2.1      # a checkout to compare with
 
-Seconds are CPU time of a process with one thread. This checkout is compared with version 0.2.1 from the git history, and
-with TRL where TRL does the same work. The exponent says how a cost grows with the number of pairs: 0 not at all, 1 linearly.
+Seconds are CPU time of a process with one thread. This checkout is compared with version 0.2.1 from the git history,
+and with TRL where TRL does the same work. The exponent says how a cost grows with the number of pairs: 0 not at all, 1
+linearly.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def memory_table(sides: dict[str, Path], sizes: list[int]) -> str:
 
 
 def balance_table(ranks: list[int]) -> str:
-    """Work of the busiest process relative to the mean, on published rows, with at least 8 pairs per process and step."""
+    """Work of the busiest process relative to the mean, on published rows; 8 pairs or more per process and step."""
     rows = []
     for name in ("dsp", "helpful"):
         data = published(name)

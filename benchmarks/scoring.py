@@ -1,6 +1,7 @@
 """
-Speed of scoring rows that share prompts: RewardScorer against `pipeline("text-classification")` at its best batch size,
-and a batch with four adapters against a batch with one. Both sides use the same weights, texts, dtype, threads and process.
+Speed of scoring rows that share prompts: RewardScorer against `pipeline("text-classification")` at its best batch
+size, and a batch with four adapters against a batch with one. Both sides use the same weights, texts, dtype, threads
+and process.
 
     python benchmarks/scoring.py                       # CPU, Llama of 12M parameters, 5,000 rows a set
     python benchmarks/scoring.py --device cuda --shape 1B

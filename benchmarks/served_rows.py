@@ -1,12 +1,12 @@
 """
-Scores many rows with `rm-toolkit score --endpoint` and a real vLLM server. First the client is killed halfway and restarted;
-then the server is killed and restarted at the same address. The rewards must be those of the local scorer.
+Scores many rows with `rm-toolkit score --endpoint` and a real vLLM server. First the client is killed halfway and
+restarted; then the server is killed and restarted at the same address. The rewards must be those of the local scorer.
 
     python benchmarks/served_rows.py
     python benchmarks/served_rows.py --rows 500 --folder /tmp/envs
 
-vLLM's environment is made once from `reading/pins/` and kept. The exit code is 1 if a reward differs by more than 1e-5, or
-if a row that was already written is scored again.
+vLLM's environment is made once from `reading/pins/` and kept. The exit code is 1 if a reward differs by more than
+1e-5, or if a row that was already written is scored again.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def _members(node: ast.ClassDef) -> tuple[set[str], set[str]]:
 
 
 def private_uses(sources: dict[Path, ast.Module]) -> tuple[int, int]:
-    """Numbers of overrides and of uses of private members of transformers' and TRL's trainers outside `upstream.py`."""
+    """Numbers of overrides and uses of private members of transformers' and TRL's trainers, outside `upstream.py`."""
     from transformers import Trainer
     from trl import RewardTrainer, SFTTrainer
 

@@ -5,11 +5,11 @@ Pairs per second of TRL's RewardTrainer and of this toolkit: same weights, rows,
     python benchmarks/throughput.py --device cuda --shape 1B                       # one GPU, all parts
     python benchmarks/throughput.py --device cuda --shape 1B --part train-dsp      # a part, under 4.5 minutes
 
-On a GPU, the benchmark runs in parts (`--part`), each within `--time-limit`, and writes tables and numbers into the folder
-`--output`. Its sides, measurements and MFU formula are in `speed/gpu`.
+On a GPU, the benchmark runs in parts (`--part`), each within `--time-limit`, and writes tables and numbers into the
+folder `--output`. Its sides, measurements and MFU formula are in `speed/gpu`.
 
-This file is the CPU benchmark. Where a micro-batch is one pair, as in the paper, the fast path may instead fill the memory
-that one pair can take: `max_tokens_per_batch` = 2 x `max_length`. Pairs per step are the same on all sides.
+This file is the CPU benchmark. Where a micro-batch is one pair, as in the paper, the fast path may instead fill the
+memory that one pair can take: `max_tokens_per_batch` = 2 x `max_length`. Pairs per step are the same on all sides.
 """
 
 from __future__ import annotations

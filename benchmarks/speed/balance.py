@@ -92,7 +92,7 @@ def published(name: str, max_length: int = 512) -> TokenizedPreferences:
 
 
 def repeated(data: TokenizedPreferences, num_pairs: int) -> TokenizedPreferences:
-    """Repeats the rows until there are `num_pairs` pairs, with new token ids each time, so that copies share nothing."""
+    """Repeats the rows until there are `num_pairs` pairs, with new token ids each time, so that nothing is shared."""
     times = -(-num_pairs // len(data))
     copies = np.arange(times)[:, None]
 
@@ -195,7 +195,7 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
         count (`int`): Micro-batches per process.
 
     Returns:
-        `tuple[float, float]`: For the busiest process, and for the sum over micro-batches of the busiest process of each.
+        `tuple[float, float]`: For the busiest process, and for the busiest of each micro-batch, summed over them.
     """
     numbers = range(len(pieces))
     unit = pieces.sequences if pieces.padded else pieces.tokens
@@ -241,8 +241,8 @@ def least_of_busiest(pieces: Pieces, num_processes: int, count: int) -> tuple[fl
 
 def _least_most(costs: list[int], number: int) -> int:
     """
-    Least size of the largest of `number` padded micro-batches, for prompts with equally many texts each. All texts of a
-    micro-batch are padded to its longest prompt, so it is best filled with the next longest ones.
+    Least size of the largest of `number` padded micro-batches, for prompts with equally many texts each. All texts of
+    a micro-batch are padded to its longest prompt, so it is best filled with the next longest ones.
 
     Args:
         costs (`list[int]`): Tokens of each prompt alone, in descending order.

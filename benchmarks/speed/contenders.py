@@ -1,4 +1,4 @@
-"""The four sides: TRL's RewardTrainer with its defaults and with length-grouped sampling, our plain path, our fast path."""
+"""The four sides: TRL's RewardTrainer by default and with length-grouped sampling, our plain and our fast path."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def make_tokenizer(sets: list[Rows], folder: Path) -> PreTrainedTokenizerBase:
 
 
 def only_fitting(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
-    """Drops groups with a text that, with EOS, is too long. TRL would drop such pairs, and both sides need the same rows."""
+    """Drops groups with a text that is too long with EOS: TRL would drop it, and all sides need the same rows."""
 
     def fits(group: tuple[str, list[str]]) -> bool:
         ids: list[Any] = tokenizer([group[0] + completion for completion in group[1]])["input_ids"]

@@ -1,9 +1,9 @@
 """
 How long a training loop waits for its next step, on published rows: `cd benchmarks && python -m speed.loader`.
 
-Each step of the loop sleeps for 100 ms, as if a GPU computed, and the share of time spent in `next()` is measured. A second
-measurement loads the steps without a pause. The side `0.4.0` is the loader of that version: steps are planned in the main
-process, and every tensor is sent separately.
+Each step of the loop sleeps for 100 ms, as if a GPU computed, and the share of time spent in `next()` is measured. A
+second measurement loads the steps without a pause. The side `0.4.0` is the loader of that version: steps are planned
+in the main process, and every tensor is sent separately.
 """
 
 from __future__ import annotations

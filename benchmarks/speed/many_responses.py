@@ -54,7 +54,7 @@ def passes(responses: int, pairs: int, once: bool) -> tuple[int, int]:
 
 
 def seconds(responses: int, pairs: int) -> tuple[float, float]:
-    """CPU seconds of the passes of such a step with a small Llama: with the pairs split, and as they are computed now."""
+    """CPU seconds of the passes of such a step with a small Llama: with the pairs split, and as it is now."""
     rng = random.Random(0)
     prompt, *texts = (" ".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=k)) for k in (40, *[60] * responses))
     row = {"prompt": f"{prompt} ", "completions": texts, "scores": [float(-k) for k in range(responses)]}

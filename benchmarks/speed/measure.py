@@ -54,7 +54,7 @@ class Timing:
 
 
 def interleaved(sides: tuple[str, ...], repeats: int, run: Callable[[str, int], Any]) -> None:
-    """Runs every side once per repeat, in rotating order, so that other load on the machine affects all sides alike."""
+    """Runs every side once per repeat, in rotating order, so that other load on the machine affects all alike."""
     for repeat in range(repeats):
         for number in range(len(sides)):
             run(sides[(number + repeat) % len(sides)], repeat)
@@ -180,8 +180,8 @@ def _status(name: str) -> int:
 
 def flops(setting: Setting, rows: Rows, repeats: int) -> dict[str, float]:
     """
-    FLOP/s of forward and backward passes on our shared row and on a stock unpadded batch with as many tokens, and FLOP/s
-    of a plain matrix product.
+    FLOP/s of forward and backward passes on our shared row and on a stock unpadded batch with as many tokens, and
+    FLOP/s of a plain matrix product.
 
     FLOPs are 6 x non-embedding parameters x tokens, plus causal attention. Nothing is recomputed.
 

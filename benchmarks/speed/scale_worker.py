@@ -1,6 +1,6 @@
 """
-Makes one measurement of `benchmarks/scale.py` and prints one line of JSON. It runs in a process of its own, with the package
-of this checkout or of an earlier one on `PYTHONPATH`. Earlier versions had modules in other places.
+Makes one measurement of `benchmarks/scale.py` and prints one line of JSON. It runs in a process of its own, with the
+package of this checkout or of an earlier one on `PYTHONPATH`. Earlier versions had modules in other places.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def planning(num_pairs: int, steps: list[int]) -> dict[str, Any]:
 
 
 def start(num_pairs: int, num_processes: int, resume_step: int) -> dict[str, Any]:
-    """Seconds until the first step of a fresh run, and of a run resumed at `resume_step`, is planned; 64 pairs per step."""
+    """Seconds until the first step of a fresh and of a resumed run is planned, with 64 pairs per step."""
     data = preferences(num_pairs)
     make_plan(preferences(64), 64, None)  # so that imports are not timed
     begin = time.process_time()

@@ -39,8 +39,8 @@ def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: a
     Makes up to `args.rows` different rows. The rows of a prompt are next to each other, as in a file.
 
     - `dsp`: a query and its five responses. If the file has too few queries, they also get the responses of others.
-    - `best-of-16`: the dialogue of a helpful pair with 16 answers: its own two, and 14 from other dialogues. Prompts and
-      answers so keep their real lengths.
+    - `best-of-16`: the dialogue of a helpful pair with 16 answers: its own two, and 14 from other dialogues. Prompts
+      and answers so keep their real lengths.
     - `best-of-16-multi-turn`: the same, but only dialogues with at least three human turns.
 
     Args:
@@ -70,7 +70,7 @@ def make_rows(name: str, rows: Rows, tokenizer: PreTrainedTokenizerBase, args: a
 
 
 def _split(dialogues: list[str]) -> tuple[str, list[str]]:
-    """Splits dialogues after the last `Assistant:` of the first one, if they share that prompt; else the prompt is empty."""
+    """The prompt up to the last `Assistant:`, if all dialogues share it (else ""), and what follows in each."""
     first = dialogues[0]
     end = first.rfind("\n\nAssistant:") + len("\n\nAssistant:")
     shared = all(text.startswith(first[:end]) for text in dialogues)

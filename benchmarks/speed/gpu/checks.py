@@ -1,4 +1,4 @@
-"""The checks of `benchmarks/gpu_check.py`. Each returns a verdict (`passed`, `failed`, `skipped`) and details in words."""
+"""The checks of `benchmarks/gpu_check.py`. Each returns a verdict (`passed`, `failed`, `skipped`) and details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the shared layout exact on this device? Compares rewards with those of single texts, and loss curves with plain rows."""
+"""Is the shared layout exact on this device? Compares rewards with single texts, and losses with plain rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_LENGTH = 512
 # Largest difference of a reward, in units of the range of all rewards (largest minus smallest).
 LIMITS = {"bf16": 2e-2, "fp32": 1e-4}
 STEPS, PAIRS = 50, 16
-# The fast curve may deviate this many times as much as the plain curve with other kernels; each is a single random draw.
+# The fast curve may deviate this many times as much as the plain curve with other kernels; each is one random draw.
 NOISE_FACTOR = 2.0
 
 
@@ -40,7 +40,7 @@ def _rows(args: argparse.Namespace, num_prompts: int) -> tuple[Any, Any]:
 
 
 def compare_rewards(args: argparse.Namespace) -> tuple[str, str]:
-    """Compares rewards from shared rows of several prompts with those of single texts, in fp32 and under bf16 autocast."""
+    """Compares rewards from shared rows of several prompts with those of single texts, in fp32 and bf16 autocast."""
     rows, tokenizer = _rows(args, 40)
     texts = [(prompt, text) for prompt, completions in rows.groups[:40] for text in completions]
     setting = Setting(tokenizer, args.shape, args.device, MAX_LENGTH, 8, 8, "")
@@ -73,7 +73,7 @@ def compare_rewards(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def compare_curves(args: argparse.Namespace) -> tuple[str, str]:
-    """Compares the losses of 50 steps on the fast side and on plain rows. Plain rows with other kernels show the noise."""
+    """Compares the losses of 50 steps, fast side and plain rows; plain rows with other kernels show the noise."""
     rows, tokenizer = _rows(args, STEPS * PAIRS // 4 + 20)
     tokenizer.save_pretrained(args.output / "tokenizer")
     sides = make_sides(args.device)

@@ -35,8 +35,8 @@ class Work:
 
 def model_flops(config: Any, work: Work, *, backward: bool = True) -> float:
     """
-    Operations of the layers: 2 per parameter and token forward, and twice as many backward. The embedding is a look-up and
-    does not count.
+    Operations of the layers: 2 per parameter and token forward, and twice as many backward. The embedding is a look-up
+    and does not count.
 
     Args:
         config (`LlamaConfig`): Sizes of the model.

@@ -146,7 +146,7 @@ def compare_repeats(args: argparse.Namespace) -> Verdict:
 
 
 def default_recipes(args: argparse.Namespace) -> Verdict:
-    """Runs the unchanged tiny recipes SFT, GRFT and CRFT; each stage starts from the model that the previous one saved."""
+    """Runs the tiny recipes SFT, GRFT and CRFT unchanged; each starts from the model that the previous one saved."""
     said, base = [], str(args.output / "tiny-llama")
     for stage in ("sft", "grft", "crft"):
         more = {"domain": "literature"} if stage == "crft" else {}

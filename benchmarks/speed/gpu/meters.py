@@ -18,7 +18,7 @@ def synchronize(device: str) -> None:
 
 
 class Recorder:
-    """Records every batch that goes through a model, without waiting for the device; the work is counted afterwards."""
+    """Records every batch that goes through a model without waiting for the device; the work is counted later."""
 
     def __init__(self, model: torch.nn.Module):
         self.batches: list[Any] = []
@@ -46,8 +46,8 @@ class Recorder:
 
 class StepClock(TrainerCallback):
     """
-    Records the wall seconds of every optimizer step, data and optimizer included, and its batches. Waits for the device
-    at the end of each step.
+    Records the wall seconds of every optimizer step, data and optimizer included, and its batches. Waits for the
+    device at the end of each step.
 
     Args:
         device (`str`): `"cpu"` or `"cuda"`.

@@ -1,4 +1,4 @@
-"""Interleaved repeats of several sides, while there is time. A run that fails is reported and does not stop the others."""
+"""Interleaved repeats of several sides, while there is time. A failed run is reported and does not stop the others."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Races(Report):
         return runs
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Micro-batch of each side: its best from `search-NAME`, else the fast side's, else the middle of the sizes."""
+        """Micro-batch of each side: its best in `search-NAME`, or else the fast side's, or else the middle size."""
         path = self.folder / f"search-{name}.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         fitting = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]

@@ -10,8 +10,8 @@ from .. import data
 from ..data import Rows
 
 
-# Mean and standard deviation of the log number of words, of a prompt and of a response. With the benchmark's BPE, the rows
-# have about as many tokens as the published ones (a DSP query with five answers; a dialogue with two last turns).
+# Mean and standard deviation of the log number of words, of a prompt and of a response. With the benchmark's BPE, the
+# rows have about as many tokens as the published ones (a DSP query with five answers; a dialogue with two last turns).
 _LENGTHS = {"dsp": ((2.6, 0.5), (4.4, 0.6)), "helpful": ((4.7, 0.7), (3.6, 0.7))}
 _RESPONSES = {"dsp": len(data.DOMAINS), "helpful": 2}
 
@@ -22,7 +22,8 @@ def load_rows(name: str, folder: Path | None, num_prompts: int) -> Rows:
 
     Args:
         name (`str`): `"dsp"` or `"helpful"`.
-        folder (`Path`, *optional*): Folder of the files; by default `shared/data/published`, beside or in the checkout.
+        folder (`Path`, *optional*): Folder of the files; by default `shared/data/published`, beside or in the
+            checkout.
         num_prompts (`int`): Number of prompts to make if there is no file.
 
     Raises:

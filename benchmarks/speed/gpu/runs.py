@@ -76,8 +76,9 @@ def run(side: Side, job: Job) -> dict[str, Any]:
     Builds the side's trainer, trains or evaluates, and frees it.
 
     Returns:
-        `dict`: `seconds` of each measured step (or evaluation); `pairs` and `work` of all of them; `peak` bytes, and bytes
-            `before` (GPU); `first_step` (seconds from `started`); `busy` share; `losses`. If memory ran out, only `error`.
+        `dict`: `seconds` of each measured step (or evaluation); `pairs` and `work` of all of them; `peak` bytes, and
+            bytes `before` (GPU); `first_step` (seconds from `started`); `busy` share; `losses`. If memory ran out,
+            only `error`.
     """
     try:
         with features_of(side):

@@ -1,4 +1,4 @@
-"""Times best-of-16 scoring on a GPU: `RewardScorer` and `pipeline("text-classification")`, with the same bf16 weights."""
+"""Times best-of-16 scoring on a GPU: `RewardScorer` and `pipeline("text-classification")`, same weights, bf16."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def run(side: Side, job: ScoreJob) -> dict[str, Any]:
     Times both on the same texts, tokenization included.
 
     Returns:
-        `dict`: Rows per second of each repeat of `pipeline` and `scorer`; the pipeline's `best` batch size, and rows per
-            second by batch size (`trials`); numbers of `rows` and `prompts`; the largest `difference` between rewards
-            of both, relative to the range of the rewards.
+        `dict`: Rows per second of each repeat of `pipeline` and `scorer`; the pipeline's `best` batch size, and rows
+            per second by batch size (`trials`); numbers of `rows` and `prompts`; the largest `difference` between
+            rewards of both, relative to the range of the rewards.
     """
     end = time.monotonic() + job.seconds
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)

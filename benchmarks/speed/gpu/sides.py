@@ -63,8 +63,8 @@ class Feature:
         name (`str`): Name in the tables: "ours, fast, without <name>".
         options (`dict`): Arguments of the config that turn it on; empty if it is on by default.
         off (`dict`): Arguments that turn it off, if it is on by default.
-        patch (`tuple[str, str, Callable]`, *optional*): `module` or `module:Class`, a name in it, and the value that turns
-            the feature off, if no argument does.
+        patch (`tuple[str, str, Callable]`, *optional*): `module` or `module:Class`, a name in it, and the value that
+            turns the feature off, if no argument does.
         on_cpu (`bool`): Whether it also works on a CPU.
         lacks (`Callable`, *optional*): Returns what else is missing here, or `None`.
     """

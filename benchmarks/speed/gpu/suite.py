@@ -173,7 +173,7 @@ class Suite(Races):
     # ---- helpers of the parts ----
 
     def _searched(self) -> list[Side]:
-        """The sides to search a size for. If the fast side finds its own size, it is searched with that feature off."""
+        """The sides to search a size for. A fast side that finds its own size is searched with that feature off."""
         found = [self.sides[key] for key in MAIN_SIDES]
         sized = f"{FAST}, without {FILLING}"
         return [self.sides[sized] if side.fills and sized in self.sides else side for side in found]
@@ -196,7 +196,7 @@ class Suite(Races):
         batch: int | None = None,
         more: dict[str, Any] | None = None,
     ) -> Job:
-        """A job on a set, with the same rows for all sides; `size` and `batch` are pairs per training and eval batch."""
+        """A job on a set, with the same rows for all sides. `size` and `batch` are pairs per train and eval batch."""
         args = self.args
         steps = args.steps if steps is None else steps
         count = args.pairs_per_step * (args.steps if evaluation else steps + profiled)

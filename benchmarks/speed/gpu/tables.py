@@ -52,8 +52,8 @@ def speed_rows(
         runs (`dict[str, list]`): Finished repeats of each side.
         sizes (`dict[str, int]`): Pairs per micro-batch of each side.
         config (`LlamaConfig`): Sizes of the model.
-        distinct (`dict[bool, tuple[Work, int]]`): By whether the last MLP is trimmed: work of computing each distinct token
-            once, and number of pairs.
+        distinct (`dict[bool, tuple[Work, int]]`): By whether the last MLP is trimmed: work of computing each distinct
+            token once, and number of pairs.
         peak_tflops (`float`): Peak of the card.
         backward (`bool`): Whether the runs are training.
         bases (`Sequence[str]`): Sides that the others are compared with.

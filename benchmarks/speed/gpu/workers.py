@@ -102,7 +102,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         started = time.time()
-        # Not a daemon, because daemons may not start the children that compilation needs. It ends when this pipe closes.
+        # Not a daemon: daemons may not start the children that compilation needs. It ends when this pipe closes.
         process = context.Process(target=_serve, args=(there, self.threads))
         process.start()
         there.close()
