@@ -1,7 +1,7 @@
 """
 What a reward model must beat on the held-out published prompts: "the longer answer wins", and logistic regression on words.
 
-    python benchmarks/published/baselines.py                     # datasets of benchmarks/published/data.py
+    python benchmarks/published/baselines.py                     # datasets of benchmarks/published/build_datasets.py
     python benchmarks/published/baselines.py --data DIR
 
 The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT are trained on:
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from build_datasets import DOMAINS, GENERAL
 from datasets import disable_progress_bars
 
-from data import DOMAINS, GENERAL
 from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.evaluation.intervals import Bootstrap
 from rm_toolkit.evaluation.lengths import longer_wins

@@ -1,8 +1,8 @@
 """
 Builds the datasets of the studies on published data from the test files that the authors of the paper released.
 
-    python benchmarks/published/data.py FILES              # -> outputs/published/{helpful,harmless,webgpt,dsp-DOMAIN}
-    python benchmarks/published/data.py FILES --output DIR
+    python benchmarks/published/build_datasets.py FILES              # -> outputs/published/{helpful,harmless,webgpt,dsp-DOMAIN}
+    python benchmarks/published/build_datasets.py FILES --output DIR
 
 FILES is a folder with helpful.test.json, harmless.test.json, webgpt.test.json and domain_specific_preference.test.json.
 A fifth of the prompts of each is held out as split `test`. A tenth of the remaining general prompts is held out once more
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from rm_toolkit.cli import main as run_command
 
 
 GENERAL = ("helpful", "harmless", "webgpt")
@@ -40,10 +41,12 @@ def main(argv: list[str] | None = None) -> None:
 def build(
     source: str, file: Path, output: Path, test_size: float, *, seed: int, flags: list[str] | None = None
 ) -> None:
-    """Calls `rm-toolkit build-data` as a user would."""
+    """Runs `rm-toolkit build-data`; exits with its code if it fails."""
     words = [source, "--input", str(file), "--output", str(output), "--layout", "ranked", "--overwrite"]
     words += ["--test-size", str(test_size), "--seed", str(seed), *(flags or [])]
-    subprocess.run([sys.executable, "-m", "rm_toolkit.cli", "build-data", *words], check=True)
+    code = run_command(["build-data", *words])
+    if code:
+        sys.exit(code)
 
 
 def hold_out(folder: Path, output: Path) -> None:

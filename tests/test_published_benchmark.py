@@ -1,0 +1,96 @@
+"""The programs of benchmarks/published, on files of the released forms with rows of our own."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rm_toolkit.evaluation.pair_rewards import PairRewards, write_pair_rewards
+
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["river", "stone", "apple", "green", "quiet", "seven", "window", "paper", "orange", "cloud"]
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks/published")
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder as the authors released it: `good` marks the better text, and each domain's answer has the domain's name."""
+    folder, draw = tmp_path / "files", random.Random(0)
+    folder.mkdir()
+
+    def words(count):
+        return " ".join(draw.choices(WORDS, k=count))
+
+    for name in ("helpful", "harmless", "webgpt"):
+        rows = [
+            {"text": [f"\n\nHuman: {words(6)}\n\nAssistant: {mark} {words(4)}" for mark in ("good", "poor")]}
+            for _ in range(40)
+        ]
+        for row in rows:
+            prompt = row["text"][0].split("Assistant:")[0]
+            row["text"][1] = prompt + "Assistant:" + row["text"][1].split("Assistant:")[1]
+            row["score"] = [1.0, 0.0]
+        (folder / f"{name}.test.json").write_text(json.dumps(rows))
+    domains = ("academy", "business", "entertainment", "literature", "normal")
+    rows = [{"query": words(6), "responses": {d: f"{d} {words(5)}" for d in domains}} for _ in range(40)]
+    (folder / "domain_specific_preference.test.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(programs, files, tmp_path, capsys):
+    import baselines
+    import build_datasets
+    from datasets import load_from_disk
+
+    build_datasets.main([str(files), "--output", str(tmp_path / "data")])
+    held_out = set(load_from_disk(tmp_path / "data/helpful")["test"]["prompt_id"])
+    rest = load_from_disk(tmp_path / "data/tuning/helpful")
+    parts = [set(rest[split]["prompt_id"]) for split in ("train", "test")]
+    assert [len(held_out), *map(len, parts)] == [8, 29, 3] and not parts[0] & parts[1]
+    assert not held_out & (parts[0] | parts[1])
+    rows = load_from_disk(tmp_path / "data/helpful")["train"]
+    assert {row["prompt"]: row["completions"] for row in rows} == {
+        row["prompt"]: row["completions"] for part in ("train", "test") for row in rest[part]
+    }
+
+    capsys.readouterr()
+    baselines.main(["--data", str(tmp_path / "data"), "--output", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["harmless"]["TF-IDF, trained on all general sets"][0] == 1.0
+    assert found["dsp-literature"]["TF-IDF, trained on this set"][0] == 1.0
+    assert found["helpful"]["longer answer wins"][0] < 1
+    assert "| harmless | 8 | " in capsys.readouterr().out
+
+
+def test_best_of_n_counts_every_choice_of_rivals(programs, tmp_path, capsys):
+    """Two questions with four rivals: the first answer beats all of them, the second two; a third has three rivals only."""
+    import best_of_n
+
+    better = np.float32([1] * 8 + [9] * 3)
+    worse = np.float32([0, 0, 0, 0, 0, 0, 2, 2] + [0] * 3)
+    pairs = PairRewards(better, worse, np.array([5] * 4 + [6] * 4 + [7] * 3))
+    taken = best_of_n.taken_of(pairs)
+    expected = {2: [1, 1 / 2], 3: [1, 1 / 6], 4: [1, 0], 5: [1, 0]}
+    assert {n: values.tolist() for n, values in taken.items()} == {n: pytest.approx(v) for n, v in expected.items()}
+
+    for cell in ("grft--m--all--lm0--seed0", "crft--m--all--lm0--plain--law--seed0"):
+        (tmp_path / "cells" / cell).mkdir(parents=True)
+        write_pair_rewards({"dsp_law": pairs}, tmp_path / "cells" / cell / "pairs.parquet")
+    reverse = PairRewards(worse, better, pairs.prompt)
+    write_pair_rewards({"dsp_law": reverse}, tmp_path / "cells" / cell / "merged-0.5-pairs.parquet")
+    best_of_n.main([str(tmp_path)])
+    text = (tmp_path / "best_of_n.md").read_text()
+    assert "| general | 75.0 [" in text and "| plain | 75.0 [" in text and "| merged 0.5 | 25.0 [" in text
+    assert (tmp_path / "best_of_n_law.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="no finished CRFT cell"):
+        best_of_n.main([str(tmp_path / "nowhere")])
