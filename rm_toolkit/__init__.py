@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 # Imported on first use, so that `import rm_toolkit` and `rm-toolkit --help` do not wait for torch.
 _PUBLIC = {
