@@ -47,6 +47,12 @@ def files(tmp_path):
     return folder
 
 
+def held_out_of(folder, name):
+    from datasets import load_from_disk
+
+    return set(load_from_disk(folder / "data" / name)["test"]["prompt"])
+
+
 def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(programs, files, tmp_path, capsys):
     import baselines
     import build_datasets
@@ -62,6 +68,15 @@ def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(progr
     assert {row["prompt"]: row["completions"] for row in rows} == {
         row["prompt"]: row["completions"] for part in ("train", "test") for row in rest[part]
     }
+
+    tagged = load_from_disk(tmp_path / "data/tagged")["train"]
+    assert len(tagged) == 4 * 32 and not held_out_of(tmp_path, "dsp-academy") & {
+        row["prompt"].split("\n", 1)[1] for row in tagged
+    }
+    for domain in ("academy", "literature"):
+        (row, *_), best = load_from_disk(tmp_path / f"data/tagged-{domain}")["train"], f"{domain} "
+        assert row["prompt"].startswith(f"Domain: {domain}\n")
+        assert row["completions"][row["scores"].index(max(row["scores"]))].strip().startswith(best)
 
     capsys.readouterr()
     baselines.main(["--data", str(tmp_path / "data"), "--output", str(tmp_path / "found.json")])

@@ -7,6 +7,9 @@ Builds the datasets of the studies on published data from the test files that th
 FILES is a folder with helpful.test.json, harmless.test.json, webgpt.test.json and domain_specific_preference.test.json.
 A fifth of the prompts of each is held out as split `test`. A tenth of the remaining general prompts is held out once more
 under OUTPUT/tuning, to choose settings without a look at the test prompts. Every split is by prompt and seeded.
+
+OUTPUT/tagged has the training questions of all domains, each with its domain in front ("Domain: literature"), for one model that
+reads whose preference to follow; OUTPUT/tagged-DOMAIN has the test questions.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rm_toolkit.cli import main as run_command
 
@@ -36,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     for domain in DOMAINS:
         file = args.files / "domain_specific_preference.test.json"
         build("dsp", file, args.output / f"dsp-{domain}", 0.2, seed=0, flags=["--domain", domain])
+        build_again(tagged(args.output, [domain], "test"), args.output / f"tagged-{domain}", 0, seed=0)
+    build_again(tagged(args.output, DOMAINS, "train"), args.output / "tagged", 0, seed=0)
 
 
 def build(
@@ -50,15 +57,31 @@ def build(
 
 
 def hold_out(folder: Path, output: Path) -> None:
-    """Splits the training prompts of a built dataset once more, without changing the texts."""
+    """Splits the training prompts of a built dataset once more."""
+    build_again(as_texts(folder, "train"), output, 0.1, seed=1)
+
+
+def tagged(output: Path, domains: Sequence[str], split: str) -> list[dict[str, Any]]:
+    """The questions of some domains, with the domain in front of each."""
+    return [row for domain in domains for row in as_texts(output / f"dsp-{domain}", split, f"Domain: {domain}\n")]
+
+
+def as_texts(folder: Path, split: str, front: str = "") -> list[dict[str, Any]]:
+    """Rows of a built dataset in the text-score form, with the same texts."""
     from datasets import load_from_disk
 
-    rows = load_from_disk(folder)["train"]
-    texts = [{"text": [row["prompt"] + one for one in row["completions"]], "score": row["scores"]} for row in rows]
+    return [
+        {"text": [front + row["prompt"] + answer for answer in row["completions"]], "score": row["scores"]}
+        for row in load_from_disk(folder)[split]
+    ]
+
+
+def build_again(rows: list[dict[str, Any]], output: Path, test_size: float, *, seed: int) -> None:
+    """Builds a dataset from rows in the text-score form."""
     with tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary, f"{folder.name}.train.json")
-        file.write_text(json.dumps(texts), encoding="utf-8")
-        build("text-score", file, output, 0.1, seed=1)
+        file = Path(temporary, f"{output.name}.json")
+        file.write_text(json.dumps(rows), encoding="utf-8")
+        build("text-score", file, output, test_size, seed=seed)
 
 
 if __name__ == "__main__":
