@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages: Chromium of the system, driven by Playwright; without either they are skipped."""
+"""A real browser to test pages: the system's Chromium, driven by Playwright. Without either, tests are skipped."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ READY = "html[data-ready=true]"
 
 
 def find_browser():
-    """Path of a Chromium, or None; RM_TOOLKIT_BROWSER names another one."""
+    """Path of a Chromium, or None. RM_TOOLKIT_BROWSER takes precedence."""
     given = os.environ.get("RM_TOOLKIT_BROWSER")
     return given or next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 @contextlib.contextmanager
 def opened_browser():
-    """A browser; skips the test where there is none."""
+    """A browser; skips the test if there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="pages are tried with the extra `browser`")
     path = find_browser()
     if path is None:
@@ -39,7 +39,7 @@ def opened_browser():
 
 
 class Tab:
-    """A page as a reader sees it, with all that the browser had to complain of, and every address it asked for."""
+    """An open page, with the errors that the browser reported and the addresses that it requested."""
 
     def __init__(self, browser, path, *, width=1600, scheme="light", hash=""):
         self.context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
@@ -65,7 +65,7 @@ class Tab:
         return [element.strip() for element in self.page.locator(selector).all_text_contents()]
 
     def wait(self, expression):
-        """Waits until a JavaScript expression holds; Playwright's own way evaluates strings, which the page forbids."""
+        """Waits until a JavaScript expression is true. Playwright's own wait evaluates strings: the page forbids it."""
         end = time.monotonic() + SECONDS
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, f"never: {expression}; {self.complaints}"
@@ -73,7 +73,7 @@ class Tab:
 
     @property
     def pair(self):
-        """Name of the pair that is shown."""
+        """Name of the pair on display."""
         return self.page.locator(".detail h2").text_content()
 
     def wait_pair(self, name):
@@ -81,7 +81,7 @@ class Tab:
 
     @property
     def overflow(self):
-        """Pixels by which the page is wider than the window."""
+        """Number of pixels by which the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
     def close(self):
@@ -91,7 +91,7 @@ class Tab:
 
 
 def look_over(path, *, pictures):
-    """Opens a page of tables and figures, narrow and wide, light and dark: nothing is cut, unreadable or missing."""
+    """Opens a page, narrow and wide, light and dark, and checks that nothing is cut off, unreadable or missing."""
     with opened_browser() as browser:
         for width, scheme in ((800, "light"), (800, "dark"), (1600, "light"), (1600, "dark")):
             tab = Tab(browser, path, width=width, scheme=scheme)

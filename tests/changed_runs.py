@@ -1,4 +1,4 @@
-"""An interrupted run of a recipe, and every way in which its next launch may differ; used by tests of resuming. No test."""
+"""Helpers to test resuming: an interrupted run of a recipe, and every way in which its next launch may differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LORA = ["--use_peft", "--lora_r", "2", "--lora_alpha", "4", "--lora_target_modules", "q_proj", "up_proj"]
-# 12 pairs, 3 of 4 a step customized: 4 steps an epoch, 8 in all.
+# 12 pairs, 3 of the 4 in a step customized: 4 steps per epoch, 8 in total.
 FLAGS = {
     "--use_cpu": "true", "--disable_tqdm": "true", "--max_length": "48", "--pairs_per_step": "4",
     "--per_device_train_batch_size": "4", "--learning_rate": "1e-2", "--lr_scheduler_type": "linear",
@@ -22,7 +22,7 @@ FLAGS = {
 
 
 class Stop(Exception):
-    """Ends a run as a kill would: after the last checkpoint, without another."""
+    """Ends a run like a kill: no further checkpoint is written."""
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -33,7 +33,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def write_data(folder: Path, pairs: Any) -> dict[str, str]:
-    """Writes training, replayed and test rows, and other versions of them, by name."""
+    """Writes training, replayed and test rows, and variants of them; returns the files by name."""
     rows = pairs(12)
     edited = [dict(row) for row in rows]
     edited[5]["chosen"] += " More."
@@ -53,9 +53,9 @@ def start(base: str, output: Path, files: dict[str, str], *flags: str, callbacks
         base (`str`): Folder of the base model.
         output (`Path`): Output folder.
         files (`dict[str, str]`): From [`write_data`].
-        flags (`str`): Flags behind those of `FLAGS`.
-        callbacks (`list`, *optional*): Added to the trainer.
-        options (`str`): `train`, `replay`, `test`: names of other files.
+        flags (`str`): Flags added after `FLAGS`.
+        callbacks (`list`, *optional*): Callbacks to add to the trainer.
+        options (`str`): `train`, `replay`, `test`: names of other files to use.
 
     Returns:
         `tuple`: The recipe's arguments, the trainer, and the checkpoint to resume from, if any.
@@ -81,7 +81,7 @@ def start(base: str, output: Path, files: dict[str, str], *flags: str, callbacks
 
 
 def interrupt(base: str, output: Path, files: dict[str, str], *flags: str, step: int = 5) -> None:
-    """Runs until a step has begun, and ends there."""
+    """Starts a run and ends it at the beginning of a step."""
     from faulty_runs import at
 
     def stop() -> None:

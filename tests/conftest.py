@@ -1,13 +1,13 @@
-"""Tiny tokenizers, models and rows that the tests share. Nothing is downloaded, nothing takes more than one core."""
+"""Tiny tokenizers, models and rows that the tests share. Nothing is downloaded, and everything uses one core."""
 
 from __future__ import annotations
 
 import os
 
 
-# Before torch is imported: two threads on two shared cores are slower than one for models of this size.
+# Set before torch is imported. For models of this size, two threads on two shared cores are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Those that wait leave the core to others: launched runs, which have threads of their own, share it with other tests.
+# Waiting threads yield the core, because launched runs have threads of their own and share it with other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,7 +22,7 @@ import pytest
 from hypothesis import settings
 
 
-# The same cases in every run, so that what fails was broken by a change; HYPOTHESIS_PROFILE=default looks for new ones.
+# The same cases in every run, so that a failure comes from a change. HYPOTHESIS_PROFILE=default searches for new ones.
 settings.register_profile("steady", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
@@ -50,21 +50,21 @@ WORDS += [
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Files go to the workers in the order below; xdist would take those of many tests first, whatever they take."""
+    """Gives files to the workers in the order set below; by default, xdist begins with the files that have most tests."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What launches processes takes longest: begun last, one worker would wait for it while the other has nothing to do."""
+    """Puts tests that launch processes first: they take longest, and at the end only one worker would be busy."""
     items.sort(key=lambda item: item.get_closest_marker("launch") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """
-    Recipes that run inside the test process stay on one thread.
+    Keeps recipes that run inside the test process on one thread.
 
-    With more, OpenMP would start threads of its own there, which a process forked for a later test waits for in vain.
+    With more, OpenMP would start threads there, and a process forked for a later test would wait for them forever.
     """
     from rm_toolkit.training import runtime
 
@@ -74,12 +74,12 @@ def one_thread() -> Iterator[None]:
 
 
 def sentence(rng: random.Random, shortest: int = 2, longest: int = 14) -> str:
-    """Some words with a capital letter in front and a full stop at the end."""
+    """Random words, with a capital at the beginning and a full stop at the end."""
     return " ".join(rng.choices(WORDS, k=rng.randint(shortest, longest))).capitalize() + "."
 
 
 def pair_rows(num_rows: int, seed: int = 0, **columns: Callable[[int], Any]) -> list[dict[str, Any]]:
-    """Pairs with a prompt of their own each, of unequal length; `columns` adds a value for each row number."""
+    """Pairs of unequal length, each with its own prompt; a function in `columns` gives a value for each row number."""
     rng = random.Random(seed)
     rows = []
     for number in range(num_rows):
@@ -93,7 +93,7 @@ def pair_rows(num_rows: int, seed: int = 0, **columns: Callable[[int], Any]) -> 
 
 
 def ranked_rows(num_rows: int, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 4, 2)) -> list[dict[str, Any]]:
-    """Ranked rows of K responses, K from `sizes` in turn; every row has a tie where K allows one beside a pair."""
+    """Ranked rows with K responses, K from `sizes` in turn. Every row with K > 2 has a tie."""
     rng = random.Random(seed)
     rows = []
     for number in range(num_rows):
@@ -109,7 +109,7 @@ def ranked_rows(num_rows: int, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 4,
 
 
 def train_byte_level_tokenizer(folder: Path) -> None:
-    """A byte-level BPE without BOS, as Qwen's: EOS ends a turn, padding is `<|endoftext|>`."""
+    """A byte-level BPE without BOS, like Qwen's: EOS ends a turn, padding is `<|endoftext|>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -165,7 +165,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             hidden_size=HIDDEN_SIZE,
             num_heads=2,
             tie_word_embeddings=tied,
-            initializer_range=0.2,  # so that rewards of different texts lie apart
+            initializer_range=0.2,  # so that different texts get clearly different rewards
             **special,
         )
         built[key] = str(folder)
@@ -175,7 +175,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 def save_word_piece_tokenizer(folder: Path) -> None:
-    """BERT's kind: [CLS] and [SEP] around a text, no BOS, no EOS, no chat template; whole words, else letters."""
+    """A tokenizer like BERT's: [CLS] and [SEP] around a text, no BOS, EOS or chat template; whole words or letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -192,7 +192,7 @@ def save_word_piece_tokenizer(folder: Path) -> None:
 
 
 def build_encoder(architecture: str, folder: Path) -> None:
-    """A random encoder without a head, wide enough apart in its weights for rewards of different texts to differ."""
+    """A random encoder without a head; its weights vary enough for different texts to get different rewards."""
     import torch
     import transformers
 
@@ -209,7 +209,7 @@ def build_encoder(architecture: str, folder: Path) -> None:
             "sep_token_id": 3,
             "bos_token_id": None,
             "eos_token_id": None,
-            "classifier_pooling": "mean",  # as the published models have it
+            "classifier_pooling": "mean",  # as in the published models
         },
     }[architecture]
     name = {"bert": "Bert", "roberta": "Roberta", "modernbert": "ModernBert"}[architecture]
@@ -350,7 +350,7 @@ def step_gradients() -> Callable[..., tuple[float, dict[str, Any]]]:
 
 @pytest.fixture(scope="session")
 def assert_same_gradients() -> Callable[..., None]:
-    """`assert_same_gradients(found, expected, tolerance=1e-5)`: the same names, and values closer than that."""
+    """`assert_same_gradients(found, expected, tolerance=1e-5)`: the same names, and values within the tolerance."""
 
     def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:
         assert found.keys() == expected.keys()

@@ -34,7 +34,7 @@ class Day(datetime.datetime):
 
 
 def render(template, **variables):
-    """As a program does that gives templates no clock."""
+    """Renders a template without a clock, as other programs may."""
     return (
         Environment(extensions=[loopcontrols], trim_blocks=True, lstrip_blocks=True)
         .from_string(template)
@@ -65,7 +65,7 @@ def test_the_date_stands_in_place_of_the_clock(template, expected):
     fixed = without_clock(template, DAY)
     given = {"m": type("Date", (), {"date": staticmethod(lambda: "x")})}
     assert render(fixed, **given) == expected
-    assert without_clock(fixed, "2030-01-01") == fixed  # nothing is left to be fixed
+    assert without_clock(fixed, "2030-01-01") == fixed  # nothing is left to fix
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_other_clocks_are_refused_in_words(template, named):
         "{% set strftime_now = 3 %}{{ strftime_now }}",
         "{{ m.strftime_now('%d') }} strftime_now('%d') {{ update() }}{{ runtime() }}",
         "{% generation %}{{ messages }}{% endgeneration %}",
-        "{{ strftime_now( ",  # rendering says what is wrong with it
+        "{{ strftime_now( ",  # left as it is: rendering reports the error
     ],
 )
 def test_a_template_that_asks_for_no_time_stays_as_it_is(template):

@@ -1,4 +1,4 @@
-"""Pairs -> one micro-batch: each distinct text once, padded on either side, with its LM targets."""
+"""Collates pairs into a micro-batch: each distinct text once, padded on either side, with its LM targets."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_left_padding_counts_positions_from_the_first_token(data):
 @pytest.mark.parametrize(
     "lm_loss_on, expected",
     [
-        # (text, predicting token, target); EOS is the last target of a text that does not end in it
+        # (text, predicting token, target); the last target of a text that does not end in EOS is EOS
         ("text", [(0, 1, 5), (0, 5, 6), (0, 6, 7), (0, 7, EOS), (1, 1, 8), (1, 8, EOS)]),
         ("completion", [(0, 5, 6), (0, 6, 7), (0, 7, EOS), (1, 1, 8), (1, 8, EOS)]),
     ],

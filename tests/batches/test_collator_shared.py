@@ -70,7 +70,7 @@ def test_lm_targets_are_those_of_the_plain_layout(data, lm_loss_on):
     assert (shared.num_lm_texts, shared.lm_weight) == (plain.num_lm_texts, plain.lm_weight)
     found, expected = (batch.input_ids.flatten()[batch.lm_index].tolist() for batch in (shared, plain))
     assert found == expected
-    # The prompt's tokens are predicted once for each text that has them.
+    # The prompt's tokens are predicted once for each text that begins with them.
     assert len(set(shared.lm_index.tolist())) < len(shared.lm_index) or lm_loss_on == "completion"
 
 

@@ -1,4 +1,4 @@
-"""A step over several processes: the same pairs, as few micro-batches as before, and equally many tokens at the same time."""
+"""Dealing a step to processes: the same pairs, as few micro-batches as before, and balanced tokens at any time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rm_toolkit.batches.pieces import Pieces
 
 
 def single_pairs(tokens, limit, by_tokens=False, padded=False):
-    """Prompts of one pair: two texts, together of so many tokens."""
+    """Prompts with one pair each, whose two texts have `tokens` tokens together."""
     longest = [number // 2 for number in tokens]
     ones = [1] * len(tokens)
     sizes = tokens if by_tokens else ones
@@ -27,7 +27,7 @@ def single_pairs(tokens, limit, by_tokens=False, padded=False):
 
 
 def dealt(pieces, num_processes, first_fit=None):
-    """Tokens of the pieces of each process, for each micro-batch; in descending order."""
+    """Tokens of the pieces of each process, by micro-batch, in descending order."""
     first_fit = first_fit or (lambda: pytest.fail("even micro-batches were not found"))
     slots = deal(pieces, num_processes, first_fit)
     tokens = [[sorted((pieces.tokens[k] for k in batch), reverse=True) for batch in slot] for slot in slots]
@@ -43,7 +43,7 @@ def test_where_all_places_are_needed_the_longest_stands_with_the_shortest():
 
 
 def test_what_is_computed_beside_a_long_prompt_is_as_much_as_it():
-    """Equal micro-batches of 35 would make all wait for 60 first: then 60 and 10, as no process computes more than 70."""
+    """With micro-batches of 35, all would wait for 60 anyway; so 60 and 10, and no process computes more than 70."""
     slots = dealt(single_pairs([60, *[10] * 8], limit=60, by_tokens=True), 2)
     assert slots == [[[60], [10] * 6], [[10], [10]]]
 
@@ -54,14 +54,14 @@ def test_padded_texts_of_like_length_stand_together():
 
 
 def test_padded_texts_are_cut_into_equally_many_tokens():
-    """Eight texts of 10 tokens weigh as much as two of 40; a long one stands alone."""
+    """Eight texts of 10 tokens cost as much as two of 40; a long one is alone in its micro-batch."""
     slots = dealt(single_pairs([80, 20, 20, 20, 20], limit=100, by_tokens=True, padded=True), 2)
     assert slots == [[[80], [20] * 4]]
     assert dealt(single_pairs([300, 20, 20], limit=100, by_tokens=True, padded=True), 2) == [[[300], [20, 20]]]
 
 
 def test_first_fit_is_taken_where_nothing_even_is_found_and_no_place_stays_empty():
-    """Three pieces of 3 pairs and one of 1 pair, 4 in a micro-batch: only 3 + 1 fit together."""
+    """Three pieces of 3 pairs and one of 1 pair, at most 4 per micro-batch: only 3 + 1 fit together."""
     pieces = Pieces(
         [3, 3, 3, 1], [4, 4, 4, 2], [5] * 4, [20, 20, 20, 90], [3, 3, 3, 1], 4, by_tokens=False, padded=False
     )
@@ -80,7 +80,7 @@ def step(data, pairs, num_processes, version=2, **options):
             version=version,
             **options,
         )
-        plan.filler.once = False  # of prompts with more pairs than a micro-batch holds: see test_many_responses
+        plan.filler.once = False  # prompts with more pairs than a micro-batch holds are tested in test_many_responses
         found = plan.plan_step(pairs)
         slots.append([chunk.tolist() for chunk in found.micro_batches])
         texts.append([sequences.tolist() for sequences in found.lm_sequences])
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_version_0_4_deals_first_fit_in_turn(size):
 
 
 def waits(slots, data, shared):
-    """Tokens of the busiest process over the mean: of the step, and of each micro-batch summed."""
+    """Tokens of the busiest process relative to the mean: in the step, and in each micro-batch, summed."""
     collator = PreferenceCollator(0, layout="shared" if shared else "plain")
 
     def tokens(batch):

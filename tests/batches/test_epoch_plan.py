@@ -1,4 +1,4 @@
-"""Which pairs make a step: exactly N, each once an epoch, the same number of micro-batches on every process."""
+"""The pairs of a step: exactly N, each once per epoch, with the same number of micro-batches on every process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pairs_of(batches):
     """Each pair of a process's micro-batches by its two texts; rows are told apart by their prompts."""
     found, texts = [], []
     for batch in batches:
-        texts = texts if batch.part else []  # a prompt of many responses goes on in the next micro-batch
+        texts = texts if batch.part else []  # a prompt with many responses continues in the next micro-batch
         texts += [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask)]
         found += [(texts[i], texts[j]) for i, j in zip(batch.better.tolist(), batch.worse.tolist())]
     return found
@@ -118,7 +118,7 @@ def several_pairs_a_prompt():
 
 
 def steps_of_prompts(data, **options):
-    """In how many steps the pairs of each prompt stand."""
+    """Number of steps over which the pairs of each prompt are spread."""
     plan = epoch(data, **options)
     found: dict[int, set[int]] = {}
     for number, step in enumerate(plan):
@@ -131,7 +131,7 @@ def steps_of_prompts(data, **options):
 
 def test_pairs_of_a_prompt_stay_together_or_are_shuffled_one_by_one(tokenized):
     data = tokenized(several_pairs_a_prompt())
-    assert steps_of_prompts(data) == [1] * 10  # eight pairs a step: two prompts
+    assert steps_of_prompts(data) == [1] * 10  # eight pairs per step are two prompts
     assert max(steps_of_prompts(data, group_by_prompt=False)) > 2
 
 
@@ -155,7 +155,7 @@ def ranked_row(number, *scores):
 
 
 def test_rows_whose_scores_are_all_tied_count_in_the_mean_over_rows_as_in_the_original(tokenized):
-    """Its own numbers: 0.5247 over all eight rows, 0.8395 over the five that have pairs."""
+    """The original's own numbers: 0.5247 over all eight rows, 0.8395 over the five that have pairs."""
     tied = [ranked_row(k, 1, 1, 1) for k in range(3)]
     with_pairs = [ranked_row(10 + k, 1, 0) for k in range(5)]
     data = tokenized([tied[0], *with_pairs[:3], *tied[1:], *with_pairs[3:]])
@@ -175,7 +175,7 @@ def test_rows_whose_scores_are_all_tied_count_in_the_mean_over_rows_as_in_the_or
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_tied_rows_join_the_step_of_the_pair_before_them_and_take_no_place(tokenized, num_processes, shuffle):
-    # Row 0 has none before it and joins the first pair; of row 5 no text counts, its best score is too low.
+    # Row 0 has no pair before it and joins the first one. No text of row 5 counts, because its best score is too low.
     rows = [ranked_row(0, 2, 2), ranked_row(1, 1, 0), ranked_row(2, 1, 1, 1), ranked_row(3, 1, 0), ranked_row(4, 1, 0)]
     rows += [ranked_row(5, 1e-9, 1e-9), ranked_row(6, -1, -1), ranked_row(6, -1, -1)]
     data = tokenized(rows)
@@ -194,7 +194,7 @@ def test_tied_rows_join_the_step_of_the_pair_before_them_and_take_no_place(token
         found[row] = (texts, sum(batch.pair_weight.sum().item() for batch in batches))
     assert {row: texts for row, (texts, _) in found.items()} == {1: 1 + 2 + 3, 3: 1, 4: 1 + 0 + 2}
     assert {row: 1 / weight for row, (_, weight) in found.items()} == pytest.approx({1: 3, 3: 1, 4: 4})
-    # Without an LM loss nothing is computed for them, and nothing changes where every pair weighs the same.
+    # Without an LM loss, nothing is computed for them; and if all pairs weigh the same, nothing changes.
     for more in ({"lm_loss": False}, {"lm_loss": False, "pair_weighting": "pair"}):
         batches = [batch for step in epoch(data, **{**options, **more}) for batch in step[0]]
         assert [len(batch.reward_index) for batch in batches] == [2, 2, 2]
@@ -211,7 +211,7 @@ def test_every_text_of_the_lm_loss_counts_once_a_step(tokenized, rows, num_proce
         assert sum(batch.num_lm_texts for batch in counted) == len(better & qualified)
         for batch in counted:
             assert batch.lm_weight == pytest.approx(1 / len(better & qualified))
-        # A process without a text of its own still takes part in the head's backward pass.
+        # A process without texts of its own still takes part in the backward pass of the head.
         assert all(batch.lm_index is not None and len(batch.lm_index) for batch in batches)
 
 

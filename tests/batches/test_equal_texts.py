@@ -1,4 +1,4 @@
-"""Pairs whose two texts are one to the model: counted by cause, left out of training, ties of evaluation."""
+"""Pairs whose texts are equal to the model: counted by cause, left out of training, ties in evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [
     {"prompt": "ask ", "chosen": "yes well", "rejected": "no well"},
     {"prompt": "ask ", "chosen": "yes", "rejected": "yes"},  # equal as text
     {"prompt": "ask ", "chosen": "yes wow", "rejected": "yes oh"},  # unknown words: equal as token ids
-    {"prompt": "", "chosen": "yes ask ask ask no", "rejected": "no ask ask ask no"},  # equal where they are not cut
+    {"prompt": "", "chosen": "yes ask ask ask no", "rejected": "no ask ask ask no"},  # equal when cut
     {"prompt": "ask ", "chosen": "no", "rejected": "yes"},
 ]
 
@@ -79,7 +79,7 @@ def test_training_leaves_them_out_but_their_texts_keep_their_lm_loss(tokenizer):
 
 
 def test_weighed_by_rows_they_stay_in_the_mean_of_their_row(tokenizer):
-    """As the original work: -log sigmoid(0) of an equal pair is part of the mean, its gradient is none."""
+    """As in the original work: an equal pair adds -log sigmoid(0) to the mean and has no gradient."""
     rows = [{"prompt": "ask ", "completions": ["yes", "no", "no"], "scores": [2.0, 1.0, 0.0]}]
     data = read(rows, tokenizer, tied_rows=True)
     assert len(data) == 3 and data.equal_pairs.tolist() == [1, 0, 0]

@@ -1,4 +1,4 @@
-"""Micro-batches by pairs or by tokens: no pair lost, no limit passed, the pairs of a prompt together."""
+"""Micro-batches filled by pairs or tokens: no pair lost, no limit exceeded, and the pairs of a prompt together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rm_toolkit.batches.tokenization import TokenizedPreferences
 
 
 def preferences(group_sizes, seed=0, prompt_length=40):
-    """One group of K texts for each size, the first of which beats the others; responses of 5 to 30 tokens."""
+    """A group of K texts for each size K; the first text beats the others. Responses have 5 to 30 tokens."""
     rng = np.random.default_rng(seed)
     ids, better, worse, prompt = [], [], [], []
     for number, size in enumerate(group_sizes):

@@ -1,4 +1,4 @@
-"""What TRL's trainer takes, ours takes: token ids, a string beside messages; and what no model of text reads is named."""
+"""Inputs of TRL's trainer work in ours: token ids, a string beside messages. What no text model reads is named."""
 
 from __future__ import annotations
 

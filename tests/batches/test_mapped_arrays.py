@@ -1,4 +1,4 @@
-"""Token ids on disk: mapped where they are large, readable by numpy, and whole when the disk is full."""
+"""Token ids on disk: memory-mapped if large, readable by numpy, and never half-written when the disk is full."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_no_ids_are_an_empty_array(tmp_path):
 
 
 def test_a_number_comes_back_as_a_number(tmp_path):
-    """`np.ascontiguousarray` would make an array of one number of it, which no message can print."""
+    """`np.ascontiguousarray` would turn it into an array with one number, which messages cannot format."""
     path = tmp_path / "numbers.npz"
     with path.open("wb") as file:
         write_arrays(file, {"count": np.array(7), "ids": np.arange(3)})

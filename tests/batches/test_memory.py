@@ -1,4 +1,4 @@
-"""Input larger than memory passes through: the peak does not grow with the file."""
+"""Input may be larger than memory: the peak does not grow with the file."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-# Anonymous memory is what a process cannot give back; the mapped Arrow files of `datasets` do not count.
+# Only anonymous memory counts, which a process cannot give back; the mapped Arrow files of `datasets` do not.
 WATCH = """
 import re, sys, threading, time
 import datasets

@@ -1,4 +1,4 @@
-"""The plan of an epoch: the order and the filling of version 0.3.0, digit for digit, and any step without the others."""
+"""The plan of an epoch: exactly the order and filling of version 0.3.0, and each step can be planned by itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_an_epoch_of_one_process_is_that_of_version_0_3(seed, size, shared, by_p
     pairs, tokens = size.get("pairs", 5), size.get("tokens")
     options = {"pairs_per_micro_batch": pairs, "tokens_per_micro_batch": tokens, "shared_layout": shared}
     plan = EpochPlan(data, pairs_per_step=7, seed=seed, group_by_prompt=by_prompt, **options)
-    plan.filler.once = False  # of prompts with more pairs than a micro-batch holds, which are computed otherwise now
+    plan.filler.once = False  # prompts with more pairs than a micro-batch holds are now computed differently
     plan.set_epoch(1)
     order, filling = epoch_order(data.prompt if by_prompt else data.row, seed, 1), Filling(data, pairs, tokens, shared)
     for number, (step,) in enumerate(plan):

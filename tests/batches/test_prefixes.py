@@ -1,4 +1,4 @@
-"""Sequences in one flat row: a common beginning once, positions that go on, and who sees whom."""
+"""Sequences in one flat row: common prefixes once, continuing positions, and which token sees which."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_a_beginning_too_short_to_pay_is_not_shared():
 
 
 def test_clusters_save_the_most_tokens():
-    # Two prompts of 30 tokens that agree in their first 5 (a template): two clusters, not one.
+    # Two prompts of 30 tokens that share their first 5 (a template): two clusters, not one.
     assert clusters(np.array([30, 30, 5, 30])) == [(0, 3, 30), (3, 5, 30)]
-    # One text cut on its left shares nothing; the others still do.
+    # A text that is cut on the left shares nothing; the others still do.
     assert clusters(np.array([1, 30, 30])) == [(0, 1, 0), (1, 4, 30)]
-    # A system prompt that all have, and questions of a few tokens: one cluster.
+    # A system prompt that all share, and questions of a few tokens: one cluster.
     assert clusters(np.array([50, 52, 50, 52])) == [(0, 5, 50)]
     assert clusters(np.zeros(0, dtype=np.int64)) == [(0, 1, 0)]
 
@@ -77,7 +77,7 @@ def test_thousands_of_sequences_are_no_deep_recursion():
 
 
 def recursive_clusters(common):
-    """The definition: what a group of sequences saves together, against what its parts save by themselves."""
+    """The definition, recursively: a group stays whole if it saves more tokens than its parts do by themselves."""
 
     def best(first, last):
         if last - first == 1:
@@ -101,7 +101,7 @@ def test_clusters_are_those_of_the_recursive_definition(common):
 
 
 def test_nests_as_deep_as_there_are_sequences():
-    # 40,000 growing prefixes of one text, each sharing with the next all that it has: half of them save the most.
+    # 40,000 growing prefixes of one text, each a prefix of the next: half of them save the most.
     common = np.arange(1, 40_000)
     assert clusters(common)[-1] == (19_999, 40_000, 20_000)
     assert len(clusters(common)) == 20_000
@@ -118,7 +118,7 @@ def test_common_prefix(a, b, expected):
 @pytest.mark.parametrize("at_once", [3, 1 << 14])
 def test_common_beginnings_of_many_pairs(at_once, monkeypatch):
     monkeypatch.setattr(prefixes, "PAIRS_AT_ONCE", at_once)
-    # 63 to 129 tokens in common, some of them whole sequences: the blocks that are compared have 64
+    # 63 to 129 tokens in common, some of them whole sequences; they are compared in blocks of 64
     ids = [np.arange(length) % 7 for length in (1, 63, 64, 65, 128, 129)]
     ids += [np.append(piece, 9) for piece in ids] + [np.array([5])]
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in ids])])

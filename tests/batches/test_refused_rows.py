@@ -1,4 +1,4 @@
-"""A row that the chat template refuses is named where it stands, by file and line, or left out and counted."""
+"""A row that the chat template refuses is reported with its file and line, or left out and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rm_toolkit.scoring.scorer import RewardScorer
 from rm_toolkit.training.refused import leave_out_refused, refusals_located
 
 
-# As Gemma's and Mistral's, which insist on turns that alternate.
+# Like Gemma's and Mistral's, which require alternating turns.
 STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Roles must alternate.') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -60,7 +60,7 @@ def strict_model(reward_model, reader, tmp_path):
 
 @pytest.fixture
 def given(write_rows, tmp_path):
-    """SPECs of the same rows: a file, and what is built of it; each with where the third row stands in it."""
+    """SPECs of the same rows, as a file and as a built dataset, each with the place of its third row."""
     path = write_rows("rows.jsonl", ROWS)
     save(build("jsonl", [path], BuildOptions(format="chat", test_size=0)), tmp_path / "built")
     built = str(tmp_path / "built")
@@ -96,7 +96,7 @@ def test_training_names_file_and_line(given, make_trainer, base_model, reader, c
                 refusals_located(recipe_of(**{use: {"d": spec}})),
             ):
                 make_trainer(own[0], base_model("qwen3"), eval_rows=own[1], **options)
-        with pytest.raises(InputError, match=rf"dataset 'train', row 3: {SAID}"):  # from Python, no file is known
+        with pytest.raises(InputError, match=rf"dataset 'train', row 3: {SAID}"):  # rows from Python have no file
             make_trainer(rows, base_model("qwen3"), **options)
         for skip, number in ((False, 4), (True, 3)):
             kept = leave_out_refused({"d": rows}, {"d": {**spec, "skip_invalid": skip}}, reader, "chat")["d"]
@@ -144,9 +144,9 @@ def test_the_scorer_names_the_row(strict_model):
         scorer.score(prompts, [[row["chosen"], row["rejected"]] for row in ROWS])
 
 
-# ---- a prompt that is rendered otherwise when the answer follows ----
+# ---- a prompt that is rendered differently if an answer follows ----
 
-# Takes thoughts out of what was answered, and opens one in the generation prompt, as DeepSeek-R1's.
+# Removes thoughts from answers, and opens one in the generation prompt, like DeepSeek-R1's.
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
@@ -174,5 +174,5 @@ def test_the_common_beginning_is_the_prompt_and_its_rows_are_counted(
     whole = "<|im_start|>user\nriver 0?<|im_end|>\n<|im_start|>assistant\n"
     assert reader.decode(data.sequence(data.better[0])[:start]) == (whole if prompt else "")
     caplog.clear()
-    trainer = make_trainer(rows, base_model("qwen3"), **options)  # the loss of the whole text asks for no prompt
+    trainer = make_trainer(rows, base_model("qwen3"), **options)  # a loss on the whole text needs no prompt
     assert trainer.train_data.num_partial_prompts == 0 and "renders the prompt" not in caplog.text

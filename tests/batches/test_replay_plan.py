@@ -1,4 +1,4 @@
-"""Steps with replayed general pairs: their share, whose turn it is, and what the join of two datasets keeps."""
+"""Steps with replayed general pairs: their share, their order, and what joining two datasets keeps."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_replayed_texts_count_for_no_lm_loss(both):
 @pytest.mark.parametrize("group_by_prompt", [True, False])
 def test_every_step_holds_the_share_and_an_epoch_every_customized_pair_once(both, group_by_prompt):
     steps = [step for (step,) in plan(both, group_by_prompt=group_by_prompt)]
-    assert len(steps) == len(plan(both)) == 4  # 21 customized pairs, 6 a step
+    assert len(steps) == len(plan(both)) == 4  # 21 customized pairs, 6 per step
     pairs = [pairs_of(step) for step in steps]
     assert [(int((p < 21).sum()), int((p >= 21).sum())) for p in pairs] == [(6, 2), (6, 2), (6, 2), (3, 1)]
     assert sorted(np.concatenate(pairs)[np.concatenate(pairs) < 21]) == list(range(21))
@@ -97,14 +97,14 @@ def test_every_step_holds_the_share_and_an_epoch_every_customized_pair_once(both
 
 
 def test_general_pairs_come_round_before_any_comes_again(both):
-    """7 of 10 an epoch: after 10 epochs each came 7 times, and any 10 in a row of a pass are different."""
+    """7 of 10 per epoch: after 10 epochs, each was used 7 times, and the 10 of a pass are all different."""
     series = []
     for epoch in range(10):
         for (step,) in plan(both, epoch):
             numbers = pairs_of(step)
             series.extend(np.sort(numbers[numbers >= 21]).tolist())
     assert len(series) == 70 and set(Counter(series).values()) == {7}
-    # A pass ends within a step: there, both passes may bring the same pair.
+    # Where a pass ends within a step, both passes may contribute the same pair to it.
     assert all(len(set(series[k : k + 9])) == 9 for k in range(0, 70, 10))
     assert series[:10] != series[10:20]
 
@@ -135,14 +135,14 @@ def test_data_joined_for_several_processes_is_mapped_from_one_file(both, tmp_pat
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(mapped_arrays, "MAPPED_BYTES", 1)
     customized, general, wanted = both
-    for _ in range(2):  # the first process stores it, the next one reads it
+    for _ in range(2):  # the first process stores it, the second reads it
         found = join_once(customized, general)
         assert mapped_from(found.ids) and mapped_from(found.offsets)
         for column in dataclasses.fields(wanted):
             np.testing.assert_array_equal(getattr(found, column.name), getattr(wanted, column.name))
     (stored,) = tmp_path.rglob("*.npz")
     assert mapped_from(found.ids[1:]) != mapped_from(found.ids) and mapped_from(found.ids[::2]) is None
-    # What is mapped itself is told from its file, anything else from its contents.
+    # A mapped array is identified by its file, anything else by its contents.
     again = join_once(found, general)
     assert again.num_sequences == wanted.num_sequences + general.num_sequences
     others = dataclasses.replace(customized, margin=np.ones(len(customized), dtype=np.float32))
@@ -152,7 +152,7 @@ def test_data_joined_for_several_processes_is_mapped_from_one_file(both, tmp_pat
 
 def test_data_that_cannot_be_stored_is_joined_in_memory(both, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
-    (tmp_path / "file").touch()  # no folder can be made there
+    (tmp_path / "file").touch()  # a folder cannot be created there
     found = join_once(*both[:2])
     assert mapped_from(found.ids) is None
     np.testing.assert_array_equal(found.ids, both[2].ids)

@@ -1,4 +1,4 @@
-"""How steps come to the training loop: planned where they are made, ahead of time, in one array, and always the same."""
+"""How steps reach the training loop: planned in the loader process, ahead of time, in one array, and reproducibly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLLATORS = {
 
 def plan_of(data, **options):
     plan = EpochPlan(data, pairs_per_step=12, pairs_per_micro_batch=4, shared_layout=True, **options)
-    plan.filler.once = False  # many micro-batches, whatever is in them
+    plan.filler.once = False  # many micro-batches; their contents do not matter
     return plan
 
 
@@ -41,7 +41,7 @@ def with_everything(seed=0):
 
 
 def plain(value):
-    """A field in plain Python; what a layout keeps for itself does not count."""
+    """A field as plain Python values, without the private state of a layout."""
     if isinstance(value, SharedLayout):
         return value.segments.tolist(), str(value.segments.dtype), plain(value.needed)
     if isinstance(value, torch.Tensor):

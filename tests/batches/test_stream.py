@@ -1,4 +1,4 @@
-"""Steps from a stream: exact denominators over processes, every row once a pass, positions that can be restored."""
+"""Steps from a stream: exact denominators over processes, every row once per pass, positions that can be restored."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ def tokenize(base_model):
 
 @functools.cache
 def number_tokenizer():
-    """Each word a token, numbers their own id: the last token of a text says which one it is."""
+    """Each word is a token, and a number is its own id, so that the last token of a text identifies it."""
     backend = Tokenizer(models.WordLevel({**{str(k): k for k in range(100)}, "[UNK]": 100}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]", eos_token="[UNK]")
@@ -55,7 +55,7 @@ def stream_of(rows, num_shards=1, tokenize=tokenize_numbers, **options):
 def plans(
     rows, num_processes, num_shards, steps, *, tokenize=tokenize_numbers, buffer_size=4, tied_rows=False, **options
 ):
-    """The steps of every process: each in a thread of its own, exchanging through a barrier."""
+    """The steps of every process. Each process is a thread, and they exchange through a barrier."""
     barrier = threading.Barrier(num_processes, timeout=60)
     board = [None] * num_processes
     found = [None] * num_processes
@@ -125,7 +125,7 @@ def test_processes_agree_on_what_the_sums_are_divided_by(rows, tokenize):
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_tied_rows_of_a_stream_count_once_a_pass_in_the_step_of_the_pair_before_them(num_processes):
-    scores = [0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0]  # 1 - 0 is a pair; the last block has none of its own
+    scores = [0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0]  # 1 and 0 make a pair; the last block has none
     rows = [{**pair, "score_chosen": s, "score_rejected": 0} for pair, s in zip(numbered_pairs(16), scores)]
 
     def tokenize(rows):
@@ -144,7 +144,7 @@ def test_tied_rows_of_a_stream_count_once_a_pass_in_the_step_of_the_pair_before_
             for batch in StepDataset(data, PreferenceCollator(0, lm_loss_on="text"))[plan]:
                 assert len(batch.reward_index) in (0, 2)
     assert num_rows == 12
-    # Both texts of a tied row count, of a pair the better one.
+    # Both texts of a tied row count; of a pair, only the better one.
     assert texts == {2 * k + worse: 1 for k, s in enumerate(scores) for worse in ((0, 1) if s == 0 else (0,))}
 
 
@@ -162,7 +162,7 @@ def test_pairs_of_one_prompt_that_are_in_the_buffer_together_stay_together():
     while stream.available(4):
         ((data, pairs, _),) = stream.take(4)
         taken.append(sorted(int(data.sequence(data.better[k])[-1]) // 8 for k in pairs))
-    # A block of 7 rows is read on until the prompt ends, so that no group is torn.
+    # A block of 7 rows is extended to the end of the prompt, so that no group is split.
     assert [len(set(group)) for group in taken] == [1] * 6
     assert sorted(group[0] for group in taken) == list(range(6)) != [group[0] for group in taken]
 

@@ -1,4 +1,4 @@
-"""Blocks of rows of strings: what is read column by column is what is read row by row, and nothing wrong passes."""
+"""Blocks of rows of strings: reading by column gives the same as reading by row, and no wrong row passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates from anywhere: in bounded time and memory, and to the same strings as without limits."""
+"""Untrusted chat templates: rendered in bounded time and memory, and to the same strings as without limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from folder_values import WRONG_TEMPLATES
 
 TEXT = ([{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}])
 HARMFUL = {name: text.decode() for name, text in WRONG_TEMPLATES.items() if name != "is not UTF-8"}
-# As chat templates are written: loops, namespaces, macros, filters, methods, slices, tests, tools.
+# What real chat templates use: loops, namespaces, macros, filters, methods, slices, tests, tools.
 USUAL = (
     "{%- macro part(x) %}{{ x | trim }}{% endmacro %}{% set ns = namespace(last=-1, seen=false) %}"
     "{% for m in messages[::-1] %}{% if m.role == 'user' and not ns.seen %}{% set ns.seen = true %}"
@@ -70,7 +70,7 @@ def test_a_harmful_template_ends_in_one_line_soon_and_takes_little_memory(name, 
 def test_what_a_template_may_do_grows_with_what_it_is_given():
     jinja = BoundedEnvironment()
     template = jinja.from_string("{% for m in messages %}{{ m }}{% endfor %}{{ messages | join('') }}")
-    large = ["word " * 200_000] * 40  # 40 MB, more than the work without input
+    large = ["word " * 200_000] * 40  # 40 MB, more than the limit on work without input
     assert len(template.render(messages=large)) == 80_000_000
 
 

@@ -1,4 +1,4 @@
-"""Token ids are kept between runs, and never mistaken for those of other rows, tokenizers or options."""
+"""Token ids are cached between runs, and never mistaken for those of other rows, tokenizers or options."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_new_version_keeps_the_ids_and_a_new_rule_does_not(tokenize, rows, tmp
 
 
 def test_a_file_of_an_older_rule_is_never_read(tokenize, rows, tmp_path):
-    """Up to 0.2.1 the name had no rule in it: such a file is another one, whatever hash its name ends in."""
+    """Up to 0.2.1, file names did not contain the rule. Such a file is ignored, whatever hash its name ends with."""
     expected = tokenize(rows.ranked(5)).ids.tolist()
     kept = files(tmp_path)[0]
     assert kept.name.startswith(f"tokens-rule{token_cache.RULE}-")

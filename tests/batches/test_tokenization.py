@@ -1,4 +1,4 @@
-"""Rows -> token ids and pairs: which texts, which pairs, what is cut, and that the saved tokenizer agrees."""
+"""Tokenization of rows: which texts, which pairs, what is cut, and that the saved tokenizer agrees."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_ranked_rows_give_all_pairs_that_are_no_ties(tokenizer_of):
 def test_first_two_are_the_two_best_scored_of_each_row_in_reverse_order_where_tied(tokenizer_of):
     tokenizer = tokenizer_of()
     rows = [
-        ranked("a ", ["low", "best", "mid", "second"], [0.0, 1.0, 0.0, 0.0]),  # three tied: the last of the file
+        ranked("a ", ["low", "best", "mid", "second"], [0.0, 1.0, 0.0, 0.0]),  # of three tied ones, the last counts
         ranked("b ", ["x", "y"], [1.0, 1.0]),  # the two best are tied: no first two
         ranked("c ", ["x", "y"], [1.0, 2.0]),
     ]
@@ -102,7 +102,7 @@ def test_rows_with_an_implicit_prompt_are_read_as_they_are(tokenizer_of):
 
 
 def test_rows_without_a_prompt_are_no_group(tokenizer_of):
-    """Otherwise a dataset without prompts would be one group, and never be shuffled."""
+    """Otherwise, a dataset without prompts would be one group and never be shuffled."""
     rows = [{"chosen": f"river {k}", "rejected": f"stone {k}"} for k in range(5)]
     assert len(set(tokenized(rows, tokenizer_of()).prompt.tolist())) == 5
     chat = [
@@ -116,7 +116,7 @@ def test_rows_without_a_prompt_are_no_group(tokenizer_of):
 def test_pairs_of_one_prompt_share_its_number(tokenizer_of):
     rows = [pair("a ", "x", "y"), pair("b ", "x", "y"), pair("a ", "z", "y")]
     assert tokenized(rows, tokenizer_of()).prompt.tolist() == [0, 1, 0]
-    # An explicit id decides: two spellings of one question
+    # An explicit id decides, here for two spellings of one question.
     rows = [pair("a ", "x", "y", prompt_id="1"), pair("a  ", "x", "y", prompt_id="1")]
     assert tokenized(rows, tokenizer_of()).prompt.tolist() == [0, 0]
 
@@ -131,7 +131,7 @@ def test_pairs_of_one_prompt_share_its_number(tokenizer_of):
         ([10.0, 9.0], 0.85, [True, True]),  # 9 / 10.00001 = 0.9
         ([10.0, 8.0], 0.85, [True, False]),
         ([10.0, 8.0], 0.75, [True, True]),
-        ([0.0, -1.0], 0.85, [True, False]),  # best <= 0: the best alone
+        ([0.0, -1.0], 0.85, [True, False]),  # best <= 0: only the best
         ([-2.0, -3.0], 0.0, [True, False]),
     ],
 )
@@ -168,7 +168,7 @@ def test_ids_are_those_of_the_saved_tokenizer_with_truncation(tokenizer_of, tmp_
     assert data.num_truncated > 5
     for text, k in zip(texts, data.better):
         assert data.sequence(k).tolist() == saved(text, truncation=True)["input_ids"]
-    # The tokenizer itself is as before: what it was asked for is not left behind in its backend.
+    # The tokenizer is unchanged: the options of the call are not left behind in its backend.
     assert tokenizer(texts[0], truncation=True)["input_ids"] == saved(texts[0], truncation=True)["input_ids"]
 
 
@@ -199,7 +199,7 @@ def test_the_completion_begins_earlier_where_the_prompt_is_cut(tokenizer_of, arc
     k = data.better[0]
     assert len(data.sequence(k)) == 12
     assert tokenizer.decode(data.sequence(k)[data.completion_start[k] :]).strip() == "lantern window"
-    # A completion longer than all the room is all that is left, after BOS
+    # A completion that is longer than the limit takes all of it, after BOS
     data = tokenized([pair("river", "stone lantern " * 20, "no")], tokenizer)
     bos = data.sequence(data.better[0])[0] == tokenizer.bos_token_id
     assert data.completion_start[data.better[0]] == int(bos)

@@ -9,7 +9,7 @@ DOMAINS = {"law": "Lawyer of long standing.", "art": "Artist with a brush.", "se
 
 @pytest.fixture
 def key(monkeypatch):
-    """The loopback endpoint's key, where the client looks for it; and no proxy between them."""
+    """Sets the key of the loopback endpoint where the client looks for it, and no proxy."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return "sk-secret"
@@ -40,5 +40,5 @@ def arguments(tmp_path, key):
 
 @pytest.fixture
 def collected(tmp_path):
-    """`collected()`: the rows that were written."""
+    """`collected()`: the rows written so far."""
     return lambda: json.loads((tmp_path / "dsp.json").read_text())

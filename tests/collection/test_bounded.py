@@ -1,4 +1,4 @@
-"""An endpoint that does not answer as it should is given up in the time that was set, whatever it does instead."""
+"""`collect` gives up on an endpoint that misbehaves, in whatever way, within the time that was set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rm-toolkit collect` with the real client against a loopback endpoint that misbehaves and a process that is killed."""
+"""`rm-toolkit collect` with the real client, against a misbehaving loopback endpoint, and killed processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def lines_of(journal):
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    """The client waits half a second before its first retry; tests need not."""
+    """Shortens the half second that the client waits before its first retry."""
     import openai._base_client
 
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.02)
@@ -74,7 +74,7 @@ def test_what_still_fails_is_said_and_asked_again_alone(arguments, collected, tm
         broken["on"], asked = False, len(state.asked)
         assert main(command) == 0
         assert state.asked[asked:] == [("Artist with a brush.", "Question 1?")] and len(collected()) == 3
-        assert main(command) == 0 and len(state.asked) == asked + 1  # nothing is left to ask, and nobody is
+        assert main(command) == 0 and len(state.asked) == asked + 1  # nothing is left to ask, so no request is sent
     assert "9 of 9 answers, 0 of them new" in capsys.readouterr().out
 
 
@@ -150,7 +150,7 @@ def test_the_key_is_in_no_file(arguments, tmp_path, key):
 
 
 def test_keys_in_the_body_of_a_request_are_in_no_file(arguments, tmp_path, key, capfd):
-    """Journal and report hold the settings without them, and the same command goes on."""
+    """Journal and report contain the settings without the keys, and the same command continues."""
     body = {"api_key": "body-canary-1", "nested": [{"Authorization": "Bearer body-canary-2"}], "top_k": 4}
     with llm_server() as (address, _):
         command = arguments(address, 2, "--extra-body", json.dumps(body))
@@ -226,7 +226,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(arguments, tmp_path):
         command = [sys.executable, "-m", "rm_toolkit.cli", *arguments(address, 60, "--concurrency", "4")]
         heed = {
             "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        }  # ignored where tests run behind `&`
+        }  # would be ignored if the tests run in the background (`&`)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heed)
         deadline = time.monotonic() + 120
         while len(lines_of(journal)) < 4:
@@ -240,7 +240,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(arguments, tmp_path):
 
 
 def test_killed_three_times_nothing_is_lost_and_nothing_in_the_journal_asked_again(arguments, collected, tmp_path):
-    """30 instructions x 3 domains with one request in six going wrong; the server counts."""
+    """30 instructions x 3 domains, and one request in six fails; the server counts."""
     kinds = {1: "429", 7: "500", 13: "garbage", 19: "half", 25: "html", 31: "no choices"}
     journal, at_kill = tmp_path / "dsp.journal.jsonl", []
     with llm_server(faults=lambda number, question: kinds.get(number % 37), delay=lambda: 0.15) as (address, state):
@@ -261,12 +261,12 @@ def test_killed_three_times_nothing_is_lost_and_nothing_in_the_journal_asked_aga
         later = {(domain_of[system], query) for system, query in state.asked[number:]}
         assert len(kept) < 90 and not kept & later
     assert len(state.answered) == 90 and sum(state.faulted[kind] for kind in kinds.values()) > 8
-    # What was on the wire when the process died is nowhere: it alone is asked again.
+    # Only requests that were under way when the process died are sent again.
     assert sum(state.answered.values()) - 90 <= 3 * 8
     assert len({line["key"] for line in lines_of(journal)}) == len(lines_of(journal)) == 90
     rows = collected()
     assert len(rows) == 30 and all(list(row["responses"]) == [*NAMES, "normal"] for row in rows)
     assert all(
         row["responses"]["sea"] == default_reply("Sailor on a ship.", row["query"])[0] for row in rows
-    )  # every answer stands with its own question
+    )  # every answer belongs to its own question
     assert not [path for path in os.listdir(tmp_path) if path.startswith(".dsp.json.")]

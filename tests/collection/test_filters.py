@@ -1,4 +1,4 @@
-"""The filters, on answers made for them."""
+"""The filters, on answers written for them."""
 
 import random
 import re
@@ -61,7 +61,7 @@ def test_what_only_sounds_like_one_is_not(text):
 def test_near_identical_texts_are_found_whatever_their_case_and_spaces():
     texts = {"a": "Paris is  the capital.", "b": "paris is the capital.", "c": "A city of light, and of rain."}
     assert near_identical(texts, 0.9) == {"a", "b"}
-    assert near_identical(texts, 1.0) == {"a", "b"}  # identical ones are never of use
+    assert near_identical(texts, 1.0) == {"a", "b"}  # identical answers are never useful
     almost = {"a": "Paris is the capital of France.", "b": "Paris is the capital of France!"}
     assert near_identical(almost, 0.9) == {"a", "b"} and near_identical(almost, 1.0) == set()
 
@@ -98,7 +98,7 @@ def test_an_answer_far_longer_than_those_of_its_own_domain_is_an_outlier():
     rows.append({"law": answer("law", varied(98, 2400)), "art": answer("art", varied(99, 2400))})
     kept, counts = filter_rows(rows, [None] * 26, FilterOptions(), "normal")
     assert kept == [True] * 25 + [False] and counts.answers["length"] == {"law": 1}
-    assert filter_rows(rows[-5:], [None] * 5, FilterOptions(), "normal")[0] == [True] * 5  # too few to know
+    assert filter_rows(rows[-5:], [None] * 5, FilterOptions(), "normal")[0] == [True] * 5  # too few rows to judge
 
 
 def test_own_refusal_patterns_and_a_bad_one(tmp_path):
@@ -126,7 +126,7 @@ def test_a_pattern_that_never_ends_is_refused_before_anything_is_asked(tmp_path,
         (_, accepted) = load_patterns(path)
     except InputError as error:
         assert f"{path}, line 2: the refusal pattern" in str(error) and "takes more than 1 second" in str(error)
-    else:  # the library sees that it cannot match; within the limit either way
+    else:  # the library detects that it cannot match; either way, it stays within the limit
         assert TimedPattern(accepted).search("b" * 200) in (True, False)
 
 

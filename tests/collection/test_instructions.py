@@ -1,4 +1,4 @@
-"""Instructions from files of several kinds, and the choice among them."""
+"""Reading instructions from several kinds of files, and choosing among them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The journal: whatever happens to its end, nothing before it is lost."""
+"""The journal: if its end is damaged, nothing before that is lost."""
 
 import dataclasses
 

@@ -12,7 +12,7 @@ DOMAINS = ("academy", "business", "entertainment", "literature", "normal")
 
 @pytest.fixture(autouse=True, scope="session")
 def data_cache(tmp_path_factory):
-    """The cache of `datasets` lives and dies with the test session; no bars in the log."""
+    """Gives `datasets` a cache that is removed after the session, and turns off its progress bars."""
     import datasets
 
     before = datasets.config.HF_DATASETS_CACHE
@@ -30,7 +30,7 @@ def library_log_is_caught(caplog):
 
 @pytest.fixture
 def published():
-    """Folder of the published data, a part of which may lie beside the checkout; it is never copied into the project."""
+    """Folder of the published data beside the checkout, if there is one; it is never copied into the project."""
     if not (SHARED / "published").is_dir():
         pytest.skip(f"the published data is not at {SHARED}")
     return SHARED
@@ -38,7 +38,7 @@ def published():
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(name, content)`: a list as JSON array, or as JSON Lines if the name says so; text and bytes as they are."""
+    """`write(name, content)`: writes a list as a JSON array or, by the name, JSON Lines; text and bytes unchanged."""
 
     def write_file(name, content):
         path = tmp_path / name

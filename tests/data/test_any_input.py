@@ -1,4 +1,4 @@
-"""Properties of the data layer: whatever a file holds is built as it is, or refused with file and row."""
+"""Properties of the data layer: whatever a file contains is built unchanged, or refused with file and row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rm_toolkit.errors import InputError
 
 
 HH = "\n\nHuman: Q{n}\n\nAssistant: {answer}"
-# Source -> a good record, which is made different by its number.
+# Source -> function that makes a good record, different for each number.
 RECORDS = {
     "dsp": lambda n: {"query": f"Q{n}", "responses": {"academy": f"A{n}", "business": f"B{n}"}},
     "hh": lambda n: {"chosen": HH.format(n=n, answer="A"), "rejected": HH.format(n=n, answer="B")},
@@ -48,7 +48,7 @@ VALUES = st.recursive(
 
 
 def places(value, path=()):
-    """Every place in a record where another value can stand, the record itself included."""
+    """Every place in a record where a value can be replaced, including the record itself."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -109,7 +109,7 @@ def test_any_value_in_any_field_builds_or_is_refused_with_file_and_row(source, t
 @example(domain="../../outside", source="/tmp/outside", prompt="../outside")
 @example(domain="\x00", source="..", prompt=".")
 def test_nothing_is_written_outside_the_output_folder(tmp_path_factory, domain, source, prompt):
-    """Names in the data that look like paths are data."""
+    """Names in the data are data, even if they look like paths."""
     place = tmp_path_factory.mktemp("place")
     (place / "in").mkdir()
     rows = [
@@ -136,7 +136,7 @@ WHOLE_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_
 @example([("p", "Ａ", "A")])
 @example([("e\u0301", "\u00e9", "e\u0301")])
 def test_any_unicode_and_control_characters_pass_unchanged(tmp_path_factory, texts):
-    """Not normalised, not stripped, no line ends translated."""
+    """Texts are not normalized or stripped, and line ends are not translated."""
     place = tmp_path_factory.mktemp("unicode")
     rows = [{"prompt": p + f"#{n}\n", "chosen": c, "rejected": r} for n, (p, c, r) in enumerate(texts)]
     (place / "rows.jsonl").write_bytes(b"\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows))

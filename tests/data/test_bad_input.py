@@ -1,4 +1,4 @@
-"""Every mistake in the data that we know of: one line, naming file, row and remedy; exit code 2; nothing half-written."""
+"""Every known mistake in data gives one line with file, row and remedy, and exit code 2; nothing is half-written."""
 
 import gzip
 import json

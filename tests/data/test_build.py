@@ -33,7 +33,7 @@ def test_dsp_ranked_row_scores_the_domain_one_and_the_others_zero(write, dsp_ite
 
 def test_split_is_by_prompt_seeded_and_the_same_for_every_domain(write, dsp_items):
     items = dsp_items(50)
-    items[7]["responses"]["academy"] = ""  # one domain loses rows in cleaning; the others must not move
+    items[7]["responses"]["academy"] = ""  # one domain loses rows in cleaning; the others must not change
 
     def prompts(domain, seed, order=1):
         path = write("dsp.json", items[::order])
@@ -66,7 +66,7 @@ def test_given_split_stays_and_shared_prompts_are_counted(write, dsp_items):
 def test_every_cleaning_step_is_counted_in_pairs(write):
     rows = [
         {"text": ["Q\nA", "Q\nB"], "score": [1.0, 0.0]},
-        {"text": ["Q\nA", "Q\nB  "], "score": [3, 2]},  # again, up to white space
+        {"text": ["Q\nA", "Q\nB  "], "score": [3, 2]},  # a duplicate up to white space
         {"text": ["Q\nC", "Q\n \n"], "score": [1.0, 0.0]},
         {"text": ["Q\nsame  words", "Q\nsame words"], "score": [1.0, 0.0]},
         {"text": ["Q\nD", "Q\nE"], "score": [0.5, 0.5]},
@@ -78,7 +78,7 @@ def test_every_cleaning_step_is_counted_in_pairs(write):
     assert {name: number for name, number in counts.items() if number} == wanted
     kept = result.datasets["train"]
     assert list(zip(kept["chosen"], kept["rejected"])) == [("A", "B"), ("G", "F"), ("H", "F")]
-    assert kept["score_chosen"] == [1.0, 2.0, 2.0]  # of duplicates the first stays; scores are raw
+    assert kept["score_chosen"] == [1.0, 2.0, 2.0]  # the first of the duplicates is kept; scores are raw
 
 
 def test_ranked_rows_keep_ties_and_lose_empty_and_repeated_texts(write):
@@ -105,7 +105,7 @@ def test_command_writes_dataset_and_info_and_prints_the_table(write, dsp_items, 
     assert {name: len(rows) for name, rows in load_from_disk(str(folder)).items()} == {"train": 36, "test": 4}
     info = json.loads((folder / "rm_toolkit_data.json").read_text())
     assert (info["source"], info["split"], info["counts"]["test"]["kept"]) == ("dsp", "made", 4)
-    assert info["inputs"] == ["dsp.json"]  # no folder of this machine goes out with the data
+    assert info["inputs"] == ["dsp.json"]  # no local path is published with the data
     assert [entry.name for entry in folder.parent.iterdir()] == ["dsp"]
 
 

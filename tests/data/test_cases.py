@@ -1,7 +1,7 @@
 """
-Inputs that users bring, beside the checkout in ../shared/cases: each is read, or refused, as its README demands.
+Users' inputs in ../shared/cases, beside the checkout: each is read or refused as the README there requires.
 
-    pytest tests/data/test_cases.py -s        prints a table: what each must do, and what happened
+    pytest tests/data/test_cases.py -s        prints a table of what must happen and what happened
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rm_toolkit.training.refused import leave_out_refused
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 READABLE = (".json", ".jsonl", ".csv", ".tsv", ".xlsx")
 GOOD = "Start by looking closely"
-# file -> pairs, and of how many the label says that the useful answer is better (None: both are useful, or none is).
+# File -> number of pairs, and in how many the useful answer is labelled better (None: both or neither are useful).
 READ = {
     "alpaca_input/data.jsonl": (12, 12),
     "arena/data.jsonl": (6, 6),
@@ -82,7 +82,7 @@ TOOL_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] or '' }}"
     "{% if m['tool_calls'] %}{{ m['tool_calls'] | tojson }}{% endif %}{% endfor %}"
 )
-# What the texts of these are to a model: (rows, template or the folder that has it, what must happen).
+# What a model makes of these texts: (rows, template or the folder that has it, what must happen).
 TEXTS = {
     "tool calls, content empty": ("tools/empty.jsonl", None, "12 pairs, no two texts equal"),
     "tool calls, content null": ("tools/null.jsonl", None, "12 pairs, no two texts equal"),

@@ -1,4 +1,4 @@
-"""`build-data --drop-pairs`: exactly the listed pairs are left out, and every line of the list is accounted for."""
+"""`build-data --drop-pairs`: exactly the listed pairs are dropped, and every line of the list is accounted for."""
 
 import pytest
 from datasets import load_from_disk

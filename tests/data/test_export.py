@@ -7,7 +7,7 @@ from rm_toolkit.cli import main
 
 
 def original_converter(items, domain):
-    """The original's arithmetic, written out: ascending argsort reversed, scores over (max + 1e-5)."""
+    """The arithmetic of the original: reversed ascending argsort, scores divided by (max + 1e-5)."""
     out = []
     for item in items:
         texts = [f"## Human:\n{item['query']}\n\n## Assistant:\n{text}" for text in item["responses"].values()]

@@ -1,4 +1,4 @@
-"""Every form in which a file holds rows gives the same rows; what is no such form is refused by its name."""
+"""Every supported kind of file gives the same rows; other files are refused by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARK = "\ufeff"
 
 @pytest.fixture
 def read(write):
-    """`read(name, content)`: the records of a file, and where they stand."""
+    """`read(name, content)`: the records of a file, and their places."""
 
     def go(name, content):
         return list(read_records(RecordFile(write(name, content))))
@@ -122,10 +122,10 @@ def test_the_line_of_a_row_is_that_of_an_editor_or_is_not_given(read):
         lines = ["a,b", "1,2", "", '"3\n",4', "  ", '5,"6\n\n6"', "7"]
         text = "\n".join(line.replace(",", mark) for line in lines) + "\n"
         places = [place for place, _ in read(name, text)]
-        # The line break of the third line is in a cell, and the last row has one cell.
+        # The third line ends within a cell, and the last row has only one cell.
         assert [place.where for place in places] == [f"line {n} (row {k})" for k, n in enumerate((2, 4, 7, 10), 1)]
-        assert places[1].where == "line 4 (row 2)"  # also asked again
-        other = replace(places[1], cells=("3", "4"))  # what another reader would have found
+        assert places[1].where == "line 4 (row 2)"  # also when asked again
+        other = replace(places[1], cells=("3", "4"))  # as if another reader had found other cells
         assert other.where == "row 2"
 
 
@@ -137,7 +137,7 @@ def test_an_empty_cell_is_no_text(write):
     assert build("preference", [path], BuildOptions(test_size=0, skip_invalid=True)).counts["train"].invalid == 1
 
 
-# One row that looks like a list or like columns, and is neither.
+# A single row that looks like a list or like columns but is neither.
 SINGLE_ROWS = (
     {"text": ["ab", "ac"], "score": [1, 0]},
     {"prompt": "Q", "completions": [{"text": "a", "score": 1}, {"text": "b", "score": 0}]},

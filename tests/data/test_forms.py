@@ -1,4 +1,4 @@
-"""Every known form is recognised by its columns and read as its labels say, without a flag."""
+"""Every known form is recognized by its columns and read as its labels say, without a flag."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ FEEDBACK = {
 }
 CONVERSATIONS = {"chosen": [user(ASKED), assistant(GOOD)], "rejected": [user(ASKED), assistant(BAD)]}
 FIELDS = {"prompt": ASKED, "r1": BAD, "r2": GOOD}
-# form -> (source, rows): each says that GOOD is better than BAD.
+# Form -> (source, rows); in each, GOOD is better than BAD.
 EXAMPLES = {
     "Alpaca": ("alpaca", {"instruction": ASKED, "input": "", "chosen": GOOD, "rejected": BAD}),
     "Alpaca without input": ("alpaca", {"instruction": ASKED, "chosen": GOOD, "rejected": BAD}),
@@ -260,7 +260,7 @@ EXAMPLES = {
 
 @pytest.fixture
 def read(write):
-    """`read(rows, **options)`: the pairs, and what was counted, of a build of `auto` without a test split."""
+    """`read(rows, **options)`: the pairs and counts of a build with `auto`, without a test split."""
 
     def go(rows, source="auto", **options):
         path = write("rows.jsonl", rows if isinstance(rows, list) else [rows])
@@ -550,7 +550,7 @@ def test_a_score_outside_the_range_of_its_form_is_refused_with_its_row(look, for
     row, message = SENTINELS[form]
     with pytest.raises(InputError, match=rf"rows.jsonl, line 1: {message}"):
         look(row)
-    if form.startswith(("HelpSteer", "UltraFeedback")):  # which the source `preference` reads too
+    if form.startswith(("HelpSteer", "UltraFeedback")):  # the source `preference` reads these, too
         with pytest.raises(InputError, match=r"line 1: .* in this form; other numbers mean that there is no judgment"):
             look(row, "preference")
 

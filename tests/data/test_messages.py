@@ -1,4 +1,4 @@
-"""What a message says beside its role and content is read as the chat template renders it, or named; never dropped."""
+"""Fields of a message besides role and content are read as the chat template renders them, or named; never dropped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rm_toolkit.scoring.rows import ScoreOptions, read_row
 from rm_toolkit.scoring.scorer import RewardScorer
 
 
-# Renders every field that the tests use, as templates of models with tools and reasoning do.
+# Renders every field that the tests use, like templates of models with tools and reasoning.
 TOOL_TEMPLATE = (
     "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}{% if mood %}<mood>{{ mood }}</mood>{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}"
@@ -56,11 +56,11 @@ def answer(content="stone", **fields):
     return [{"role": "assistant", "content": content, **fields}]
 
 
-# field -> two values that a template which renders the field tells apart
+# Field -> two values that give different texts if the template renders the field.
 FIELDS = {
     "tool_calls": (call(q=1), call(q=2, deep={"a": [1]})),
     "reasoning_content": ("because", "perhaps"),
-    "thinking": ("because", "perhaps"),  # transformers gives it to the template under its other names, too
+    "thinking": ("because", "perhaps"),  # transformers passes it to the template under its other names, too
     "name": ("anna", "bert"),
     "tool_call_id": ("c1", "c2"),
 }
@@ -96,13 +96,13 @@ def scorer(folder):
 
 @pytest.fixture(scope="module")
 def plain_scorer(reward_model):
-    """A chat model whose template renders roles and contents alone."""
+    """A chat model whose template renders only roles and contents."""
     return RewardScorer(reward_model("qwen3", data_format="chat"), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def stock(folder):
-    """Reward of whole conversations by the stock classes, one at a time, as TRL tokenizes them."""
+    """Rewards of whole conversations from the stock classes, one at a time, tokenized as TRL does."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -121,7 +121,7 @@ def tokenized(rows, scorer, **options):
 
 
 def trl_ids(tokenizer, row, name):
-    """As the `tokenize_fn` of TRL's RewardTrainer."""
+    """Token ids as from the `tokenize_fn` of TRL's RewardTrainer."""
     tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
     kwargs = {"tools": tools, **(row.get("chat_template_kwargs") or {})}
     return tokenizer.apply_chat_template(row["prompt"] + row[name], tokenize=True, return_dict=True, **kwargs)[
@@ -129,7 +129,7 @@ def trl_ids(tokenizer, row, name):
     ]
 
 
-# ---- one reward for one text, through every entry ----
+# ---- one text has one reward, through every entry point ----
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -301,7 +301,7 @@ def test_nulls_that_arrow_adds_are_taken_out_and_a_users_own_stay(tmp_path):
     strip = null_stripper(table.features)
     assert strip(table[0])["chosen"] == rows[0]["chosen"]
     assert strip(table[1]) == rows[1]
-    assert remove_none_values(table[0]["chosen"]) == rows[0]["chosen"]  # as TRL says that it must be done
+    assert remove_none_values(table[0]["chosen"]) == rows[0]["chosen"]  # as TRL's documentation requires
     table.to_parquet(tmp_path / "rows.parquet")
     table.save_to_disk(tmp_path / "saved")
     for path in (tmp_path / "rows.parquet", tmp_path / "saved"):
@@ -332,7 +332,7 @@ def test_images_and_sound_are_refused_by_row(kind, write, scorer):
 
 # ---- build-data ----
 
-# What JSON can hold, in an order that no sorting gives.
+# Every kind of JSON value, in an order that sorting would change.
 FREE = {"z": 1, "a": [{"y": None, "b": 1.0}], "big": 2**63, "low": 1e-7, "e": {}, "l": [], "t": True, "n": None}
 FREE |= {
     "u": "é\u2028 \U0001f600",
@@ -363,7 +363,7 @@ def test_objects_of_free_shape_survive_unchanged(write, tmp_path):
         data = load_datasets({"d": place}, "train", format="chat", streaming=streaming)["d"]
         for row, found in zip(rows, data, strict=True):
             texts = found["completions"] if "completions" in found else [found["chosen"], found["rejected"]]
-            assert json.dumps(texts) == json.dumps([row["chosen"], row["rejected"]])  # with the order of the keys
+            assert json.dumps(texts) == json.dumps([row["chosen"], row["rejected"]])  # including the order of keys
             assert json.dumps(found["tools"]) == json.dumps(row.get("tools"))
             assert json.dumps(found["chat_template_kwargs"] or {}) == json.dumps(row.get("chat_template_kwargs", {}))
 

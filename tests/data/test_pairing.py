@@ -1,4 +1,4 @@
-"""One rule makes pairs of rows and counts ties: by hand, and the same wherever rows come in."""
+"""One rule makes pairs from rows and counts ties: worked by hand, and the same at every entry point."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def test_different_scores_are_a_pair_and_equal_ones_a_tie():
     found = pair_up([0.5, 2.0, 0.5, -1.0])
     assert found.pairs == [(1, 0), (0, 3), (1, 2), (1, 3), (2, 3)]  # in file order
     assert found.ties == [(0, 2)]
-    assert found.order == [1, 2, 0, 3] and found.first_two == (1, 2)  # of equals the last of the file comes first
+    assert found.order == [1, 2, 0, 3] and found.first_two == (1, 2)  # among equals, the last in the file comes first
     assert found.best_first() == [(1, 2), (1, 0), (1, 3), (2, 3), (0, 3)]
 
 
@@ -53,7 +53,7 @@ def test_rivals_of_a_domain_do_not_tie_with_each_other_but_with_the_domain():
     rivals = pair_up([1.0, 0.0, 0.0], writers, "law")
     assert (rivals.pairs, rivals.ties) == ([(0, 1), (0, 2)], [])
     assert pair_up([0.0, 0.0, 0.0], writers, "law").ties == [(0, 1), (0, 2)]
-    assert pair_up([0.0, 0.0], writers[1:], "law").ties == []  # the domain's own response was dropped as empty
+    assert pair_up([0.0, 0.0], writers[1:], "law").ties == []  # the domain's own response was empty and was dropped
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6))
@@ -114,7 +114,7 @@ def test_ranked_rows_that_state_no_preference_are_refused(completions, scores, m
             read()
 
 
-# ---- the same rows wherever they come in ----
+# ---- the same rows at every entry point ----
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def tokenizer(base_model):
 
 
 def pair(number, chosen, rejected):
-    """One row, the better text `good`, with these scores."""
+    """A row with these scores, whose better text contains `good`."""
     tags = {"domain": "law", "source": "jsonl", "prompt_id": str(number)}
     scores = {"score_chosen": chosen, "score_rejected": rejected}
     return {"prompt": f"{number} ", "chosen": "good", "rejected": "bad", **scores, **tags}

@@ -39,7 +39,7 @@ def test_every_two_texts_with_different_scores_are_a_pair_the_better_one_chosen(
     [
         [("q", ["a", "b"], [1, 0])],
         [("q", ["a", "b", "c"], [1, 2, 3]), ("r", ["a", "b", "c", "d"], [1, 1, 2, 2])],
-        [("q", ["a", "b"], [1, 0]), ("q", ["c", "d"], [1, 0])],  # one prompt, two rows: never merged into one
+        [("q", ["a", "b"], [1, 0]), ("q", ["c", "d"], [1, 0])],  # two rows with one prompt are never merged
         [("q", ["a", "b", "c"], [0, 0, 1]), ("q", ["d", "e", "f"], [0, 5, 1])],
         [("q", ["a", "b"], [1, 0]), ("q", ["a", "c"], [2, 0])],  # a text with two scores
     ],

@@ -1,4 +1,4 @@
-"""The toolkit on the published data, where a part of it lies beside the checkout."""
+"""The toolkit on the published data; skipped if it is not beside the checkout."""
 
 import json
 

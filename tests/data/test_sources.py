@@ -104,7 +104,7 @@ def test_optional_columns_are_there_only_if_the_data_has_them(write):
     row = {"prompt": "Q?", "chosen": "A", "rejected": "B"}
     assert "margin" not in train_rows("jsonl", write("a.jsonl", [row])).column_names
     mixed = train_rows("jsonl", write("b.jsonl", [row, {**row, "prompt": "R?", "margin": 0.5}]))
-    assert mixed["margin"] == [0.0, 0.5]  # what no margin means; TRL takes no null
+    assert mixed["margin"] == [0.0, 0.5]  # 0 stands for no margin; TRL does not accept null
 
 
 def test_columns_of_the_command_line(write, tmp_path, capsys):

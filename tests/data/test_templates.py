@@ -20,14 +20,14 @@ HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"
     ("texts", "prompt"),
     [
         ([f"{HUMAN}Hi{ASSISTANT} Yes", f"{HUMAN}Hi{ASSISTANT} No"], f"{HUMAN}Hi{ASSISTANT}"),
-        # The shared beginning of two answers is no prompt.
+        # A beginning that two answers share is not part of the prompt.
         ([f"{HUMAN}Hi{ASSISTANT} The one", f"{HUMAN}Hi{ASSISTANT} The other"], f"{HUMAN}Hi{ASSISTANT}"),
-        # Parting before the last turn: the rest of the dialogue belongs to the completion.
+        # If the dialogues diverge before the last turn, the rest of each belongs to its completion.
         (
             [f"{HUMAN}Hi{ASSISTANT} Yes{HUMAN}Go{ASSISTANT} A", f"{HUMAN}Hi{ASSISTANT} No{HUMAN}Go{ASSISTANT} B"],
             f"{HUMAN}Hi{ASSISTANT}",
         ),
-        # Parting in a human turn: what both sides share ends before it.
+        # If they diverge in a human turn, the shared prompt ends before it.
         (
             [f"{HUMAN}Hi{ASSISTANT} Yes{HUMAN}a{ASSISTANT} A", f"{HUMAN}Hi{ASSISTANT} Yes{HUMAN}b{ASSISTANT} B"],
             f"{HUMAN}Hi{ASSISTANT} Yes",

@@ -1,4 +1,4 @@
-"""TRL's own trainers take what build-data makes, as it is."""
+"""TRL's own trainers accept the output of build-data unchanged."""
 
 import copy
 import json
@@ -163,7 +163,7 @@ def calling(**arguments):
 ASK, YES, NO = said("user", "a?"), said("assistant", "b"), said("assistant", "c")
 PAIR = {"prompt": ASK, "chosen": YES, "rejected": NO}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-# Chat rows in the forms that TRL 1.16 takes; the second of two rows has what the first has not.
+# Chat rows in the forms that TRL 1.16 accepts; the second row of each has fields that the first lacks.
 TRL_FORMS = {
     "prompt": [PAIR],
     "no prompt": [{"chosen": ASK + YES, "rejected": ASK + NO}],

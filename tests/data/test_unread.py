@@ -1,4 +1,4 @@
-"""A column that says which response is better, or is part of the prompt, is read or stops the build."""
+"""A column that says which response is better, or that belongs to the prompt, is read or stops the build."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_score_and_a_rank_are_not_both_read(train):
     assert ranks_of(train(rows, ignore_columns=("rank",))) == {"Q": ("B", "A")}
 
 
-# ---- the ways in ----
+# ---- entry points ----
 
 
 def test_advice_never_maps_names_past_a_label(train):
