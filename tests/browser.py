@@ -65,7 +65,7 @@ class Tab:
         return [element.strip() for element in self.page.locator(selector).all_text_contents()]
 
     def wait(self, expression):
-        """Waits until a JavaScript expression is true. Playwright's own wait evaluates strings: the page forbids it."""
+        """Waits until a JavaScript expression is true, without evaluating strings, which the page forbids."""
         end = time.monotonic() + SECONDS
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, f"never: {expression}; {self.complaints}"

@@ -50,7 +50,7 @@ WORDS += [
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives files to the workers in the order set below; by default, xdist begins with the files that have most tests."""
+    """Gives files to the workers in the order set below; by default, xdist begins with those that have most tests."""
     config.option.loadscopereorder = False
 
 

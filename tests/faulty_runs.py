@@ -1,4 +1,4 @@
-"""Runs that are killed, signalled or starved, in processes of their own; used by the tests of survival. No test."""
+"""Helpers to test survival: runs in processes of their own that are killed, signalled or run out of resources."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEEDS = ("runtime", "per_second")
 def build(
     folder: str | Path, base: str, data: dict[str, list], options: dict[str, Any], callbacks: list | None = None
 ):
-    """A tiny trainer; `lora` among the options puts an adapter with dropout on it."""
+    """A tiny trainer. The option `lora` adds an adapter with dropout."""
     from datasets import Dataset
     from peft import LoraConfig
 
@@ -57,7 +57,7 @@ def build(
 
 
 def at(step: int, event: str, action: Callable[[], None]):
-    """A callback that does something when an event of the Trainer comes at a step."""
+    """A callback that calls `action` at an event of the Trainer in a given step."""
     from transformers import TrainerCallback
 
     class At(TrainerCallback):
@@ -72,7 +72,7 @@ def at(step: int, event: str, action: Callable[[], None]):
 
 
 def send(number: int, rank: int | None = None) -> Callable[[], None]:
-    """Sends this process a signal, if it has the rank."""
+    """A function that sends a signal to its own process, if that has the rank."""
 
     def action() -> None:
         if rank is None or int(os.environ.get("RANK", "0")) == rank:
@@ -87,10 +87,10 @@ terminate = send(signal.SIGTERM)
 
 def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 120) -> list[int]:
     """
-    Runs a function in forked processes, as ranks of one run where there are several.
+    Runs a function in forked processes; several are the ranks of one run.
 
     Returns:
-        `list[int]`: Exit codes; minus the number of the signal where one ended it.
+        `list[int]`: Exit codes; the negative signal number if a signal ended the process.
     """
 
     context = multiprocessing.get_context("fork")
@@ -119,7 +119,7 @@ def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 1
             code = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # pytest's own exit handlers are not this process's
+        os._exit(code)  # skips pytest's exit handlers
 
     processes = [context.Process(target=child, args=(rank,)) for rank in range(num_processes)]
     for process in processes:
@@ -138,7 +138,7 @@ def in_child(run: Callable[[], None], num_processes: int = 1, timeout: float = 1
 def train_to_end(
     folder: Path, base: str, data: dict, options: dict, callbacks: Callable[[], list] = list, resume: Any = "auto"
 ) -> Callable[[], None]:
-    """The run as a recipe does it: resumes if there is something, writes `end.pt` and the results at its end."""
+    """Trains as a recipe does: resumes if there is a checkpoint, and writes `end.pt` and the results at the end."""
 
     def run() -> None:
         import torch
@@ -157,7 +157,7 @@ def train_to_end(
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """What a run has come to: its logs without speeds, its results and its weights."""
+    """The outcome of a run: its logs without timings, its results and its weights."""
     import torch
 
     end = json.loads((folder / "end.json").read_text())
@@ -169,7 +169,7 @@ def ending(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_ending(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Bit for bit: every log, the results, the best checkpoint and all weights."""
+    """Asserts that logs, results, best checkpoint and all weights are equal bit for bit."""
     import torch
 
     assert found["logs"] == expected["logs"]

@@ -1,6 +1,6 @@
 """
-FSDP 2 on a CPU, for `test_engines.py`; no test. Accelerate has no FSDP without a GPU and silently takes DDP instead: its
-state is told here that it is FSDP. All the rest is its own code, and PyTorch's `fully_shard` on a gloo mesh.
+Runs FSDP 2 on a CPU, for `test_engines.py`. Without a GPU, Accelerate silently falls back from FSDP to DDP, so its
+state is patched here to say FSDP. Everything else is its own code, and PyTorch's `fully_shard` on a gloo mesh.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ original = AcceleratorState.__init__
 
 
 def as_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-    """`AcceleratorState.__init__`, which goes by the kind of device."""
+    """Replaces `AcceleratorState.__init__`, which decides by the kind of device."""
     original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None:
         self.distributed_type = DistributedType.FSDP

@@ -1,9 +1,9 @@
 """
-A loopback server that speaks the part of the Hub's HTTP API that uploads and downloads use: models and datasets with
-branches and commits, large files by the LFS protocol, faults on demand.
+A loopback server with the part of the Hub's HTTP API that uploads and downloads use: models and datasets with branches
+and commits, large files by the LFS protocol, and faults on demand.
 
-Large files go by LFS, not Xet: the clients have no fallback once `hf_xet` is installed, so tests set
-HF_HUB_DISABLE_XET (`huggingface_hub` then uploads in one commit, as it does where `hf_xet` is missing).
+Large files use LFS, not Xet. If `hf_xet` is installed, the clients have no fallback, so tests set HF_HUB_DISABLE_XET.
+`huggingface_hub` then uploads in one commit, as it does without `hf_xet`.
 """
 
 import base64
@@ -52,7 +52,7 @@ class Repo:
 
 
 class HubState:
-    """What the server holds, and what it was asked."""
+    """The server's repositories, and the requests that it got."""
 
     def __init__(self, token):
         self.token = token
@@ -68,7 +68,7 @@ class HubState:
         return {"models": self.models, "datasets": self.datasets}[kind]
 
     def uploaded(self):
-        """Digests of the large files that were sent, in order."""
+        """Digests of the uploaded large files, in order."""
         return [path.removeprefix("/large/") for command, path in self.requests if command == "PUT"]
 
 
@@ -77,7 +77,7 @@ class HubHandler(BaseHTTPRequestHandler):
     state: HubState
 
     def log_message(self, *args):
-        """Nothing: the tests read `state.requests`."""
+        """Prints nothing: tests read `state.requests`."""
 
     def reply(self, code, body=b"", **headers):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -127,7 +127,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.state.uploads_before_cut = left - 1
         if left == 0:
             self.rfile.read(1)
-            self.close_connection = True  # in the middle of the file, without an answer
+            self.close_connection = True  # in the middle of the file, without a response
             self.connection.shutdown(2)
             return
         payload, digest = self.body(), path.removeprefix("/large/")
@@ -153,7 +153,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.refuse(403, "You don't have the rights to write to this namespace.")
         return self.state.may_write
 
-    # ---- what is asked ----
+    # ---- requests ----
 
     def whoami(self, payload):
         self.reply(200, {"type": "user", "name": "tester", "orgs": [], "auth": {}})

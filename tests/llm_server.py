@@ -1,4 +1,4 @@
-"""A loopback endpoint that speaks OpenAI's chat completions, counts what it answers, and misbehaves on demand."""
+"""A loopback endpoint for OpenAI's chat completions that counts its answers and misbehaves on demand."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ FAULTS = ("429", "500", "hang", "garbage", "html", "half", "no choices")
 
 class LLMState:
     """
-    What the server was asked and has answered.
+    What the server was asked and what it answered.
 
-    `faults` chooses what goes wrong: a function of the number of the request (from 1) and of the question, which returns
-    one of `FAULTS`, or None for an answer.
+    `faults` decides what goes wrong: it gets the number of the request (from 1) and the question, and returns one of
+    `FAULTS`, or None for a normal answer.
     """
 
     def __init__(self, faults=None, key="sk-secret", reply=None, delay=lambda: 0.0, hang=3.0):
@@ -38,7 +38,7 @@ class LLMState:
 
 
 def default_reply(system, query):
-    """A text that hangs on both; returns it with a finish reason."""
+    """A text that depends on both, and a finish reason."""
     digest = hashlib.sha256(f"{system}\n{query}".encode()).hexdigest()
     words = [f"{digest[k : k + 5]}" for k in range(0, 60, 5)]
     return f"{system.split()[0]} says: " + " ".join(words) + ".", "stop"
@@ -49,7 +49,7 @@ class LLMHandler(BaseHTTPRequestHandler):
     state: LLMState
 
     def log_message(self, *args):
-        """Nothing: the tests read the state."""
+        """Prints nothing: tests read the state."""
 
     def send(self, code, data, content_type="application/json", promised=None, **headers):
         data = data if isinstance(data, bytes) else json.dumps(data).encode()
@@ -118,7 +118,7 @@ class LLMHandler(BaseHTTPRequestHandler):
         }
 
     def is_gone(self):
-        """Whether the client has hung up: what is sent then reaches nobody."""
+        """Whether the client has disconnected, so that a response would be lost."""
         if not select.select([self.connection], [], [], 0)[0]:
             return False
         try:
@@ -161,7 +161,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        """Nothing: a client that was killed leaves broken connections."""
+        """Ignores errors: a killed client leaves broken connections."""
 
 
 @contextmanager

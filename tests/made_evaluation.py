@@ -1,4 +1,4 @@
-"""An evaluation with rewards made up by a rule, so that its page can be tried without a model."""
+"""An evaluation with rewards from a rule, to try its page without a model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DESCRIBED = {
 
 def made_evaluation(sets, rewards, cut=lambda text: False):
     """
-    What `evaluate` would find.
+    The result of `evaluate` with these rewards.
 
     Args:
-        sets: Name -> rows.
-        rewards: Name of a model -> function of the set's name and the number of a text.
-        cut: Whether a text lost its beginning.
+        sets: Rows by name of the set.
+        rewards: By name of the model, a function of the set's name and a text's number that returns a reward.
+        cut: Function that says whether a text lost its beginning.
     """
     bootstrap = Bootstrap(resamples=20, seed=0)
     found = Evaluation(_head(torch.device("cpu"), bootstrap))

@@ -1,4 +1,4 @@
-"""Pairs made of random token ids, for tests of what plans them. No test."""
+"""Pairs of random token ids, to test planning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES = [{"pairs": 3}, {"pairs": 8}, {"tokens": 60}, {"tokens": 150}, {"tokens":
 
 
 def preferences(seed, num_prompts, most_responses=6, prompt_length=20):
-    """Prompts of two to K responses of 1 to 40 tokens; some pairs of each, some prompts in two rows, texts shared."""
+    """Prompts with 2 to K responses of 1 to 40 tokens and some of their pairs; some have two rows or share texts."""
     rng = np.random.default_rng(seed)
     ids, better, worse, prompt, row = [], [], [], [], []
     for number in range(num_prompts):
@@ -24,7 +24,7 @@ def preferences(seed, num_prompts, most_responses=6, prompt_length=20):
                 if j == i + 1 or rng.random() < 0.4:
                     better.append(first + i)
                     worse.append(first + j)
-                    prompt.append(2 * number)  # numbers with gaps: rows of ties alone have a prompt and no pair
+                    prompt.append(2 * number)  # numbers with gaps: rows with only ties have a prompt but no pair
                     row.append(2 * number + int(rng.integers(2)))
     mixed = rng.permutation(len(better))
     lm = rng.random((2, len(better))) < 0.5

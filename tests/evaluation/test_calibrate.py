@@ -1,4 +1,4 @@
-"""Calibrations: fitted to held-out pairs, judged on pairs not fitted on, kept with the model, refused for another one."""
+"""Calibrations: fitted to held-out pairs, judged on other pairs, saved with the model, refused for another model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rm_toolkit.scoring.scorer import RewardScorer
 
 
 def drawn(number, scale, seed=0):
-    """Margins of a model that is `scale` times as sure as it is right, with the prompts of its pairs."""
+    """Margins, and prompts of the pairs, of a model whose margins are `scale` times too large."""
     rng = np.random.default_rng(seed)
     size = np.abs(rng.normal(0, 2, number))
     margins = np.where(rng.random(number) < expit(size), size, -size) * scale
@@ -35,7 +35,7 @@ def test_an_overconfident_model_is_corrected_on_pairs_that_were_not_fitted_on(me
         error = found.calibration.record["temperature_standard_error"]
         assert abs(found.calibration.temperature - 3) < 4 * error and 0.02 < error < 0.3
     fresh, _ = drawn(20_000, 3.0, seed=1)
-    # Of the pairs that it says p of, a share of p is right.
+    # Among the pairs to which it gives probability p, a share p is ranked correctly.
     p = found.calibration.probability(np.abs(fresh))
     for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 0.99)):
         inside = (p >= low) & (p < high)
@@ -43,7 +43,7 @@ def test_an_overconfident_model_is_corrected_on_pairs_that_were_not_fitted_on(me
 
 
 def test_what_is_shown_was_not_fitted_on():
-    # Rightly ranked wherever the margin is a certain number, by chance: a line that has seen the pairs learns each step.
+    # Whether a pair is ranked correctly is random: only a curve that was fitted to these pairs can follow it.
     rng = np.random.default_rng(3)
     margins = rng.uniform(0, 1, 1000) * rng.choice([-1, 1, 1], 1000)
     found = fit_calibration(margins, [str(n) for n in range(1000)], "isotonic", "m")
@@ -90,7 +90,7 @@ def test_a_set_that_the_model_was_trained_on_is_refused(tmp_path):
     trained = {"a": {"spec": {"path": str(file), "source": "dsp", "domain": "law"}}, "b": {"spec": "folder"}}
     settings = RewardModelSettings(lineage=[{"stage": "grft", "datasets": trained}])
     own = {"path": str(file), "source": "dsp", "domain": "law"}
-    # The pairs of another domain of the file have the same prompts and the same texts.
+    # The pairs of another domain in the file have the same prompts and texts.
     for spec in (own, {**own, "domain": "art"}, {"path": "folder", "split": "train"}):
         with pytest.raises(InputError, match="the model was trained on '"):
             check_not_trained_on(settings, {"mine": spec}, "test")
@@ -180,9 +180,7 @@ def test_the_command_fits_shows_and_keeps(model, rows, tmp_path, capsys, read_js
         for name in ("chosen", "rejected")
     }
     rng = np.random.default_rng(0)
-    for row, first, second in zip(
-        pairs, *rewards.values()
-    ):  # labels that the model is right about, three times in four
+    for row, first, second in zip(pairs, *rewards.values()):  # labels that the model agrees with three times in four
         if (first < second) == (rng.random() < 0.75):
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     data = tmp_path / "held_out.jsonl"

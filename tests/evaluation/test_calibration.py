@@ -1,4 +1,4 @@
-"""Calibration of pairs, by hand and against scikit-learn, to which every pair is shown in both orders."""
+"""Calibration of pairs, by hand and against scikit-learn, which gets every pair in both orders."""
 
 import math
 
@@ -13,7 +13,7 @@ def logit(p):
 
 
 def test_brier_and_calibration_error_by_hand():
-    # Sure to .77 twice, once rightly and once wrongly; undecided once; sure to .97 and right.
+    # Confidence .77 twice, once right and once wrong; one tie; confidence .97 and right.
     margins = np.array([logit(0.77), -logit(0.77), 0.0, logit(0.97)])
     assert brier_score(margins) == pytest.approx((0.23**2 + 0.77**2 + 0.25 + 0.03**2) / 4)
     curve = reliability(margins)
@@ -25,7 +25,7 @@ def test_brier_and_calibration_error_by_hand():
 
 
 def test_limits_and_direction():
-    sure = np.full(3, 800.0)  # exp would overflow
+    sure = np.full(3, 800.0)  # `exp` would overflow
     assert (brier_score(sure), brier_score(-sure), brier_score(0 * sure)) == (0.0, 1.0, 0.25)
     assert (reliability(sure).error, reliability(-sure).error, reliability(0 * sure).error) == (0.0, 1.0, 0.0)
     assert brier_score(np.array([2.0])) < brier_score(np.array([1.0])) < brier_score(np.array([-1.0]))

@@ -1,4 +1,4 @@
-"""`rm-toolkit evaluate`: the numbers of any reward model, and the folder that shows them."""
+"""`rm-toolkit evaluate`: the metrics of any reward model, and the folder that shows them."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ TAGGED = {"domain": lambda k: ("law", "art")[k % 2], "prompt_id": lambda k: str(
 
 
 def stock_model(base, folder, architecture_name=None):
-    """A reward model that transformers alone made: random head, no settings of ours."""
+    """A reward model made by transformers alone: a random head and no settings of ours."""
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -167,7 +167,7 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
     assert metrics["models"]["law"]["learning_curves"]["customized"] == ["law"]
     assert (metrics["datasets"]["law"]["domains"], metrics["datasets"]["law"]["num_pairs"]) == (["law"], 12)
     assert metrics["results"]["law"]["art"]["by_tag"]["rejected_domain"].keys() == {"law", "sport"}
-    assert metrics["results"]["law"]["art"]["num_truncated"] == 1  # one text is longer than the model reads
+    assert metrics["results"]["law"]["art"]["num_truncated"] == 1  # one text is longer than `max_length`
     report = (tmp_path / "report" / "report.md").read_text()
     pictures = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
     assert {f"{kind}-law.png" for kind in ("rewards", "margins", "reliability", "length", "learning-curves")} < set(
@@ -204,7 +204,7 @@ def test_the_command_writes_numbers_tables_and_pictures(ours, write_sets, tmp_pa
 
 @pytest.fixture
 def write_sets(tmp_path):
-    """NAME=SPEC of a DSP file seen from two of its domains."""
+    """NAME=SPEC arguments for a DSP file, once for each of two domains."""
     items = [
         {"query": f"Which {k}?", "responses": {"law": f"court {k}", "art": f"paint {k} " * 3, "sport": f"ball {k}"}}
         for k in range(6)

@@ -1,4 +1,4 @@
-"""A split made here is the one that the model's run held out, or the evaluation stops."""
+"""A split made by `evaluate` is the one that the model's run held out, or the evaluation stops."""
 
 from __future__ import annotations
 

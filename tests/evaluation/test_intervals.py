@@ -1,4 +1,4 @@
-"""Intervals over prompts: known widths, the same draws whatever the memory, and the cases that resampling cannot see."""
+"""Intervals over prompts: known widths, the same draws for any amount of memory, and cases that resampling misses."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_pairs_of_one_prompt_are_no_new_evidence():
 
 
 def test_uneven_prompts_weigh_by_their_pairs():
-    # One prompt of 30 right pairs and nine of one wrong pair: now and then the large one is not drawn, or twice.
+    # A prompt with 30 right pairs and nine with one wrong pair: sometimes the large one is drawn twice or not at all.
     wins, prompt = np.repeat([1.0, 0.0], [30, 9]), np.concatenate([np.zeros(30, int), np.arange(1, 10)])
     low, high = Bootstrap().accuracy_interval(wins, prompt)
     assert low == 0.0
@@ -91,7 +91,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert found["value"] == pytest.approx((second > 0).mean() - (first > 0).mean())
     assert 0 < found["low"] < found["value"] < found["high"]
     low, high = Bootstrap().accuracy_interval((first > 0) * 1.0, prompt)
-    assert found["high"] - found["low"] < 0.6 * (high - low)  # of two independent ones it would be 1.4
+    assert found["high"] - found["low"] < 0.6 * (high - low)  # for independent models, it would be 1.4
     assert compare(first, first, prompt, Bootstrap()) == {"value": 0.0, "low": 0.0, "high": 0.0}
     swapped = compare(second, first, prompt, Bootstrap())
     assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]))
@@ -102,11 +102,11 @@ def test_many_prompts_are_drawn_by_blocks_each_as_likely():
     draws = list(Bootstrap(resamples=100)._draws(num_prompts))
     assert {drawn.shape for drawn in draws} == {(1, num_prompts)}
     times = np.bincount(np.concatenate(draws, axis=None), minlength=num_prompts)
-    assert len(times) == num_prompts and times.min() > 40 and times.max() < 170  # 100 each, with a deviation of 10
+    assert len(times) == num_prompts and times.min() > 40 and times.max() < 170  # mean 100, standard deviation 10
     assert times[-100:].mean() == pytest.approx(100, abs=5)
-    assert times.var() == pytest.approx(100, rel=0.1)  # as of independent draws
+    assert times.var() == pytest.approx(100, rel=0.1)  # as for independent draws
     blocks = np.array([np.bincount(drawn[0] // intervals.BLOCK)[:8] for drawn in draws])
-    assert blocks.var() == pytest.approx(256, rel=0.2)  # of a block as a whole too
+    assert blocks.var() == pytest.approx(256, rel=0.2)  # also for whole blocks
 
 
 def test_intervals_of_many_prompts_are_as_wide_as_is_known():

@@ -1,4 +1,4 @@
-"""What a run logs, and the learning curves made of it."""
+"""What a run logs, and the learning curves made from it."""
 
 import json
 

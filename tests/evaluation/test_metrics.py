@@ -1,4 +1,4 @@
-"""Metrics are counts until the last division: by hand, and whatever the batches were."""
+"""Metrics are counts until the last division: worked by hand, and independent of the batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_counts_by_hand(tokenized):
     losses = [math.log(1 + math.exp(-d)) for d in (2, -1, 0, 0.5)]
     assert metrics.loss == pytest.approx(sum(losses) / 4, abs=1e-9)
     assert metrics.first_two_accuracy == metrics.accuracy
-    # Over the texts themselves: 9.5 / 8, and the root of the mean square minus the mean's square.
+    # Over the texts: mean 9.5 / 8, and the root of the mean square minus the squared mean.
     assert metrics.reward_mean == pytest.approx(9.5 / 8)
     assert metrics.reward_std == pytest.approx(((4 + 1 + 9 + 9 + 0.25) / 8 - (9.5 / 8) ** 2) ** 0.5)
 
@@ -51,10 +51,10 @@ def test_ranked_rows_count_all_pairs_but_first_two_only_the_two_best(tokenized):
         # sorted: third (2.0), first (1.0), second and fourth tied at 0
         {"prompt": "a ", "completions": ["one", "two", "three", "four"], "scores": [1.0, 0.0, 2.0, 0.0]},
         {"prompt": "b ", "completions": ["one", "two"], "scores": [0.0, 1.0]},
-        {"prompt": "c ", "completions": ["one", "two"], "scores": [1.0, 1.0]},  # a tie of labels alone
+        {"prompt": "c ", "completions": ["one", "two"], "scores": [1.0, 1.0]},  # only a label tie
     ]
     data = tokenized(rows)
-    # One reward a text, in the order in which the texts first appear.
+    # One reward per text, in the order in which the texts first appear.
     rewards = np.array([5.0, 1.0, 4.0, 4.5, 0.0, 7.0, 1.0, 2.0], dtype=np.float32)
     metrics = preference_metrics(rewards, data)
     # row a: three > one no (4 < 5), three > two yes, three > four no (4 < 4.5), one > two yes, one > four yes; b: yes
@@ -95,7 +95,7 @@ def test_metrics_of_large_margins_are_finite(tokenized):
 def test_nothing_to_count_is_not_a_number(tokenized):
     data = tokenized([{"prompt": "a ", "completions": ["x", "y"], "scores": [1.0, 1.0]}])
     metrics = preference_metrics(np.zeros(2, dtype=np.float32), data)
-    assert metrics.reward_mean == 0.0 == metrics.reward_std  # there are texts, but no pair
+    assert metrics.reward_mean == 0.0 == metrics.reward_std  # there are texts but no pairs
     assert math.isnan(metrics.accuracy) and metrics.num_pairs == 0 and metrics.num_label_ties == 1
 
 
@@ -108,7 +108,7 @@ def test_one_reward_a_sequence_is_wanted(tokenized):
 
 
 def test_metrics_do_not_depend_on_batch_size_or_padding(make_trainer, rows):
-    """TRL's accuracy is a mean of batch means: seven pairs give another figure for every batch size."""
+    """TRL's accuracy is a mean of batch means: seven pairs give a different value for each batch size."""
     sets = {"pairs": rows.pairs(7, seed=3), "ranked": rows.ranked(5)}
     found = []
     for batch_size in (1, 2, 5, 64):
@@ -151,7 +151,7 @@ def test_evaluation_leaves_the_model_as_it_was(make_trainer, rows):
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
-# ---- batches of like length ----
+# ---- batches of similar length ----
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 10, 64, 10**6])

@@ -1,4 +1,4 @@
-"""One number for one thing: the same rows in training, `evaluate`, a study and the card, every number compared."""
+"""The same rows give the same numbers in training, `evaluate`, a study and the card."""
 
 import json
 import math
@@ -28,7 +28,7 @@ MEANS = ("first_two_accuracy", "margin", "loss")
 
 @pytest.fixture
 def sets(rows, tmp_path):
-    """Test sets by name, as a recipe gives them, with pairs and label ties counted by hand."""
+    """Test sets by name, as in a recipe, with pairs and label ties counted by hand."""
 
     def write(name, records, **spec):
         path = tmp_path / name
@@ -44,10 +44,10 @@ def sets(rows, tmp_path):
     ]
     margins = rows.pairs(6, seed=3, score_chosen=lambda k: 2.0, score_rejected=lambda k: 2.0 * (k == 4) + k / 9)
     margins = [{**row, "margin": n / 2} for n, row in enumerate(margins)]
-    margins[4]["score_rejected"] = 2.0  # a tie of labels; its margin is asked of nobody
-    ranked = rows.ranked(8)  # of 3, 5, 4 and 2 responses, in all but the last of which two tie
+    margins[4]["score_rejected"] = 2.0  # a label tie, so its margin does not matter
+    ranked = rows.ranked(8)  # with 3, 5, 4 and 2 responses; in all but the last, two tie
     same = "river stone garden lantern"
-    border = [  # one whole text twice, the border between prompt and completion elsewhere
+    border = [  # the same whole text, split differently into prompt and completion
         {"prompt": "river ", "chosen": "stone garden lantern", "rejected": "window"},
         {"prompt": "river stone ", "chosen": "garden lantern", "rejected": "copper"},
         {"prompt": "violin ", "chosen": same, "rejected": same},  # equal rewards
@@ -63,7 +63,7 @@ def sets(rows, tmp_path):
 
 @pytest.fixture
 def judged(make_trainer, rows, sets, tmp_path):
-    """Of one trained model: its trainer, and what training, `evaluate` and the card say of every set."""
+    """A trained model: its trainer, and what training, `evaluate` and the card report for every set."""
     specs, _ = sets
     cache = {"cache_dir": str(tmp_path / "cache")}
     loaded = {

@@ -1,4 +1,4 @@
-"""The page of an evaluation in a real browser: what a reader does with it, and what hostile data cannot."""
+"""The page of an evaluation in a real browser: what a reader can do, and what hostile data cannot do."""
 
 import json
 import socket
@@ -45,7 +45,7 @@ CHAT = {
 
 
 def rewards(first):
-    """Each pair's margin is known: of text 2k against 2k + 1 it is `first(k)`, and 100 in the set `easy`."""
+    """Rewards with known margins: text 2k minus 2k + 1 is `first(k)`, and 100 in the set `easy`."""
     return lambda name, text: 0.0 if text % 2 else 100.0 if name == "easy" else first(text // 2)
 
 
@@ -57,7 +57,7 @@ def browser():
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(sets, models, **options)`: path of a page, without figures."""
+    """`write(sets, models, **options)`: writes a page without figures; returns its path."""
 
     def go(sets, models, *, figures=False, **options):
         found = made_evaluation(sets, models, cut=lambda text: "cut me" in text)
@@ -186,7 +186,7 @@ def test_hostile_data_stays_text_in_every_field(browser, write):
 
 
 def check_reaches_no_network(tab):
-    """Even a script of the page itself gets through to nobody."""
+    """Checks that even a script in the page itself cannot reach the network."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         assert tab.evaluate(f"fetch('{address}').then(() => 'sent', () => 'refused')") == "refused"
@@ -247,7 +247,7 @@ def test_nothing_is_wider_than_the_window_and_both_schemes_can_be_read(browser, 
 
 
 def test_lengths_are_those_that_each_model_reads(browser, tmp_path):
-    """As where a text model and a chat model judge one set: the first space belongs to the text alone."""
+    """As if a text model and a chat model judge one set: only the text model reads the leading space."""
     rows = [
         {"prompt": "Which?", "chosen": " " + "a" * 7, "rejected": "b" * 10}
     ]  # 8 : 10, and 7 : 10 without the space

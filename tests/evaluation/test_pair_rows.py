@@ -98,7 +98,7 @@ def test_messages_and_tools_are_json(tmp_path):
 
 
 def test_models_that_number_the_texts_otherwise_are_shown_with_their_own_rewards(tmp_path):
-    """As where a chat model and a text model read one set: the pairs are the same, the numbers of the texts are not."""
+    """As if a chat model and a text model read one set: the same pairs, but differently numbered texts."""
     found = made_evaluation({"mine": pair_rows(3)}, {"a": lambda name, k: k, "b": lambda name, k: 10 * k})
     table = found.pairs["mine"]
     found.tables["b"] = {

@@ -1,4 +1,4 @@
-"""Everything that is said of one model on one test set, worked by hand."""
+"""Everything that is reported for one model on one test set, worked by hand."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_pairs_and_tags_of_ranked_rows(pairs):
     assert listed == [("A? bb", "A? a"), ("A? bb", "A? cccc"), ("B? dd", "B? f"), ("B? ee", "B? f")]
     assert pairs.prompt.tolist() == [0, 0, 1, 1]
     assert pairs.tags["rejected_domain"].tolist() == ["art", "sport", None, None]
-    assert pairs.num_label_ties == 1  # dd and ee; art and sport were never compared with each other
+    assert pairs.num_label_ties == 1  # dd and ee; art and sport were never compared
 
 
 def test_the_same_preferences_as_pairs():
@@ -120,7 +120,7 @@ def test_length_by_hand():
     better, worse = np.array([1, 4, 10, 5, 30, 0]), np.array([4, 5, 10, 4, 10, 0])
     assert longer_wins(better, worse).tolist() == [0, 0, 0.5, 1, 1, 0.5]
     rows = accuracy_by_length(np.array([1, 0, 1, 1, 0.5, 0]), better, worse)
-    # Ratios 0.25, 0.8, 1, 1.25, 3 and, of two empty texts, 1: an edge belongs to the bin above it.
+    # Ratios 0.25, 0.8, 1, 1.25, 3 and, for two empty texts, 1. An edge belongs to the bin above it.
     assert [row["num_pairs"] for row in rows] == [1, 0, 3, 1, 1]
     assert [row["accuracy"] for row in rows] == [1.0, None, pytest.approx(1 / 3), 1.0, 0.5]
     assert [row["longer_wins"] for row in rows] == [0.0, None, pytest.approx(1 / 3), 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""The real clients in this process, turned to a loopback server; models and datasets to publish."""
+"""The real clients in this process, directed to a loopback server; models and datasets to publish."""
 
 import math
 import os
@@ -14,7 +14,7 @@ MARKER_TOKEN = "hf_MarkerTokenThatMustNotShow"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """`hub`: state of a running server, with `address`; the clients' caches are empty folders."""
+    """State of a running server, with its `address`; the clients' caches are empty folders."""
     import datasets
     from huggingface_hub import HfFileSystem, close_session, constants, hf_api
     from huggingface_hub.utils import _http
@@ -35,7 +35,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", MARKER_TOKEN)
-        # The client waits 23 seconds in all before it gives up a broken connection.
+        # By default, the client retries a broken connection for 23 seconds.
         monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
         close_session()
         HfFileSystem.clear_instance_cache()
@@ -46,7 +46,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh_cache(hub, tmp_path, monkeypatch):
-    """`fresh_cache()`: the clients forget what they have downloaded."""
+    """`fresh_cache()`: makes the clients forget what they have downloaded."""
     from huggingface_hub import constants
 
     def forget():
@@ -59,7 +59,7 @@ def fresh_cache(hub, tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick_reload(monkeypatch):
-    """The reload check without its fresh process, which takes seconds; one test runs the real one."""
+    """Replaces the reload check's fresh process, which takes seconds; one test runs the real one."""
     from rm_toolkit.errors import InputError
     from rm_toolkit.hub import models
     from rm_toolkit.scoring.reload_check import read_rewards
@@ -141,7 +141,7 @@ RESULTS = {
 
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory, base_model, base_encoder):
-    """`saved_models(name)`: a saved run, built once: text, chat, adapter, or max (no stock class reads it)."""
+    """`saved_models(name)`: a saved run, built once: text, chat, adapter, or max (which no stock class reads)."""
     built = {}
 
     def get(name):
@@ -203,7 +203,7 @@ def model_folder(saved_models, tmp_path):
 
 @pytest.fixture
 def child_environment(hub, tmp_path):
-    """Environment of a command that is started as a user starts it."""
+    """Environment for a command in a process of its own."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     return environment | {
         "HF_ENDPOINT": hub.address,

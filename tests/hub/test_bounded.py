@@ -1,4 +1,4 @@
-"""A Hub that does not answer as it should is given up, whatever it does instead; everything else stays as it is."""
+"""A misbehaving Hub is given up, in whatever way it misbehaves; the clients are otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_manner_of_not_answering_has_its_bound(manner, bounded):
 def test_a_hub_without_a_connection_is_given_up_soon_in_one_line(bounded, monkeypatch, caplog):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"  # refused: nobody listens
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"  # refused: nothing listens there
     waited = []
     monkeypatch.setattr(hub_client.time, "sleep", waited.append)
     monkeypatch.setattr(hub_client, "_unreachable", {})
@@ -51,7 +51,7 @@ def test_a_hub_without_a_connection_is_given_up_soon_in_one_line(bounded, monkey
             _http.http_backoff("HEAD", f"{url}/someone/model/resolve/main/config.json")
     assert waited == [1.0, 2.0] * 2  # once for each server
     assert not caplog.records
-    hub_client._answered.add(address.removeprefix("http://"))  # one that has answered gets the library's patience
+    hub_client._answered.add(address.removeprefix("http://"))  # once it has answered, the library's own retries apply
     hub_client._unreachable.clear()
     with pytest.raises(_http.httpx2.ConnectError):
         _http.http_backoff("GET", address, max_retries=1)

@@ -18,13 +18,13 @@ from rm_toolkit.hub import datasets as pushed
 from rm_toolkit.hub import push_dataset
 
 
-# `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.
+# `huggingface_hub` 2.4 uploads large files in a way that its HTTP library deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """`built(layout, format)`: folder that build-data wrote, of 12 questions with scored answers."""
+    """`built(layout, format)`: folder that build-data wrote from 12 questions with scored answers."""
     folders = {}
 
     def get(layout="pairs", format="text"):
@@ -83,7 +83,7 @@ def test_the_card_says_what_was_done(built, hub, tmp_path):
     assert card.data.license == "cc-by-nc-4.0" and "no commercial use" in text
     assert card.data.size_categories == "n<1K"
     splits = {split["name"]: split["num_examples"] for split in card.data.dataset_info["splits"]}
-    # Of 4 answers (one tie): 6 - 1 pairs a question, 9 and 3 questions.
+    # 4 answers with one tie make 6 - 1 pairs per question; 9 and 3 questions.
     assert splits == {"train": 45, "test": 15}
     assert "| train | 45 | 9 |" in text and "| test | 15 | 3 |" in text
     assert "| - ties | 9 | 3 |" in text and "| kept | 45 | 15 |" in text

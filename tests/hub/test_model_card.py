@@ -1,4 +1,4 @@
-"""What a card says of a run, by hand; that its metadata is what the Hub reads."""
+"""What a model card says about a run, worked by hand, and that the Hub can read its metadata."""
 
 import copy
 import json
@@ -69,7 +69,7 @@ def test_the_metadata_is_what_the_hub_reads(card):
     ]
     assert metadata["base_model"] == "some/base" and metadata["base_model_relation"] == "finetune"
     assert metadata["datasets"] == ["owner/mine"] and metadata["library_name"] == "transformers"
-    again = ModelCard(text)  # raises where the metadata is not valid
+    again = ModelCard(text)  # raises if the metadata is not valid
     assert again.data.eval_results and again.data.to_dict() == ModelCard(str(again)).data.to_dict()
 
 
@@ -79,7 +79,7 @@ def test_nothing_of_the_users_machine_is_in_card_or_settings(card):
     assert "/home" not in str(card()) + json.dumps(public.lineage)
     assert public.lineage[1]["base"] == "grft" and public.lineage[1]["datasets"]["dsp"]["spec"] == "dsp:0.5"
     assert public.lineage[1]["datasets"]["mine"]["spec"]["path"] == "owner/mine"
-    assert settings.lineage == LINEAGE  # the user's own keep their paths
+    assert settings.lineage == LINEAGE  # the user's own settings keep their paths
 
 
 def test_non_commercial_data_make_a_non_commercial_card(card):
@@ -134,7 +134,7 @@ def test_report_and_figures_of_an_evaluation_go_along(card, tmp_path):
     (source / "metrics.json").write_text('{"command": "/home/someone"}')
     figures = stage_evaluation(str(source), target)
     assert figures == ["evaluation/figures/margin_histogram.png"]
-    # The report's own links still hold; the metrics, which know the command line, stay at home.
+    # The report's links still work. The metrics, which contain the command line, are not published.
     assert sorted(p.relative_to(target).as_posix() for p in target.rglob("*.*")) == [*figures, "evaluation/report.md"]
     assert (target / "evaluation" / "report.md").read_text() == (
         "![](figures/margin_histogram.png) and/or https://a.b/c/d\n"

@@ -19,14 +19,14 @@ from rm_toolkit.merging.merge import merge_models
 from rm_toolkit.models.settings import load_settings
 
 
-# `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.
+# `huggingface_hub` 2.4 uploads large files in a way that its HTTP library deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 PROMPT, COMPLETION = "## Human:\nName a colour.\n\n## Assistant:\n", "Blue."
 
 
 def test_a_model_is_checked_published_and_verified_as_a_user_does_it(model_folder, hub, child_environment):
-    """The one test with the command and both reload checks in processes of their own."""
+    """The only test that runs the command and both reload checks in processes of their own."""
     folder = model_folder()
     command = [sys.executable, "-m", "rm_toolkit.cli", "push", "--model", str(folder), "--repo-id", "tester/my-rm"]
     result = subprocess.run([*command, "--verify"], env=child_environment, capture_output=True, text=True, timeout=900)
@@ -67,7 +67,7 @@ def test_a_chat_model_is_published_with_its_template(model_folder, hub, fresh_ca
 
 
 def run_code(hub, repo_id, heading):
-    """Runs the first Python block below a heading of the card, as a reader who copies it does."""
+    """Runs the first Python block below a heading of the card, as if a reader had copied it."""
     card = hub.models[repo_id].files["README.md"].decode()
     block = re.search(r"```python\n(.*?)```", card.split(heading)[1], re.S)[1]
     names = {}
@@ -96,7 +96,7 @@ def test_a_lora_run_is_published_merged(model_folder, hub, fresh_cache, quick_re
     folder = model_folder("adapter")
     push_model(str(folder), "tester/merged")
     files = hub.models["tester/merged"].files
-    # Its base is a folder here, so that the adapter would be of no use to anybody.
+    # Its base is a local folder, so nobody else could use the adapter.
     assert "model.safetensors" in files and not [name for name in files if name.startswith("adapter")]
     assert "`adapter/` is left out" in " ".join(capsys.readouterr().out.split())
     fresh_cache()
@@ -190,7 +190,7 @@ def test_offline_mode_and_an_unreachable_hub_are_told_apart(model_folder, hub, m
         with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
             push_model(str(model_folder()), "tester/my-rm")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    # The second where a command of this process has bounded the client before, which then does not try as long.
+    # The second message comes if an earlier command in this process has already limited the client's retries.
     with pytest.raises(
         InputError, match=r"connection to the Hub broke|was not reached: 127\.0\.0\.1:9 cannot be reached"
     ):
@@ -244,12 +244,12 @@ def test_after_a_cut_the_same_command_sends_only_what_is_missing(model_folder, h
     hub.uploads_before_cut = None
     push_model(str(folder), "tester/my-rm")
     sent = hub.uploaded()
-    assert len(sent) == 2 == len(set(sent))  # reward model and LM head, each once
+    assert len(sent) == 2 == len(set(sent))  # reward model and LM head, once each
     assert hub.models["tester/my-rm"].files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
 
 
 def test_a_broken_transfer_by_xet_is_as_clear(model_folder, hub, quick_reload, monkeypatch):
-    """What users have by default; the server speaks no Xet, so that every transfer breaks off."""
+    """Users have Xet by default. This server does not support it, so every transfer breaks."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
@@ -333,7 +333,7 @@ def test_a_preview_sends_nothing(model_folder, tmp_path, quick_reload, capsys):
 def test_a_merged_model_is_published_with_both_lineages_and_no_place_of_this_machine(
     model_folder, tmp_path, quick_reload
 ):
-    """Both folders, and what the general model was trained on, stand in its lineage; the licences of all count."""
+    """Its lineage has both folders and the data of the general model; the licences of all of them count."""
     general, customized = model_folder("text"), tmp_path / "models" / "law"
     shutil.copytree(general, customized)
     settings = load_settings(str(general))

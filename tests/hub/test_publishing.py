@@ -1,4 +1,4 @@
-"""`--push_to_hub` of the recipes and the trainer: the same as the command; a push that fails costs no model."""
+"""`--push_to_hub` of the recipes and the trainer does what the command does, and a failed push loses no model."""
 
 import json
 import shlex
@@ -14,13 +14,13 @@ from rm_toolkit.training.runtime import run_main
 from rm_toolkit.training.stages import run_stage
 
 
-# `huggingface_hub` 2.4 sends large files by a way that its HTTP library deprecates.
+# `huggingface_hub` 2.4 uploads large files in a way that its HTTP library deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture
 def run(make_trainer, hub, quick_reload, monkeypatch):
-    """`run(**config)`: trains one step as a recipe does; the run's own reload check is tested elsewhere."""
+    """`run(**config)`: trains one step as a recipe does; its reload check is tested elsewhere."""
 
     def start(**config):
         trainer = make_trainer(
@@ -102,5 +102,5 @@ def test_checkpoints_are_not_published(make_trainer, hub):
 def test_the_trainer_itself_publishes_the_same_way(make_trainer, hub, quick_reload):
     trainer = make_trainer(pair_rows(4), max_steps=1)
     trainer.train()
-    assert "/tester/run/commit/" in trainer.push_to_hub()  # named by its output folder
+    assert "/tester/run/commit/" in trainer.push_to_hub()  # named after its output folder
     assert "RewardScorer" in hub.models["tester/run"].files["README.md"].decode()

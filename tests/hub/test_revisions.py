@@ -1,4 +1,4 @@
-"""A revision of a Hub repository reaches weights, tokenizer, settings, LM head and adapter alike, by every way in."""
+"""At every entry point, a Hub revision applies to weights, tokenizer, settings, LM head and adapter."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changed(path, name, change):
 
 
 def second_version(folder, target):
-    """The same architecture with another head, another tokenizer (no BOS), other settings and another LM head."""
+    """The same architecture with a different head, tokenizer (no BOS), settings and LM head."""
     shutil.copytree(folder, target)
     generator = torch.Generator().manual_seed(1)
     changed(target / "model.safetensors", "score.weight", lambda old: torch.randn(old.shape, generator=generator))
@@ -55,7 +55,7 @@ def second_version(folder, target):
 
 
 def publish(hub, name, first, second):
-    """Puts one folder on the main branch and another on `v2`."""
+    """Publishes one folder on the main branch and another on `v2`."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -68,7 +68,7 @@ def publish(hub, name, first, second):
 
 @pytest.fixture
 def versions(reward_model, hub, tmp_path):
-    """Folders of both versions of `tester/rm`, as they stand on the branches main and v2."""
+    """Local folders of `tester/rm` as published on the branches main and v2."""
     first = reward_model()
     second = second_version(first, tmp_path / "second")
     publish(hub, "tester/rm", first, second)
@@ -77,7 +77,7 @@ def versions(reward_model, hub, tmp_path):
 
 @pytest.fixture
 def adapters(versions, hub, make_trainer, rows, tmp_path):
-    """Folders of two adapters, one on each version, as they stand on both branches of `tester/adapter`."""
+    """Local folders of two adapters, one for each version, as published on the branches of `tester/adapter`."""
     folders = []
     for revision in ("main", "v2"):
         trainer = make_trainer(
@@ -117,7 +117,7 @@ def test_the_scorer_and_the_model_take_all_parts_of_a_revision(versions):
     assert scorer.settings == load_settings(second) and scorer.settings.max_length == 40
     assert scorer.tokenizer("a b")["input_ids"] == RewardScorer(second, device="cpu").tokenizer("a b")["input_ids"]
     model = RewardModel.from_pretrained("tester/rm", revision="v2", with_lm_head=True)
-    head = load_file(f"{second}/lm_head/model.safetensors")["weight"]  # without the pad token's row
+    head = load_file(f"{second}/lm_head/model.safetensors")["weight"]  # without the row of the pad token
     assert torch.equal(model.lm_head.weight[: len(head)], head)
     assert model.settings.stage == "second" and model.revision == "v2"
 
@@ -188,13 +188,13 @@ def test_the_plan_reads_the_revision_s_config(versions, hub):
 @pytest.mark.slow
 def test_an_adapter_is_read_at_its_revision_and_on_that_of_its_base(versions, adapters, tmp_path, caplog):
     configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in adapters]
-    assert [config["revision"] for config in configs] == [None, "v2"]  # the main branch needs no name
+    assert [config["revision"] for config in configs] == [None, "v2"]  # the main branch is not recorded
     expected = [rewards(folder.parent) for folder in adapters]  # the merged models
     assert expected[0] != pytest.approx(expected[1], abs=1e-3)
     assert rewards("tester/adapter") == pytest.approx(expected[0], abs=1e-5)
     assert rewards("tester/adapter@v2") == pytest.approx(expected[1], abs=1e-5)
     assert rewards("tester/adapter", revision="v2") == pytest.approx(expected[1], abs=1e-5)
-    # On the loaded base, beside it.
+    # With the adapter on a loaded base.
     for base, adapter, wanted in (("tester/rm@v2", "tester/adapter@v2", 1), ("tester/rm", "tester/adapter", 0)):
         scorer = RewardScorer(base, adapters={"law": adapter}, device="cpu")
         found = scorer.score(["## Human:\n"] * len(TEXTS), TEXTS, domains=["law"] * len(TEXTS))

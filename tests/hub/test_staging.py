@@ -1,4 +1,4 @@
-"""What of a folder goes to the Hub: what the table of its files lists, no link out of it, no place of the machine."""
+"""What is published of a folder: the files in the table, no links that lead outside, no local paths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(folder: Path, **files: str) -> None:
 
 @pytest.fixture
 def stage(tmp_path):
-    """`stage(folder, base_model=None)`: what is published, by name, and what stays."""
+    """`stage(folder, base_model=None)`: the files to publish, by name, and those that are left out."""
 
     def go(folder, base_model=None):
         target = tmp_path / f"staged-{len(list(tmp_path.glob('staged-*')))}"
@@ -107,7 +107,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path, stage):
     published, done = stage(run)
     assert published.keys() == {"config.json", "model.safetensors"}
     assert done.staying == ["adapter", "evaluation", "README.md"]
-    # Without what it is loaded from, the model would be published broken.
+    # A model published without the files it is loaded from would be broken.
     (run / "generation_config.json").symlink_to(elsewhere / "head")
     with pytest.raises(InputError, match=r"generation_config\.json is a link out of the folder.*nothing was sent"):
         stage(run)
@@ -162,13 +162,13 @@ def test_an_adapter_names_its_published_base_and_that_one_s_revision(tmp_path, s
     published, _ = stage(tmp_path / "run", base)
     found = json.loads(published["adapter_config.json"].read_text())
     assert found == {"base_model_name_or_path": name, "revision": revision}
-    # On a base of the Hub the revision of the training stays.
+    # If the base is on the Hub, its revision at training is kept.
     config = {"base_model_name_or_path": "me/trained-on", "revision": "old"}
     write(tmp_path / "run", **{"adapter_config.json": json.dumps(config)})
     assert json.loads(stage(tmp_path / "run")[0]["adapter_config.json"].read_text()) == config
 
 
-# ---- places of the machine ----
+# ---- local paths ----
 
 
 def test_where_things_were_loaded_from_is_taken_out(tmp_path, stage):
@@ -249,14 +249,14 @@ def test_places_are_known_by_home_working_folder_and_what_is_there(tmp_path, mon
         write(tmp_path, **{"staged/README.md": f"see {text}, please"})
         with pytest.raises(InputError, match=r"README.md, line 1: .* is a path of this machine"):
             check_no_places(tmp_path / "staged", source="elsewhere")
-    write(tmp_path, **{"staged/README.md": "see /data/of/others"})  # a container's, say
+    write(tmp_path, **{"staged/README.md": "see /data/of/others"})  # such as a container's
     check_no_places(tmp_path / "staged", source="elsewhere")
 
 
 def test_all_that_a_run_wrote_can_be_published_again_from_a_download(
     model_folder, hub, quick_reload, tmp_path, capsys
 ):
-    """A downloaded repository holds what an earlier push added: its card, its figures, its list."""
+    """A downloaded repository contains what an earlier push added: its card, figures and list of files."""
     folder = model_folder()
     write(tmp_path, **{"report/report.md": f"ran in {tmp_path}/x\n", "report/figures/margins.png": "png"})
     write(tmp_path, **{f"report/{name}": "a text of a pair" for name in EVALUATION_TEXTS})

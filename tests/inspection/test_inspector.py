@@ -1,4 +1,4 @@
-"""`rm-toolkit inspect`: counts of data as it stands, lengths, overlaps, and the folder that shows them."""
+"""`rm-toolkit inspect`: counts of the unchanged data, lengths, overlaps, and the folder that shows them."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_texts_that_stay_on_disk_are_those_of_an_evaluation(chat, rows):
     made = rows.ranked(40, seed=1)
     made += [dict(row) for row in made[:3]] + [
         {**made[5], "prompt": made[6]["prompt"]}
-    ]  # texts that stand in several rows
+    ]  # texts that occur in several rows
     if chat:
         tool = {"type": "function", "function": {"name": "look"}}
         for number, row in enumerate(made):

@@ -9,7 +9,7 @@ from rm_toolkit.inspection.words import distinctive_words, log_odds
 
 
 def test_the_score_by_hand():
-    # Two groups of 10 words; the corpus says the first word 8 times and the second 12; the prior is half of that.
+    # Two groups of 10 words; the corpus has the first word 8 times and the second 12; the prior is half of that.
     scores = log_odds(np.array([[6, 4], [2, 8]]))
     own, other = 6 + 4, 2 + 4
     difference = math.log(own / (20 - own)) - math.log(other / (20 - other))
@@ -31,7 +31,7 @@ def test_words_of_each_group_best_first_and_each_text_once():
         "court's",
         "verdict",
         "case",
-    }  # stone: one text; river: both groups
+    }  # stone: in one text; river: in both groups
     assert {word.word for word in found["art"]} == {"let's", "paint"}
     assert found["art"][0].texts == 30 and found["art"][0].other_texts == 0
     scores = [word.score for word in found["law"]]

@@ -1,4 +1,4 @@
-"""Which weight a frontier chooses, worked by hand, and what it says of it."""
+"""The weight that a frontier chooses, worked by hand, and what it reports."""
 
 import pytest
 from browser import look_over

@@ -1,4 +1,4 @@
-"""Weights between models, worked by hand; and files written one tensor at a time."""
+"""Interpolated weights, worked by hand, and files written one tensor at a time."""
 
 import subprocess
 import sys
@@ -35,9 +35,9 @@ def test_what_is_the_same_in_both_stays_the_same():
 
 def test_half_precision_is_computed_in_fp32():
     general, customized = torch.tensor([256.0], dtype=torch.bfloat16), torch.tensor([258.0], dtype=torch.bfloat16)
-    assert interpolate(general, [customized], [0.5]).item() == 257.0  # which bf16 does not have
+    assert interpolate(general, [customized], [0.5]).item() == 257.0  # which bf16 cannot represent
     large = torch.tensor([60000.0], dtype=torch.float16)
-    assert interpolate(large, [-large], [0.5]).item() == 0.0  # the difference does not fit into fp16
+    assert interpolate(large, [-large], [0.5]).item() == 0.0  # the difference would overflow fp16
 
 
 def test_a_file_gets_the_layout_and_dtypes_of_another(tmp_path):
@@ -77,7 +77,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")
 @pytest.mark.slow
 def test_memory_is_that_of_the_largest_tensor(tmp_path):
-    """Two files of 128 MiB in 64 tensors of 2 MiB: a reader that keeps what it has read would hold 256 MiB."""
+    """Two files of 128 MiB with 64 tensors of 2 MiB: a reader that keeps what it has read would need 256 MiB."""
     for k in range(2):
         tensors = {f"layer{n}": torch.full((512, 1024), float(n + k)) for n in range(64)}
         save_file(tensors, tmp_path / f"{k}.safetensors")

@@ -1,4 +1,4 @@
-"""`rm-toolkit merge`: folders between two tiny reward models."""
+"""`rm-toolkit merge`: folders interpolated between two tiny reward models."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from rm_toolkit.scoring.scorer import RewardScorer
 
 @pytest.fixture(scope="module")
 def save_rm(base_model, tmp_path_factory):
-    """`save_rm(name, shift, architecture="llama", tied=False, **settings)`: folder of a reward model, each weight shifted."""
+    """`save_rm(name, shift, architecture="llama", tied=False, **settings)`: a saved reward model, weights shifted."""
 
     def make(name, shift=0.0, *, architecture="llama", tied=False, **settings):
         values = {"max_length": 48, "lineage": [{"stage": name, "domain": None, "base": "some/base"}], **settings}
@@ -57,7 +57,7 @@ def customized(save_rm):
 
 @pytest.fixture
 def no_fresh_process(monkeypatch):
-    """The reload check's other half takes seconds; one test here has it, and every folder is opened in this one."""
+    """Skips the reload check's fresh process, which takes seconds; one test runs it. All open the folder here."""
     monkeypatch.setattr("rm_toolkit.hub.models.check_reload", lambda *args, **kwargs: None)
 
 
@@ -87,7 +87,7 @@ def test_a_folder_between_two(general, customized, tmp_path, capsys):
     prompts, answers = ["## Human:\nA river?\n\n## Assistant:\n"] * 2, ["A stone.", "No window."]
     scorers = [RewardScorer(folder) for folder in (general, customized, output)]
     assert len({round(scorer.score(prompts, answers)[0], 4) for scorer in scorers}) == 3
-    example = read_example(output)  # which a server is checked with
+    example = read_example(output)  # used to check a server
     rewards = [scorer.score([example.prompt], [example.completion])[0] for scorer in scorers]
     assert example.reward == pytest.approx(rewards[2], abs=1e-6) and example.reward not in rewards[:2]
 
@@ -333,7 +333,7 @@ def test_a_frontier_of_weights_that_are_not_finite_names_the_model(at, general, 
 
 
 def test_the_frontier_agrees_with_models_on_disk(general, customized, tmp_path, capsys, no_fresh_process):
-    """The series in memory gives what the trainer's own metrics give for merged folders."""
+    """The models interpolated in memory get the metrics that the trainer computes for merged folders."""
     rows = {name: pair_rows(30, seed) for seed, name in enumerate(("helpful", "harmless", "law"))}
     for name, own in rows.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))

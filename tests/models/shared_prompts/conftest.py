@@ -1,4 +1,4 @@
-"""Tiny models of several kinds, texts that share beginnings, and both ways to compute them."""
+"""Tiny models of several kinds, texts that share prefixes, and both ways to compute them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# Of each kind of model, what gives it windows of 7 tokens: in all layers, or in some.
+# For each kind of model, config values that give it windows of 7 tokens in all layers or in some.
 WINDOWED = {
     "mistral": {"sliding_window": 7},
     "phi3": {"sliding_window": 7},
@@ -62,7 +62,7 @@ def varlen_by_sdpa(
     block_table: Tensor | None = None,
     num_splits: int | None = None,
 ) -> Tensor:
-    """`torch.nn.attention.varlen.varlen_attn`, sequence by sequence with a mask that is aligned to the end."""
+    """Replaces `torch.nn.attention.varlen.varlen_attn`: SDPA per sequence, with a mask aligned to the end."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert query.dtype == key.dtype == value.dtype
     assert query.is_contiguous()
@@ -90,7 +90,7 @@ def varlen_by_sdpa(
 
 @pytest.fixture
 def varlen_on_cpu(monkeypatch) -> Callable[..., None]:
-    """`varlen_on_cpu(function=varlen_by_sdpa, grouped=True)`: lets a CPU have the kernel, in 16 and in 32 bits."""
+    """`varlen_on_cpu(function=varlen_by_sdpa, grouped=True)`: gives a CPU the kernel, in 16 and 32 bits."""
 
     def install(function: Callable[..., Tensor] = varlen_by_sdpa, grouped: bool = True) -> None:
         kernel = VarlenKernel(function, grouped, (torch.float32, torch.bfloat16, torch.float16))
@@ -117,8 +117,8 @@ def tiny() -> Callable[..., PreTrainedModel]:
 @pytest.fixture
 def both_ways() -> Callable[..., tuple[list[Any], list[Any]]]:
     """
-    `both_ways(model)`: (rows of hidden states at the last tokens, gradients of all parameters), of texts one by one and
-    of one shared row. The model runs shared rows from then on.
+    `both_ways(model)`: (hidden states at the last tokens, gradients of all parameters), from texts one by one and from
+    one shared row. The model keeps the shared layout afterwards.
     """
     rng = np.random.default_rng(0)
     beginnings = [rng.integers(3, 90, length) for length in (13, 40)]

@@ -1,4 +1,4 @@
-"""Which layout `auto` chooses: the one that costs less, where a trial shows that it is exact."""
+"""The layout that `auto` chooses: the cheaper one, if a trial shows that it is exact."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_dropout_that_is_turned_off_in_the_model_is_off_in_the_trial():
     assert "dropout" in sharing_problem(model, 512)
     disable_dropout_in_model(model)
     assert sharing_problem(model, 512) is None
-    assert "dropout" in sharing_problem(build("gpt_bigcode"), 512)  # which takes it from its config in every pass
+    assert "dropout" in sharing_problem(build("gpt_bigcode"), 512)  # it reads dropout from its config in every pass
 
 
 def test_a_window_wider_than_the_texts_is_no_window():

@@ -51,7 +51,7 @@ def both(make_trainer, base_model, preference_rows, step_gradients):
             )
             if peft_config is not None:
                 for name, parameter in trainer.model.named_parameters():
-                    if "lora_B" in name:  # zero at first, which would hide every gradient of lora_A
+                    if "lora_B" in name:  # initially zero, which would hide all gradients of lora_A
                         parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
             found.append(step_gradients(trainer))
         return found
@@ -127,7 +127,7 @@ def test_700_growing_prefixes_of_one_answer_train_and_are_scored(make_trainer):
 
 
 def leak(layout):
-    """The same row in which every response also sees those before it: one long sequence after the prompt."""
+    """The same row, but every response also sees those before it, as one long sequence after the prompt."""
     begin, end, first, last = layout.continued()[0]
     segments = [row for row in layout.segments.tolist() if row[0] < begin or row[0] >= end]
     return SharedLayout(np.array(sorted([*segments, [begin, end, first, last]])))
@@ -135,7 +135,7 @@ def leak(layout):
 
 @pytest.mark.parametrize("path", ["segments", "sdpa"])
 def test_responses_that_see_each_other_are_found_out(both, monkeypatch, path):
-    """The mutation that the tests above must catch."""
+    """A mutation that the tests above must catch."""
     original = sdpa_shared_attention if path == "sdpa" else shared_attention
 
     def leaking(query, key, value, layout, scaling=None, window=None):
@@ -145,7 +145,7 @@ def test_responses_that_see_each_other_are_found_out(both, monkeypatch, path):
     # The start-up trial, which runs the same attention, refuses it.
     with pytest.raises(ValueError, match=r"not exact for this model: .*hidden states differ"):
         both("llama")
-    # With the trial out of the way, the comparison of steps fails.
+    # Without the trial, the comparison of steps fails.
     monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.try_sharing", lambda *_: Trial(None))
     with pytest.raises(AssertionError):
         assert_same_step(*both("llama"))
@@ -162,12 +162,12 @@ def test_positions_that_run_on_over_the_row_are_found_out(both, monkeypatch):
         assert_same_step(*both("llama"))
 
 
-# ---- the attention by itself ----
+# ---- attention alone ----
 
 
 @pytest.fixture
 def problem():
-    """A layout of two groups and a lone text; queries with 4 heads, keys with 2; the answer by a dense mask."""
+    """A layout of two groups and a single text; queries with 4 heads, keys with 2; output computed by a dense mask."""
     rng = np.random.default_rng(0)
     starts = [rng.integers(0, 99, length) for length in (20, 45)]
     texts = [
@@ -200,7 +200,7 @@ def test_attention_and_its_gradients_equal_those_of_a_dense_mask(problem, path):
 
 
 def test_under_autocast_the_types_that_rope_mixes_are_made_one(problem):
-    """Queries and keys come out of RoPE in fp32, values straight from a linear layer in bf16."""
+    """RoPE returns queries and keys in fp32, while values come from a linear layer in bf16."""
     (query, key, value, layout), *_ = problem
     expected = shared_attention(*(tensor.bfloat16() for tensor in (query, key, value)), layout)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -233,7 +233,7 @@ def test_flex_attention_on_a_gpu_equals_a_dense_mask(problem, dtype):
     (query, key, value, layout), expected, direction, grads = problem
     tensors = [
         F.pad(tensor.detach(), (0, 8)).to("cuda", dtype).requires_grad_() for tensor in (query, key, value)
-    ]  # the kernel wants heads of 16
+    ]  # the kernel needs heads of 16
     output = flex_shared_attention(*tensors, layout, 0.3)[..., :8]
     tolerance = {"atol": 2e-2, "rtol": 2e-2}
     torch.testing.assert_close(output.float().cpu(), expected, **tolerance)
@@ -302,7 +302,7 @@ def test_padded_rows_are_computed_whole_after_a_shared_one(make_trainer, base_mo
 
 
 def test_a_token_that_is_read_but_not_listed_is_found_out(both, monkeypatch):
-    """The mutation: targets of the LM loss are forgotten."""
+    """A mutation: targets of the LM loss are forgotten."""
     original = torch.unique
     monkeypatch.setattr("rm_toolkit.batches.collator.torch.unique", lambda tensor: original(tensor)[::2])
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""The trial runs the run's own kernel and type, and refuses masks that are wrong by one token."""
+"""The trial uses the kernel and dtype of the run, and refuses masks that are wrong by one token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def cases(*quick, models=tuple(MODELS)):
-    """All models in all types, of which some are tried in every run of the tests."""
+    """All models in all dtypes; only the quick ones run by default."""
     every = [(model_type, types) for model_type in models for types in TYPES]
     marks = {case: () if case in quick else pytest.mark.slow for case in every}
     names = [f"{model_type}-{types.replace(' ', '-')}" for model_type, types in every]
@@ -36,7 +36,7 @@ def cases(*quick, models=tuple(MODELS)):
 
 @pytest.fixture(params=DEVICES)
 def device(request, varlen_on_cpu):
-    """Where to try: a CPU with the kernel's stand-in, or a GPU with the kernel."""
+    """The device to try: a CPU with a stand-in for the kernel, or a GPU with the kernel."""
     if request.param == "cpu":
         varlen_on_cpu()
     elif not torch.cuda.is_available():
@@ -48,7 +48,7 @@ def top_left(function):
     """The kernel with causal masks (and windows) aligned to the first query and key, as `is_causal=True` of SDPA."""
 
     def aligned(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
-        # Only as many keys as there are queries are ever seen then.
+        # Then a query can see at most as many keys as there are queries.
         lengths = cu_seq_q.diff().tolist()
         kept = torch.cat([torch.arange(n) + begin for n, begin in zip(lengths, cu_seq_k.tolist())]).to(key.device)
         return function(query, key[kept], value[kept], cu_seq_q, cu_seq_q, max_q, max_q, **options)
@@ -68,7 +68,7 @@ def window_off_by(tokens):
 
 
 def plant(monkeypatch, change):
-    """Lets the kernel that would be found be another one."""
+    """Replaces the kernel that will be found by `change` of it."""
     original = varlen_attention.installed_kernel
 
     def changed(device_type):
@@ -79,7 +79,7 @@ def plant(monkeypatch, change):
 
 
 def plant_prefix(monkeypatch, begin, end):
-    """Prefixes that begin and end that many tokens later."""
+    """Shifts the begin and end of prefixes by so many tokens."""
     original = SharedLayout.packed
 
     def packed(layout, device):
@@ -102,14 +102,14 @@ def test_models_pass_in_16_bits(tiny, model_type, types, device):
 
 @pytest.mark.parametrize("types", TYPES)
 def test_another_algorithm_passes_too(tiny, types):
-    """Blocks on a CPU are joined by their log-sum-exp: they round otherwise than the model does, and no more."""
+    """A CPU joins blocks by their log-sum-exp, which rounds differently from the model but not more."""
     weights, autocast = TYPES[types]
     trial = try_sharing(tiny("gemma3_text", **WINDOWED["gemma3_text"]).to(weights), 512, "cpu", autocast)
     assert trial.problem is None
     assert trial.kernels[0].startswith("blocks of prompts and responses in ")
 
 
-# Moved by one, one longer (it runs into a response), one shorter, without its first token.
+# Shifted by one, one longer (into a response), one shorter, without the first token.
 @pytest.mark.parametrize("moved", [(1, 1), (0, 1), (0, -1), (1, 0)])
 @cases(("llama", "bf16 autocast"), models=("llama", "qwen3", "gemma3_text"))
 def test_a_prefix_that_is_off_by_one_is_refused(tiny, model_type, types, moved, device, monkeypatch):
@@ -166,7 +166,7 @@ def test_faults_of_the_backward_pass_alone_are_refused(tiny, varlen_on_cpu, monk
     varlen_on_cpu()
 
     def forgetful(ctx, *grads):
-        """Gradients of a token that is a key of several responses come from the last of them."""
+        """A token that is a key of several responses gets gradients only from the last of them."""
         (index,) = ctx.saved_tensors
         totals = [grad.new_zeros((ctx.num_rows, *grad.shape[1:])) for grad in grads]
         return (*(total.index_copy_(0, index.long(), grad) for total, grad in zip(totals, grads)), None)
@@ -183,7 +183,7 @@ def test_faults_of_the_backward_pass_alone_are_refused(tiny, varlen_on_cpu, monk
         ([1.9] * 8, None, False),
         ([0.1] * 8, None, False),
         ([2.1] * 8, r"hidden states were 2\.1 times \(one 2\.1 times\) as far", False),
-        # The average is geometric: 20 ** (1 / 8) = 1.45. A single text may be a router's choice, two would be 2.1.
+        # The average is geometric: 20 ** (1 / 8) = 1.45. One text may be an expert's routing; two would give 2.1.
         ([1] * 7 + [20], r"1\.5 times \(one 20\.0 times\)", True),
         ([1] * 6 + [20, 20], r"2\.1 times", False),
     ],

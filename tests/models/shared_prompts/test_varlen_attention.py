@@ -1,4 +1,4 @@
-"""Attention over packed sequences: what each sees, which kernel computes it, and that no layer prepares it anew."""
+"""Attention over packed sequences: what each sees, which kernel computes it, and that all layers share the packing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 
 
 def test_each_segment_has_the_keys_of_its_prefix_and_its_own():
-    # Tokens 0 to 2 are a prompt, 3 and 4 one response, 5 another; 6 and 7 are a text alone.
+    # Tokens 0 to 2 are a prompt, 3 and 4 one response, 5 another; 6 and 7 are a separate text.
     layout = SharedLayout(np.array([[0, 3, 0, 0], [3, 5, 0, 3], [5, 6, 0, 3], [6, 8, 0, 0]]))
     packed = layout.packed(torch.device("cpu"))
     assert packed.query_ends.tolist() == [0, 3, 5, 6, 8]
@@ -47,7 +47,7 @@ def test_models_compute_shared_rows_as_separate_ones(tiny, both_ways, model_type
     options = []
 
     def watched(*args, **kwargs):
-        if len(args[0]) > 2:  # not when it is asked whether it runs
+        if len(args[0]) > 2:  # not in the check whether it runs
             options.append(kwargs)
         return varlen_by_sdpa(*args, **kwargs)
 
@@ -130,7 +130,7 @@ def test_heads_and_types_that_it_refuses(monkeypatch, dtype, head_dim, value_dim
 @pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize("key_heads", [4, 2])
 def test_the_installed_kernel_takes_these_arguments(monkeypatch, key_heads, window):
-    """Forward and backward of the kernel itself, on tensors without values: a CPU has none that computes them."""
+    """Forward and backward of the real kernel on fake tensors, as a CPU cannot run it."""
     kernel = installed_kernel("cuda")
     if kernel is None:
         pytest.skip("this torch has no varlen_attn with windows")
@@ -175,7 +175,7 @@ def test_in_32_bits_the_existing_path_computes(monkeypatch):
     }
 
 
-# ---- who runs it ----
+# ---- which models run it ----
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_scoring_with_bf16_weights_runs_it(reward_model, preference_rows, varlen
     rows = [row["prompt"] for row in preference_rows], [row["completions"] for row in preference_rows]
     with noted_kernels() as kernels:
         rewards = np.concatenate(scorer.score(*rows))
-    # Those of the trial are not counted: it collects its own.
+    # Calls of the trial are not counted; it collects its own.
     assert kernels == {"FlashAttention over packed sequences in bfloat16"}
     expected = np.concatenate(RewardScorer(reward_model(), device="cpu").score(*rows))
     assert np.abs(rewards - expected).max() < 0.05 * np.ptp(expected)

@@ -1,4 +1,4 @@
-"""Sliding windows in the shared layout: a token sees as many of its own sequence as in a row of its own."""
+"""Sliding windows in the shared layout: a token sees as much of its own sequence as in a separate row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_window_counts_the_token_itself_and_runs_over_the_end_of_the_prompt():
 
 
 def make_problem(prompts, responses):
-    """A layout of responses (number of the prompt, length), with queries, keys and values, and a direction."""
+    """A layout of responses, given as (number of the prompt, length), with queries, keys, values and a direction."""
     rng = np.random.default_rng(0)
     starts = [rng.integers(0, 99, length) for length in prompts]
     texts = [np.concatenate([starts[k], rng.integers(0, 99, n)]) for k, n in responses]
@@ -106,7 +106,7 @@ def test_blocks_out_of_the_window_are_skipped():
     cpu = torch.device("cpu")
     blocks = {window: shared_block_mask(layout, cpu, window) for window in (None, 128)}
     counts = {window: int((mask.kv_num_blocks + mask.full_kv_num_blocks).sum()) for window, mask in blocks.items()}
-    # Four blocks of the prompt, two of each response: each sees itself and, but for the first, the one before it.
+    # Four blocks of the prompt, two of each response: each sees itself and, except for the first, the one before it.
     assert counts == {None: 10 + 2 * (5 + 6), 128: 1 + 3 * 2 + 2 * (2 + 2)}
 
 
@@ -136,7 +136,7 @@ def test_models_compute_shared_rows_as_separate_ones(tiny, both_ways, model_type
 
 @pytest.mark.parametrize("model_type", WINDOWED)
 def test_the_windows_of_these_models_matter(tiny, both_ways, model_type):
-    """Otherwise the test above would pass without any window."""
+    """If they did not, the test above would pass without any window."""
     (hidden, _), _ = both_ways(tiny(model_type, **WINDOWED[model_type]))
     (without, _), _ = both_ways(tiny(model_type, **{**WINDOWED[model_type], "sliding_window": 500}))
     assert (hidden - without).norm() > 0.01 * hidden.norm()
