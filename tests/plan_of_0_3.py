@@ -1,4 +1,4 @@
-"""How version 0.3.0 planned an epoch on one process, slowly and plainly: what the plan is compared with. No test."""
+"""A slow and simple version of how 0.3.0 planned an epoch on one process, as a reference for today's plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shared_tokens(data, prompt):
 
 
 class Filling:
-    """First fit that looks at every micro-batch for every piece."""
+    """First fit that looks at every micro-batch for each piece."""
 
     def __init__(self, data, pairs, tokens, shared):
         self.data, self.tokens, self.shared = data, tokens, shared
@@ -38,7 +38,7 @@ class Filling:
         self.common = {number: shared_tokens(data, number) for number in np.unique(data.prompt)} if shared else {}
 
     def parts(self, group):
-        """Pairs, sequences, longest and tokens of a piece."""
+        """Of a piece: numbers of pairs and texts, length of the longest text, and tokens."""
         sequences = np.unique(np.concatenate([self.data.better[group], self.data.worse[group]]))
         lengths = np.diff(self.data.offsets)[sequences]
         saved = 0

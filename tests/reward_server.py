@@ -1,4 +1,4 @@
-"""A loopback server that speaks as vLLM or sglang do, gives the numbers of the stock class, and misbehaves on demand."""
+"""A loopback server that acts like vLLM or sglang, returns the stock class's rewards, and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ FAULTS = ("500", "503", "400", "hang up", "no JSON", "one too few", "nan")
 
 class ServedState:
     """
-    What is served and what was asked. `faults(number)` says what goes wrong with a request (from 1), one of `FAULTS`.
+    What is served, and what was asked. `faults(number)` says what goes wrong with request `number` (from 1), as one of
+    `FAULTS`.
 
-    `kind` is `"vllm"`, `"vllm pooling"` (that has `/pooling` alone) or `"sglang"`; `offset` is added to every reward.
+    `kind` is `"vllm"`, `"vllm pooling"` (which only has `/pooling`) or `"sglang"`; `offset` is added to every reward.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ServedState:
         self.bodies: list[dict[str, Any]] = []
 
     def rewards(self, ids: list[list[int]]) -> list[float]:
-        """As the stock class reads ids, those of one length together, without padding."""
+        """Rewards from the stock class, in batches of equal length, without padding."""
         found = [0.0] * len(ids)
         with self.lock, torch.no_grad():
             self.texts += len(ids)
@@ -54,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
     state: ServedState
 
     def log_message(self, *args: Any) -> None:
-        """Nothing: the tests read the state."""
+        """Prints nothing: tests read the state."""
 
     def answer(self, code: int, value: Any) -> None:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -130,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """One that ends as a killed process does: with its connections."""
+    """A server that ends like a killed process, closing its connections."""
 
     daemon_threads = True
 
@@ -148,12 +149,12 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a client that was killed is no error here."""
+        """Ignores errors: a killed client is expected."""
 
 
 @contextmanager
 def reward_server(state: ServedState, port: int = 0) -> Iterator[str]:
-    """Serves on loopback until the end of the block; gives the address."""
+    """Serves on loopback until the end of the block; yields the address."""
     handler = type("Handler", (_Handler,), {"state": state})
     server = _Server(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

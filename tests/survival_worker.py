@@ -1,4 +1,4 @@
-"""One faulty run as a program of its own, for tests that start it with a launcher. No test.
+"""One faulty run as a program, for tests that start it with a launcher.
 
 Usage: survival_worker.py FOLDER BASE DATA OPTIONS(JSON) [EVENT STEP SIGNAL RANK]
 """
@@ -14,7 +14,7 @@ from rm_toolkit.training.runtime import run_main, silence_launch_noise
 
 @run_main
 def main() -> None:
-    """Runs to the end, or to the fault."""
+    """Runs to the end or to the fault."""
     silence_launch_noise()
     folder, base, data, options, *fault = sys.argv[1:]
     callbacks = []

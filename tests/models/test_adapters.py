@@ -1,4 +1,4 @@
-"""LoRA by TRL's flags through the recipes; adapters merged, alone, and on top of one another."""
+"""LoRA with TRL's flags through the recipes; adapters merged, alone, and on top of each other."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def run(tmp_path, rows):
 
 
 def test_both_stages_by_flags(run, base_model):
-    """The task type is set for the user (the flag's default is CAUSAL_LM, which would lose the head)."""
+    """The task type is set for the user: the flag's default is CAUSAL_LM, which would lose the head."""
     base = base_model("qwen3", tied=True)
     grft, trainer = run("grft", base, *LORA, "--lm_loss_coef", "0.1", "--save_steps", "4", "--save_strategy", "steps")
     trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
@@ -101,7 +101,7 @@ def test_both_stages_by_flags(run, base_model):
     assert any("score" in name for name in trained) and "lm_head.weight" in trained
     assert not any("embed_tokens" in name or ("layers" in name and "lora_" not in name) for name in trained)
 
-    # The folder is the merged stock layout; the adapter, alone in its own, gives the same rewards.
+    # The folder is the merged stock layout; the adapter, in its own folder, gives the same rewards.
     expected = stock_rewards(grft)
     assert np.ptp(expected) > 0.05
     assert rewards_from(grft) == pytest.approx(expected, abs=1e-5)
@@ -115,18 +115,18 @@ def test_both_stages_by_flags(run, base_model):
     head = load_file(grft / "lm_head" / "model.safetensors")["weight"]
     assert not torch.allclose(head, load_file(grft / "model.safetensors")["model.embed_tokens.weight"])
     assert torch.equal(head, trainer.model.lm_head.weight)
-    # A checkpoint holds the adapter alone, and is read like one.
+    # A checkpoint contains only the adapter, and is read like one.
     checkpoint = grft / "checkpoint-8"
     assert not (checkpoint / "model.safetensors").exists() and not (checkpoint / "README.md").exists()
     assert rewards_from(checkpoint) == pytest.approx(expected, abs=1e-5)
 
-    # A fresh adapter on the merged model.
+    # A new adapter on the merged model.
     crft, trainer = run("crft", grft, *LORA, "--lm_loss_coef", "0.1")
     config = json.loads((crft / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(grft)
     results = json.loads((crft / "final_eval_results.json").read_text())
     before = json.loads((grft / "final_eval_results.json").read_text())
-    assert results["start"]["toy"] == pytest.approx(before["end"]["toy"], abs=1e-5)  # it began where the other ended
+    assert results["start"]["toy"] == pytest.approx(before["end"]["toy"], abs=1e-5)  # it begins where the other ended
     expected = stock_rewards(crft)
     assert np.abs(np.array(expected) - stock_rewards(grft)).max() > 1e-3
     assert rewards_from(crft / "adapter") == pytest.approx(expected, abs=1e-5)
@@ -134,7 +134,7 @@ def test_both_stages_by_flags(run, base_model):
 
 
 def test_a_run_with_an_adapter_resumes_by_its_flags_alone(run, base_model, monkeypatch):
-    monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)  # takes a process of its own each time
+    monkeypatch.setattr(RewardModelTrainer, "reload_check", lambda trainer: 0)  # starts a process each time
     grft, whole = run(
         "grft", base_model(), *LORA, "--save_steps", "3", "--save_strategy", "steps", "--save_total_limit", "5"
     )
@@ -168,7 +168,7 @@ def test_an_adapter_without_use_peft_is_trained_further(run, base_model, monkeyp
     flags = ["--lm_loss_coef", "0.1", "--save_total_limit", "5"]
     crft, trainer = run("crft", grft / "adapter", *flags, "--save_strategy", "steps", "--save_steps", "3")
     assert "is trained further" in "".join(capsys.readouterr())
-    # The very adapter: on the same base, of the same rank, from where it stood; nothing else moves.
+    # The same adapter continues: same base and rank, from its trained weights; nothing else changes.
     config = json.loads((crft / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"]) == (base, 4)
     results = [json.loads((path / "final_eval_results.json").read_text()) for path in (grft, crft)]
@@ -179,11 +179,11 @@ def test_an_adapter_without_use_peft_is_trained_further(run, base_model, monkeyp
     trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert all("lora_" in name or "score" in name or name == "lm_head.weight" for name in trained)
     assert "lm_head.weight" in trained and load_settings(str(crft)).lm_head == "saved"
-    # Merged folder, adapter and what was trained are one model; the reload check inside the run has seen it, too.
+    # Merged folder, adapter and the model in memory agree; the reload check in the run has seen this, too.
     expected = stock_rewards(crft)
     assert np.abs(np.array(expected) - stock_rewards(grft)).max() > 1e-3
     assert rewards_from(crft / "adapter") == pytest.approx(expected, abs=1e-5)
-    # A run that was cut off goes on to the same end.
+    # An interrupted run continues to the same end.
     for checkpoint in crft.glob("checkpoint-*"):
         if checkpoint.name != "checkpoint-3":
             shutil.rmtree(checkpoint)
@@ -226,7 +226,7 @@ def test_a_stage_can_start_from_an_adapter_folder(make_trainer, base_model, rows
 @pytest.mark.parametrize("pooling_type", ["cls", "average"])
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
 def test_adapters_of_encoders(make_trainer, base_encoder, rows, tmp_path, architecture, pooling_type):
-    """PEFT knows no target modules for ModernBERT: then all linear layers are taken."""
+    """PEFT has no default target modules for ModernBERT, so all linear layers are used."""
     trainer = make_trainer(
         rows.pairs(8), base_encoder(architecture), peft_config=LoraConfig(r=2), pooling_type=pooling_type
     )
@@ -248,7 +248,7 @@ def test_adapters_of_encoders(make_trainer, base_encoder, rows, tmp_path, archit
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_gathered_from_an_engine_merge_to_the_same_model(make_trainer, base_model, rows, tied):
-    """DeepSpeed keeps the model in parts and hands over a whole state: a whole copy is built from that."""
+    """DeepSpeed shards the model and returns a full state dict, from which a full copy is built."""
     trainer = make_trainer(rows.pairs(8), base_model("qwen3", tied=tied), peft_config=LoraConfig(r=2))
     trainer.train()
     expected = merged_classifier(trainer.model).state_dict()
@@ -271,7 +271,7 @@ def test_the_adapter_starts_from_the_seed_alone(make_trainer, rows):
 
 @pytest.fixture
 def adapter(make_trainer, base_model, rows, tmp_path):
-    """A run's folder with an adapter in it, on a copy of the base that a test may take away."""
+    """Folder of a run with an adapter, on a copy of the base that a test may remove."""
     shutil.copytree(base_model(), tmp_path / "base")
     trainer = make_trainer(rows.pairs(4), str(tmp_path / "base"), peft_config=LoraConfig(r=2))
     trainer.save_model(str(tmp_path / "rm"))
@@ -307,7 +307,7 @@ def test_an_adapter_without_its_weights_is_refused(adapter):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
 def test_an_adapter_that_lost_the_head_is_refused(base_model, tmp_path):
-    """What `LoraConfig()` without a task type leaves behind, in other toolkits."""
+    """As saved by other toolkits with a `LoraConfig()` that has no task type."""
     model = RewardModel.from_pretrained(base_model())
     get_peft_model(model.classifier, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.raises(
@@ -324,7 +324,7 @@ def test_target_modules_that_are_not_there_are_refused(make_trainer, rows):
 
 
 def test_one_target_module_is_a_name_and_not_a_pattern(make_trainer, rows):
-    """A flag with one value arrives as a string (`ModelConfig`), which PEFT would match against whole paths."""
+    """A flag with one value becomes a string (`ModelConfig`), which PEFT would match against whole paths."""
     names = [
         {name.split(".lora_")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_" in name}
         for targets in ("q_proj", "all-linear")

@@ -1,4 +1,4 @@
-"""Encoders: `cls` is what their stock class reads; every other pooling is ours alone, and everything says so."""
+"""Encoders: their stock class reads `cls`; every other pooling is ours alone, and is declared as such everywhere."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_cls_trains_what_stands_before_the_head(make_trainer, base_encoder, rows
 
 
 def test_what_a_base_lacks_before_its_head_depends_on_the_seed_alone(base_encoder, tmp_path):
-    """A base saved without its pooler: transformers would draw one by chance."""
+    """A base saved without its pooler: transformers would initialize a random one."""
     settings = RewardModelSettings(pooling_type="cls", max_length=48)
     weights = load_file(Path(base_encoder("bert"), "model.safetensors"))
     for path in Path(base_encoder("bert")).iterdir():
@@ -139,7 +139,7 @@ def test_a_decoder_has_no_cls(base_model):
         RewardModel.from_pretrained(base_model(), RewardModelSettings(pooling_type="cls"))
 
 
-# ---- the poolings that are ours ----
+# ---- our own poolings ----
 
 
 @pytest.mark.parametrize("pooling_type", ["average", "max", "last"])
@@ -165,11 +165,11 @@ def test_other_poolings_are_read_by_hand_and_by_us_alone(
     trainer.save_model(str(folder))
     assert f"`{pooling_type}` pooling of this architecture loads through rm_toolkit only" in capsys.readouterr().out
     assert not load_settings(str(folder)).stock
-    # The folder does not claim the stock class, which would read something else.
+    # The folder does not name the stock class, which would compute something else.
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["RewardModel"]
     assert np.abs(stock_rewards(folder, texts_of(pairs)) - found).max() > 1e-3
     np.testing.assert_allclose(read_rewards(str(folder), texts_of(pairs)), found, atol=1e-5)
-    # A second stage finds the head again.
+    # A second stage finds the head.
     again = make_trainer(pairs, str(folder), pooling_type=pooling_type, require_head=True)
     np.testing.assert_allclose(rewards_of(again, pairs), found, atol=1e-5)
 
@@ -225,7 +225,7 @@ def test_rewards_do_not_depend_on_the_batch(make_trainer, base_encoder, rows, ar
     np.testing.assert_allclose(found[2], found[0], atol=1e-5)
 
 
-# ---- what encoders lack ----
+# ---- what encoders do not have ----
 
 
 def turn(role, text):
@@ -247,7 +247,7 @@ def test_a_tokenizer_without_eos_works_with_chat_data(make_trainer, base_encoder
     trainer.save_model(str(tmp_path / "rm"))
     messages = [row["prompt"] + row["chosen"] for row in pairs]
     np.testing.assert_allclose(read_rewards(str(tmp_path / "rm"), messages), found, atol=1e-5)
-    # Whoever tokenises the rendered string gets the template's ids too: one [CLS], one [SEP].
+    # Tokenizing the rendered string gives the same ids as the template: one [CLS], one [SEP].
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     np.testing.assert_allclose(stock_rewards(tmp_path / "rm", rendered), found, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The one table of the files of a model folder: what stands there, who writes it, what becomes of it."""
+"""The table of the files of a model folder: which there are, who writes them, and what happens to them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_rows_do_not_contradict_themselves():
     assert len({row.name for row in MODEL_FILES}) == len(MODEL_FILES)
     for row in MODEL_FILES:
         assert row.writer in WRITERS
-        # What a person, the Hub or a merge wrote is nothing that a training run may remove.
+        # A training run must not remove what a person, the Hub or a merge wrote.
         assert not row.overwritten or row.writer in ("saving", "results", "trainer", "reports"), row.name
         of_a_result = row.writer in ("saving", "results", "calibrate", "push", "person")
         assert not row.published or of_a_result or row.name == "training_log.json", row.name
@@ -70,9 +70,9 @@ def test_what_is_not_ours_is_listed_as_such_and_links_are_not_followed(tmp_path)
     ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
-    for name in ("model.safetensors", "anchor_rewards/a", "photos/2026/a.png"):  # a folder of a file's name is not it
+    for name in ("model.safetensors", "anchor_rewards/a", "photos/2026/a.png"):  # a folder is not a file
         (run / name / "x").parent.mkdir(parents=True, exist_ok=True)
-    (run / "runs").touch()  # nor the other way round
+    (run / "runs").touch()  # nor vice versa
     elsewhere.mkdir()
     (elsewhere / "adapter_config.json").touch()
     (run / "adapter").symlink_to(elsewhere)
@@ -165,13 +165,13 @@ def test_every_file_of_a_run_is_in_the_table_and_every_row_is_written(run, base_
         assert [
             name for name, row in found.items() if row.legacy or row.writer in ("merge", "calibrate", "push", "person")
         ] == []
-        if folder in runs:  # all that stands there is the run's, to replace
+        if folder in runs:  # everything there belongs to the run and may be replaced
             assert run_files(folder) == list(found)
         written |= {row.name for row in found.values()}
     assert written == {row.name for row in MODEL_FILES if _written_by_a_run(row)} - OTHERWISE_WRITTEN.keys()
 
 
-# Rows of runs that this file does not make, each with where it is made.
+# Rows of the table for files of runs that are not done here, each with the test that makes them.
 OTHERWISE_WRITTEN = {
     "stream_state_{N}.json": "test_streaming",
     ".rm_toolkit.lock": "test_lock: where the folder above is not ours",
@@ -214,7 +214,7 @@ def test_weights_are_read_from_what_the_index_lists(tmp_path):
     assert weight_files(tmp_path) == []
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model-extra.safetensors"):
         (tmp_path / name).touch()
-    assert weight_files(tmp_path) == []  # transformers does not read them without an index
+    assert weight_files(tmp_path) == []  # without an index, transformers does not read them
     index = tmp_path / "model.safetensors.index.json"
 
     def write(*files):
@@ -229,5 +229,5 @@ def test_weights_are_read_from_what_the_index_lists(tmp_path):
     index.write_text("[]")
     with pytest.raises(InputError, match=r"index.json cannot be read"):
         weight_files(tmp_path)
-    (tmp_path / "model.safetensors").touch()  # goes first, as in transformers
+    (tmp_path / "model.safetensors").touch()  # takes precedence, as in transformers
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]

@@ -1,4 +1,4 @@
-"""Model folders of the wrong shape: whatever is wrong with a file, one line names it, its key, and what to do."""
+"""Damaged model folders: whatever is wrong with a file, one line names the file, the key, and what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from folder_attacks import ADAPTER, attacks
 
 
 ATTACKS = {attack.name: attack for attack in attacks()}
-# What the library says of a whole model, which takes longer: only in the table of benchmarks/model_folders.py.
+# Found only when the whole model is loaded, which takes longer: tried only by benchmarks/model_folders.py.
 WHOLE = ("rope_type", "activation", "attn_implementation", "target_modules is [", "is not there", "of the wrong shape")
 WHOLE += (
     "lacks",
@@ -63,7 +63,7 @@ def whole(reward_model, tmp_path_factory):
 
 
 def read(file: str, folder: Path) -> None:
-    """What the commands read of such a file."""
+    """Reads a file of a model folder as the commands do."""
     if file.startswith(f"{ADAPTER}/"):
         read_adapter(str(folder / ADAPTER))
     elif file == "lm_head/model.safetensors":

@@ -1,4 +1,4 @@
-"""QLoRA: what a 4-bit base refuses, and what a run trains, saves and says. bitsandbytes computes on a CPU too."""
+"""QLoRA: what a 4-bit base rules out, and what a run trains, saves and prints. bitsandbytes runs on a CPU, too."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_two_stages_on_a_base_in_four_bits(run, base_model, device, capsys):
     head = {name: value for name, value in trainer.model.named_parameters() if "score" in name}
     assert {value.dtype for value in head.values()} == {torch.float32}
     assert any(value.requires_grad for value in head.values())
-    # The adapter alone, with the head; stock classes would read it on the base in full precision.
+    # Only the adapter with the head is saved; stock classes would load it on the base in full precision.
     assert "has only the adapter and the reward head" in "".join(capsys.readouterr())
     assert not (folder / "model.safetensors").exists() and not (folder / "config.json").exists()
     names = load_file(folder / "adapter_model.safetensors")
@@ -144,7 +144,7 @@ def test_two_stages_on_a_base_in_four_bits(run, base_model, device, capsys):
     assert abs(expected[0] - expected[1]) > 1e-3
     assert rewards_from(folder) == pytest.approx(expected, abs=1e-5 if device == "cpu" else 2e-2)
 
-    # The second stage goes on training the same adapter on the same base.
+    # The second stage continues training the same adapter on the same base.
     crft, second = run("crft", str(folder), device)
     config = json.loads((crft / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == base_model()
@@ -165,7 +165,7 @@ def test_a_merged_folder_has_the_rewards_of_training_in_stock_classes(run, base_
     assert found == pytest.approx(trained_rewards(trainer), abs=1e-5 if device == "cpu" else 2e-2)
     assert load_settings(str(folder)).quantization is None and load_settings(str(folder)).stock
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    # PEFT merges into the base's 4 bits; what is saved is not that.
+    # PEFT would merge into the 4-bit weights; that is not what is saved.
     assert not torch.equal(
         load_file(folder / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"],
         load_file(f"{base_model()}/model.safetensors")["model.layers.0.self_attn.q_proj.weight"],

@@ -1,4 +1,4 @@
-"""Rewards: the same as the stock classes', whatever stands beside a text in its batch; and where they come from."""
+"""Rewards: equal to the stock classes', whatever else is in the batch; and where the head comes from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rewards_of(trainer, rows):
 
 
 def stock_rewards(folder, texts, padding_side="right"):
-    """What anybody reads from the folder: stock classes, one padded batch."""
+    """Rewards that anybody gets from the folder: stock classes, one padded batch."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=padding_side)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     assert type(model).__module__.startswith("transformers.")
@@ -87,7 +87,7 @@ def test_average_and_max_never_let_padding_enter(make_trainer, rows, pooling_typ
         pad_to_multiple_of=32,
         per_device_eval_batch_size=8,
     )
-    with torch.no_grad():  # the pad token cannot hide in a small embedding; so do hidden states, all below zero
+    with torch.no_grad():  # the pad token must not hide behind a small embedding; all hidden states are negative
         trainer.model.get_input_embeddings().weight[trainer.processing_class.pad_token_id] = 50.0
         trainer.model.backbone.norm.weight.neg_()
     found = rewards_of(trainer, pairs)
@@ -183,7 +183,7 @@ def test_a_stage_that_continues_refuses_a_base_without_a_head(make_trainer, base
 
 
 def test_a_reward_model_whose_head_was_lost_is_refused(make_trainer, rows, tmp_path):
-    """TRL and others give such a checkpoint a random head and say nothing."""
+    """TRL and others silently give such a checkpoint a random head."""
     make_trainer(rows.pairs(2)).save_model(str(tmp_path / "rm"))
     weights = load_file(tmp_path / "rm" / "model.safetensors")
     del weights["score.weight"]

@@ -90,14 +90,14 @@ def test_settings_are_saved_and_read_back(save):
 
 
 def test_legacy_rope_keys_carry_scaling(tmp_path):
-    """Version 4 readers know `rope_theta` and `rope_scaling` alone, and would silently use theta 10000."""
+    """transformers 4 only reads `rope_theta` and `rope_scaling`, and would otherwise silently use theta 10000."""
     path = tmp_path / "config.json"
     scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
     path.write_text(json.dumps({"rope_parameters": {"rope_theta": 500000.0, **scaled}}))
     write_legacy_rope_keys(path)
     config = json.loads(path.read_text())
     assert config["rope_theta"] == 500000.0 and config["rope_scaling"] == scaled
-    path.write_text(json.dumps({"hidden_size": 8}))  # no rotary positions: as it was
+    path.write_text(json.dumps({"hidden_size": 8}))  # without rotary positions, nothing changes
     write_legacy_rope_keys(path)
     assert json.loads(path.read_text()) == {"hidden_size": 8}
 
@@ -127,7 +127,7 @@ def test_saving_again_replaces_and_leaves_no_stale_shard(save, rows):
 def test_a_file_of_the_user_beside_the_weights_is_neither_removed_nor_read(save):
     folder, trainer = save()
     save_file({"score.weight": torch.full((1, 16), float("nan"))}, folder / "mine.safetensors")
-    trainer.save_model(str(folder))  # checks what was saved
+    trainer.save_model(str(folder))  # includes a check
     assert (folder / "mine.safetensors").exists()
     save_file({"score.weight": torch.ones(1, 16)}, folder / "model-extra.safetensors")
     before = trainer.model.base_classifier.score.weight.clone()
@@ -217,7 +217,7 @@ def test_a_head_is_found_in_a_sharded_base_and_shards_load_back(save, base_model
     start = load_file(f"{base_model()}/model.safetensors")["lm_head.weight"]
     folder, _ = save(str(base))
     assert torch.equal(load_file(folder / "lm_head" / "model.safetensors")["weight"], start)
-    # The reward model itself in shards
+    # The reward model itself in shards.
     saved = PreTrainedModel.save_pretrained
     monkeypatch.setattr(
         PreTrainedModel,
@@ -229,7 +229,7 @@ def test_a_head_is_found_in_a_sharded_base_and_shards_load_back(save, base_model
     found = RewardModel.from_pretrained(str(shards), require_head=True, with_lm_head=True).state_dict()
     assert all(torch.equal(value, found[name]) for name, value in trainer.model.state_dict().items())
     load_weights(trainer.model, shards)
-    # A later save in one file leaves no shard behind.
+    # A later save into one file leaves no shard behind.
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", saved)
     trainer.save_model(str(shards))
     assert [path.name for path in shards.glob("*.safetensors*")] == ["model.safetensors"]
@@ -237,7 +237,7 @@ def test_a_head_is_found_in_a_sharded_base_and_shards_load_back(save, base_model
 
 @pytest.mark.parametrize("architecture", ["GPTNeoX", "Mixtral"])
 def test_weights_that_have_other_names_in_files_than_in_the_model(save, base_model, rows, tmp_path, architecture):
-    """transformers 5 calls Pythia's `embed_out` `lm_head`, and stacks the experts that it stores one by one."""
+    """transformers 5 renames Pythia's `embed_out` to `lm_head`, and stacks experts that files store one by one."""
     from transformers import AutoModelForCausalLM
 
     base = tmp_path / "base"
@@ -273,7 +273,7 @@ def test_weights_that_have_other_names_in_files_than_in_the_model(save, base_mod
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_rows_of_added_tokens_do_not_depend_on_chance(make_trainer, base_model, rows, tied):
-    """They take part in the LM loss; and a LoRA checkpoint, which does not hold them, resumes with the same ones."""
+    """They take part in the LM loss. A LoRA checkpoint does not contain them, but resumes with the same rows."""
     found = []
     for noise in (0, 1):
         torch.manual_seed(noise)
@@ -285,7 +285,7 @@ def test_rows_of_added_tokens_do_not_depend_on_chance(make_trainer, base_model, 
 
 # ---- LoRA ----
 
-LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}  # an adapter that does something
+LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}  # an adapter that has an effect
 
 
 @pytest.mark.filterwarnings("error")
@@ -302,7 +302,7 @@ def test_lora_is_saved_merged_with_the_same_rewards(save, rows):
     assert np.ptp(inside) > 1e-2
     assert stock_rewards(folder, texts) == pytest.approx(inside, abs=1e-5)
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
-    assert not [name for name in adapter if "embed" in name]  # half a gigabyte for a 7B model
+    assert not [name for name in adapter if "embed" in name]  # would be half a gigabyte for a 7B model
     assert [name for name in adapter if "lora" in name] and [name for name in adapter if name.endswith("score.weight")]
     # The model in memory is still the adapted one.
     assert trainer.model.is_peft

@@ -1,4 +1,4 @@
-"""What a prepared tokenizer gives, and that the saved one gives the same."""
+"""The ids that a prepared tokenizer gives, and that the saved one gives the same."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_tokenizer_without_bos_gets_none(base_model, tmp_path, pooling_type):
 
 
 def test_preparing_a_saved_tokenizer_again_changes_nothing_or_follows_the_new_pooling(folder, tmp_path):
-    """Customized fine-tuning prepares what general fine-tuning saved."""
+    """Customized fine-tuning prepares the tokenizer that general fine-tuning saved."""
     first, _ = prepared(folder, max_length=64, pooling_type="eos")
     first.save_pretrained(tmp_path / "eos")
     config = AutoConfig.from_pretrained(folder)

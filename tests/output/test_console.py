@@ -1,4 +1,4 @@
-"""What users name is printed as they wrote it."""
+"""Names from the user are printed exactly as written."""
 
 import pytest
 

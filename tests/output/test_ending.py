@@ -1,4 +1,4 @@
-"""However a command ends: one line, an exit code, nothing leaked."""
+"""However a command ends, it gives one line and an exit code, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_same_signal_twice_does_not_disturb_what_is_cleaned_up():
         try:
             os.kill(os.getpid(), signal.SIGINT)
         finally:
-            os.kill(os.getpid(), signal.SIGINT)  # from the terminal, and from a launcher
+            os.kill(os.getpid(), signal.SIGINT)  # once from the terminal and once from a launcher
             cleaned.append(True)
     assert cleaned
 
@@ -169,7 +169,7 @@ def test_a_full_standard_output_is_one_line():
 
 
 def test_a_recipe_is_one_line_from_its_first_import_on():
-    """Nothing that takes long is imported before Ctrl-C has its line."""
+    """The handler of Ctrl-C is set before anything that is slow to import."""
     heavy = "import sys, rm_toolkit.training.runtime, rm_toolkit.cli\nsys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0
 
@@ -240,7 +240,7 @@ sys.exit(code)
 @pytest.mark.parametrize("kind", WORK)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_after_the_work_changes_nothing(kind, name):
-    for hangs, codes in ((0, (0,)), (0.15, (130, 143))):  # what does not go is let go
+    for hangs, codes in ((0, (0,)), (0.15, (130, 143))):  # if the exit hangs, the signal may end it
         command = [sys.executable, "-c", LATE.format(work=WORK[kind], hangs=hangs), name]
         ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode in codes and ended.stderr == "", ended.stderr

@@ -1,4 +1,4 @@
-"""What is told of an exception of a library: one line of it, by one rule."""
+"""How an exception of a library is reported: one line of its message, chosen by one rule."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One writer for one output: the second is told who holds it, whatever became of the first."""
+"""One writer per output: a second one is told who holds the lock, whatever happened to the first."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ sys.stdin.readline()
 
 @contextlib.contextmanager
 def another_process(output):
-    """Holds the output in a process of its own."""
+    """Locks the output in another process."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -169,7 +169,7 @@ def another_taker(output):
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    """Between opening and locking, the holder ends and removes the file, and a third one makes a new one."""
+    """Between opening and locking, the holder ends and removes the file, and a third process creates a new one."""
     path = lock_path(tmp_path / "run")
     real, calls = lock_module._try_lock, []
 
@@ -187,7 +187,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeyp
 
 @pytest.fixture
 def no_locks(monkeypatch):
-    """A file system that has no locks."""
+    """Simulates a file system without locks."""
 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks")
@@ -220,7 +220,7 @@ def test_without_locks_in_the_file_system_the_process_decides(tmp_path, no_locks
 @pytest.mark.parametrize("pid", [PARENT, NOBODY], ids=["number in use here", "number not in use here"])
 @pytest.mark.parametrize("where", ELSEWHERE)
 def test_a_process_number_of_elsewhere_says_nothing(tmp_path, no_locks, capsys, where, pid):
-    """It may be that of another process here, or of none: only the signs of life count."""
+    """Here it may belong to another process or to none, so only the heartbeat counts."""
     path = lock_path(tmp_path / "run")
     of_another_host(path, seconds_old=60, **{**ELSEWHERE[where], "pid": pid})
     assert living_holder(path)[1] == pytest.approx(60, abs=5)
@@ -239,7 +239,7 @@ def test_another_computer_of_the_same_name_keeps_its_output_though_its_lock_is_n
 
 
 def test_a_container_that_was_killed_holds_nothing_where_locks_reach_it(tmp_path, capsys):
-    """It is started again at once, in another namespace of the same computer."""
+    """It is restarted at once, in another namespace of the same computer."""
     of_another_host(lock_path(tmp_path / "run"), seconds_old=1, **{**ELSEWHERE["another container"], "pid": PARENT})
     WriterLock(tmp_path / "run").release()
     assert capsys.readouterr() == ("", "")
@@ -256,7 +256,7 @@ def test_a_later_process_of_the_same_number_is_not_the_holder(tmp_path):
         assert living_holder(path) is None
         path.write_text(json.dumps(written))
         holder.kill()
-        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not asked for it yet
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet reaped by its parent
         assert living_holder(path) is None
 
 
@@ -267,7 +267,7 @@ def test_a_lock_file_of_a_later_version_is_read(tmp_path):
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs `unshare`")
 def test_a_run_in_a_container_is_seen_from_outside_until_it_gives_no_sign_of_life(tmp_path):
-    """A real namespace: its process number is 1 or so, which is another process out here."""
+    """In a real namespace, its process id is 1 or so, which is another process outside."""
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("this system lets nobody make a namespace")
@@ -280,11 +280,11 @@ def test_a_run_in_a_container_is_seen_from_outside_until_it_gives_no_sign_of_lif
         with pytest.raises(OutputHeld, match=f"process {found.pid} on host"):
             WriterLock(tmp_path / "run")
         inside.kill()
-        inside.wait()  # before the end of its input could let what is inside end by itself
+        inside.wait()  # before the end of its input could end the inner process
     assert living_holder(path) is not None, "it cannot be known from here yet"
     os.utime(path, (time.time() - 11 * 60,) * 2)
     assert living_holder(path) is None
-    WriterLock(tmp_path / "run", wait=30).release()  # the system ends what is inside a moment later
+    WriterLock(tmp_path / "run", wait=30).release()  # the system ends the inner process a moment later
 
 
 @pytest.mark.parametrize("content", ["my notes\n", "{}", '{"kind": "rm_toolkit lock"}', "[1]"])
@@ -297,7 +297,7 @@ def test_a_file_of_that_name_that_is_no_lock_is_left_alone(tmp_path, content):
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 90])
 def test_a_lock_file_without_a_name_is_nobodys(tmp_path, content):
-    """As a power cut leaves it."""
+    """As after a power cut."""
     lock_path(tmp_path / "run").write_bytes(content)
     WriterLock(tmp_path / "run").release()
     assert list(tmp_path.iterdir()) == []
@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_be_moved_in_place_leaves_the_earlier_one(tmp_path,
         return rename(self, target)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
-        patch.setattr(folders, "_exchange", lambda one, other: False)  # as on a system that cannot
+        patch.setattr(folders, "_exchange", lambda one, other: False)  # as on a system without this call
         patch.setattr(Path, "rename", fail)
         with written_whole(tmp_path / "report") as new:
             (new / "metrics.json").write_text("second")
@@ -372,7 +372,7 @@ def held_output(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_told_who_writes_its_output(held_output, command, capsys):
-    """Before it reads anything: none of the inputs exists."""
+    """Before it reads anything: none of the inputs exist."""
     output, holder = held_output
     assert main([command.split()[0], *COMMANDS[command], str(output)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {output} is being written by process {holder.pid} on host")

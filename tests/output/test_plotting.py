@@ -1,4 +1,4 @@
-"""Bars and axes that all pictures share."""
+"""Bars and axes that all figures share."""
 
 import numpy as np
 import pytest

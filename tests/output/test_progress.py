@@ -1,4 +1,4 @@
-"""Bars are drawn where somebody can see them; everywhere else there are lines."""
+"""Progress bars are drawn on a terminal; elsewhere, lines are printed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 def test_a_bar_is_for_a_terminal(monkeypatch, stream, shown):
     monkeypatch.setattr(sys, "stderr", stream)
     for name in progress.QUIET:
-        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.setenv(name, "")  # so that it is restored afterwards
         monkeypatch.delenv(name)
     assert progress.no_bar() is not shown and progress.no_bar(show=False)
     progress.hide_bars_of_libraries()

@@ -1,4 +1,4 @@
-"""What another computer has written is waited for, for so long and no longer."""
+"""Files that another computer writes are waited for, up to a time limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rm_toolkit.training.manifest import find_damage, read_manifest
 
 
 def late(path, seconds=0.15):
-    """Puts a file, or the content of a folder, where it belongs a moment later, as a rename shows on another computer."""
+    """Puts a file or a folder's content in place a moment later, as a rename becomes visible on another computer."""
     there = path.with_name(path.name + ".there")
     os.rename(path, there)
     timer = threading.Timer(seconds, os.rename, (there, path))
@@ -49,7 +49,7 @@ def test_a_checkpoint_is_sealed_with_what_other_machines_have_written(tmp_path, 
     folder.mkdir()
     for name in ("model.safetensors", "rng_state_1.pth"):
         (folder / name).write_bytes(b"x")
-    # What `gather_object` brings from the process that sees its own file at once.
+    # Sent by `gather_object` from the process that sees its own file at once.
     monkeypatch.setattr(checkpoints_module, "gather_object", lambda names: [*names, "rng_state_1.pth"])
     timer = late(folder / "rng_state_1.pth")
     names = [name for name in saver.seen_by_all(3) if not name.endswith(".there")]

@@ -1,4 +1,4 @@
-"""What killed commands have left half-written is removed by the next start; what somebody is writing stays."""
+"""Half-written files of killed commands are removed by the next start; files that are being written stay."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_temporary_files_of_libraries_go_with_their_process(tmp_path, monkeypatc
         with process_files.named_temporary_files():
             os.close(tempfile.mkstemp()[0])
             tempfile.mkdtemp()
-            os._exit(0)  # as if it was killed
+            os._exit(0)  # as if it had been killed
     os.waitpid(child, 0)
     (tmp_path / "tmpabcdefgh").write_text("of another program")
     assert len(names(tmp_path)) == 3
@@ -146,7 +146,7 @@ def test_temporary_files_of_libraries_go_with_their_process(tmp_path, monkeypatc
         assert names(tmp_path) == ["tmpabcdefgh"]
         own = tempfile.mkdtemp()
         process_files.remove_left_by_processes(tmp_path)
-        assert len(names(tmp_path)) == 2  # its process lives
+        assert len(names(tmp_path)) == 2  # its process is alive
         process_files.remove_own_files()
         assert not os.path.exists(own)
     assert Path(tempfile.mkdtemp()).name.startswith("tmp") and process_files.START not in tempfile.template

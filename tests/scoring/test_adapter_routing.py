@@ -1,4 +1,4 @@
-"""Many adapters, one base: a batch that mixes them gives the rewards of as many separate models."""
+"""Many adapters on one base: a batch that mixes them gives the same rewards as separate models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOMAINS = ("academy", "business", "entertainment", "literature")
 
 
 def save_adapter(base, folder, seed, **config):
-    """A trained-looking adapter: random A, B and head, in the form that a run saves to `adapter/`."""
+    """An adapter that looks trained: random A, B and head, in the format that a run saves to `adapter/`."""
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
     defaults = {"r": 4, "lora_alpha": 8 + seed, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]}
@@ -52,7 +52,7 @@ def adapters(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed_rows(rows):
-    """Prompts whose completions are read by one domain after another; every fifth row by the base."""
+    """Prompts whose completions take turns between the domains; every fifth row goes to the base."""
     made = rows.ranked(15, seed=5)
     return {
         "prompts": [row["prompt"] for row in made],
@@ -62,7 +62,7 @@ def mixed_rows(rows):
 
 
 def separate(base, adapters, rows, **options):
-    """What as many models give as there are domains, each with its adapter merged."""
+    """Rewards from separate models, one per domain, each with its adapter merged."""
     scorers = {
         name: RewardScorer(folder, device="cpu", **options) for name, folder in {**adapters, None: base}.items()
     }
@@ -92,13 +92,13 @@ def test_one_batch_of_four_domains_gives_the_rewards_of_four_models(base, adapte
     assert (batches[0].layout is not None) == (layout == "shared")
     expected = separate(base, adapters, mixed_rows)
     assert_the_same(found, expected)
-    # The adapters matter: the base alone gives other rewards.
+    # The adapters matter: the base alone gives different rewards.
     alone = RewardScorer(base, device="cpu").score(mixed_rows["prompts"], mixed_rows["completions"])
     assert np.abs(np.concatenate(alone) - np.concatenate(expected)).max() > 0.1
 
 
 def test_one_text_in_every_domain_has_a_reward_of_each(base, adapters, mixed_rows):
-    """Equal texts are computed once a domain, not once in all."""
+    """Equal texts are computed once per domain, not once in total."""
     scorer = RewardScorer(base, adapters=adapters, device="cpu")
     prompt, completion = mixed_rows["prompts"][0], mixed_rows["completions"][0][0]
     rows = {"prompts": [prompt] * 5, "completions": [[completion]] * 5, "domains": [*DOMAINS, None]}
@@ -147,7 +147,7 @@ def test_other_kinds_of_adapters_are_mixed_or_read_one_by_one(base, adapters, mi
 
 
 def test_layers_that_get_other_tokens_are_found_by_the_trial(base, adapters, mixed_rows, monkeypatch):
-    """As experts do: the layer sees some of the tokens. The trial must notice, and the rewards stay right."""
+    """Like an expert, the layer sees only some of the tokens. The trial must notice, and rewards must stay correct."""
     from transformers.models.llama.modeling_llama import LlamaMLP
 
     forward = LlamaMLP.forward
@@ -165,7 +165,7 @@ def test_layers_that_get_other_tokens_are_found_by_the_trial(base, adapters, mix
 
 @pytest.mark.parametrize("pooling_type", ["cls", "average"])
 def test_an_encoder_with_adapters(make_trainer, base_encoder, rows, tmp_path, pooling_type):
-    """With `cls` the pooler is trained too, so that each adapter is computed by itself; `average` is mixed."""
+    """With `cls`, the pooler is trained too, so each adapter is computed separately; `average` is mixed."""
     pairs = rows.pairs(8)
     general = make_trainer(pairs, base_encoder("bert"), pooling_type=pooling_type, output_dir=str(tmp_path / "g"))
     general.save_model()
@@ -232,7 +232,7 @@ def test_an_adapter_that_does_not_belong_is_refused(base, adapters, base_model, 
     for folder, message in cases.items():
         with pytest.raises(InputError, match=message):
             RewardScorer(base, adapters={"a": folder}, device="cpu")
-    # A name that cannot be compared (the base was moved): used, and said.
+    # If the base was moved, its name cannot be compared: it is used with a notice.
     moved = edit(one, tmp_path / "5", base_model_name_or_path="outputs/elsewhere")
     logging.getLogger("transformers").propagate = True
     with caplog.at_level("WARNING"):

@@ -1,4 +1,4 @@
-"""Bare questions, given to a model that was trained on marked dialogues, are warned of once."""
+"""A model that was trained on marked dialogues warns once about bare questions."""
 
 from __future__ import annotations
 

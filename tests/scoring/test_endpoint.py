@@ -1,4 +1,4 @@
-"""A scorer without weights: a server's numbers in the local scorer's order, a known example first, and what it is refused."""
+"""A scorer without weights: a server's rewards in the local scorer's order, after a known example; and refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rm_toolkit.scoring.scorer import RewardScorer
 
 @pytest.fixture(scope="module")
 def local(reward_model):
-    """`local(data_format)`: a local scorer and its folder, which keeps the example."""
+    """`local(data_format)`: a local scorer and its folder, which contains the example."""
     made = {}
 
     def get(data_format="text"):
@@ -49,7 +49,7 @@ def quick(monkeypatch):
 
 
 def texts(rows, data_format):
-    """Prompts and completions of several forms: one, a list, over-long, Unicode, empty."""
+    """Prompts and completions of several forms: single, a list, over-long, Unicode, empty."""
     made = rows.ranked(5, seed=2)
     prompts, completions = [row["prompt"] for row in made], [row["completions"] for row in made]
     completions[1], completions[2] = completions[1][0], ["river " * 80, "", "é ✓ 北"]
@@ -89,7 +89,7 @@ def test_another_model_behind_the_address_is_refused(local):
     with reward_server(ServedState(folder, max_length=48)) as address:
         with pytest.raises(InputError, match="accepts texts of at most 48 tokens, but the model reads 64"):
             RewardScorer(folder, endpoint=address)
-    # One that holds 64 is one too short for sglang, which refuses a text as long as its context.
+    # A context of 64 is too short by one for sglang, which refuses a text as long as its context.
     with reward_server(ServedState(folder, "sglang", max_length=64)) as address:
         with pytest.raises(InputError, match="at most 63 tokens"):
             RewardScorer(folder, endpoint=address)
@@ -152,7 +152,7 @@ def test_what_does_not_pass_is_final(local, rows):
             RewardScorer(folder, endpoint=address).score(prompts[:1], completions[:1])
         assert state.number == 1 + tries
     with pytest.raises(InputError, match=r"does not answer GET /v1/models after 8 tries .*Is the server running"):
-        RewardScorer(folder, endpoint=address)  # which has ended
+        RewardScorer(folder, endpoint=address)  # the server has ended
 
 
 def test_a_server_that_never_answers_is_given_up(local):
@@ -183,7 +183,7 @@ def test_the_key_comes_from_the_environment_and_is_not_shown(local, monkeypatch)
         pytest.raises(InputError, match="trouble number 1, Bearer <hidden> and") as raised,
     ):
         RewardScorer(folder, endpoint=address)
-    assert "sk-secret-word" not in str(raised.value)  # which the server repeated
+    assert "sk-secret-word" not in str(raised.value)  # although the server repeated it
 
 
 def test_what_has_no_effect_at_a_server_is_refused(local):
@@ -203,7 +203,7 @@ def test_what_has_no_effect_at_a_server_is_refused(local):
 
 
 def test_score_goes_on_with_a_server_that_was_started_anew(local, rows, tmp_path, capsys):
-    """The first server falls silent in the middle; the second one, elsewhere, is asked for the rest alone."""
+    """The first server stops responding halfway; the second one, at another address, is asked only for the rest."""
     folder, scorer = local()
     made = rows.ranked(40, seed=6)
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -222,7 +222,7 @@ def test_score_goes_on_with_a_server_that_was_started_anew(local, rows, tmp_path
     expected = scorer.score([row["prompt"] for row in made], [row["completions"] for row in made])
     for reward, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(reward, wanted, atol=1e-5)
-    # A local run does not go on with a server's output.
+    # A local run does not continue the output of a server.
     assert main([*command, "--device", "cpu"]) == 2
 
 
@@ -252,7 +252,7 @@ def test_an_address_is_for_the_one_model_or_for_the_one_named():
 
 @pytest.mark.slow
 def test_five_thousand_rows_survive_a_killed_client_and_a_restarted_server(local, rows, tmp_path):
-    """The client is killed in the middle, then the server ends and comes back while the second client waits for it."""
+    """The client is killed halfway; then the server ends and restarts while a second client waits for it."""
     folder, scorer = local()
     made = rows.pairs(5000, seed=8)
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -280,11 +280,11 @@ def test_five_thousand_rows_survive_a_killed_client_and_a_restarted_server(local
         before = written()
         second = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         wait_for(before + 1000)
-    time.sleep(1.5)  # the client finds nobody there, and tries again
+    time.sleep(1.5)  # the client finds no server, and retries
     with reward_server(state, port=int(address.rpartition(":")[2])):
         printed, _ = second.communicate(timeout=300)
     resumed = int(re.search(r"5,000 rows, ([\d,]+) of them by an earlier run", printed)[1].replace(",", ""))
-    assert second.returncode == 0 and before - 250 <= resumed <= before  # killed while it wrote a window, or not
+    assert second.returncode == 0 and before - 250 <= resumed <= before  # killed while writing a window, or not
     found = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["completion"] for row in found] == [row["chosen"] for row in made]
     expected = scorer.score([row["prompt"] for row in made], [row["chosen"] for row in made])

@@ -1,4 +1,4 @@
-"""`rm-toolkit score`: any input to the same rows with rewards, in order; killed and resumed it writes the same bytes."""
+"""`rm-toolkit score` adds rewards to the rows of any input, in order. Killed and resumed, it writes the same bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scorer(reward_model):
 
 @pytest.fixture(scope="module")
 def some_rows(rows):
-    """60 rows: one completion or a list in turn, with columns that must stay."""
+    """60 rows, with one completion or a list in turn, and with columns that must be kept."""
     made = rows.ranked(60, seed=4)
     for number, row in enumerate(made):
         del row["scores"]
@@ -177,7 +177,7 @@ def test_a_bad_row_is_named_or_left_out(scorer, some_rows, tmp_path, line, messa
     with pytest.raises(InputError) as caught:
         go(options)
     assert f"{source}, {message}" in str(caught.value).replace(", line 3: there is a col", ", there is a col")
-    # The first window is kept; with the flag the run goes on from there.
+    # The first window is kept; with the flag, the run continues from there.
     assert not (tmp_path / "out").exists() and len(read(tmp_path / "out.partial")) == 2
     summary = go(ScoreOptions(window=2, skip_invalid=True))
     assert (summary.resumed_at, summary.rows, summary.invalid) == (2, 4, 1)
@@ -199,7 +199,7 @@ def test_a_file_without_rows_is_one_line_with_a_bar_too(reward_model, tmp_path, 
 def test_a_run_stopped_between_any_two_steps_goes_on_to_the_same_bytes(
     scorer, some_rows, tmp_path, monkeypatch, windows_done, torn
 ):
-    """Stopped after some windows, with or without bytes behind them that the journal does not count."""
+    """Stopped after some windows, with or without further bytes that are not in the journal."""
     source = RecordFile(str(write(tmp_path / "in.jsonl", some_rows)))
     options = ScoreOptions(window=13)
     score_file(scorer, "m", source, tmp_path / "whole", options, show_progress=False)
@@ -290,9 +290,10 @@ def test_a_run_that_scores_nothing_leaves_the_earlier_output_and_what_is_said_of
 
 def test_an_equal_run_that_starts_meanwhile_spoils_nothing(scorer, some_rows, tmp_path):
     """
-    The window: what an earlier run left is read, and before anything is written an equal run comes by and finishes.
+    The race: after the output of an earlier run is read, and before anything is written, an equal run starts and
+    finishes.
 
-    0.2.1 then replaced the finished file by one that began with NULs.
+    Version 0.2.1 then replaced the finished file by one that began with NULs.
     """
     source, options = RecordFile(str(write(tmp_path / "in.jsonl", some_rows))), ScoreOptions(window=13)
     score_file(scorer, "m", source, tmp_path / "whole", options, show_progress=False)
@@ -331,7 +332,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow  # tests/output/test_lock.py holds the lock of every command
+@pytest.mark.slow  # tests/output/test_lock.py tests the lock of every command
 def test_the_second_of_two_equal_commands_is_told_who_writes(reward_model, some_rows, tmp_path, capsys):
     source, output = write(tmp_path / "in.jsonl", some_rows[:6]), tmp_path / "out.jsonl"
     assert score(reward_model(), source, tmp_path / "whole.jsonl") == 0
@@ -373,7 +374,7 @@ def test_an_interrupted_score_with_an_adapter_does_not_go_on_with_another_base(
     assert score(adapter, source, output, "--window", "1") == 2  # the second row has no completion
     assert len(read(tmp_path / "out.jsonl.partial")) == 1
     before = model_identity(str(adapter), "float32", {})
-    os.utime(base / "lm_head" / "model.safetensors", ns=(1, 1))  # no reward rests on it
+    os.utime(base / "lm_head" / "model.safetensors", ns=(1, 1))  # no reward depends on it
     assert model_identity(str(adapter), "float32", {}) == before
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"] *= 2
@@ -401,7 +402,7 @@ def test_a_mistake_in_the_arguments_is_named_before_the_model_is_loaded(tmp_path
 
 
 def test_memory_does_not_grow_with_the_file(scorer, tmp_path):
-    """Four times the rows, the same peak: what Python and numpy hold at once is one window."""
+    """Four times the rows give the same peak, because Python and numpy hold only one window at a time."""
 
     def peak(num_rows):
         rng = random.Random(0)
@@ -424,7 +425,7 @@ def test_memory_does_not_grow_with_the_file(scorer, tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_large_other_columns_make_a_window_smaller(scorer, tmp_path, monkeypatch, kind):
-    """Rows of 60 KB (in lists: 120 KB of memory), windows of 0.5 MB: what is held does not grow with the rows."""
+    """Rows of 60 KB (as lists, 120 KB of memory) and windows of 0.5 MB: memory does not grow with the rows."""
     monkeypatch.setattr(files, "WINDOW_SIZE", 500_000)
     monkeypatch.setattr(tables, "PARQUET_BYTES", 250_000)
 
@@ -451,7 +452,7 @@ def test_large_other_columns_make_a_window_smaller(scorer, tmp_path, monkeypatch
 
 
 def test_killed_in_the_middle_and_resumed_is_the_uninterrupted_output(reward_model, some_rows, tmp_path):
-    """The real command in a process of its own, killed with -9 as soon as some windows are written."""
+    """The real command in another process, killed with -9 as soon as some windows are written."""
     source = write(tmp_path / "in.jsonl", some_rows * 40)
     command = [sys.executable, "-m", "rm_toolkit.cli", "score", "--model", reward_model(), "--input", str(source)]
     command += ["--device", "cpu", "--window", "40", "--output"]

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer trains on our rewards: a chat model by its path, a text model as a reward function; the same numbers."""
+"""TRL's GRPOTrainer trains on our rewards, from the path of a chat model or a text model's reward function."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from datasets import Dataset
 from rm_toolkit.scoring.scorer import RewardScorer
 
 
-# TRL's own defaults, in words that transformers is about to drop.
+# TRL's own defaults use arguments that transformers deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture
 def train_grpo(tmp_path, base_model):
-    """`train_grpo(reward, prompts, **columns)`: a few steps; what GRPO computed: (prompt, completion, reward) lists."""
+    """`train_grpo(reward, prompts, **columns)`: trains a few steps; returns (prompt, completion, reward) lists."""
 
     def train(reward, prompts, **columns):
         import torch
@@ -72,6 +72,6 @@ def test_a_text_model_as_a_reward_function(train_grpo, reward_model, pooling_typ
     prompts = [f"## Human:\nName a {word}.\n\n## Assistant:\n" for word in ("river", "stone", "lantern", "window")]
     _, prompts, completions, rewards = train_grpo(scorer.as_reward_function(), prompts, domain=["a", "b", "c", "d"])
     assert len(rewards) == 12 and np.ptp(rewards) > 0.01
-    # What the toolkit gives for the same texts, in another process's words: one text at a time.
+    # The toolkit's rewards for the same texts, one text at a time.
     alone = [scorer.score([prompt], [completion])[0] for prompt, completion in zip(prompts, completions)]
     np.testing.assert_allclose(rewards, alone, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Who opens a saved folder reads the number that training computed: one table, one test; and the rope of old readers."""
+"""All readers of a saved folder get the rewards that training computed; and the RoPE keys for old readers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def this_toolkit(folder, prompts, completions):
 
 
 def trl_grpo(folder, prompts, completions, policy):
-    """TRL's own loading of `reward_funcs="PATH"`, its own tokenisation and its own reward computation."""
+    """TRL's own loading of `reward_funcs="PATH"`, tokenization and reward computation."""
     from trl import GRPOConfig, GRPOTrainer
 
     args = GRPOConfig(
@@ -101,7 +101,7 @@ def trl_grpo(folder, prompts, completions, policy):
 
 
 def rewardbench_text(tokenizer, prompt, completion):
-    """Its `prepare_dialogue_from_tokenizer`: user and assistant in turn, whatever the roles were; then the template."""
+    """RewardBench's `prepare_dialogue_from_tokenizer`: makes roles alternate, then applies the chat template."""
     messages = [
         {"role": "user" if number % 2 == 0 else "assistant", "content": message["content"]}
         for number, message in enumerate(prompt)
@@ -112,9 +112,9 @@ def rewardbench_text(tokenizer, prompt, completion):
 
 def rewardbench(folder, prompts, completions, version=1):
     """
-    RewardBench's way, restated on a CPU from allenai/reward-bench: `rewardbench/rewardbench.py` and
-    `models/pipeline.py` (the default `RewardBenchPipeline`), version 2 from `scripts/run_v2.py`. It loads in 8 bits
-    unless told `--not_quantized`; `--max_length` is given as the model's own.
+    RewardBench's computation, reimplemented for a CPU from allenai/reward-bench: `rewardbench/rewardbench.py` and
+    `models/pipeline.py` (the default `RewardBenchPipeline`); version 2 from `scripts/run_v2.py`. It loads in 8 bits
+    without `--not_quantized`. `--max_length` is the model's own.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
@@ -147,7 +147,7 @@ CHAT_READERS = {"RewardBench": rewardbench, "RewardBench 2": rewardbench_2}
 
 
 def read_by_all(folder, rows, expected, *, policy=None):
-    """Rewards by reader, printed as a table (`pytest -s`); `policy` adds those that read chat models alone."""
+    """Rewards by reader, printed as a table (`pytest -s`); `policy` adds readers that only read chat models."""
     prompts, completions = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
     table = {"training": expected}
     table.update({name: reader(folder, prompts, completions) for name, reader in READERS.items()})
@@ -183,7 +183,7 @@ def test_every_reader_gives_the_same_number_for_text(
 @pytest.mark.filterwarnings("ignore:`max_length` is ignored when `padding`:UserWarning")  # RewardBench's
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 def test_every_reader_gives_the_same_number_for_chat(make_trainer, base_model, rows, tmp_path, architecture):
-    """Llama's tokenizer puts a BOS before every text; the saved one must not, or the pipeline would read another."""
+    """Llama's tokenizer prepends a BOS to every text; the saved one must not, or the pipeline would read two."""
     chats = chat_rows(rows.pairs(5))
     trainer = make_trainer(chats, base_model(architecture), data_format="chat", max_length=256)
     trainer.train()
@@ -238,16 +238,16 @@ def test_llama3_rope_is_written_for_old_readers_and_read_by_new_ones(llama3_rope
     scaling = {key: value for key, value in LLAMA3_ROPE.items() if key != "rope_theta"}
     assert config["rope_theta"] == 500000.0 and config["rope_scaling"] == scaling
     np.testing.assert_allclose(read(folder, rows), expected, atol=1e-5)
-    # The old keys alone carry everything: what version 4 reads is what was trained.
+    # The old keys alone are sufficient: version 4 reads the model that was trained.
     edit(folder / "config.json", lambda config: config.pop("rope_parameters"))
     np.testing.assert_allclose(read(folder, rows), expected, atol=1e-5)
-    # And they matter: without them the rewards are others.
+    # And they matter: without them, the rewards differ.
     edit(folder / "config.json", lambda config: (config.pop("rope_scaling"), config.pop("rope_theta")))
     assert np.abs(np.array(read(folder, rows)) - expected).max() > 1e-3
 
 
 def test_version_4s_formula_gives_the_frequencies_of_the_model(llama3_rope):
-    """The formula of transformers 4 (`_compute_llama3_parameters`), from the keys that it reads."""
+    """The formula of transformers 4 (`_compute_llama3_parameters`), applied to the keys that it reads."""
     folder, _, _, trainer = llama3_rope
     config = json.loads((folder / "config.json").read_text())
     scaling = config["rope_scaling"]
@@ -303,7 +303,7 @@ OTHER_NAMES = {
 
 @pytest.mark.parametrize("model_type", OTHER_NAMES)
 def test_other_families_get_the_names_that_they_had(model_type):
-    """transformers still reads the old names alone: they must give the same rotary positions."""
+    """transformers can still read only the old names: they must give the same rotary positions."""
     rope, names = OTHER_NAMES[model_type]
     written = AutoConfig.for_model(model_type, rope_parameters=json.loads(json.dumps(rope))).to_dict()
     add_legacy_rope_keys(written)
@@ -318,14 +318,14 @@ def test_other_families_get_the_names_that_they_had(model_type):
 def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
     make_trainer, base_model, rows, tmp_path, architecture
 ):
-    """4.57 ends in an error for version 5's `TokenizersBackend` and its list under `extra_special_tokens`."""
+    """4.57 fails on version 5's `TokenizersBackend` and its list under `extra_special_tokens`."""
     trainer = make_trainer(chat_rows(rows.pairs(2)), base_model(architecture), data_format="chat", max_length=256)
     trainer.save_model(str(tmp_path / "rm"))
     config = json.loads((tmp_path / "rm" / "tokenizer_config.json").read_text())
-    # Version 4's Llama tokenizer would put BOS before what the template has rendered.
+    # Version 4's Llama tokenizer would prepend BOS to the rendered template.
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "extra_special_tokens" not in config and "<|im_start|>" in config["additional_special_tokens"]
-    # Version 4's general tokenizer adds `token_type_ids` unless told, and the classifier refuses them.
+    # Version 4's generic tokenizer adds `token_type_ids` by default, which the classifier refuses.
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
     before, after = trainer.processing_class, AutoTokenizer.from_pretrained(tmp_path / "rm")
     assert after.special_tokens_map == before.special_tokens_map and len(after) == len(before)
@@ -336,7 +336,7 @@ def test_the_tokenizer_is_written_in_the_form_that_version_4_loads(
 
 @pytest.mark.parametrize("pooling_type, name", [("last", "LlamaTokenizer"), ("eos", "PreTrainedTokenizerFast")])
 def test_a_class_of_version_4_that_leaves_out_eos_is_not_named(reward_model, pooling_type, name):
-    """It puts BOS before a text and nothing behind it, whatever `tokenizer.json` says."""
+    """Such a class prepends BOS and appends nothing, whatever `tokenizer.json` says."""
     folder = reward_model("llama", pooling_type=pooling_type)
     with open(f"{folder}/tokenizer_config.json") as file:
         assert json.load(file)["tokenizer_class"] == name

@@ -1,4 +1,4 @@
-"""A saved folder is opened as a stranger would open it, and a reward that differs is an error."""
+"""A saved folder is opened as other programs would open it, and a reward that differs is an error."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def test_a_fresh_process_reads_the_same_rewards_and_notices_a_corrupt_head(make_
     trainer.train()
     trainer.save_model()
     assert trainer.reload_check() == 3  # chosen, rejected, and an over-long text
-    example = read_example(tmp_path / "run")  # which a server is checked with
+    example = read_example(tmp_path / "run")  # used to check a server
     scorer = RewardScorer(tmp_path / "run", device="cpu")
     assert scorer.score([example.prompt], [example.completion]) == pytest.approx([example.reward], abs=1e-6)
     trainer.save_model()
-    assert read_example(tmp_path / "run") is None  # a model that was saved anew may have other rewards
+    assert read_example(tmp_path / "run") is None  # a model that was saved again may have other rewards
     corrupt_head(tmp_path / "run")
     with pytest.raises(InputError, match=r"reload check failed: text 0 has reward .* Do not publish this folder"):
         trainer.reload_check()
 
 
-# ---- the same in this process, for every way of reading ----
+# ---- the same check in this process, for every pooling ----
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """The check without its fresh process, which takes seconds to start."""
+    """Runs the check without a fresh process, which takes seconds to start."""
 
     def check(folder, texts, rewards, *, tolerance, trust_remote_code):
         assert tolerance == 1e-5 and not trust_remote_code
@@ -118,7 +118,7 @@ def test_one_text_is_longer_than_the_model_reads(make_trainer, rows, completion)
 
 @pytest.fixture
 def interpreter(tmp_path):
-    """`interpreter(answer)`: stands in for Python; writes its environment and answers with rewards, or fails."""
+    """`interpreter(answer)`: a stand-in for Python that writes its environment, and returns rewards or fails."""
 
     def make(answer):
         path = tmp_path / "python"
@@ -136,7 +136,7 @@ def interpreter(tmp_path):
         (1.0, 1.000009, True),
         (1.0, 1.00002, False),
         (0.0, 0.000009, True),
-        (100.0, 100.0009, True),  # above 1 the tolerance is relative
+        (100.0, 100.0009, True),  # above 1, the tolerance is relative
         (100.0, 100.002, False),
         (1.0, float("nan"), False),
     ],
@@ -169,7 +169,7 @@ def test_rewards_are_read_as_raw_numbers(make_trainer, rows, tmp_path):
         trainer.model.base_classifier.score.weight.mul_(50)
     trainer.save_model()
     (low,), (high,) = (read_rewards(str(tmp_path / "run"), [text]) for text in ("river", "stone lantern"))
-    assert max(abs(low), abs(high)) > 1  # no sigmoid between
+    assert max(abs(low), abs(high)) > 1  # no sigmoid was applied
 
 
 @pytest.mark.parametrize(

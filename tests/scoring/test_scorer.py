@@ -1,4 +1,4 @@
-"""`RewardScorer`: the same reward however rows are nested, ordered, batched and laid out; GRPO takes it as it is."""
+"""`RewardScorer`: the same rewards however rows are nested, ordered, batched and laid out; GRPO accepts it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scorer(reward_model):
 
 
 def one_by_one(folder, prompts, completions):
-    """The stock class, one text at a time: no batch, no padding, nothing shared."""
+    """Rewards from the stock class, one text at a time: no batch, no padding, nothing shared."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -74,7 +74,7 @@ def test_nested_flat_and_mixed_rows_have_the_form_of_their_completions(scorer, r
     np.testing.assert_allclose(np.concatenate(nested), flat, atol=1e-6)
     single, empty, several = scorer.score(prompts[:3], [completions[0][0], [], completions[2]])
     assert isinstance(single, float) and empty == [] and len(several) == len(completions[2])
-    # Other texts stand beside it in its batch, so that sums round otherwise: equal to the 1e-5 that is promised.
+    # Its batch contains other texts, so sums may round differently: equal to the promised 1e-5.
     assert single == pytest.approx(nested[0][0], abs=1e-5)
     assert scorer.score([], []) == []
 

@@ -1,9 +1,10 @@
 """
-What vLLM and sglang read of a saved folder, and the commands that start them, checked without them: vLLM runs in
-`benchmarks/readers.py`.
+What vLLM and sglang read from a saved folder, and the commands that start them, checked without either. A real vLLM
+runs in `benchmarks/readers.py`.
 
-Read in vllm-project/vllm (`layers/pooler/activations.py`, `models/adapters.py`, `entrypoints/pooling/base/protocol.py`,
-`docs/models/pooling_models`) and sgl-project/sglang (`srt/models/llama_reward.py`, `qwen3_classification.py`).
+Sources: vllm-project/vllm (`layers/pooler/activations.py`, `models/adapters.py`,
+`entrypoints/pooling/base/protocol.py`, `docs/models/pooling_models`) and sgl-project/sglang
+(`srt/models/llama_reward.py`, `qwen3_classification.py`).
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def test_the_config_makes_it_a_classifier_whose_score_is_the_reward(saved):
     assert raw["architectures"] == [CLASS[architecture]]  # `*For*Classification`: --convert classify, LAST pooling
     config = AutoConfig.from_pretrained(folder)
     assert config.num_labels == 1 and vllm_activation(config) == "identity"
-    # sglang's Qwen3 class normalises the pooled state of a config without labels.
+    # sglang's Qwen3 class normalizes the pooled state if the config has no labels.
     assert config.id2label == {0: "LABEL_0"}
-    # What would change the activation, the pooling or the head: reranker conversion, sentence-transformers' files.
+    # Reranker conversion or sentence-transformers' files would change the activation, the pooling or the head.
     turned = {"classifier_from_token", "method", "sentence_transformers", "sbert_ce_default_activation_function"}
     assert not turned & raw.keys() and not {"pooler_config", "use_pad_token", "is_matryoshka"} & raw.keys()
     assert not [name for name in ("modules.json", "config_sentence_transformers.json") if (folder / name).exists()]
@@ -64,7 +65,7 @@ def test_a_config_without_problem_type_would_be_read_as_a_probability(saved):
 
 
 def test_the_top_level_weights_are_the_classifiers_alone(saved):
-    """Both servers load every `*.safetensors` beside the config; the head is one linear layer `score` without bias."""
+    """Both servers load every `*.safetensors` beside the config; the head is a linear layer `score` without bias."""
     folder, _ = saved
     files = [path.name for path in folder.glob("*.safetensors*")]
     assert files == ["model.safetensors"] and not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
@@ -76,7 +77,7 @@ def test_the_top_level_weights_are_the_classifiers_alone(saved):
 
 
 def test_what_a_server_tokenizes_is_what_the_model_was_trained_on(saved):
-    """`input` is tokenised with special tokens, `messages` are rendered and tokenised without; the last token is read."""
+    """`input` is tokenized with special tokens, rendered `messages` without; the reward is read at the last token."""
     folder, _ = saved
     settings, tokenizer = load_settings(str(folder)), AutoTokenizer.from_pretrained(folder)
     prompt, completion = "## Human:\nriver?\n\n## Assistant:\n", "stone lantern."
@@ -97,7 +98,7 @@ def section(title):
 
 
 def test_the_readme_asks_as_vllm_wants_it():
-    """Fields by name; vLLM forbids none, but passes over those it does not know. No page has a command of its own."""
+    """vLLM silently ignores unknown fields, so their names are checked; the page has no start command of its own."""
     text = section("Serve")
     requests = [json.loads(found) for found in re.findall(r"-d '(\{.*?\})'\n", text, re.S)]
     assert len(requests) == 2 and [set(request) for request in requests] == [{"model", "input"}, {"model", "messages"}]
@@ -105,7 +106,7 @@ def test_the_readme_asks_as_vllm_wants_it():
     assert [word for word in ("--max-model-len", "--is-embedding", "--force_truncation") if word in text] == []
 
 
-# ---- the commands of this very model ----
+# ---- the commands for this model ----
 
 
 def commands_of(config=None, revision=None, adapter=False, **settings):
@@ -136,7 +137,7 @@ def test_what_a_program_needs_more_or_cannot_is_said():
     assert full.startswith("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 python")
     assert "no chat template" in commands_of()["rewardbench"].reason
     encoder = commands_of({"architectures": ["BertForSequenceClassification"]}, data_format="chat", pooling_type="cls")
-    assert encoder["rewardbench"].line.endswith("--batch_size 1")  # padded on the left, [CLS] would not come first
+    assert encoder["rewardbench"].line.endswith("--batch_size 1")  # with left padding, [CLS] would not come first
     assert "not BertForSequenceClassification: use vLLM" in encoder["sglang"].reason
     foreign = commands_of({"problem_type": None})["vllm"].words
     assert foreign[-2:] == ["--pooler-config", '{"use_activation": false}']

@@ -1,4 +1,4 @@
-"""Stands in for `accelerate launch`: writes what a recipe writes, from its flags. No test."""
+"""A stand-in for `accelerate launch` that writes what a recipe would write, from its flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doubtful labels: folds by prompt, a launch for each, one rule, and a list that a person can review."""
+"""Doubtful labels: folds by prompt, a launch per fold, one rule, and a list that a person can review."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ model.mkdir(parents=True)
 
 
 class Search(DoubtRun):
-    """The model likes long answers; that is all it knows."""
+    """A search with a model that simply prefers longer answers."""
 
     def _score(self, model, pairs):
         seen = json.loads((model / "seen.json").read_text())
@@ -150,7 +150,7 @@ def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets
     assert calls(search) == [f"fold-{k} 3" for k in (1, 2, 3)]
     assert sum(len(own.margins) for fold in found for own in fold) == sum(map(len, datasets.values()))
     assert not list(search.output.rglob("seen.json")) and not list(search.output.rglob("*.arrow"))
-    (search.folder(1) / "margins.json").unlink()  # as if it was killed in the second fold
+    (search.folder(1) / "margins.json").unlink()  # as if it had been killed in the second fold
     search.begin(identity, overwrite=False)
     capsys.readouterr()
     search.keep_models = True
@@ -158,7 +158,7 @@ def test_every_fold_is_trained_once_and_what_is_done_stays_done(search, datasets
     assert calls(search)[3:] == ["fold-2 3"]
     said = capsys.readouterr().out
     assert "fold 1 of 3: done before" in said and "fold 2 of 3: training" in said
-    (search.folder(1) / "margins.json").unlink()  # as if it was killed while it scored
+    (search.folder(1) / "margins.json").unlink()  # as if it had been killed while it scored
     search.run(datasets, folds)
     assert "fold 2 of 3: trained before, scoring" in capsys.readouterr().out and len(calls(search)) == 4
     for one, other in zip(chain(*found), chain(*again)):
@@ -209,7 +209,7 @@ def test_a_temperature_is_the_least_loss_and_scales_with_the_rewards():
     best = fit_temperature(margins, "toy")
     assert loss(best) < min(loss(best * 1.01), loss(best / 1.01))
     assert fit_temperature(10 * margins, "toy") == pytest.approx(10 * best)
-    # p of a Bradley-Terry model is right as it is: draws of the label at that p give temperature 1.
+    # p of a Bradley-Terry model is calibrated: labels drawn with that p give temperature 1.
     size = np.abs(rng.normal(0, 2, 40_000))
     signs = np.where(rng.random(len(size)) < 1 / (1 + np.exp(-size)), 1, -1)
     assert fit_temperature(signs * size, "toy") == pytest.approx(1, abs=0.05)
@@ -249,7 +249,7 @@ def test_the_command_trains_judges_lists_and_its_list_can_be_applied(base_model,
         "output_dir": str(tmp_path / "unused"),
     }
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(settings))  # which is YAML, too
+    recipe.write_text(json.dumps(settings))  # JSON is YAML
     out = tmp_path / "doubt"
     command = ["doubt", "--config", str(recipe), "--folds", "2", "--output", str(out), "--threshold", "0.5"]
     assert main(command) == 0
@@ -283,7 +283,7 @@ def test_a_secret_of_the_flags_is_not_kept(search, datasets):
     identity = search.identity(datasets, 3)
     search.begin(identity, overwrite=False)
     assert "Abcdefgh" not in (search.output / "doubt.json").read_text()
-    search.begin(identity, overwrite=False)  # and the same call goes on
+    search.begin(identity, overwrite=False)  # the same call continues
 
 
 def test_overwrite_keeps_the_folds_of_the_same_search(search, datasets):
@@ -315,7 +315,7 @@ def test_a_reviewed_list_is_put_aside(search, datasets, tmp_path):
     path.write_text(lines[0])
     Doubts.find(found, threshold=0.5).save(tmp_path, {})
     assert path.read_text() == "".join(lines) and (tmp_path / "doubts.jsonl.old").read_text() == lines[0]
-    Doubts.find(found, threshold=0.5).save(tmp_path, {})  # the same list again puts nothing aside
+    Doubts.find(found, threshold=0.5).save(tmp_path, {})  # the same list again moves nothing aside
     assert sorted(file.name for file in tmp_path.glob("doubts*")) == ["doubts.jsonl", "doubts.jsonl.old"]
 
 
@@ -330,6 +330,6 @@ def test_a_kill_while_the_list_is_replaced_leaves_nothing_behind(tmp_path):
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert len(list(path.parent.iterdir())) == 2  # the half-written list
-    with WriterLock(path.parent):  # as the next start takes it
+    with WriterLock(path.parent):  # as the next start does
         pass
     assert list(path.parent.iterdir()) == [path] and path.read_text() == "reviewed\n"

@@ -1,4 +1,4 @@
-"""Which cells a study has, what each is called, and what it runs."""
+"""The cells of a study: which there are, what they are called, and what they run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_grid_is_every_combination_and_starts_come_first(study_file):
     assert [cell.name for cell in grft] == [
         f"grft--tiny--hh--lm{coefficient}--seed{seed}" for coefficient in ("0", "0.1") for seed in (0, 1)
     ]
-    # without GRFT there is no LM coefficient of it: 1 + 2 starts, 2 strategies, 2 seeds
+    # without GRFT, there is no LM coefficient: 1 + 2 starts, 2 strategies, 2 seeds
     assert len(found) - len(grft) == 3 * 2 * 2 and found[: len(grft)] == grft
     assert {cell.start for cell in found if cell.stage == "crft"} == {None, *grft}
     assert len({cell.name for cell in found}) == len(found)
@@ -37,7 +37,7 @@ def test_nothing_is_anchored_to_a_model_that_was_never_trained(study_file):
 
 
 def test_commands_are_what_the_recipes_take(study_file, tmp_path):
-    """Parsed as strictly as the recipes parse their flags."""
+    """They are parsed as strictly as recipes parse their flags."""
     study = load_study(study_file())
     study.launch = []
     for cell in cells(study):

@@ -1,4 +1,4 @@
-"""A study runs what is missing, once, and reports what it could not run."""
+"""A study runs each missing cell once, and reports the cells that it could not run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_broken_cell_stops_what_starts_from_it_and_nothing_else(study):
 
 
 def test_a_cell_that_another_runner_holds_is_left_to_it(study, monkeypatch):
-    """The lock is let go while this one waits; it finds the result of the other and goes on."""
+    """The lock is released while this runner waits; it then finds the other's result and continues."""
     runner, other = StudyRunner(study), StudyRunner(study)
     held = runner.cells[0]
     runner.folder(held).mkdir(parents=True)

@@ -53,10 +53,10 @@ def test_gain_loss_and_what_is_kept_of_plain(study):
     assert plain.gain.mean == pytest.approx(0.4) and plain.loss.mean == pytest.approx(0.09)
     assert replay.kept_gain == pytest.approx(0.95) and replay.relative_loss == pytest.approx(0.02 / 0.09)
     assert plain.kept_gain == 1 and plain.relative_loss == 1 and plain.num_runs == 2 and plain.saved is None
-    # 0.08 and 0.06 less than plain of the same seed: standard error 0.01
+    # 0.08 and 0.06 less than plain with the same seed: standard error 0.01
     assert (replay.saved.mean, replay.saved.high) == pytest.approx((0.07, 0.07 + 0.12706), abs=1e-4)
     assert lines["hh", "poor"].saved.low is None and lines["none", "plain"].saved is None
-    assert lines["none", "plain"].relative_loss is None  # what a head drawn at random ranks is no ability to lose
+    assert lines["none", "plain"].relative_loss is None  # a random head has no ability to lose
     frontier = {key for key, line in lines.items() if line.on_frontier}
     assert frontier == {("hh", "plain"), ("hh", "replay")}
     best = best_within(list(lines.values()), allowed_loss=0.03)
