@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..evaluation.pair_rewards import PairRewards, read_pair_rewards, write_pair_rewards
 from ..models.files import FINAL_PAIRS_NAME, FINAL_RESULTS_NAME, TRAINING_LOG_NAME
+from ..output.ending import hint_if_stopped
 from ..output.folders import replace_text
 from ..output.json_files import load_json, read_mapping
 from ..output.lock import OutputHeld, WriterLock, is_held
@@ -95,7 +96,8 @@ class StudyRunner:
 
         A cell that fails is reported and skipped, along with the cells that start from it.
         """
-        with tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True, disable=no_bar()) as bar:
+        bar = tqdm(total=len(self.cells), unit="cell", dynamic_ncols=True, disable=no_bar())
+        with bar, hint_if_stopped("Finished runs are kept; the same command continues."):
             while True:
                 waiting = [cell for cell in self.cells if self._state(cell) == "waiting"]
                 bar.update(len(self.cells) - len(waiting) - bar.n)

@@ -93,6 +93,25 @@ def test_a_cell_that_another_runner_holds_is_left_to_it(study, monkeypatch):
     assert runner.run() and len(waits) == 1 and calls(study)[held.name] == 1
 
 
+def test_a_stopped_study_says_that_it_goes_on_and_does(study, monkeypatch):
+    runner = StudyRunner(study)
+    call, told = runner_module.call, []
+
+    def stop(words, log):
+        if told:
+            raise KeyboardInterrupt
+        told.append(words)
+        return call(words, log)
+
+    monkeypatch.setattr(runner_module, "call", stop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        runner.run()
+    assert caught.value.hint == "Finished runs are kept; the same command continues."
+    assert [cell.name for cell in runner.cells if runner.result(cell)] == [runner.cells[0].name]
+    monkeypatch.setattr(runner_module, "call", call)
+    assert StudyRunner(study).run() and set(calls(study).values()) == {1}
+
+
 def test_a_study_is_not_started_by_several_processes(study, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="a study launches its own runs"):
