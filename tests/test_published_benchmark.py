@@ -109,3 +109,26 @@ def test_best_of_n_counts_every_choice_of_rivals(programs, tmp_path, capsys):
     assert (tmp_path / "best_of_n_law.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit, match="no finished CRFT cell"):
         best_of_n.main([str(tmp_path / "nowhere")])
+
+
+def test_the_rewards_of_one_domain_tell_the_accuracy_on_all(programs, tmp_path):
+    """Rewards 5 to 1 in the order of the answers; in the second question `normal` is best. A third lacks a rival."""
+    import across_domains
+
+    rewards = np.array([[5, 4, 3, 2, 1], [4, 3, 2, 1, 5]], dtype=np.float32)
+
+    def of(domain):
+        own, rest = np.split(np.roll(rewards, -across_domains.ANSWERS.index(domain), axis=1), [1], axis=1)
+        rest = np.delete(rewards, across_domains.ANSWERS.index(domain), axis=1)
+        better = np.concatenate([np.repeat(own[:, 0], 4), [9, 9]]).astype(np.float32)
+        worse = np.concatenate([rest.ravel(), [0, 0]]).astype(np.float32)
+        return PairRewards(better, worse, np.array([3] * 4 + [1] * 4 + [2] * 2))
+
+    for domain in across_domains.DOMAINS:
+        assert np.array_equal(across_domains.answers_of(of(domain), domain), rewards)
+        cell = tmp_path / f"cells/crft--m--all--lm0--plain--{domain}--seed0"
+        cell.mkdir(parents=True)
+        write_pair_rewards({f"dsp_{domain}": of(domain)}, cell / "pairs.parquet")
+    across_domains.main([str(tmp_path)])
+    text = (tmp_path / "across_domains.md").read_text()
+    assert text.count("| 87.5 | 62.5 | 37.5 | 12.5 |") == 4 and "general" not in text
