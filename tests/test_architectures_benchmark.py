@@ -1,4 +1,4 @@
-"""What `benchmarks/architectures.py` says of a family; the page has a row for each of them."""
+"""What `benchmarks/architectures.py` reports about a family, and that the page has a row for each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_page_has_a_row_for_each_family(architectures):
 
 @pytest.mark.slow
 def test_families_of_each_kind_go_through(architectures, tmp_path, monkeypatch, capsys):
-    """A decoder of each layout, one that is refused, an encoder; a second run has nothing to do."""
+    """A decoder for each layout, one that is refused, and an encoder; a second run has nothing to do."""
     output = tmp_path / "found.json"
     command = ["--output", str(output), "--families", "Llama", "Falcon", "Granite", "EuroBERT"]
     assert architectures.main(command) == 0

@@ -1,4 +1,4 @@
-"""A user's mistake about the model or the run: one short message with the remedy, exit code 2, nothing half-written."""
+"""A user's mistake about the model or the run: a short message with the remedy, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def place(tmp_path, base_model, base_encoder, rows):
-    """A folder to make mistakes in: a base, an encoder, text and chat data, and what a case changes in them."""
+    """A folder to make mistakes in: a base, an encoder, text and chat data, and methods to change them."""
 
     class Place:
         path = tmp_path
@@ -92,7 +92,8 @@ LLAMA = {
     "pad_token_id": 0,
 }
 
-# What is wrong -> the flags that differ from a run that works, and the message. A flag's value may be made of `place`.
+# What is wrong -> the flags that differ from a valid run, and the message. A flag's value may be a function of
+# `place`.
 CASES = {
     "a base that is no language model": (
         lambda place: {"model_name_or_path": place.model("ViTModel", "ViTConfig", **VIT)},
@@ -280,7 +281,7 @@ def command_line(place, changes):
 
 
 def run_in_process(stage, argv):
-    """What `recipes/<stage>.py` does, up to the first optimizer step."""
+    """Does what `recipes/<stage>.py` does, up to the first optimizer step."""
     recipe, training, model = parse_recipe(ROOT / "recipes" / "tiny" / f"{stage}.yaml", argv)
     resume = resolve_resume(training)
     claim_output_dir(training.output_dir, overwrite=recipe.overwrite_output_dir, resume=goes_on(training, resume))
@@ -314,7 +315,7 @@ def test_the_run_without_a_mistake_begins(place):
     assert len(trainer.train_dataset) > 0
 
 
-# ---- as a user sees it ----
+# ---- as users see it ----
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The throughput benchmark runs from start to end on a tiny model, on rows that both sides take."""
+"""The throughput benchmark runs from start to end on a tiny model, on rows that both sides accept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_run_prints_its_tables(throughput, tmp_path):
         for line in text.split("### Tokens over all of dsp")[1].split("###")[0].splitlines()
         if line.startswith("| ") and "batching" not in line
     }
-    # The fast path computes each distinct token once; the others more.
+    # The fast path computes each distinct token once; the others compute more.
     assert planned["fast"] == pytest.approx(1.0, abs=0.1)
     assert planned["TRL"] > planned["TRL, by length"] > planned["plain"] > 1.2
 
@@ -81,7 +81,7 @@ def test_scoring_prints_its_tables_of_equal_rewards(throughput, tmp_path):
     ]
     assert len(differences) == 3 and max(differences) < 1e-4
     shared = [float(found) for found in re.findall(r"with prompts shared: (\d+\.\d+)", text)]
-    assert shared[0] > shared[1] > 1  # sixteen answers to a dialogue share more than five to a question
+    assert shared[0] > shared[1] > 1  # sixteen answers to a dialogue share more than five answers to a question
 
 
 @pytest.mark.gpu

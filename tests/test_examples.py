@@ -1,4 +1,4 @@
-"""The worked examples: their data, recipes and pages, in seconds; and, as slow tests, every command of their pages as written."""
+"""The worked examples: their data, recipes and pages; and, as slow tests, every command on their pages as written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rm_toolkit.training.recipe import parse_recipe
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "recipes" / "examples"
 NAMES = ("support-tone", "chat-with-tools", "best-of-n")
-MOST_BYTES = 300_000  # of a file: it is there to be read
+MOST_BYTES = 300_000  # limit per data file, as people should read it
 
 
 def rows(path: Path) -> list[dict]:
@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def load(name: str):
-    """`make_data.py` of an example as a module."""
+    """Imports `make_data.py` of an example."""
     specification = importlib.util.spec_from_file_location("make_data", EXAMPLES / name / "make_data.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -49,7 +49,7 @@ def data():
 
 
 def said(answer) -> str:
-    """What an answer says, as one string."""
+    """The text of an answer, as one string."""
     return answer if isinstance(answer, str) else json.dumps(answer)
 
 
@@ -200,14 +200,14 @@ NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n")
 
 
 def blocks(name: str) -> list[tuple[str, str]]:
-    """`(commands, why they are not run)` of each block of commands of a page, in order."""
+    """`(commands, reason not to run them)` for each block of commands on a page, in order."""
     text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     found = re.findall(rf"((?:{NOT_RUN.pattern})?)```(?:bash|shell)\n(.*?)```", text, re.DOTALL)
     return [(commands, reason) for _, reason, commands in found]
 
 
 def table(name: str) -> dict[str, list[str]]:
-    """The cells of the tables of a page, by the first cell of each row."""
+    """The rows of all tables on a page, by their first cell."""
     lines = (EXAMPLES / name / "README.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     return {row[0]: row[1:] for row in cells}
@@ -215,7 +215,7 @@ def table(name: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder that looks like a fresh checkout; the examples share the general model that the first of them trains."""
+    """A folder that looks like a fresh checkout; the examples share the general model that the first one trains."""
     folder = tmp_path_factory.mktemp("checkout")
     for entry in ("recipes", "data", "accelerate_configs"):
         (folder / entry).symlink_to(ROOT / entry)
@@ -237,7 +237,7 @@ def test_the_commands_of_a_page_run_as_written_and_give_its_numbers(name, checko
     for commands, reason in blocks(name):
         for line in () if reason else commands.replace("\\\n", " ").splitlines():
             if line == "accelerate launch recipes/grft.py" and (checkout / "outputs/grft/config.json").exists():
-                continue  # the page before has trained it
+                continue  # the previous page has trained it
             result = subprocess.run(
                 ["bash", "-c", line], cwd=checkout, env=environment, capture_output=True, text=True, timeout=900
             )

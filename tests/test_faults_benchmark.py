@@ -1,4 +1,4 @@
-"""Every command and recipe is attacked; what does the attacking counts, raises and reports as it says."""
+"""Every command and recipe is attacked, and the attacking code counts, raises and reports as documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark: its formula, by hand; and all of its parts on a CPU at a tiny shape, so that they cannot rot."""
+"""The GPU benchmark: its formula, worked by hand, and all of its parts, run on a CPU with a tiny model."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_flops_by_hand(gpu):
     # A layer: q and o 4 x 4 each, k and v 4 x 2 each, and an MLP of three 4 x 10: 32 + 16 + 120 = 168 parameters.
     assert model_flops(config_of(), Work(tokens=5)) == 6 * 2 * 168 * 5
     assert model_flops(config_of(), Work(tokens=5), backward=False) == 2 * 2 * 168 * 5
-    # Two of the five tokens skip the MLP of the last layer alone.
+    # Two of the five tokens skip the MLP, but only in the last layer.
     assert model_flops(config_of(), Work(tokens=5, untouched=2)) == 6 * (2 * 168 * 5 - 120 * 2)
-    # A query and a key: a product of 4 numbers (2 heads of 2) for the score and one for the values, 2 operations each.
+    # A query and a key: 4 multiply-adds (2 heads of 2) for the score and 4 for the values, 2 operations each.
     assert model_flops(config_of(), Work(attention_pairs=7), backward=False) == 2 * 7 * (2 * 4 + 2 * 4)
     assert model_flops(config_of(), Work(attention_pairs=7)) == 3 * 2 * 7 * 16
 
@@ -71,7 +71,7 @@ def test_padding_is_computed_and_a_shared_prompt_once(gpu):
     assert flops.padded_work(3, 4) == flops.Work(tokens=12, attention_pairs=3 * 10)
     prompt = list(range(100, 140))
     texts = [[prompt + [1, 2, 3], prompt + [4, 5]], [[7, 8]]]
-    # The prompt 40 x 41 / 2; its two responses see it whole and themselves causally; the other text alone.
+    # The prompt 40 x 41 / 2; its two responses see all of it and themselves causally; the other text by itself.
     pairs = 820 + (3 * 40 + 6) + (2 * 40 + 3) + 3
     assert flops.distinct_work(texts, trimmed=False) == flops.Work(47, pairs, 0)
     assert flops.distinct_work(texts, trimmed=True) == flops.Work(47, pairs, 47 - 3)
@@ -131,7 +131,7 @@ def test_what_is_lacking_is_said_and_left_out(gpu, monkeypatch):
 
 
 def test_every_patch_of_a_feature_names_what_is_there(gpu):
-    """A feature that was renamed would be said to be lacking, and its line would silently be gone from the table."""
+    """A renamed feature would be reported as missing, and its row would silently disappear from the table."""
     missing = [f.name for f in gpu.sides.FEATURES if f.patch and f.missing("cuda") == "this version does not have it"]
     assert not missing
 
@@ -160,7 +160,7 @@ def lines_of(path):
 
 @pytest.fixture
 def run_here(gpu):
-    """Runs the script in this process; afterwards threads, notes and progress bars are as they were."""
+    """Runs the script in this process; afterwards, threads, notes and progress bars are restored."""
     import datasets
     import torch
     import transformers
@@ -187,7 +187,7 @@ def test_training_prints_its_table(run_here, tmp_path, capsys):
     assert list(table) == ["TRL", "TRL at its best", "ours, plain", "ours, fast"]
     tokens = {name: float(row["tokens a pair"]) for name, row in table.items()}
     assert tokens["TRL"] > tokens["ours, plain"] > tokens["ours, fast"]
-    assert "micro-batches are not the best" in printed.out  # the search was not run
+    assert "micro-batches are not the best" in printed.out  # there was no search
     assert json.loads((tmp_path / "train-dsp.json").read_text())["ours, fast"][0]["layout"] == "shared"
 
 
@@ -216,6 +216,6 @@ def test_each_side_runs_in_a_process_of_its_own_and_a_failed_part_stops_no_other
     assert done.returncode == 1 and "not whole: train-dsp" in done.stderr
     assert "| ours, fast |" in (tmp_path / "train-helpful.md").read_text()
     seconds = json.loads((tmp_path / "train-helpful.json").read_text())["TRL"][0]["first_step"]
-    assert 2 < seconds < 300  # from the start of its process
+    assert 2 < seconds < 300  # since its process started
     late = run_script(tmp_path, "--part", "train-helpful", "--time-limit", "1")
     assert "Not all repeats were made" in late.stdout

@@ -43,7 +43,7 @@ def test_a_check_that_answers_nothing_or_too_late_has_failed(gpu_check, tmp_path
     died = supervised(gpu_check, tmp_path, "print('oh'); raise SystemExit(3)")
     assert died["verdict"] == "failed" and "exit code 3 without an answer" in died["detail"]
     assert (tmp_path / "x.log").read_text() == "oh\n"
-    # What the check started is ended with it.
+    # Processes that the check started end with it.
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     began = time.monotonic()
     late = supervised(gpu_check, tmp_path, script, time_limit=0.5)

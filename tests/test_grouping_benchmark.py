@@ -1,4 +1,4 @@
-"""`benchmarks/grouping.py`: how pairs are laid out, how rates are chosen, and what its table says. Nothing is trained."""
+"""`benchmarks/grouping.py`: how it arranges pairs and chooses rates, and what its table says. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets import Dataset
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "grouping.py"
-BEST = {"shuffled": 9e-3, "grouped": 1e-3}  # rates at which the arms of this test do best
+BEST = {"shuffled": 9e-3, "grouped": 1e-3}  # the best rate of each arm in this test
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def parse(grouping, folder, *options):
 
 
 def finished(calls):
-    """A run that is the better the nearer the rate is to the arm's best one: a factor of three costs a pair of eight."""
+    """A fake run, better the nearer its rate is to the arm's best: each factor of three loses one pair in eight."""
 
     def run(args, data, arm, step, rate, seed):
         calls.append((arm, rate, seed))
@@ -51,10 +51,10 @@ def test_a_best_rate_at_the_edge_makes_the_grid_wider(grouping, tmp_path, monkey
     assert [rate for rate, _ in results.judged("shuffled", 8).items()] == [1e-3, 3e-3, 9e-3, 2.7e-2]
     assert [rate for rate, _ in results.judged("grouped", 8).items()] == [3.33e-4, 1e-3, 3e-3]
     assert (results.best_rate("shuffled", 8), results.best_rate("grouped", 8)) == (9e-3, 1e-3)
-    assert len(calls) == 2 * (4 + 3)  # two seeds each; the best rate's were there
+    assert len(calls) == 2 * (4 + 3)  # two seeds each; those of the best rate were done
     grouping.run_arm(args, grouping.Results(args), {}, "grouped", 8)
-    assert len(calls) == 14  # all of it was in the file
-    # A rate that an earlier call has tried is part of the grid: its edge, here, so that the grid goes on.
+    assert len(calls) == 14  # everything was in the file
+    # A rate that an earlier call has tried is part of the grid; here it is the edge, so the grid is extended.
     results = grouping.Results(parse(grouping, tmp_path, "--steps", "16"))
     for seed in (0, 1):
         results.cell("shuffled", 16, 9e-3, seed, lambda: {"judge": [1.0], "test": [1.0], "seconds": 0.0})
@@ -67,7 +67,7 @@ def test_an_arm_that_is_not_tuned_yet_is_left_out_of_the_table(grouping, tmp_pat
     results = grouping.Results(args)
     results.cell("shuffled", 8, 1e-3, 0, lambda: {"judge": [1.0], "test": [1.0], "seconds": 0.0})
     monkeypatch.setattr(grouping, "test_prompts", lambda args: ["a"])
-    assert len(grouping.table(args, results).splitlines()) == 2  # its head alone
+    assert len(grouping.table(args, results).splitlines()) == 2  # only its head
 
 
 def test_rates_are_compared_over_the_seeds_that_tune(grouping, tmp_path):

@@ -1,4 +1,4 @@
-"""The recipes as a user starts them, end to end, under the engines that start without a GPU."""
+"""The recipes as users start them, end to end, with the engines that work without a GPU."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.launch
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder that looks like a fresh checkout to the recipes, so that a developer's outputs stay as they are."""
+    """A folder that looks like a fresh checkout to the recipes, so that a developer's outputs are not touched."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("recipes", "data"):
         (folder / name).symlink_to(ROOT / name)
@@ -97,7 +97,7 @@ def test_a_second_run_stops_in_one_line_and_changes_nothing(checkout, grft):
 
 @pytest.mark.parametrize("recipe", [pytest.param("sft", marks=pytest.mark.slow), "grft"])
 def test_two_zero3_processes_build_the_tiny_base_and_train_after_an_evaluation(checkout, tmp_path, recipe):
-    """One process builds the base; sharded initialisation of its weights would wait for the other for ever."""
+    """One process builds the base; if its weights were initialized in shards, it would wait for the other forever."""
     config = yaml.safe_load((ROOT / "accelerate_configs" / "zero3_offload.yaml").read_text())
     config |= {"use_cpu": True, "num_processes": 2, "main_process_port": 0}
     (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(config))

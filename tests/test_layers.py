@@ -1,4 +1,4 @@
-"""The storeys of the package: who may import whom, no circles, upstream's private members in one file, lengths."""
+"""The layers of the package: who may import whom, no cycles, upstream's private members in one file, lengths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODULES = modules()
 
 
 def imports(name: str, source: str | None = None) -> set[str]:
-    """Modules of the package that a module imports anywhere: at its top, inside functions, under TYPE_CHECKING."""
+    """Modules of the package that a module imports anywhere: at the top, inside functions, under TYPE_CHECKING."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
@@ -98,7 +98,7 @@ def test_a_planted_circle_and_a_lazy_upward_import_are_found():
 
 
 def bound_names(body: list[ast.stmt]) -> set[str]:
-    """Names that a module's statements bind at its top, also in its `if`, `try` and `with` blocks."""
+    """Names that statements at the top of a module bind, including those in `if`, `try` and `with` blocks."""
     found = set()
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -120,7 +120,7 @@ def names_of(name: str) -> frozenset[str]:
 
 
 def missing_names(name: str, source: str | None = None, relative: bool = True) -> list[str]:
-    """What a module imports from modules of the package that is not there: at its top and inside functions."""
+    """Names that a module imports from modules of the package but that do not exist there."""
     path = MODULES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     missing = []

@@ -87,7 +87,7 @@ def lm_case(num_tokens: int = 23, hidden_size: int = 6, vocab_size: int = 11, nu
 
 
 def plain_cross_entropy(hidden, weight, targets, text_index, num_texts, bias=None, softcap=None, scale=1.0):
-    """The definition, in float64: all logits at once, the mean of each text."""
+    """The definition in float64: all logits at once, and the mean per text."""
     logits = hidden.double() @ weight.double().T
     if bias is not None:
         logits = logits + bias.double()
@@ -131,7 +131,7 @@ def test_text_cross_entropy_applies_bias_scale_and_softcap():
 
 
 def test_text_cross_entropy_by_hand():
-    # Two tokens of vocabulary, logits (0, 0) and (log 3, 0): the target has probability 1/2, 3/4 and 1/4.
+    # A vocabulary of two tokens, logits (0, 0) and (log 3, 0): the target has probability 1/2, 3/4 and 1/4.
     hidden = torch.tensor([[0.0], [1.0], [1.0]])
     weight = torch.tensor([[math.log(3)], [0.0]])
     found = text_cross_entropy(hidden, weight, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), 2)
@@ -162,7 +162,7 @@ def test_text_cross_entropy_never_holds_the_logits_of_all_tokens(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         loss = text_cross_entropy(hidden, weight, targets, text_index, num_texts, chunk_size=16).sum()
     assert sizes == [16, 16, 8]
-    # Between the two passes no logits are kept, and none are computed again.
+    # Between the two passes, no logits are kept, and none are computed again.
     assert not [shape for shape in saved if len(shape) == 2 and shape[1] == weight.shape[0] and shape[0] > 1]
     loss.backward()
     assert sizes == [16, 16, 8]
@@ -202,7 +202,7 @@ def test_text_cross_entropy_without_gradients_takes_none(monkeypatch):
 
 @pytest.mark.parametrize("num_tokens", [64, 512])
 def test_text_cross_entropy_memory_does_not_grow_with_the_number_of_tokens(num_tokens):
-    """The largest tensor that exists is a chunk of logits or a gradient of the head, never all logits."""
+    """The largest tensor is a chunk of logits or a gradient of the head, never all logits."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

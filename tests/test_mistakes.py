@@ -1,4 +1,4 @@
-"""Every wrong value of every setting and option is one short error; the cases derive from fields and parsers themselves."""
+"""Every wrong value of every setting and option gives one short error; cases are derived from fields and parsers."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_no_mistaken_file_is_built(tmp_path, capsys, shape):
     for name, path in files.mistaken_data(tmp_path, deep=100_000).items():
         output = tmp_path / "out"
         code = main(["build-data", "auto", "--input", str(path), "--output", str(output), "--format", shape])
-        said = capsys.readouterr().err.strip().split("\r")[-1].split("s]", 1)[-1].strip()  # behind a bar
+        said = capsys.readouterr().err.strip().split("\r")[-1].split("s]", 1)[-1].strip()  # after a progress bar
         held[name] = code == 2 and path.name[:20] in said and "\n" not in said and len(said) < 700
         assert held[name] and not output.exists(), (name, code, said)
     assert len(held) > 40

@@ -1,4 +1,4 @@
-"""Every page: its links and paths lead somewhere, and its commands are ones that the programs take."""
+"""Every page: its links and paths exist, and the programs accept its commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAGES = [
     "rm_toolkit/hub/README.md",
     "rm_toolkit/merging/README.md",
 ]
-MOST_BYTES = 9000  # of the first page
+MOST_BYTES = 9000  # limit of the first page
 FOLDERS = ("rm_toolkit", "recipes", "accelerate_configs", "benchmarks", "tests", "data")
 
 
@@ -43,13 +43,13 @@ def read(page: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Headings of a page as GitHub names them."""
+    """Anchors of a page's headings, as GitHub names them."""
     titles = re.findall(r"(?m)^#+ (.+)$", page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def commands(page: str) -> list[str]:
-    """Command lines of the fenced `bash` blocks and of code spans that begin with a program of ours."""
+    """Command lines in fenced `bash` blocks and in code spans that begin with one of our programs."""
     text = read(page)
     found = []
     for block in re.findall(r"```(?:bash|shell)\n(.*?)```", text, re.DOTALL):
@@ -57,7 +57,7 @@ def commands(page: str) -> list[str]:
         lines, whole = joined.splitlines(), ""
         for line in lines:
             whole += line
-            try:  # a quoted argument may go on in the next line
+            try:  # a quoted argument may continue in the next line
                 shlex.split(whole, comments=True)
             except ValueError:
                 whole += "\n"
@@ -72,7 +72,7 @@ def commands(page: str) -> list[str]:
 
 
 def check_toolkit(words: list[str]) -> None:
-    """The command parses: every flag is known and every required one given."""
+    """Checks that the command parses: every flag is known, and every required one is given."""
     module = importlib.import_module(COMMANDS[words[1]][0])
     parser = argparse.ArgumentParser(exit_on_error=False)
     module.add_arguments(parser)
@@ -86,7 +86,7 @@ def check_toolkit(words: list[str]) -> None:
 
 
 def check_recipe(words: list[str]) -> None:
-    """The recipe and its configs are there, and the flags are fields of its settings."""
+    """Checks that the recipe and its configs exist, and that the flags are fields of its settings."""
     script = next(word for word in words if word.endswith(".py"))
     assert (ROOT / script).is_file(), script
     at = words.index(script)
@@ -94,12 +94,12 @@ def check_recipe(words: list[str]) -> None:
         if word == "--config_file":
             assert (ROOT / words[number + 1]).is_file(), words[number + 1]
     if Path(script).stem in ("grft", "crft"):
-        flags = [*words[at + 1 :], "--use_cpu", "true"]  # a recipe for a GPU is refused where there is none
+        flags = [*words[at + 1 :], "--use_cpu", "true"]  # without a GPU, a recipe for one is refused
         parse_recipe(ROOT / "recipes" / "tiny" / f"{Path(script).stem}.yaml", flags, groups=GROUPS)
 
 
 def check_script(words: list[str]) -> None:
-    """The script is there and knows the flags."""
+    """Checks that the script exists and knows the flags."""
     script = ROOT / words[1]
     assert script.is_file(), words[1]
     sources = [script, *(ROOT / "benchmarks" / "speed").glob("*.py"), *(ROOT / "rm_toolkit").rglob("*.py")]

@@ -1,8 +1,8 @@
 """
-The commands and the Python of every page, run as they are written, page by page, in a copy of the checkout.
+Runs the commands and the Python code of every page as written, page by page, in a copy of the checkout.
 
-A block that cannot be run here has a line `<!-- not run: REASON -->` in front of it. The Hub, the language model and the
-reward server of the pages are loopback servers.
+A block that cannot run here has a line `<!-- not run: REASON -->` before it. The Hub, the language model and the
+reward server of the pages are replaced by loopback servers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from test_pages import PAGES, ROOT
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>bash|shell|python)\n(?P<text>.*?)```", re.S
 )
-LONGEST = 900  # seconds of a block
+LONGEST = 900  # time limit of a block, in seconds
 TOKEN = "hf_secret"
 
 
 def blocks(page: str) -> list[tuple[str, str, str | None]]:
-    """Language, text and the reason why it is not run, of each block of commands or Python."""
+    """Language, text and reason not to run it, for each block of commands or Python."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [(found["language"], found["text"], found["reason"]) for found in BLOCK.finditer(text)]
 
@@ -64,7 +64,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(checkout: Path) -> Iterator[dict[str, str]]:
-    """Programs of this interpreter, the copy's package, and a Hub on loopback."""
+    """Environment with this interpreter's programs, the copy's package, and a Hub on loopback."""
     with hub_server(TOKEN) as (address, _):
         yield {
             **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
@@ -88,7 +88,7 @@ def run(text: str, language: str, checkout: Path, environment: dict[str, str]) -
 
 
 def as_here(text: str, addresses: dict[str, str]) -> str:
-    """A block with the addresses of the loopback servers, the Hub's test account, and without installing anything."""
+    """Replaces addresses and Hub account in a block by those of the loopback servers, and leaves out installations."""
     for written, real in addresses.items():
         text = text.replace(written, real)
     text = re.sub(r"(?m)^(pip install|hf auth login).*\n", "", text)
@@ -97,7 +97,7 @@ def as_here(text: str, addresses: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def first_result(checkout: Path, environment: dict[str, str]) -> ServedState:
-    """The first block of the first page has run; gives its general model, as a server holds it."""
+    """Runs the first block of the first page; returns the state of a server that serves its general model."""
     language, text = runnable(PAGES[0])[0]
     run(as_here(text, {}), language, checkout, environment)
     return ServedState(str(checkout / "outputs" / "grft"))

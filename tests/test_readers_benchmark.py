@@ -1,4 +1,4 @@
-"""What `benchmarks/readers.py` says of a reader: by hand, without any of the programs."""
+"""What `benchmarks/readers.py` reports about a reader, by hand and without any of the programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_cell_holds_within_its_bound(parts):
     cell = table.compare(model, [1.0, 2.01, 3.0])
     assert not cell.holds and table.describe(cell) == "1.0e-02 **over**"
     assert table.compare(model, [1.0, 2.01, 3.0], bound=0.05).holds
-    assert not table.compare(model, [1.0, math.nan, 3.0]).holds  # a refused text is no difference of zero
+    assert not table.compare(model, [1.0, math.nan, 3.0]).holds  # a refused text is not a difference of zero
     assert not table.compare(model, [1.0]).holds
 
 
@@ -43,7 +43,7 @@ def test_what_a_reader_cannot_is_left_out_and_must_be_so(parts):
     cell = table.compare(model, [1.0, 2.5], long)
     assert cell.holds and table.describe(cell) == "0; over-long: cannot, 0.5 off"
     assert table.describe(table.compare(model, [1.0, math.nan], long)) == "0; over-long: cannot, refused"
-    assert not table.compare(model, [1.0, 2.0], long).holds  # it can, after all
+    assert not table.compare(model, [1.0, 2.0], long).holds  # it can read it after all
     assert not table.compare(model, [1.1, 2.5], long).holds
     cell = table.compare(model, [1.1, 2.5], table.Cannot("no BOS"))
     assert cell.holds and table.describe(cell) == "all: cannot, 0.5 off"

@@ -18,7 +18,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*/[gc]rft.yaml"))
 
 
 def parse(path, *flags):
-    # What only a GPU can honour is turned off; all names, types and the batch arithmetic are checked as they stand.
+    # Settings that need a GPU are turned off; all names, types and the batch arithmetic are checked unchanged.
     return parse_recipe(path, ["--bf16", "false", "--use_cpu", "true", "--domain", "literature", *flags])
 
 

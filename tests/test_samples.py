@@ -1,4 +1,4 @@
-"""The sample data in `data/`: its forms, that it is made again exactly, and that no trick solves it."""
+"""The sample data in `data/`: its forms, that it can be made again exactly, and that no trick solves it."""
 
 import gzip
 import importlib.util
@@ -10,7 +10,7 @@ import pytest
 
 
 DATA_DIR = Path(__file__).parent.parent / "data"
-# The longer words of grammar; nearly all shorter words are.
+# The longer function words; nearly all shorter words are function words.
 GRAMMAR_WORDS = {"about", "their", "there", "these", "which", "would", "could", "other", "while", "where"}
 
 
@@ -23,7 +23,7 @@ def _load(name: str):
 
 @pytest.fixture(scope="module")
 def generator():
-    """`data/generate_samples.py` as a module; `data/` is importable as long as the tests of this file run."""
+    """`data/generate_samples.py` as a module; `data/` is importable while the tests of this file run."""
     before = list(sys.path)
     yield _load("generate_samples")
     sys.path[:] = before
@@ -42,7 +42,7 @@ def samples(generator):
 
 @pytest.fixture(scope="module")
 def tables(generator, metrics, samples):
-    """The two tables of figures, recomputed from the files: rows by first cell."""
+    """The two tables of figures, recomputed from the files: rows by their first cell."""
     return _read_tables(generator.figure_table(samples))
 
 
@@ -73,7 +73,7 @@ def test_generator_writes_the_committed_files_again(generator, tmp_path):
     for path in committed:
         new, old = (tmp_path / path.relative_to(DATA_DIR / "samples")).read_bytes(), path.read_bytes()
         if path.suffix == ".gz":
-            # Builds of zlib may pack alike rows differently; the header names no time and no file.
+            # Builds of zlib may compress equal rows differently; the header contains no time and no file name.
             assert new[:8] == old[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
             new, old = gzip.decompress(new), gzip.decompress(old)
         assert new == old, path.name
@@ -237,7 +237,8 @@ def test_best_word_is_found_in_either_direction(metrics):
     train = [("yes and no", "and bad"), ("yes", "bad bad"), ("plain", "bad"), ("plain", "plain")]
     test = [("fine", "bad"), ("bad", "fine"), ("fine", "bad"), ("fine", "fine")]
     word, on_train, on_test = metrics.best_word(train, test)
-    # `bad` stands in the worse text of three pairs out of four, the fourth is a tie; on test it is right twice, wrong once.
+    # `bad` is in the worse text of three pairs in four, and the fourth is a tie. On test, it is right twice and wrong
+    # once.
     assert (word, on_train, on_test) == ("bad", 0.875, 0.625)
 
 

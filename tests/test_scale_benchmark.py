@@ -1,4 +1,4 @@
-"""The benchmark of growth runs from start to end at a tiny size; its exponents are those of known growth."""
+"""The scaling benchmark runs from start to end at a tiny size; its exponents are right for known growth."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_table_is_printed_beside_trl_and_0_2_1(scale, monkeypatch, capsys)
 
 
 def test_responses_of_a_prompt_are_counted_in_both_ways(scale, monkeypatch):
-    monkeypatch.setitem(scale.responses_table.__globals__, "MOST_TIMED", 4)  # the split pairs of 20 take long
+    monkeypatch.setitem(scale.responses_table.__globals__, "MOST_TIMED", 4)  # splitting the pairs of 20 takes long
     printed = scale.responses_table((4, 20), 8)
     assert re.search(r"\| 4 responses, 6 pairs \| 4 \+ 4 +\| 4 \+ 4 +\| 1\.0 ", printed)  # it fits into a micro-batch
     found = re.search(r"\| 20 responses, 190 pairs \| (\d+) \+ (\d+) \| 40 \+ 20 \| ([\d.]+) \| +\|", printed)

@@ -1,4 +1,4 @@
-"""Tokens, pickles and strangers' code: none of them gets in, none of them gets out."""
+"""Tokens do not get out; pickles and foreign code do not get in."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_secret_of_the_environment_is_hidden_in_every_form(monkeypatch):
 
 
 def string_options(command):
-    """The options of a command that take any text, from its parser, and the values that make the others pass."""
+    """The options of a command that accept any text, from its parser, and valid values for the others."""
     parser = argparse.ArgumentParser()
     importlib.import_module(COMMANDS[command][0]).add_arguments(parser)
     return [
@@ -89,7 +89,7 @@ def string_options(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_prints_or_writes_a_secret_of_its_options(command, tmp_path, monkeypatch, capfd):
-    """Each option in turn is an address with a password, a token and a key; whatever the command makes of it."""
+    """Each option in turn is a URL with a password, a token and a key, whatever the command does with it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OPENAI_API_KEY", "environment/" + PASSWORD)
@@ -110,7 +110,7 @@ def test_no_command_prints_or_writes_a_secret_of_its_options(command, tmp_path, 
 
 @pytest.mark.parametrize("stage", ["grft", pytest.param("sft", marks=pytest.mark.slow)])
 def test_no_setting_of_a_recipe_is_printed_with_its_secret(stage, tmp_path, monkeypatch, capfd):
-    """Whatever the recipe makes of it, up to the loading of data: what it says goes by the way of every ending."""
+    """Whatever the recipe does with it, up to loading data; errors are printed in the same way as by commands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tracebacks"))
@@ -125,7 +125,7 @@ def test_no_setting_of_a_recipe_is_printed_with_its_secret(stage, tmp_path, monk
             check_values(read, known, path, groups)
             for spec in read[name].items() if name.endswith("_datasets") else ():
                 DatasetSpec.parse(spec[1], spec[0])
-            continue  # taken: what a run makes of it, benchmarks/faults.py tries
+            continue  # accepted: benchmarks/faults.py tests whole runs
         except Exception as error:
             said = ending_of(error).message
         tried += 1
@@ -159,7 +159,7 @@ def test_saved_settings_hide_the_password_of_a_data_set_s_address(tmp_path):
 
 
 def test_nothing_that_a_run_writes_or_prints_holds_a_token(make_trainer, rows, tmp_path, monkeypatch, capfd):
-    """Every file: weights, checkpoints with their pickles, logs of TensorBoard, cards."""
+    """Every file is searched: weights, checkpoints with their pickles, TensorBoard logs, cards."""
     from rm_toolkit.hub.models import preview_model
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -197,7 +197,7 @@ def _has_tensorboard():
 
 @pytest.fixture
 def pickled(base_model, tmp_path):
-    """The tiny Llama as it was saved in former years."""
+    """The tiny Llama, saved as a pickle as in earlier years."""
     import shutil
 
     folder = tmp_path / "old model"
@@ -229,7 +229,7 @@ def test_a_pickle_that_runs_code_is_never_opened(pickled, tmp_path):
     for _ in range(2):
         with pytest.raises(InputError):
             RewardModel.from_pretrained(str(pickled))
-        (pickled / "config.json").unlink(missing_ok=True)  # next: as an adapter
+        (pickled / "config.json").unlink(missing_ok=True)  # next, as an adapter
         (pickled / "adapter_config.json").write_text(
             json.dumps({"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(pickled), "r": 2})
         )
@@ -275,7 +275,7 @@ def test_a_checkpoint_s_optimizer_that_was_swapped_for_a_pickle_is_not_opened(ma
 
 @pytest.fixture
 def with_code(reward_model, tmp_path):
-    """A reward model of an architecture that its own code defines, and the file that the code writes when it runs."""
+    """A reward model whose architecture its own code defines, and the file that this code writes when it runs."""
     import shutil
 
     folder, canary = tmp_path / "with-code", tmp_path / "canary"
@@ -310,7 +310,7 @@ def with_code(reward_model, tmp_path):
 
 
 def readers_of(folder, tmp_path):
-    """Every command that reads a model, with this one."""
+    """Every command that reads a model, applied to this one."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
     (tmp_path / "score.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
@@ -344,7 +344,7 @@ def test_no_command_runs_code_that_comes_with_a_model(command, with_code, tmp_pa
     code = main(readers_of(folder, tmp_path)[command])
     assert not canary.exists()
     printed = capfd.readouterr().err
-    # A tokenizer of a class that is not known is read from tokenizer.json, without its code.
+    # A tokenizer of an unknown class is read from tokenizer.json, without its code.
     assert (code == 2 and "trust_remote_code" in printed) or (command == "inspect" and code == 0), printed
     assert "Traceback" not in printed
 

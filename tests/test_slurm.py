@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for `srun` and `scontrol` on PATH: two processes of this machine play two machines."""
+"""The Slurm script, with stand-ins for `srun` and `scontrol` on PATH: two processes act as two machines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ exit "${FAILS:-0}"
 
 @pytest.fixture
 def job(tmp_path):
-    """`job(*arguments, accelerate=…, **environment)`: the script, started as Slurm would."""
+    """`job(*arguments, accelerate=…, **environment)`: runs the script as Slurm would."""
 
     started = []
 

@@ -1,4 +1,4 @@
-"""What stands in a folder, to compare it before and after. No test."""
+"""The contents of a folder, to compare before and after."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def tree(folder: str | os.PathLike) -> dict[str, str | bytes]:
-    """Every path below a folder with its content; links are not followed."""
+    """Every path below a folder, with its content; links are not followed."""
     found: dict[str, str | bytes] = {}
     for path in sorted(Path(folder).rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""Trains the runs of `test_processes.py`; started once by itself and once on two processes. No test."""
+"""Trains the runs of `test_processes.py`; started once alone and once on two processes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 
 RUNS = {
-    # 28 pairs in steps of 8: the last has 4, which are two micro-batches; texts of the LM loss shared between pairs
+    # 28 pairs in steps of 8: the last has 4, in two micro-batches; pairs share texts of the LM loss
     "lm": {"lm_loss_coef": 0.3, "lm_score_threshold": 0.3, "center_rewards_coefficient": 0.01},
     "prompt": {"pair_weighting": "prompt", "group_by_prompt": False, "padding_side": "left"},
     # The last step has two pairs of one prompt: the second process has nothing to compute
     "empty": {"lm_loss_coef": 0.3, "pairs_per_step": 26, "per_device_train_batch_size": 13},
-    # Filled by tokens: the processes get unlike numbers of pairs
+    # Filled by tokens: the processes get different numbers of pairs
     "shared": {"batch_layout": "shared", "max_tokens_per_batch": 128, "lm_loss_coef": 0.3, "pairs_per_step": 10},
-    # A stream in two shards, a step as long as a pass: in whatever order, all of it
+    # A stream in two shards; a step is a whole pass, so the order does not matter
     "stream": {"max_steps": 3, "pairs_per_step": 28, "per_device_train_batch_size": 14, "lm_loss_coef": 0.3},
-    # The last process runs out of memory in the second micro-batch of a step; all compute the step again
+    # The last process runs out of memory in the second micro-batch of a step; all processes compute the step again
     "retry": {"auto_find_batch_size": True, "pairs_per_step": 16, "per_device_train_batch_size": 4},
     "average": {"pooling_type": "average", "per_device_eval_batch_size": 1},
 }
 
 
 def train(base: str, rows: Path, output: Path, name: str) -> dict:
-    """Returns losses, metrics and final weights of one run."""
+    """Trains one run; returns losses, metrics and final weights."""
     from datasets import Dataset
 
     from rm_toolkit.training.config import RewardModelConfig
@@ -63,7 +63,7 @@ def train(base: str, rows: Path, output: Path, name: str) -> dict:
 
 
 def run_out_of_memory(trainer) -> None:
-    """On the last process, from its second micro-batch on, for more than two pairs."""
+    """Makes the last process run out of memory with more than two pairs, from its second micro-batch on."""
     import torch
 
     last, calls = trainer.accelerator.process_index == trainer.accelerator.num_processes - 1, []
@@ -77,7 +77,7 @@ def run_out_of_memory(trainer) -> None:
 
 
 def main(base: str, rows: str, output: str) -> None:
-    """Trains all runs and writes what they gave."""
+    """Trains all runs and writes their results."""
     results = {name: train(base, Path(rows), Path(output), name) for name in RUNS}
     if os.environ.get("RANK", "0") == "0":
         Path(output, "results.json").write_text(json.dumps(results), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every launch config, read as `accelerate launch` reads it, down to the plugin of its engine; and with every recipe."""
+"""Every launch config, read as by `accelerate launch` down to the engine's plugin, and combined with every recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rm_toolkit.training.weight_bytes import weight_bytes
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "accelerate_configs"
-# name -> distributed_type, machines, processes, ZeRO stage, offloaded
+# Name -> distributed_type, machines, processes, ZeRO stage, offloaded
 CLAIMS = {
     "cpu": ("NO", 1, 1, None, False),
     "single_gpu": ("NO", 1, 1, None, False),
@@ -44,7 +44,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*/[gc]rft.yaml"))
 
 @pytest.fixture
 def environment(monkeypatch):
-    """`environment(name)`: what `accelerate launch` would give its processes; set for the test."""
+    """`environment(name)`: sets, for the test, the environment variables that `accelerate launch` would set."""
 
     def get(name):
         path = FOLDER / f"{name}.yaml"
@@ -136,14 +136,14 @@ def test_accumulation_follows_from_the_process_count_of_every_config(name, path,
             InputError, match=rf"`pairs_per_step` is {values['pairs_per_step']}, which {processes} proc"
         ):
             make()
-        options["per_device_train_batch_size"] = 1  # what the message asks for
+        options["per_device_train_batch_size"] = 1  # as the message says
         at_once = processes
     made = make()
     assert made.pairs_per_step == values["pairs_per_step"]
     assert made.gradient_accumulation_steps * at_once == values["pairs_per_step"]
 
 
-# ---- what rm_toolkit.training.engines makes of it ----
+# ---- what rm_toolkit.training.engines reads from it ----
 
 
 class Config:
@@ -171,7 +171,7 @@ def test_deepspeed_computes_by_autocast_on_fp32_weights(environment, precision, 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_plan_and_the_engine_mean_the_same_by_a_precision(name, precision, environment):
-    """The engine's side is read from the config that the launch builds: DeepSpeed's own switches, or the policy of FSDP."""
+    """The engine's precision is read from the config of the launch: DeepSpeed's switches, or FSDP's policy."""
     from deepspeed.runtime.config import get_torch_autocast_dtype, get_torch_autocast_enabled
     from deepspeed.runtime.precision_config import get_bfloat16_config, get_float16_config
 
@@ -198,7 +198,7 @@ def test_the_plan_and_the_engine_mean_the_same_by_a_precision(name, precision, e
     state = {"deepspeed_plugin": config.deepspeed_plugin}
     if kind == "FSDP":
         state = {"fsdp_plugin": FullyShardedDataParallelPlugin()}
-        assert state["fsdp_plugin"].mixed_precision_policy is None  # weights and gradients stay as they are
+        assert state["fsdp_plugin"].mixed_precision_policy is None  # weights and gradients keep their precision
     accelerator = Accelerator(kind, planned.num_processes, **state)
     accelerator.mixed_precision = os.environ["ACCELERATE_MIXED_PRECISION"]
     accelerator.device.type = "cpu" if name == "cpu" else "cuda"
@@ -231,7 +231,7 @@ def test_the_recipe_decides_on_precision_not_the_launch_config(monkeypatch, tmp_
 
 
 class Accelerator:
-    """As much of an accelerator as `check_engine` looks at."""
+    """The part of an accelerator that `check_engine` reads."""
 
     def __init__(self, kind="NO", num_processes=1, **state):
         from accelerate.utils import DistributedType

@@ -1,4 +1,4 @@
-"""Replay and anchor in training: what they add to the loss, that they keep general ability, and that they resume."""
+"""Replay and anchor in training: what they add to the loss, that general ability is kept, and that they resume."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(make_trainer, rows):
 
 
 def test_at_the_start_the_anchor_is_the_model_itself(make, tmp_path):
-    """Loss of the first step = mean ranking loss + coefficient x entropy of the model's own judgements."""
+    """Loss of the first step = mean ranking loss + coefficient x entropy of the model's own preferences."""
     trainer = make(anchor_coef=2.0, learning_rate=0.0, num_train_epochs=1)
     trainer.train()
     stored = load_from_disk(str(tmp_path / "run" / "anchor_rewards"))
@@ -109,7 +109,7 @@ def test_a_resumed_run_refuses_the_anchor_of_other_pairs(make, make_trainer, row
     checkpoint = tmp_path / "run" / "checkpoint-2"
     with pytest.raises(InputError, match=r"other settings \(token ids of the replayed data\)"):
         other.train(resume_from_checkpoint=str(checkpoint))
-    (checkpoint / IDENTITY_NAME).unlink()  # as up to version 0.2.1
+    (checkpoint / IDENTITY_NAME).unlink()  # as written up to version 0.2.1
     write_manifest(checkpoint, 1)
     with pytest.raises(InputError, match="has the rewards of other general pairs"):
         other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))

@@ -1,4 +1,4 @@
-"""`max_tokens_per_batch: auto`: the most that fits is found, recorded and taken again; the search leaves no trace."""
+"""`max_tokens_per_batch: auto`: the largest fitting size is found, recorded and reused; the search leaves no trace."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_number_found_was_tried_and_hardly_more_would_fit(most, fixed, each,
 
 
 class Memory:
-    """A device on which a micro-batch takes 10 bytes a token, and on which too many tokens do not fit at all."""
+    """A device on which a micro-batch takes 10 bytes per token, and on which too many tokens do not fit."""
 
     def __init__(self, budget, out_of_memory_above=10**9):
         self.bytes, self.above, self.trials = budget, out_of_memory_above, []
@@ -120,7 +120,7 @@ def test_the_largest_that_fits_is_found_recorded_and_taken_again(base_model, row
     assert tokens == 500 // (2 * longest) * 2 * longest and tokens in memory.trials
     printed = capfd.readouterr().out
     assert printed.count(f"micro-batches of up to {tokens} tokens: a trial took 0.0 GiB") == 1
-    # What is trained is what it would be with that number in the recipe: the trials leave weights and draws as they are.
+    # Training is as with that number in the recipe: the trials change neither weights nor random states.
     told = make(base_model(), tmp_path / "b", data, monkeypatch, max_tokens_per_batch=tokens, num_train_epochs=2)
     told.train()
     assert_equal(weights(trainer), weights(told))
@@ -180,7 +180,7 @@ def test_on_a_cpu_auto_counts_pairs_as_ever(base_model, rows, tmp_path, monkeypa
 
 
 class Tracked:
-    """Bytes that a trial really creates on the CPU, with what stands there before it."""
+    """Bytes that a trial really allocates on the CPU, together with those allocated before."""
 
     def __init__(self, model):
         self.model = model
@@ -218,7 +218,7 @@ def test_room_is_kept_for_what_the_first_step_adds(base_model, rows, tmp_path, m
     one = Trial(trainer.model, trainer.args, engine, "plain", 64)
     assert one.reserved() == 8 * weights  # AdamW's two moments
     one.engine = type(engine)("MULTI_GPU", 4, "cuda", "no")
-    assert one.reserved() == 12 * weights  # and the buckets of DDP
+    assert one.reserved() == 12 * weights  # plus the buckets of DDP
 
 
 @pytest.mark.gpu
@@ -227,15 +227,13 @@ def test_on_a_gpu_what_was_found_fits_with_a_tenth_left(base_model, rows, tmp_pa
     options = {"use_cpu": False, "max_tokens_per_batch": "auto", "pairs_per_step": 4096, "save_strategy": "no"}
     trainer = make(base_model(), tmp_path, rows.pairs(64), monkeypatch, **options)
     memory = CudaMemory(trainer.args.device)
-    # Room for little more than what stands there, so that the search has something to find.
+    # Room for little more than what is allocated, so that the search has something to find.
     budget = torch.cuda.memory_reserved() + 256 * 2**20
     monkeypatch.setattr(memory, "budget", lambda: budget)
     monkeypatch.setattr(auto_size, "memory_of", lambda device: memory)
     standing = torch.cuda.memory_allocated()
     trainer.choose_micro_batches(None)
-    assert (
-        torch.cuda.memory_allocated() - standing < 64 * 2**20
-    )  # nothing of the trials is left but cuBLAS's workspace
+    assert torch.cuda.memory_allocated() - standing < 64 * 2**20  # the trials leave nothing but cuBLAS's workspace
     tokens, unit = trainer.steps.size.tokens, 2 * longest_text(trainer.data.joined, 64)
     one = Trial(trainer.model, trainer.args, read_engine(trainer.accelerator), trainer.batch_layout, unit // 2)
     assert one.run(tokens, memory, trainer._try_batch) <= budget

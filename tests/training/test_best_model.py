@@ -15,7 +15,7 @@ EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps
 
 @pytest.fixture
 def make(make_trainer, rows):
-    """`make(eval_sets, **config)`: a trainer on eight pairs whose test sets are those names, or one without a name."""
+    """`make(eval_sets, **config)`: a trainer on eight pairs, with test sets of these names or a single unnamed one."""
 
     def build(sets, **config):
         pairs = rows.pairs(8)

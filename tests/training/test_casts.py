@@ -1,4 +1,4 @@
-"""bf16 autocast: every weight is cast once an optimizer step, and the step stays what it was, bit for bit."""
+"""bf16 autocast: every weight is cast once per optimizer step, and the step is unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rm_toolkit.training.weight_bytes import weight_bytes
 
 
 class Casts(TorchDispatchMode):
-    """Counts casts to bf16 of the given parameters by their names."""
+    """Counts casts of the model's parameters to bf16, by name."""
 
     def __init__(self, model):
         super().__init__()
@@ -47,7 +47,7 @@ SETTINGS = {
 
 @pytest.fixture
 def bf16_trainer(make_trainer, rows, tmp_path):
-    """A trainer in bf16 autocast that is prepared as `train` does, with 4 micro-batches a step."""
+    """A trainer in bf16 autocast, prepared as in `train`, with 4 micro-batches per step."""
 
     def make(name="plain", model=None, **config):
         options = {**SETTINGS[name], **config}
@@ -68,7 +68,7 @@ def bf16_trainer(make_trainer, rows, tmp_path):
 
 
 def matrices(trainer):
-    """Names of the weights that tokens are multiplied with, the reward head left aside."""
+    """Names of the weight matrices, without embedding and reward head."""
     names = {name for name, parameter in trainer.model.named_parameters() if parameter.dim() == 2}
     return {name for name in names if "embed_tokens" not in name and "score" not in name}
 
@@ -126,12 +126,12 @@ def test_an_evaluation_casts_every_weight_once_and_keeps_nothing(bf16_trainer):
     assert casts.count == dict.fromkeys(matrices(trainer), 1)
     with Casts(trainer.model) as again:
         trainer.compute_rewards(data)
-    assert again.count == casts.count  # outside training frozen weights may change, by a merge say
+    assert again.count == casts.count  # outside training, frozen weights may change, for example in a merge
     trainer.is_in_train = True
     for _ in range(2):
         with Casts(trainer.model) as within:
             trainer.compute_rewards(data)
-    assert within.count.keys() < casts.count.keys()  # those of the adapter
+    assert within.count.keys() < casts.count.keys()  # only those of the adapter
     trainer.run_callback.on_train_end(trainer.args, trainer.state, trainer.control)
     with Casts(trainer.model) as after:
         trainer.compute_rewards(data)

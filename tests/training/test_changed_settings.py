@@ -1,4 +1,4 @@
-"""A run goes on only as what it is: what a launch has changed is refused, accepted on request, said, or of no account."""
+"""Resuming with changed settings: each change is refused, accepted on request, reported, or has no effect."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def other_base(base_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(base_model, files, tmp_path_factory):
-    """`interrupted("full" | "lora")`: output folder of a run of 8 steps that ended in its fifth; run once."""
+    """`interrupted("full" | "lora")`: output folder of a run that ended in the fifth of 8 steps; run once."""
     done = {}
 
     def get(kind="full"):
@@ -64,7 +64,7 @@ def interrupted(base_model, files, tmp_path_factory):
 
 @pytest.fixture
 def output(interrupted, tmp_path):
-    """`output(kind)`: a copy of such a folder."""
+    """`output(kind)`: a copy of the folder of an interrupted run."""
     return lambda kind="full": Path(shutil.copytree(interrupted(kind), tmp_path / kind))
 
 
@@ -76,14 +76,14 @@ def tree(folder):
 
 
 def without_identity(folder):
-    """Checkpoints as version 0.2.1 wrote them."""
+    """Turns checkpoints into those of version 0.2.1."""
     for path in checkpoints(folder).values():
         (path / IDENTITY_NAME).unlink()
         write_manifest(path, 1)
 
 
 def with_plan_version(folder, version):
-    """Checkpoints that record another rule by which pairs are split over processes; `None`: as up to version 0.4.0."""
+    """Sets the recorded rule by which pairs are split over processes; `None`: as up to version 0.4.0."""
     for path in checkpoints(folder).values():
         content = json.loads((path / IDENTITY_NAME).read_text())
         content["settings"]["plan_version"] = version
@@ -162,11 +162,11 @@ def test_a_changed_setting_is_refused_and_nothing_is_touched(output, base_model,
     assert len(message.splitlines()) == 4
     accepts = "--allow_changed_settings accepts the new values from step 4 on"
     assert (accepts in message) == (name in ACCEPTABLE) and ("A run keeps its " in message) == (name in CHANGES)
-    if name in CHANGES:  # whatever is allowed
+    if name in CHANGES:  # even if it is allowed
         trainer.args.allow_changed_settings = True
         assert refused() == message
         trainer.args.allow_changed_settings = False
-    if name not in ("weights of the base", "best model"):  # which version 0.2.1 did not record
+    if name not in ("weights of the base", "best model"):  # version 0.2.1 did not record these
         without_identity(folder)
         untouched = tree(folder)
         assert refused().splitlines()[1:] == message.splitlines()[1:]
@@ -187,7 +187,7 @@ def test_several_changes_are_one_table(output, base_model, files):
 
 @pytest.fixture
 def go_on(output, base_model, files):
-    """`go_on(*flags, kind="full", **files)`: resumes to the end; returns the trainer and what it has recorded."""
+    """`go_on(*flags, kind="full", **files)`: resumes to the end; returns the trainer and its recorded changes."""
 
     def run(*flags, folder=None, **other):
         _, trainer, resume = start(base_model(), folder or output(), files, *ALLOW, *flags, **other)
@@ -200,7 +200,7 @@ def go_on(output, base_model, files):
 
 
 def linear(step, rate=1e-2, warmup=2, total=8):
-    """What the log of a step says: the rate of the step itself, counted from 0."""
+    """The rate that the log of a step shows; the step is counted from 0."""
     done = step - 1
     return rate * (done / warmup if done < warmup else (total - done) / (total - warmup))
 
@@ -300,7 +300,7 @@ def test_test_sets_may_come_and_go(go_on, files):
     assert set(trainer.evaluate()) > {"eval_more_accuracy", "eval_toy_accuracy"}
 
 
-# ---- said, ignored, spelled otherwise ----
+# ---- reported, ignored, or spelled differently ----
 
 
 def test_what_only_rounds_otherwise_is_said_and_recorded(output, base_model, files, capsys):
@@ -344,7 +344,7 @@ def test_processes_devices_engines_and_libraries_are_said(interrupted):
 def test_logs_saves_and_paths_change_nothing_and_spelling_neither(
     output, base_model, files, rows, tmp_path, capsys, go_on
 ):
-    """The same run by other words and from other places: bit for bit, and without a line."""
+    """The same run with other spellings and paths gives the same bytes and prints nothing about it."""
     whole, _ = go_on()
     (tmp_path / "elsewhere").mkdir()
     moved = write_data(tmp_path / "elsewhere", rows.pairs)
@@ -388,13 +388,13 @@ def test_a_field_that_nobody_has_thought_of_is_refused_when_it_changes(interrupt
 
 
 def test_what_is_compared_is_in_every_checkpoint(interrupted):
-    """No rule without an entry: each that is compared under its own name stands in the record, or in none of this kind."""
+    """Every rule has an entry: each setting that is compared is in the record, unless no run of this kind has it."""
     recorded = json.loads((interrupted("lora") / "checkpoint-2" / IDENTITY_NAME).read_text())["settings"]
     heads = {name.partition(".")[0] for name in recorded}
     fields = {item.name for item in dataclasses.fields(RewardModelConfig)}
     expected = {name for name in fields if RULES[name].kind != IGNORED}
     expected = {RULES[name].compared_as or name for name in expected}
-    assert expected - heads == {"shuffle_buffer_size"}  # of a stream
+    assert expected - heads == {"shuffle_buffer_size"}  # only for streams
     assert {"train_data", "replay_data", "eval_data", "base_files", "adapter", "device", "torch"} <= heads
 
 
@@ -471,7 +471,7 @@ def test_from_python_data_and_models_are_compared_as_they_are(make_trainer, base
     make_trainer(rows.pairs(8), stock(base_model()), **options).train()
     make_trainer(rows.pairs(8), stock(base_model()), **options).train(
         resume_from_checkpoint=True
-    )  # another drawn head
+    )  # another random head
     with pytest.raises(InputError, match=r"other settings \(base model in memory\)"):
         make_trainer(rows.pairs(8), stock(other_base), **options).train(resume_from_checkpoint=True)
 

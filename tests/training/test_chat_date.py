@@ -1,4 +1,4 @@
-"""A chat template that asks for the date: one date for a run, and for all that comes of it, whatever the day."""
+"""A chat template that asks for the date: a run and everything made from it use one date, whatever the day."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TEXTS = [[row["prompt"] for row in ROWS], [[row["chosen"], row["rejected"]] for 
 
 @pytest.fixture
 def on(monkeypatch):
-    """`on(date)`: from now on both clocks, ours and that of transformers' templates, show that day."""
+    """`on(date)`: sets both clocks, ours and that of transformers' templates, to that day."""
 
     def set_day(date):
         day = datetime.date.fromisoformat(date)
@@ -94,7 +94,7 @@ def trained(make_trainer, base_model, reader, tmp_path):
 
 
 def stock_rewards(folder):
-    """Each text by the stock classes, as a stranger reads it."""
+    """Rewards of each text from the stock classes, as other programs compute them."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     rewards = []
@@ -113,7 +113,7 @@ def test_a_run_over_two_days_is_one_run_and_its_model_reads_one_date(on, trained
     whole.train()
     whole.save_model()
     trained("again", eval_rows=tests, max_steps=1, **saving).train()
-    assert reader.chat_template == TEMPLATE  # what the user holds stays as it is
+    assert reader.chat_template == TEMPLATE  # the user's own object is not changed
 
     on(SECOND)
     resumed = trained("again", eval_rows=tests, allow_changed_settings=True, **saving)
@@ -158,7 +158,7 @@ def test_later_stages_adapters_and_merges_keep_the_date(on, trained, reader, tmp
     trainer.save_model()
     general = str(tmp_path / "general")
     on(SECOND)
-    for given in (None, reader):  # the saved tokenizer, and one with the clock in it
+    for given in (None, reader):  # the saved tokenizer, and one that asks for the date
         later = trained("later", general, processing_class=given, max_steps=1)
         assert later.model.settings.chat_date == FIRST
         assert (later.train_data.ids == trainer.train_data.ids).all()
@@ -195,7 +195,7 @@ def test_an_adapter_on_a_base_that_reads_the_clock_brings_its_date(on, trained, 
 
 
 def foreign(reward_model, reader, tmp_path, own_settings=False):
-    """A model whose template reads the clock, and that has no date."""
+    """A model without a date, whose template asks for one."""
     from shutil import copytree
 
     folder = copytree(reward_model("qwen3", data_format="chat"), tmp_path / "foreign")
@@ -242,16 +242,14 @@ def test_a_file_that_is_scored_over_two_days_has_one_date(on, reward_model, read
     assert main(command) == 0
     journal = json.loads((tmp_path / "out.jsonl.run.json").read_text())
     assert journal["run"]["chat_date"] == FIRST
-    first = out.read_text().splitlines(keepends=True)[
-        0
-    ]  # as it would be if the run had been killed behind its first row
+    first = out.read_text().splitlines(keepends=True)[0]  # as if the run had been killed after its first row
     out.unlink()
     (tmp_path / "out.jsonl.partial").write_text(first)
     summary = {"rows": 1, "completions": 2}
     journal = {"run": journal["run"], "bytes": len(first), "read": 1, "summary": summary}
     (tmp_path / "out.jsonl.run.json").write_text(json.dumps(journal))
     on(SECOND)
-    assert main(command) == 0 and main(command) == 0  # goes on, and finds it done
+    assert main(command) == 0 and main(command) == 0  # continues, then finds it done
     written = [json.loads(line)["reward"] for line in out.read_text().splitlines()]
     assert written == [pytest.approx(pair, abs=1e-5) for pair in expected]
     assert main([*command, "--overwrite"]) == 0
@@ -293,7 +291,7 @@ def test_token_ids_are_kept_for_a_fixed_date_alone(reader, monkeypatch):
     monkeypatch.setattr("rm_toolkit.batches.token_cache.MIN_ROWS", 1)
     rows = Dataset.from_list(ROWS)
     assert TokenCache.of(rows, reader, (512, "chat")) is None
-    assert TokenCache.of(rows, reader, (512, "text")) is not None  # whose template is not read
+    assert TokenCache.of(rows, reader, (512, "text")) is not None  # text rows do not use the template
     dated = [chat_clock.with_date(reader, date) for date in (FIRST, SECOND, FIRST)]
     paths = [TokenCache.of(rows, tokenizer, (512, "chat")).path for tokenizer in dated]
     assert paths[0] == paths[2] != paths[1]

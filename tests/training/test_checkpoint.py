@@ -21,7 +21,7 @@ from rm_toolkit.training.weights import load_weights
 
 METRICS = {"accuracy", "first_two_accuracy", "margin", "loss", "num_pairs", "num_ties"}
 MORE = {"num_label_ties", "reward_mean", "reward_std"}
-# The Trainer's own state; a pickle, but none of it is the model.
+# The Trainer's own state is a pickle, but contains nothing of the model.
 TRAINER_STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 
 
@@ -62,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, base_model, row
             **{**RUNS[run], **options},
         )
 
-    # 38 pairs: steps of 8, 8, 8, 8 and 6; the checkpoint stands in the middle of the second epoch
+    # 38 pairs: steps of 8, 8, 8, 8 and 6; the checkpoint is in the middle of the second epoch
     whole = make(save_strategy="steps", save_steps=7)
     whole.train()
     assert whole.state.global_step == 10
@@ -149,7 +149,7 @@ def test_evaluation_every_n_steps_logs_all_sets_at_once(make_trainer, rows):
 
 @pytest.fixture
 def worsening(make_trainer, rows):
-    """A run that unlearns: trained on swapped pairs, evaluated on the pairs as they are, every step."""
+    """A run that gets worse: trained on swapped pairs and evaluated on the original ones, every step."""
 
     def make(**options):
         pairs = rows.pairs(16)
@@ -244,7 +244,7 @@ def test_rewards_of_other_weights_than_those_of_the_results_are_not_kept(make_tr
     pairs = trainer.pair_rewards["helpful"]
     trainer.pair_rewards["helpful"] = PairRewards(
         pairs.worse, pairs.better, pairs.prompt
-    )  # accuracy 1 - that of the log
+    )  # accuracy is 1 - that in the log
     trainer.save_results()
     assert not (tmp_path / "run" / FINAL_PAIRS_NAME).exists()
     trainer.pair_rewards = {}  # as in a run resumed after its last evaluation

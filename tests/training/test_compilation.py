@@ -1,4 +1,4 @@
-"""`torch_compile`: layers compiled in place; names, hooks, LoRA targets and rewards stay. Backends without a compiler."""
+"""`torch_compile` compiles layers in place; names, hooks, LoRA targets and rewards stay. Backends need no compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fresh_dynamo():
 
 
 def names(model):
-    """What others know a model by: keys, classes and hooks."""
+    """The names by which a model is used: keys, classes and hooks."""
     hooks = {
         name: (len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
     }
@@ -46,13 +46,13 @@ def test_compiling_changes_no_name_class_or_hook_and_wraps_nothing(make_trainer,
         trainer = make_trainer(rows.ranked(4), peft_config=peft_config, batch_layout="shared", **options)
         layers = trainer.model.backbone.layers
         assert all((layer._compiled_call_impl is not None) == bool(options) for layer in layers)
-        assert trainer.accelerator.prepare_model(trainer.model) is trainer.model  # not compiled as a whole besides
+        assert trainer.accelerator.prepare_model(trainer.model) is trainer.model  # not also compiled as a whole
         found.append(names(trainer.model))
     assert found[0] == found[1] and any("lora_A" in key for key in found[0][0])
     assert trainer.args.torch_compile_backend == "eager"
 
 
-# Of torch itself, where inductor imports it.
+# From torch itself, where inductor imports it.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_layers_compute_the_same_step(backend, make_trainer, rows, step_gradients, assert_same_gradients):
@@ -64,7 +64,7 @@ def test_compiled_layers_compute_the_same_step(backend, make_trainer, rows, step
     assert compiled_loss == pytest.approx(loss, abs=1e-5)
     assert_same_gradients(compiled_gradients, gradients)
     for one, other in zip(hidden, compiled_hidden):
-        # Also where the last layer's trimmed MLP leaves what nobody reads: all layers share one graph but for their hooks.
+        # The trimmed MLP of the last layer skips unread tokens, yet all layers share one graph except for their hooks.
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_layers_are_found_by_their_number_and_a_missing_backend_is_refused(rewar
 @pytest.mark.parametrize("tf32", [None, True])
 def test_compiling_does_not_turn_on_tf32_unless_asked(tf32, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
-    # Which sets each value only the first time in a process.
+    # Each value is set only once per process.
     monkeypatch.setattr("transformers.training_args.enable_tf32", enable_tf32.__wrapped__)
     with precision.same_tf32():
         RewardModelConfig(str(tmp_path), torch_compile=True, tf32=tf32, use_cpu=True)
@@ -149,6 +149,6 @@ def test_a_reward_without_tf32_is_a_product_and_a_sum_forward_and_backward():
             other = F.linear(hidden, torch.ones(2, 8))
         gradients = torch.autograd.grad(found.square().sum(), (hidden, weight))
     products = [event for event in profile.events() if event.name in ("aten::mm", "aten::addmm", "aten::bmm")]
-    assert len(products) == 1 and other.shape == (5, 2)  # of the layer with two outputs
+    assert len(products) == 1 and other.shape == (5, 2)  # from the layer with two outputs
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients, expected_gradients)

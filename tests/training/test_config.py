@@ -80,7 +80,7 @@ def test_the_names_of_others_are_accepted_without_a_warning(config, old):
             {"pairs_per_step": 12, "per_device_train_batch_size": 8},
             r"which 1 process\(es\) of 8 pairs .* multiple of 8",
         ),
-        # TRL would put them into the tokenizer after it was prepared, and the saved one would read other tokens.
+        # TRL would add them to the tokenizer after it was prepared, and the saved one would give other tokens.
         ({"pad_token": "</s>"}, r"`pad_token` is '</s>'; set it on the tokenizer"),
         ({"eos_token": "</s>"}, r"`eos_token` is '</s>'; set it on the tokenizer"),
         ({"chat_template_path": "chatml.jinja"}, r"`chat_template_path` is 'chatml.jinja'; set it on the tokenizer"),

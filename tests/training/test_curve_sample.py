@@ -1,4 +1,4 @@
-"""`eval_curve_fraction`: a fixed share of each test set between the first and the last step, whole sets at both ends."""
+"""`eval_curve_fraction`: whole test sets at the first and last step, and a fixed share of each in between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rm_toolkit.training.results import last_evaluated_step, results_of
 
 
 def rows_of(**domains):
-    """`law=6`: six prompts of two rows each."""
+    """`law=6`: six prompts with two rows each."""
     return Dataset.from_list(
         [
             {
@@ -116,5 +116,5 @@ LOG = [
 def test_a_sample_is_no_result_and_has_the_curve():
     assert last_evaluated_step(LOG[:2], ["a"]) == 0
     assert results_of(LOG[:2], ["a"]) == {"a": {"accuracy": 0.5, "first_two_accuracy": 0.5}}
-    assert last_evaluated_step(LOG[:2], ["a_sample"]) == 1  # a set of that name
+    assert last_evaluated_step(LOG[:2], ["a_sample"]) == 1  # here this is the name of a set
     assert accuracy_points(LOG, 1) == {"a_sample": [(0, 0.4), (1, 0.6), (2, 0.8)]}

@@ -1,4 +1,4 @@
-"""`full_determinism`, and what a start in bf16 compiles: nothing."""
+"""`full_determinism`, and that a start in bf16 compiles nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture
 def settings_of_torch(monkeypatch):
-    """Puts back what `full_determinism` sets for the whole process."""
+    """Restores what `full_determinism` sets for the whole process."""
     for name in ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "ASCEND_LAUNCH_BLOCKING", "HCCL_DETERMINISTIC"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("FLASH_ATTENTION_DETERMINISTIC", "")
@@ -30,7 +30,7 @@ def test_full_determinism_reaches_torch_before_the_first_product(settings_of_tor
     make_trainer(rows.pairs(4), full_determinism=False)
     make_trainer(rows.pairs(4), full_determinism=True)
     assert asked == [False, True] and torch.backends.cudnn.deterministic
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # read by cuBLAS at its first product
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # cuBLAS reads it at the first product
 
 
 @pytest.mark.gpu

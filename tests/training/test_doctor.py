@@ -1,4 +1,4 @@
-"""What `rm-toolkit doctor` says of machines, packages, launch configs and recipes."""
+"""What `rm-toolkit doctor` reports about machines, packages, launch configs and recipes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_packages_come_from_the_metadata_with_their_extras():
 
 def test_a_launch_config_that_this_machine_cannot_start(tmp_path):
     multi_gpu = read_launch("accelerate_configs/multi_gpu.yaml")
-    assert missing_for_launch(LAPTOP, multi_gpu, has_all) == []  # it computes on CPUs there
+    assert missing_for_launch(LAPTOP, multi_gpu, has_all) == []  # it runs on CPUs there
     (line,) = missing_for_launch(TWO_GPUS, multi_gpu, has_all)
     assert "8 GPUs (2 here)" in line
     (line,) = missing_for_launch(LAPTOP, read_launch("accelerate_configs/fsdp2.yaml"), has_all)
@@ -140,7 +140,7 @@ def test_what_a_cpu_refuses_is_missing_though_its_processes_would_compute_on_cpu
         on_cpu = takes_cpu(LAPTOP, launch and read_launch(f"accelerate_configs/{launch}.yaml"))
         return missing_for_recipe(LAPTOP, "recipes/tiny/grft.yaml", list(flags), on_cpu=on_cpu, has=has_all)
 
-    for launch in (None, "single_gpu"):  # one process does not take the CPU by itself
+    for launch in (None, "single_gpu"):  # one process does not choose the CPU by itself
         assert any("bf16: true needs a GPU" in line for line in lines(launch, "--bf16", "true"))
     assert lines("cpu", "--bf16", "true") == lines("multi_gpu", "--bf16", "true") == []
     assert any("tf32" in line for line in lines("cpu", "--tf32", "true"))

@@ -1,6 +1,6 @@
 """
-GRFT and CRFT on one process, two DDP processes, two ZeRO-3 processes with offload, and FSDP 2 on a gloo mesh: one launch
-each, of `benchmarks/engine_agreement.py`. K responses, LM loss, shared prompts, tied LM head, LoRA, bf16.
+GRFT and CRFT on one process, two DDP processes, two ZeRO-3 processes with offload, and FSDP 2 on a gloo mesh, with one
+launch of `benchmarks/engine_agreement.py` each. Covers K responses, LM loss, shared prompts, tied LM head, LoRA, bf16.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ ROOT = Path(__file__).parents[2]
 bench = runpy.run_path(str(ROOT / "benchmarks" / "engine_agreement.py"))
 RUNS = list(bench["RUNS"])
 STEPS = 3
-# engine -> launch config, runs, those whose folder is also opened in a fresh process
+# Engine -> launch config, runs, and those whose folder is also opened in a fresh process
 ENGINES = {
     "one process": ("cpu", RUNS, []),
     "DDP": ("multi_gpu", RUNS, ["grft"]),
     "ZeRO-3 offload": ("zero3_offload", RUNS, ["grft", "lora"]),
     "FSDP2 on gloo": ("fsdp2", ["grft", "tied", "lora", "bf16"], ["tied"]),
 }
-# What each engine trains in the default run of the tests; `-m slow` adds the others.
+# Runs of each engine in the default test run; `-m slow` adds the others.
 DEFAULT = {
     "one process": ["grft", "tied", "lora"],
     "DDP": ["grft"],
     "ZeRO-3 offload": ["grft", "tied", "lora"],
     "FSDP2 on gloo": ["tied"],
 }
-NEEDS = {"crft": "grft", "lora": "tied"}  # its base is what the other has saved
+NEEDS = {"crft": "grft", "lora": "tied"}  # run -> the run that saves its base
 PAIRS = [
     pytest.param(engine, run, marks=[pytest.mark.slow] if run not in DEFAULT[engine] else [])
     for engine, (_, runs, _) in ENGINES.items()
@@ -50,19 +50,19 @@ SHARDED = ("ZeRO-3 offload", "FSDP2 on gloo")
 
 
 def wanted_runs(session) -> dict[str, list[str]]:
-    """The runs of each engine that the selected tests look at, in the order in which they need each other."""
+    """The runs of each engine that the selected tests need, in the order of their dependencies."""
     wanted = {engine: set(DEFAULT[engine]) for engine in ENGINES}
     for item in session.items:
         params = getattr(item, "callspec", None) and item.callspec.params
         if item.path == Path(__file__) and params and "run" in params:
             wanted[params["engine"]] |= {params["run"], NEEDS.get(params["run"], params["run"])}
-    wanted["one process"] |= set().union(*wanted.values())  # with which the others are compared
+    wanted["one process"] |= set().union(*wanted.values())  # the others are compared with it
     return {engine: [run for run in ENGINES[engine][1] if run in wanted[engine]] for engine in ENGINES}
 
 
 @pytest.fixture(scope="module")
 def launched(request, tmp_path_factory):
-    """Folder, what each process of each engine says of its runs, and what was printed."""
+    """The folder, what each process of each engine reports about its runs, and what was printed."""
     folder = tmp_path_factory.mktemp("engines") / "runs"
     bench["bases"](folder)
     printed = {}
@@ -77,7 +77,7 @@ def launched(request, tmp_path_factory):
 
 @pytest.mark.parametrize("engine, run", PAIRS)
 def test_what_runs_is_what_was_asked_for(launched, engine, run):
-    """Read inside the training process, from the accelerator, the engine and the weights; not from a config."""
+    """This is read in the training process from the accelerator, the engine and the weights, not from a config."""
     results = launched[1][engine]
     expected = {
         "one process": ("NO", 1, None, [], None),
@@ -103,7 +103,7 @@ def test_engines_agree_on_the_loss_of_each_step_and_on_the_counts(launched, engi
     alone, found = launched[1]["one process"][0][run], launched[1][engine][0][run]
     compared = bench["agreement"](alone, found)
     assert len(compared["losses"]) == STEPS and len(set(alone["losses"])) == STEPS
-    # Autocast rounds gradients to bf16 before they are added up, in another order.
+    # Autocast rounds gradients to bf16 before they are summed in a different order.
     assert compared["loss"] < (5e-3 if run == "bf16" else bench["TOLERANCE"])
     assert len(found["lm_losses"]) == STEPS
     if run != "bf16":
@@ -113,7 +113,7 @@ def test_engines_agree_on_the_loss_of_each_step_and_on_the_counts(launched, engi
     assert len(compared["excepted"]) < 0.02 * pairs
     for name, values in found["metrics"].items():
         assert values["num_pairs"] == alone["metrics"][name]["num_pairs"] == len(found["margins"][name])
-    # All processes hold the same results.
+    # All processes have the same results.
     for process in launched[1][engine][1:]:
         assert process[run]["margins"] == found["margins"]
 
@@ -133,9 +133,9 @@ def test_the_saved_folder_opens_in_stock_classes_with_the_rewards_of_training(la
     assert saved.keys() == whole.keys() and saved["score.weight"].shape == (1, 64)
     for name, value in saved.items():
         assert value.dtype == torch.float32 and value.shape == whole[name].shape
-        # Adam turns the rounding of a gradient near zero into a step of up to the learning rate.
+        # Adam turns the rounding error of a gradient near zero into a step of up to the learning rate.
         assert (value - whole[name]).abs().mean() < 1e-4 or run == "bf16", name
-    if run == "bf16":  # neither the weights nor what is saved of them were ever rounded to 16 bits
+    if run == "bf16":  # neither weights nor saved weights were ever rounded to 16 bits
         head = saved["score.weight"]
         assert not torch.equal(head, head.bfloat16().float())
     says = load_settings(str(folder)).lm_head
@@ -147,7 +147,7 @@ def test_the_saved_folder_opens_in_stock_classes_with_the_rewards_of_training(la
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_launch_leaves_cleanly_and_prints_only_what_the_run_says(launched, engine):
-    """`launch` itself asserts the exit code; a process that aborts at its exit says so here."""
+    """`launch` itself checks the exit code; a process that aborts while exiting is found here."""
     printed = launched[2][engine]
     known = r"(step |dataset |Engine |Saved to |Next: |[┏┃┡│└━]|\[2026.*Setting accelerator to CPU)"
     lines = [line for line in printed.splitlines() if line.strip() and not re.match(known, line)]
@@ -163,7 +163,7 @@ def test_a_launch_leaves_cleanly_and_prints_only_what_the_run_says(launched, eng
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_fsdp2_on_gpus(launched, tmp_path):
-    """The launch itself: `accelerate_configs/fsdp2.yaml` on two GPUs, against the one-process run."""
+    """A real launch with `accelerate_configs/fsdp2.yaml` on two GPUs, compared with the one-process run."""
     folder = tmp_path / "runs"
     shutil.copytree(launched[0], folder)
     config = yaml.safe_load((ROOT / "accelerate_configs" / "fsdp2.yaml").read_text()) | {"num_processes": 2}
@@ -182,7 +182,7 @@ def test_fsdp2_on_gpus(launched, tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 5, 30])
 def test_a_resumed_cpu_adam_goes_on_bit_for_bit(steps):
-    """DeepSpeed multiplies up the powers of beta step by step, and takes another rounding of them when it is resumed."""
+    """DeepSpeed multiplies the powers of beta step by step, and would round them differently when resumed."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     from rm_toolkit.training.engines import replay_bias_correction

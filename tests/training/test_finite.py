@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the run in its step, with the rows it comes from; so do weights, before the first."""
+"""A loss that is not finite ends the run in that step and names its rows; such weights end it before step 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POISON = "violin"
 
 @pytest.fixture
 def poisoned(rows):
-    """Nine good rows, and row 7 whose answer alone has the word that the model's embedding cannot bear."""
+    """Nine good rows and row 7, the only one with a word whose embedding is spoiled."""
     clean = [row for row in rows.pairs(60) if not any(POISON in row[key].lower() for key in row)][:9]
     bad = {
         **clean[0],
@@ -34,7 +34,7 @@ def poisoned(rows):
 
 
 def poison(trainer, value=float("nan")):
-    """Spoils the embedding of the tokens that only that row has."""
+    """Spoils the embedding of tokens that occur only in that row."""
     data = trainer.train_data
     bad = data.better[data.row == 7][0]
     others = {int(k) for n in range(data.num_sequences) if n != bad for k in data.sequence(n)}
@@ -108,7 +108,7 @@ def test_a_finite_loss_is_no_matter(make_trainer, rows):
 
 
 def test_one_check_a_step_reads_the_device_once(make_trainer, rows, monkeypatch):
-    """However many micro-batches a step has."""
+    """This holds for any number of micro-batches in a step."""
     from rm_toolkit.training import meter
 
     calls = []

@@ -1,4 +1,4 @@
-"""What a run, a study or a command left in a folder, edited by hand: a line that names it, or the state before it."""
+"""Hand-edited files of a run, a study or a command: an error names the file, or an earlier state is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launched runs that are signalled or killed: nothing stays behind, and ZeRO-3 goes on where it was."""
+"""Launched runs that are signalled or killed: no process is left, and ZeRO-3 continues where it was."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANY_STEPS = {"num_train_epochs": 2000, "eval_strategy": "no", "eval_on_start": 
 
 @pytest.fixture
 def start(base_model, rows, tmp_path):
-    """`start(config, options, *fault)`: the run under `accelerate launch`, in a process group of its own."""
+    """`start(config, options, *fault)`: starts the run with `accelerate launch`, in its own process group."""
     (tmp_path / "data.json").write_text(json.dumps({"train": rows.ranked(10), "pairs": rows.pairs(5, seed=1)}))
     started = []
 

@@ -1,7 +1,7 @@
 """
-`use_liger_kernel`. Where Liger is not installed a stand-in does to a Llama what Liger 0.8.5 does (classes and the RoPE
-function of the process replaced, layers of the instance changed) and takes down what it was told; its numbers are
-stock. The tests marked `gpu` need the real one.
+`use_liger_kernel`. If Liger is not installed, a stand-in patches a Llama as Liger 0.8.5 does: it replaces classes and
+the RoPE function for the process, and changes layers of the instance. It records its arguments and computes the stock
+numbers. The tests marked `gpu` need the real Liger.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rm_toolkit.training.stages import describe_engine
 
 @pytest.fixture
 def liger(monkeypatch):
-    """The stand-in; what each call was told, and RoPE calls that came to its kernel."""
+    """The stand-in, which records the arguments of each call, and the RoPE calls that reach its kernel."""
     told = types.SimpleNamespace(calls=[], rotated=[])
     stock = modeling_llama.apply_rotary_pos_emb
 
@@ -48,7 +48,7 @@ def liger(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("apply_rotary_pos_emb", "LlamaRMSNorm"):
-        monkeypatch.setattr(modeling_llama, name, getattr(modeling_llama, name))  # put back afterwards
+        monkeypatch.setattr(modeling_llama, name, getattr(modeling_llama, name))  # restored afterwards
     return told
 
 
@@ -61,7 +61,7 @@ def test_the_backbone_is_changed_and_the_process_stays_stock(liger, reward_model
     assert [call[0] for call in liger.calls] == [model.backbone] * 2
     assert all(call[1] == {"cross_entropy": False, "fused": False, "rope": True} for call in liger.calls)
     assert "forward" in model.backbone.layers[0].mlp.__dict__ and list(model.state_dict()) == keys
-    assert modeling_llama.LlamaRMSNorm is norm  # a model that is made later is stock
+    assert modeling_llama.LlamaRMSNorm is norm  # models that are made later are stock
     assert torch.equal(model.backbone(input_ids=ids).last_hidden_state, expected)
     assert liger.rotated == []  # on a CPU
     on_meta = [torch.empty(1, 2, 3, 8, device="meta") for _ in range(2)]
@@ -109,7 +109,7 @@ def test_the_trial_sees_the_kernels_and_only_ours_acts(layout, liger, make_train
     assert all(call[1]["rope"] is False for call in liger.calls)
     assert "mixed precision no, Liger's kernels; layout " in describe_engine(trainer)
     trainer.train()
-    assert trainer.args.to_dict()["use_liger_kernel"] is True  # as it is recorded and reported
+    assert trainer.args.to_dict()["use_liger_kernel"] is True  # as recorded and reported
 
 
 # ---- the real one ----
@@ -134,4 +134,4 @@ def test_a_step_runs_ligers_kernels_and_gives_the_rewards_of_stock_ones(layout, 
     for kernel in KERNELS:
         assert any(kernel in name for name in names), f"{kernel} is not among {sorted(names)}"
     trainer.save_model(str(tmp_path / "saved"))
-    assert trainer.reload_check(str(tmp_path / "saved")) > 0  # rewards of a fresh, unpatched process
+    assert trainer.reload_check(str(tmp_path / "saved")) > 0  # rewards from a fresh, unpatched process

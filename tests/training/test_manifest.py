@@ -1,4 +1,4 @@
-"""A checkpoint is whole, or it is found out: killed saves, damaged files, full disks, strangers' folders."""
+"""Incomplete checkpoints are detected: killed saves, damaged files, full disks, folders of other programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def data(rows):
 
 @pytest.fixture(scope="module")
 def finished(base_model, data, tmp_path_factory):
-    """A run of 6 steps with all three of its checkpoints."""
+    """A run of 6 steps with its three checkpoints."""
     folder = tmp_path_factory.mktemp("finished")
     assert in_child(train_to_end(folder, base_model(), data, {**OPTIONS, "save_total_limit": None})) == [0]
     return folder
@@ -46,13 +46,13 @@ def finished(base_model, data, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of that run, to be damaged."""
+    """A copy of that run, to damage."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 # ---- killed while saving ----
 
-# Where the second checkpoint of a run that keeps one is interrupted -> the checkpoint that counts afterwards.
+# Where saving the second checkpoint is interrupted, in a run that keeps one -> the checkpoint that counts afterwards.
 MOMENTS = {
     "before the weights": ("rm_toolkit.training.weights.save_reward_model", "before", 2),
     "after the weights": ("rm_toolkit.training.weights.check_saved_weights", "before", 2),
@@ -240,7 +240,7 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     fill(4, 6)
     rotate(tmp_path, None, str(tmp_path / "checkpoint-10"), None)
     assert list(checkpoints(tmp_path)) == [2, 4, 6, 10]
-    # One that is left from a later, abandoned part of the run never takes the place of the one just written.
+    # A checkpoint left from a later, abandoned part of the run never replaces the one just written.
     rotate(tmp_path, 1, str(tmp_path / "checkpoint-4"), None)
     assert list(checkpoints(tmp_path)) == [4]
 
@@ -267,7 +267,7 @@ def assert_full_disk_is_said(folder, code, printed):
     assert list(checkpoints(folder)) == [2] and find_damage(folder / "checkpoint-2") is None
 
 
-@pytest.mark.parametrize("room", [20, 90])  # KiB beside the first checkpoint: full at the weights, or later
+@pytest.mark.parametrize("room", [20, 90])  # KiB besides the first checkpoint: full while writing weights, or later
 def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(
     small_disk, finished, base_model, data, capfd, room
 ):
@@ -303,7 +303,7 @@ def test_a_full_disk_at_the_end_leaves_no_half_model(make_trainer, rows, small_d
 
 
 def test_the_exported_model_has_no_config_until_it_is_whole(make_trainer, rows, tmp_path):
-    """Killed between two files, a folder that held a model before is not opened as a mixture."""
+    """If a save over an older model is killed between two files, the mixture cannot be opened."""
     trainer = make_trainer(rows.pairs(4))
     folder = Path(trainer.args.output_dir)
     trainer.save_model()

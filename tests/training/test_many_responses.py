@@ -1,4 +1,4 @@
-"""A prompt with more pairs than a micro-batch holds: each response is computed twice and never more; the step is the same."""
+"""A prompt with more pairs than a micro-batch holds: each response is computed at most twice, for the same step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_step_is_that_of_all_pairs_at_once(
     one = {"per_device_train_batch_size": 200, "max_tokens_per_batch": None}
     whole = one_step(make_trainer, data, **{**config, **one})
     (step,) = list(whole.get_train_dataloader())
-    assert len(step) == 1 and responses(step[0]) == computed  # each response stands in one micro-batch only
+    assert len(step) == 1 and responses(step[0]) == computed  # each response is in only one micro-batch
     expected_loss, expected = step_gradients(whole)
     assert loss == pytest.approx(expected_loss, abs=1e-5)
     assert_same_gradients(found, expected, tolerance=2e-6)
@@ -94,7 +94,7 @@ def test_dropout_draws_in_the_second_pass_what_it_drew_in_the_first(make_trainer
     first, second = list(seen[False]), list(seen[True])
     assert len(second) == several.count(True) > 2 and len(first) == len(second) + ordinary
     torch.testing.assert_close(torch.cat(first[: len(second)]), torch.cat(second), rtol=0, atol=0)
-    # What is drawn after the step has not been drawn in it.
+    # Random numbers drawn after the step were not used in it.
     state = RandomState(torch.device("cpu"))
     trainer.training_step(trainer.model, step)
     assert not torch.equal(torch.cat(second), torch.cat(seen[True][len(second) :]))
@@ -102,7 +102,7 @@ def test_dropout_draws_in_the_second_pass_what_it_drew_in_the_first(make_trainer
 
 
 def texts_of_a_prompt(number):
-    """A prompt of 40 tokens and its responses of 5 to 30, the first of which beats the others."""
+    """A prompt of 40 tokens with responses of 5 to 30; the first response beats the others."""
     rng = np.random.default_rng(0)
     prompt = rng.integers(3, 200, 40)
     ids = [np.concatenate([prompt, rng.integers(3, 200, rng.integers(5, 31))]) for _ in range(number)]
@@ -124,7 +124,7 @@ def texts_of_a_prompt(number):
 
 
 def all_pairs(num_responses):
-    """One prompt whose responses all stand in pairs with each other."""
+    """One prompt with all pairs of its responses."""
     data = texts_of_a_prompt(num_responses)
     data.better, data.worse = (np.array(side) for side in zip(*[
         (one, other) for one in range(num_responses) for other in range(one + 1, num_responses)
@@ -163,7 +163,7 @@ def test_all_parts_of_a_prompt_stand_on_one_process(num_processes):
     assert {len(step.micro_batches) for step in steps} == {5} == {step.first_passes for step in steps}
     having = [step for step in steps if step.parts]
     assert len(having) == 1 and [len(chunk) for chunk in having[0].micro_batches] == [0, 0, 0, 0, 780]
-    # Every text of the LM loss counts where it is computed, and once.
+    # Every text of the LM loss counts once, where it is computed.
     counted = [set(found.tolist()) for found in having[0].lm_sequences]
     assert all(found <= set(part.sequences.tolist()) for found, part in zip(counted, having[0].parts.values()))
     assert sum(map(len, counted)) == len(set().union(*counted)) == 39
@@ -192,7 +192,7 @@ def test_pieces_that_repeat_few_responses_stay():
 
 
 def test_responses_that_fit_into_one_micro_batch_are_computed_in_a_single_pass():
-    # 5 responses, all 10 pairs: two of the micro-batches of 8 pairs would compute 5 + 3; one computes 5.
+    # 5 responses with all 10 pairs: two micro-batches of up to 8 pairs would compute 5 + 3; one computes 5.
     chunks, many = dealt(all_pairs(5), pairs=8)
     assert [len(chunk) for chunk in chunks] == [10] and not many
 

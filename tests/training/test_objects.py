@@ -1,4 +1,4 @@
-"""The objects that the trainer owns, each without a trainer: what is counted, which checkpoints stay, when a run stops."""
+"""The trainer's objects, each without a trainer: what is counted, which checkpoints are kept, when a run stops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scalars(*values):
 def test_the_meter_divides_losses_by_steps_and_the_rest_by_pairs_and_rewards(accelerator):
     meter = Meter(accelerator, lm_loss=True)
     meter.add(batch([0], [1]), torch.tensor([3.0, 1.0]), *scalars(0.5, 2.0, 9.0))
-    # The last text is in no pair, but in the LM loss; so are all of the next micro-batch.
+    # The last text, and all texts of the next micro-batch, are in the LM loss but in no pair.
     meter.add(batch([1, 0], [0, 0], 1), torch.tensor([2.0, 1.0, 7.0]), *scalars(0.25, 0.5, 9.0))
     meter.add(batch([], [], 2), torch.tensor([7.0, 7.0]), *scalars(0.0, 0.5, 9.0))
     meter.end_step()
@@ -46,7 +46,7 @@ def test_the_meter_divides_losses_by_steps_and_the_rest_by_pairs_and_rewards(acc
     logs = meter.take()
     assert list(logs) == ["rank_loss", "lm_loss", "accuracy", "margin", "reward_mean", "reward_std"]
     assert (logs["rank_loss"], logs["lm_loss"]) == (0.375, 1.5)
-    assert logs["accuracy"] == (1 + 0 + 0.5) / 3  # a tie of rewards counts half
+    assert logs["accuracy"] == (1 + 0 + 0.5) / 3  # equal rewards count half
     assert logs["margin"] == pytest.approx((2 - 1 + 0) / 3)
     assert logs["reward_mean"] == 7 / 4 and logs["reward_std"] == pytest.approx((15 / 4 - (7 / 4) ** 2) ** 0.5)
     assert meter.take() == {}, "it began anew"

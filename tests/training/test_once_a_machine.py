@@ -1,4 +1,4 @@
-"""The first process of a machine makes the token ids, the others wait and then read them."""
+"""The first process on a machine makes the token ids; the others wait and then read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rm_toolkit.training.training_data import _once_a_machine
 
 @pytest.fixture
 def events(monkeypatch):
-    """`events(first)`: what happens in a process of several, in order."""
+    """`events(first)`: what happens in one of several processes, in order."""
 
     def begin(first, num_processes=4):
         done = []

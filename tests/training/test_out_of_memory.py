@@ -1,4 +1,4 @@
-"""A step that runs out of memory is computed again in smaller micro-batches: the same pairs, gradient, counts, draws."""
+"""A step that runs out of memory is repeated in smaller micro-batches: same pairs, gradient, counts and draws."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run(
     **options,
 ):
     """
-    Trains; above so many tokens or pairs of a micro-batch memory runs out, from a step on; if `late`, not in the first
-    micro-batch of a step, so that half of the gradient is there.
+    Trains with a simulated limit: from step `from_step` on, a micro-batch with more than `tokens` tokens or `pairs`
+    pairs runs out of memory. If `late`, the first micro-batch of a step does not, so that part of the gradient exists.
     """
     args = RewardModelConfig(
         output_dir=str(folder),
@@ -96,7 +96,7 @@ def test_the_step_is_what_it_would_have_been(base_model, rows, tmp_path, capfd, 
     small = run(base_model(), tmp_path / "c", data, per_device_train_batch_size=4, **options)
     assert again.steps.size == MicroBatchSize(4)
     assert "step 1 ran out of memory: computed again" in printed and "up to 4 pairs (so far 8 pairs)" in printed
-    assert_equal(weights(again), weights(small))  # to the last bit as if the size had been that from the first step on
+    assert_equal(weights(again), weights(small))  # bit for bit as if that had been the size from the first step on
     assert_equal(weights(again), weights(whole), rtol=1e-5, atol=1e-6)
     assert losses(again) == losses(small)
     torch.testing.assert_close(torch.tensor(losses(again)), torch.tensor(losses(whole)), rtol=1e-4, atol=1e-5)
@@ -134,7 +134,7 @@ def test_a_resumed_run_takes_the_size_that_its_checkpoint_records(base_model, ro
     assert f"micro-batches of up to 4 pairs: as {tmp_path / 'b/checkpoint-2'} records" in capfd.readouterr().out
     assert_equal(weights(resumed), weights(whole))
     assert {pairs for _, _, pairs in resumed.seen} == {4}
-    # Without the setting, what the recipe says counts, and the change is said.
+    # Without the setting, the recipe's size is used, and the change is reported.
     other = run(base_model(), tmp_path / "c", data, resume=str(tmp_path / "c/checkpoint-2"), num_train_epochs=2)
     assert other.steps.size == MicroBatchSize(8)
     warning = capfd.readouterr().out.partition("\n")[0]
@@ -189,7 +189,7 @@ def test_an_evaluation_that_does_not_fit_is_computed_in_halves(base_model, rows,
     found = trainer.compute_rewards(trainer.train_data)
     torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
     said = capfd.readouterr().out.count("evaluation ran out of memory on process 0")
-    assert said == sum(tokens > 250 for tokens in calls) > 0  # none is tried again that is as large
+    assert said == sum(tokens > 250 for tokens in calls) > 0  # none as large is tried again
     trainer.retry.active = False
     with pytest.raises(torch.OutOfMemoryError):
         trainer.compute_rewards(trainer.train_data)

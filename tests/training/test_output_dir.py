@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time has it, and it loses only what a run wrote."""
+"""The output folder of a run: only one run at a time may use it, and only files of a run are removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data(rows):
 
 
 def test_the_second_of_two_runs_is_told_on_all_its_processes_and_changes_nothing(base_model, data, tmp_path, capfd):
-    """The first one is inside, at its second step, while the second one starts."""
+    """The second run starts while the first one is in its second step."""
     options, go_on = {"max_steps": 3, "num_train_epochs": 1}, tmp_path / "go on"
 
     def wait():

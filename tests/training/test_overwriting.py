@@ -1,4 +1,4 @@
-"""`--overwrite_output_dir` removes what a run of ours wrote, and nothing else."""
+"""`--overwrite_output_dir` removes what one of our runs wrote, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def data(rows):
 
 @pytest.fixture(scope="module")
 def finished(base_model, data, tmp_path_factory):
-    """What a run of this version leaves: checkpoints, model, results, list."""
+    """The folder of a finished run of this version: checkpoints, model, results, list of files."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     trainer = build(folder, base_model(), data, OPTIONS)
     trainer.train()
@@ -45,7 +45,7 @@ def finished(base_model, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(base_model, data, tmp_path_factory):
-    """What a run leaves that was killed at its third step."""
+    """The folder of a run that was killed at its third step."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     run = train_to_end(folder, base_model(), data, OPTIONS, lambda: [at(2, "on_step_begin", kill)])
     assert in_child(run) == [-signal.SIGKILL]
@@ -53,7 +53,7 @@ def killed(base_model, data, tmp_path_factory):
 
 
 class Place:
-    """A folder for one case: `out` is the output folder, everything beside it must stay as well."""
+    """A folder for one case. `out` is the output folder; everything beside it must stay."""
 
     def __init__(self, path, finished):
         self.path, self.out, self.finished = path, path / "out", finished
@@ -71,7 +71,7 @@ class Place:
         self.write(more.get("files", {}))
 
     def old_run(self, **more):
-        """The same folder as version 0.2.1 leaves it: without the list."""
+        """The folder of a run as version 0.2.1 leaves it: without the list of files."""
         self.run(**more)
         (self.out / RUN_MANIFEST).unlink()
 
@@ -95,7 +95,7 @@ def link(place, name, to, content=None):
     path.symlink_to(to)
 
 
-OURS = None  # everything that the run wrote goes, and the folder is empty
+OURS = None  # everything that the run wrote is removed, which leaves an empty folder
 HF_RUN = {
     "config.json": {"architectures": ["LlamaForCausalLM"]},
     "model.safetensors": b"w",
@@ -113,7 +113,7 @@ USERS = {
     "runs/tb/events.out.tfevents.1": b"mine",
 }
 
-# What stands there, and what is left of it (names), or why it is refused. A list is compared with the whole tree.
+# What is in the folder, and what is left (names) or why it is refused. A list is compared with the whole tree.
 CASES = {
     "a folder that is not there": (lambda p: None, []),
     "an empty folder": (lambda p: p.out.mkdir(), []),
@@ -292,7 +292,7 @@ def test_a_killed_run_is_covered_by_its_list(killed, tmp_path):
 
 
 def test_auto_goes_on_where_a_run_was_killed_before_its_first_checkpoint(base_model, data, tmp_path):
-    """Whatever a person keeps there; and not where a result is."""
+    """This works whatever else a person keeps there, but not if there is a result."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -310,7 +310,7 @@ def test_auto_goes_on_where_a_run_was_killed_before_its_first_checkpoint(base_mo
 
 
 def test_a_name_is_on_the_list_before_its_file_is_there(base_model, data, tmp_path, monkeypatch):
-    """Killed between any two files: every file of ours that is there is on the list."""
+    """If it is killed between any two files, every file of ours in the folder is on the list."""
     replace, seen = os.replace, []
 
     def watch(a, b):
@@ -339,7 +339,7 @@ def test_what_a_person_put_under_a_name_of_the_run_is_put_aside(tmp_path, capsys
 
 
 def test_weights_that_a_person_put_there_are_put_aside_before_loaders_mix_them(base_model, data, tmp_path):
-    """Shards of another model beside ours would be loaded with it; what no loader takes up stays as it is."""
+    """Shards of another model beside ours would be loaded with it; files that no loader reads stay."""
     trainer = build(tmp_path / "run", base_model(), data, {**OPTIONS, "save_strategy": "no", "max_steps": 1})
     trainer.train()
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):

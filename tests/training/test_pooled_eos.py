@@ -1,4 +1,4 @@
-"""`average` and `max` pool `<s> text </s>`, as the original work; a model that learned without EOS goes on so."""
+"""`average` and `max` pool `<s> text </s>`, as in the original work; a model trained without EOS stays without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rm_toolkit.models.tokenizer import load_tokenizer
 
 
 def as_of_0_2_1(folder):
-    """Takes the field away, and the EOS that the tokenizer appends."""
+    """Removes the field, and the EOS that the tokenizer appends."""
     settings = json.loads((folder / "rm_toolkit.json").read_text())
     del settings["pools_eos"]
     (folder / "rm_toolkit.json").write_text(json.dumps(settings))
@@ -30,7 +30,7 @@ def as_of_0_2_1(folder):
 
 @pytest.fixture
 def trained(make_trainer, rows, tmp_path):
-    """A folder with an `average` model of one step, with or without EOS."""
+    """A folder with an `average` model after one step, with or without EOS."""
 
     def train(name, model=None, *, pools_eos=True, **config):
         trainer = make_trainer(rows.pairs(4), model, pooling_type="average", max_steps=1, **config)
@@ -88,7 +88,7 @@ def test_a_model_that_learned_without_eos_goes_on_without(trained, rows, make_tr
         trainer.save_model(str(tmp_path / "again"))
         found = RewardScorer(tmp_path / "again", device="cpu").score(["A river?"] * 2, ["Stone.", "Copper and salt."])
         assert found == pytest.approx(rewards, abs=1e-6)
-    # Another pooling is learned anew, as by a new model.
+    # A different pooling is learned as by a new model.
     assert make_trainer(rows.pairs(4), str(folder), pooling_type="max").model.settings.pools_eos is True
     stated = RewardModelSettings(pooling_type="average", max_length=48, pools_eos=False)
     assert make_trainer(rows.pairs(4), pooling_type="average", settings=stated).model.settings.pools_eos is False
@@ -109,7 +109,8 @@ def test_a_run_that_was_begun_without_eos_is_resumed_without(make_trainer, rows,
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert [log["loss"] for log in resumed.state.log_history if "loss" in log] == whole
     shutil.rmtree(checkpoint.with_name("checkpoint-2"))
-    # In Python the trainer may not know yet what it will be told to go on from: refused, not read otherwise.
+    # In Python, the trainer does not know yet what it will resume from, so this is refused rather than read
+    # differently.
     with pytest.raises(InputError, match=r"other settings \(pools_eos\)"):
         make_trainer(rows.pairs(8), **options).train(resume_from_checkpoint=str(checkpoint))
 

@@ -1,4 +1,4 @@
-"""What a run prints at its end."""
+"""What a run prints at the end."""
 
 from __future__ import annotations
 

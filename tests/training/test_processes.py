@@ -88,7 +88,7 @@ def test_one_process_prints_and_saves(both):
     _, printed, folder = both
     lines = [line for line in printed.splitlines() if line.startswith("step 0/")]
     assert len(lines) == 2 * len(RUNS)  # two test sets, once each
-    # No warning that a user could not act on, from none of the libraries: all lines are the run's own.
+    # No library prints a warning that users cannot act on: all lines are the run's own.
     assert not [
         line for line in printed.splitlines() if line and not line.startswith(("step ", "dataset ", "stream: "))
     ]

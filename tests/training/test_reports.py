@@ -1,4 +1,4 @@
-"""`report_to`: what TensorBoard, trackio and Weights & Biases are told, read back from what they wrote on this disk."""
+"""`report_to`: what TensorBoard, trackio and Weights & Biases get, read back from the files that they write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reported(make_trainer, rows, tmp_path, monkeypatch):
 
 
 def check_values(values, trainer):
-    """`values`: by name, what was logged at each step."""
+    """Checks `values`: by name, what was logged at each step."""
     assert trainer.state.global_step == 2
     logged = {entry["step"]: entry for entry in trainer.state.log_history if "eval_general_accuracy" in entry}
     for step in (0, 2):
@@ -45,7 +45,7 @@ def check_values(values, trainer):
 
 
 def check_config(config):
-    """The settings of the run as a reader of the report sees them."""
+    """Checks the settings of the run as a reader of the report sees them."""
     assert config["gradient_accumulation_steps"] == 4 and config["pairs_per_step"] == 8
     assert config["run_name"] == "crft-literature"
     lineage = config["rm_toolkit"]["lineage"]
@@ -92,7 +92,7 @@ def test_trackio(reported, monkeypatch, tmp_path):
         (config,) = database.execute("select config from configs").fetchone()
         for (metrics,) in database.execute("select metrics from metrics"):
             metrics = json.loads(metrics)
-            for name, value in metrics.items():  # trackio counts its own steps on where two logs have the same
+            for name, value in metrics.items():  # trackio counts on where two logs have the same step
                 found.setdefault(name, {})[metrics["train/global_step"]] = value
     check_values(found, trainer)
     check_config(json.loads(config))

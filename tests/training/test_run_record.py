@@ -1,4 +1,4 @@
-"""What a run writes down about itself."""
+"""What a run records about itself."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_what_differs_is_recorded_and_what_is_private_is_not(tmp_path):
         "learning_rate": 2e-6,
         "pooling_type": "eos",
         "use_peft": True,
-        "lora_r": 16,  # of an adapter, the defaults too
+        "lora_r": 16,  # for an adapter, the defaults too
         "lora_alpha": 32,
         "lora_dropout": 0.05,
         "lora_target_modules": ["q_proj", "v_proj"],
@@ -52,7 +52,7 @@ def test_data_sets_are_recorded_with_source_license_and_whether_they_are_here(tm
     found = describe_datasets({"mine": rows, "hub": rows.remove_columns("source")}, specs)
     assert found["mine"]["sources"] == ["dsp", "hh"] and found["mine"]["license"] == "cc-by-4.0"
     assert found["mine"]["local"] and found["mine"]["rows"] == 3
-    # The rows' own: other tags make no other data, other texts do.
+    # Only the rows count: other tags are the same data, other texts are not.
     assert found["mine"]["fingerprint"] == found["hub"]["fingerprint"]
     swapped = describe_datasets({"mine": rows.select([1, 0, 2])}, specs)
     assert swapped["mine"]["fingerprint"] != found["mine"]["fingerprint"]

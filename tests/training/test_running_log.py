@@ -1,4 +1,4 @@
-"""What a run writes and prints while it trains: its log on the disk after every entry, plain lines where nobody watches."""
+"""What a run writes and prints while it trains: its log on disk after every entry; lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = re.compile(r"runtime|_per_second|total_flos")
 
 
 class Reader(TrainerCallback):
-    """Reads the log at the end of each step, as `watch` does; raises at one of them, as a kill would."""
+    """Reads the log at the end of each step, as `watch` does; raises at one step, to act as a kill."""
 
     def __init__(self, folder, read_json, killed_at=None):
         self.path, self.read_json, self.killed_at, self.seen = (

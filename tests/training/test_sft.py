@@ -144,7 +144,7 @@ def test_auto_goes_on_from_a_checkpoint_of_the_base_lm_stage(base_model, tmp_pat
 
     steps, whole = run()
     assert steps == ["1/3", "2/3", "3/3"]
-    # Killed while it wrote its third checkpoint: that one is passed over, with and without the flag that overwrites.
+    # Killed while writing its third checkpoint: that one is skipped, with and without the flag to overwrite.
     for more in (["--resume_from_checkpoint", "auto"], ["--overwrite_output_dir", "true"]):
         (output / "checkpoint-3" / "manifest.json").unlink()
         steps, resumed = run(*more)

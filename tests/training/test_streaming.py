@@ -28,7 +28,7 @@ def as_stream(rows, num_shards=1):
 
 @pytest.fixture
 def mixed(rows):
-    """Two sources of unlike length, mixed at random: the position of both, and of the mixture, must be restored."""
+    """Two sources of different length, mixed at random: the positions of both and of the mixture must be restored."""
     parts = [as_stream(rows.pairs(17, seed=1), 3), as_stream(rows.pairs(8, seed=2))]
     strategy = "all_exhausted_without_replacement"
     return lambda: interleave_datasets(parts, probabilities=[0.7, 0.3], seed=3, stopping_strategy=strategy)
@@ -114,7 +114,7 @@ def texts(stream):
 
 @pytest.fixture
 def lines(tmp_path, rows, monkeypatch):
-    """A file of 60 pairs that is read in parts of 700 bytes; some of its lines are longer, and some are blank."""
+    """A file of 60 pairs that is read in parts of 700 bytes; some lines are longer, and some are blank."""
     monkeypatch.setattr(line_ranges, "RANGE_BYTES", 700)
     data = rows.pairs(60)
     data[7]["chosen"] += " long" * 300
@@ -221,7 +221,7 @@ def test_folders_patterns_and_files_stream_their_rows_once(shards):
     assert texts(mix_streams(both, seed=0)) == chosen
     part = texts(open_streams(mine={"path": str(folder), "fraction": 0.5, **options})["mine"])
     assert 5 < len(part) < 25 and set(part) < set(chosen)
-    # Every row of a pairs layout is a pair of its own.
+    # Every row of the pairs layout is one pair.
     pairs = open_streams(mine={"path": str(folder), "layout": "pairs", **options})["mine"]
     assert all(len(row["completions"]) == 2 for row in pairs)
 
@@ -276,8 +276,8 @@ def test_a_test_prompt_that_passes_stops_the_run_or_is_counted(shards):
     watch = OverlapWatch(streams, {"held": tests["held"]})
     for row in streams["mine"]:
         watch(row)
-    assert watch.counts == {"held": 1}  # two files: their authors' split
-    tests["held"].info.description = ""  # a split that was made here
+    assert watch.counts == {"held": 1}  # two files: their authors' own split
+    tests["held"].info.description = ""  # as if the split had been made here
     with pytest.raises(InputError, match="the prompt of a row of eval set 'held'"):
         for row in streams["mine"]:
             OverlapWatch(streams, tests)(row)
@@ -297,7 +297,7 @@ def test_a_recipe_streams_by_spec_or_by_flag(shards, base_model, tmp_path):
         assert stages.mix(train).features.keys() >= {"prompt", "completions", "scores", "prompt_id"}
 
 
-# Rows that would fill 150 MB if they were kept; anonymous memory is what a process cannot give back.
+# Rows that would take 150 MB if they were kept. Only anonymous memory counts, which a process cannot give back.
 WATCH = """
 import re, sys
 from datasets import IterableDataset

@@ -1,4 +1,4 @@
-"""Killed and resumed, signalled, diverged: a run loses nothing and says what happened."""
+"""Killed and resumed, signalled or diverged, a run loses nothing and says what happened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def data(rows):
 
 @pytest.fixture(scope="module")
 def dropout_base(base_model, tmp_path_factory):
-    """The tiny Llama with dropout in its attention, so that the state of the random numbers matters."""
+    """The tiny Llama with dropout in its attention, so that random states matter."""
     folder = tmp_path_factory.mktemp("dropout")
     shutil.copytree(base_model(), folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
@@ -30,7 +30,7 @@ def dropout_base(base_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(dropout_base, data, tmp_path_factory):
-    """`uninterrupted(name, num_processes)`: how the run of these options ends if nothing happens to it; run once."""
+    """`uninterrupted(name, num_processes)`: the ending of the run with these options, uninterrupted; run once."""
     found = {}
 
     def get(name, num_processes=1):
@@ -44,7 +44,7 @@ def uninterrupted(dropout_base, data, tmp_path_factory):
     return get
 
 
-# 6 steps an epoch, the last of them smaller.
+# 6 steps per epoch; the last one is smaller.
 RUNS = {
     "dropout": {},
     "tokens": {"max_tokens_per_batch": 160, "lm_loss_coef": 0.3, "save_steps": 3},
@@ -108,7 +108,7 @@ def test_a_run_killed_between_its_checkpoint_and_the_epoch_s_evaluation_makes_up
 
 @pytest.mark.slow
 def test_early_stopping_goes_on_counting(dropout_base, data, tmp_path):
-    """Killed at an evaluation that was not better, and once more when it had stopped: no step more, no step less."""
+    """Killed at an evaluation without improvement, and again after it had stopped: the number of steps is the same."""
     from transformers import EarlyStoppingCallback
 
     options = {**RUNS["best"], "save_total_limit": None, "learning_rate": 0.2, "num_train_epochs": 4}
@@ -132,7 +132,7 @@ def test_early_stopping_goes_on_counting(dropout_base, data, tmp_path):
 # ---- told to stop ----
 
 
-# Signal, exit code, the event and step it comes at, checkpoints every so many steps, the last checkpoint.
+# Signal, exit code, event and step of the signal, steps between checkpoints, last checkpoint.
 STOPS = {
     "SIGTERM": (signal.SIGTERM, 143, "on_step_begin", 4, 2, 5),
     "SIGINT": (signal.SIGINT, 130, "on_step_begin", 7, 5, 8),
@@ -163,7 +163,7 @@ def test_a_run_without_checkpoints_stops_without_one(dropout_base, data, tmp_pat
 
 
 def test_loading_processes_do_not_die_before_the_run_has_stopped(dropout_base, data, tmp_path):
-    """The signal goes to the whole group, as a scheduler sends it."""
+    """The signal goes to the whole process group, as from a scheduler."""
     options = {"dataloader_num_workers": 1, "save_steps": 100}
 
     def stopped():
@@ -193,7 +193,7 @@ def test_a_second_ctrl_c_insists_but_two_at_once_are_one(monkeypatch):
 
 
 def test_two_processes_agree_on_the_step_and_resume_bit_for_bit(uninterrupted, dropout_base, data, tmp_path, capfd):
-    """One of them is told to stop, then one of them is killed: both end, both times."""
+    """One process is told to stop, and later one is killed: both processes end both times."""
     options = {**RUNS["dropout"], "ddp_timeout": 20}
 
     def run(*callbacks):

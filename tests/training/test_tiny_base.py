@@ -1,4 +1,4 @@
-"""The tiny base that a recipe asks for: its chat template, and what it says where it cannot be built."""
+"""The tiny base that a recipe asks for: its chat template, and the errors if it cannot be built."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZE = {"vocab_size": 420, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
 
 @pytest.fixture
 def build(rows, tmp_path):
-    """`build(**tiny_base)`: builds the base of these sizes and keys; gives its folder."""
+    """`build(**tiny_base)`: builds a base with these keys; returns its folder."""
 
     def make(name="some", **keys):
         folder = tmp_path / "base"
@@ -93,7 +93,7 @@ def test_the_next_command_starts_from_the_output_that_a_flag_named():
 def test_a_size_that_is_written_out_at_its_default_is_the_same_size(build):
     folder = build()
     record = json.loads((folder / "tiny_base.json").read_text())
-    del record["tiny_base"]["num_heads"]  # 4 unless it is given
+    del record["tiny_base"]["num_heads"]  # 4 by default
     (folder / "tiny_base.json").write_text(json.dumps(record))
     build(num_heads=4)
     with pytest.raises(InputError, match="`num_heads` 4 and not 2"):

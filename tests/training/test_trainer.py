@@ -1,4 +1,4 @@
-"""One optimizer step: its loss and gradients against TRL, against stock models and against one big batch."""
+"""One optimizer step: its loss and gradients, compared with TRL, with stock models and with one big batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rm_toolkit.training.trainer import RewardModelTrainer
 
 
 def classifier_gradients(gradients):
-    """Gradients under the names that the stock class gives its parameters."""
+    """Gradients under the stock class's parameter names."""
     return {name.removeprefix("classifier."): value for name, value in gradients.items() if "lm_head." not in name}
 
 
@@ -27,7 +27,7 @@ def classifier_gradients(gradients):
 
 @pytest.fixture
 def trl_trainer(tmp_path, base_model):
-    """TRL's own trainer on a saved reward model, fed with raw strings and the base's own tokenizer."""
+    """TRL's own trainer on a saved reward model, with raw strings and the base's tokenizer."""
 
     def make(folder, rows, **config):
         tokenizer = AutoTokenizer.from_pretrained(base_model())
@@ -59,7 +59,7 @@ def test_loss_and_gradients_equal_trl(
     columns = {"margin": lambda number: number / 4} if with_margin else {}
     pairs = rows.pairs(7, **columns)
     options = {"pooling_type": "eos", "max_length": 256, "center_rewards_coefficient": centering}
-    # Ours takes the seven pairs in micro-batches of two, TRL at once.
+    # Ours takes the seven pairs in micro-batches of two, TRL all at once.
     ours = make_trainer(pairs, pairs_per_step=8, per_device_train_batch_size=2, **options)
     ours.save_model(str(tmp_path / "rm"))
     loss, gradients = step_gradients(ours)
@@ -76,7 +76,7 @@ def test_loss_and_gradients_equal_trl(
 
 def test_weights_after_several_steps_equal_trl(make_trainer, trl_trainer, rows, tmp_path):
     pairs = rows.pairs(6, margin=lambda number: 0.5)
-    # Every step sees all rows, so that the two orders do not matter.
+    # Every step sees all rows, so the order does not matter.
     options = {"optim": "sgd", "learning_rate": 0.2, "num_train_epochs": 4, "center_rewards_coefficient": 0.05}
     ours = make_trainer(
         pairs, pairs_per_step=6, per_device_train_batch_size=3, pooling_type="eos", max_length=256, **options
@@ -101,7 +101,7 @@ def test_accumulated_gradients_equal_one_big_batch(
 ):
     ranked = rows.ranked(6)
     found = []
-    # 28 pairs: micro-batches of 1, 3, 5 and 28, the last of which are smaller than the others
+    # 28 pairs in micro-batches of 1, 3, 5 and 28; the last one may be smaller
     for size in (28, 1, 3, 5):
         trainer = make_trainer(
             ranked,
@@ -129,7 +129,7 @@ def reward_by_hand(model, tokenizer, text):
 def test_every_pair_or_every_row_weighs_the_same(
     make_trainer, rows, step_gradients, assert_same_gradients, tmp_path, pair_weighting
 ):
-    """Against the definition, worked text by text with the stock class."""
+    """Compared with the definition, text by text with the stock class."""
     tied = [{**row, "scores": [1.0] * len(row["scores"])} for row in rows.ranked(2, seed=1)]
     ranked = [tied[0], *rows.ranked(4, sizes=(3, 5)), tied[1]]
     trainer = make_trainer(ranked, pair_weighting=pair_weighting, per_device_train_batch_size=5, pairs_per_step=30)
@@ -152,13 +152,13 @@ def test_every_pair_or_every_row_weighs_the_same(
                 ]
             )
         )
-    assert [len(losses) for losses in losses_of_rows] == [2, 9, 2, 9]  # one tie a row
+    assert [len(losses) for losses in losses_of_rows] == [2, 9, 2, 9]  # one tie per row
     if pair_weighting == "pair":
         expected = torch.cat(losses_of_rows).mean()
     else:
         expected = (
             torch.stack([losses.mean() for losses in losses_of_rows]).sum() / 6
-        )  # as the original: tied ones too
+        )  # as in the original, tied rows count, too
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-5)
     assert_same_gradients(
@@ -206,11 +206,11 @@ def test_lm_loss_and_gradients_equal_the_stock_causal_lm(
 ):
     base = base_model(architecture, tied=tied)
     ranked = [
-        # above 0.85 of the best: the first two of the first row, the first of the second (which stands in two rows)
+        # above 0.85 of the best: the first two of the first row, the first of the second (which is in two rows)
         {"prompt": "river\n", "completions": ["stone lantern", "window garden letter", "x"], "scores": [9.0, 10.0, 8]},
         {"prompt": "copper\n", "completions": ["market", "shadow bridge"], "scores": [0.0, -1.0]},
         {"prompt": "copper\n", "completions": ["market", "orange"], "scores": [1.0, 0.5]},
-        # no pair; both texts are best, and count where rows are weighed as in the original
+        # no pair; both texts are best, and count if rows are weighed as in the original
         {"prompt": "silver\n", "completions": ["mirror", "winter garden"], "scores": [1.0, 1.0]},
     ]
     pair_weighting = "prompt" if loss_on == "completion" else "pair"
@@ -234,7 +234,7 @@ def test_lm_loss_and_gradients_equal_the_stock_causal_lm(
         for coefficient in (2.0, 0.0)
     )
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    # The new pad token has a row too, which takes its share of the probability as any token does.
+    # The new pad token has a row, too, which gets its share of the probability like any token.
     trainer = make_trainer(ranked, base, pooling_type=pooling_type, lm_loss_coef=1.0)
     weights = {
         name.removeprefix("classifier.").replace("lm_head.weight", "lm_head.weight"): value
@@ -283,7 +283,7 @@ def test_lm_loss_of_a_model_that_was_built_without_its_head_is_computed_all_the_
     options = {"lm_loss_coef": 0.5, "processing_class": tokenizer}
     expected = step_gradients(make_trainer(rows.pairs(4), base_model(), **options))[0]
     assert step_gradients(make_trainer(rows.pairs(4), built, **options))[0] == pytest.approx(expected, abs=1e-5)
-    # The other way round, a head that is there already is neither computed nor trained.
+    # Conversely, an existing head is neither computed nor trained.
     options["lm_loss_coef"] = 0.0
     expected, gradients = step_gradients(make_trainer(rows.pairs(4), base_model(), **options))
     found = step_gradients(make_trainer(rows.pairs(4), built, **options))

@@ -1,4 +1,4 @@
-"""What users of TRL's trainer pass: used, or refused in words before anything is trained."""
+"""Arguments that users of TRL's trainer pass are used, or refused with a message before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rm_toolkit.models.loading import quiet_loading
 
 @pytest.fixture
 def classifier(base_model):
-    """A stock classifier in memory, as TRL's users load it."""
+    """A stock classifier in memory, as users of TRL load it."""
     with quiet_loading(), torch.random.fork_rng():
         torch.manual_seed(0)
         return AutoModelForSequenceClassification.from_pretrained(base_model(), num_labels=1)
@@ -33,7 +33,7 @@ def classifier(base_model):
 
 @pytest.fixture
 def given(base_model, rows, tmp_path):
-    """Model, configuration and data, in the order that both trainers begin with."""
+    """Model, configuration and data: the first arguments of both trainers, in order."""
     return (
         base_model(),
         RewardModelConfig(str(tmp_path), use_cpu=True, max_length=64),
@@ -120,7 +120,7 @@ def test_the_head_of_a_ready_made_adapter_is_trained_and_saved(make_trainer, row
     weights = dict(trainer.model.classifier.named_parameters())
     assert all(not torch.equal(weights[name], before) for name, before in lora.items())
     trainer.save_model()
-    if merge and not config:  # an adapter alone names its base, whose head was drawn in memory
+    if merge and not config:  # an unmerged adapter names its base, whose head was drawn in memory
         assert trainer.reload_check() == 3
 
 

@@ -1,4 +1,4 @@
-"""The private members of transformers' and TRL's trainers that this project overrides or calls, as they were when it did."""
+"""The private members of transformers' and TRL's trainers that this project uses have the recorded signatures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THE_ONE_FILE, LINES = "upstream.py", 150
 
 
 def uses(trainer: type) -> dict[str, str]:
-    """`Class.member` -> signature, of all upstream members that our classes override, and private ones that they call."""
+    """`Class.member` -> signature, for upstream members that our classes override and private ones that they call."""
     upstream = [cls for cls in trainer.__mro__ if cls.__module__.split(".")[0] in ("transformers", "trl")]
     ours = [cls for cls in trainer.__mro__ if cls.__module__.startswith("rm_toolkit")]
     names = {name for cls in ours for name, value in vars(cls).items() if callable(value) and name[:2] != "__"}
@@ -40,18 +40,18 @@ def uses(trainer: type) -> dict[str, str]:
 
 
 def upstream_private_names() -> set[str]:
-    """Private methods, class attributes and attributes of instances of the trainers that ours derive from."""
+    """Private methods, class attributes and instance attributes of the trainers that ours derive from."""
     names = set()
     for trainer in (RewardModelTrainer, BaseLmTrainer):
         for cls in trainer.__mro__:
             if cls.__module__.split(".")[0] in ("transformers", "trl"):
                 names |= set(vars(cls)) | set(re.findall(r"self\.(_\w+)(?:: [^=]+)? [-+]?= ", inspect.getsource(cls)))
-    # Not a trainer's, but used as their loop uses it.
+    # Not a trainer's member, but used as in their loop.
     return {name for name in names if name.startswith("_") and name[:2] != "__"} | {"_set_sync_gradients"}
 
 
 def private_uses(source: str, names: set[str]) -> set[str]:
-    """Which of the names a module reads or writes on any object, calls, or gives to a class of its own."""
+    """Those of the names that a module reads or writes on any object, calls, or defines in a class of its own."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
@@ -84,7 +84,7 @@ def test_planted_uses_of_private_members_are_found():
 
 
 def test_upstream_members_in_use_have_the_signatures_that_they_had():
-    """After an upgrade: look at each difference, then write what the assertion shows into `test_upstream.json`."""
+    """After an upgrade, look at each difference, then write what the assertion shows into `test_upstream.json`."""
     found = uses(RewardModelTrainer) | uses(BaseLmTrainer)
     assert found == json.loads(EXPECTED.read_text())
     assert len(found) > 25
@@ -105,7 +105,7 @@ def test_the_lowest_versions_are_those_of_setup_cfg():
         for line in (ROOT / "constraints-lowest.txt").read_text().splitlines()
         if line and not line.startswith("#")
     )
-    floors.pop("torch")  # no CPU build: see the file's head
+    floors.pop("torch")  # has no CPU build; see the head of the file
 
     def release(version):
         return tuple(map(int, version.split("."))) + (0,) * (4 - len(version.split(".")))

@@ -1,4 +1,4 @@
-"""The live page of a run, and the log that it is made of."""
+"""The live page of a run, and the log that it is made from."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(tmp_path):
 
 
 class Page(HTMLParser):
-    """Elements by name; fails on a tag that is closed and was not opened."""
+    """Counts elements by name; fails if a tag is closed that was not opened."""
 
     def __init__(self, text):
         super().__init__()
@@ -182,7 +182,7 @@ def test_a_chart_keeps_its_peaks_and_its_ticks_are_round():
 
 @pytest.fixture
 def browser():
-    """The distribution's Chromium, without a window."""
+    """The system's Chromium, without a window."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -209,6 +209,6 @@ def test_a_browser_shows_the_page_and_reads_it_again(run, browser):
     for width in (1600, 800):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
-    page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")  # the run was killed meanwhile
+    page.write_text(watch_page(read_run(folder), 1), encoding="utf-8")  # meanwhile, the run was killed
     tab.get_by_text("stopped before its end").wait_for(timeout=10_000)
     assert said == []

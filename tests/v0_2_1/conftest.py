@@ -1,4 +1,4 @@
-"""Folders of version 0.2.1, copied to a place where they may be changed; and the commands as a user gives them."""
+"""Folders of version 0.2.1, copied so that tests may change them, and commands as users run them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hub.conftest import hub  # noqa: F401  the loopback Hub, as a fixture here
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "v0_2_1"
-MODIFIED = 10**18  # the time that the journals of `score` give for their input, in nanoseconds
+MODIFIED = 10**18  # modification time of the input in the journals of `score`, in nanoseconds
 
-# The digits were computed on another processor: fp32 kernels of another width sum in another order. Rewards of a saved
-# model are one forward pass; what several steps of training come to has passed through Adam, which divides by small numbers.
+# The numbers were computed on another processor, whose fp32 kernels sum in another order. Rewards of a saved model
+# need one forward pass. Results of several training steps differ more, because Adam divides by small numbers.
 SCORED = {"rel": 1e-6, "abs": 2e-6}
 TRAINED = {"rel": 1e-4, "abs": 1e-4}
 
 
 @pytest.fixture(scope="session")
 def expected():
-    """What 0.2.1 itself computed."""
+    """The numbers that 0.2.1 itself computed."""
     return json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-    """A copy of all the fixtures, which is also the working folder, as it was when they were made."""
+    """A copy of all fixtures. It is the working folder, as when they were made."""
     folder = tmp_path / "old"
     shutil.copytree(FIXTURES, folder)
     os.utime(folder / "rows" / "answers.jsonl", ns=(MODIFIED, MODIFIED))
@@ -47,7 +47,7 @@ def recipe(old, monkeypatch):
     """
     `recipe(stage, name, *flags, reload_check=False)`: exit code of `recipes/STAGE.py --config recipes/NAME.yaml FLAGS`.
 
-    In a forked process, which need not import everything; the check in a fresh process at the end only where asked for.
+    Runs in a forked process, which need not import everything; the reload check in a fresh process only if asked for.
     """
 
     def launch(stage, name, *flags, reload_check=False):
@@ -67,7 +67,7 @@ def recipe(old, monkeypatch):
 
 @pytest.fixture
 def ending():
-    """`ending(folder)`: results, losses and two sums of every tensor of a finished run, as `expected.json` has them."""
+    """`ending(folder)`: results, losses and two sums per tensor of a finished run, as in `expected.json`."""
 
     def read(folder):
         from safetensors.torch import load_file
@@ -89,7 +89,7 @@ def ending():
 
 @pytest.fixture
 def assert_ends_as():
-    """`assert_ends_as(found, expected)`: the same results, losses and weights; metrics that 0.2.1 had not are let be."""
+    """`assert_ends_as(found, expected)`: asserts equal results, losses and weights; ignores metrics new since 0.2.1."""
 
     def check(found, expected):
         assert found["results"].keys() == expected["results"].keys()
@@ -98,8 +98,8 @@ def assert_ends_as():
             for name, metrics in sets.items():
                 ours = {key: found["results"][when][name][key] for key in metrics}
                 if name.startswith("dsp_"):
-                    # 0.2.1 counted the rivals of a domain, which nobody has compared, as ties; now nobody does. What a
-                    # resumed run had counted at its start stands in its log.
+                    # 0.2.1 counted the rivals of a domain as ties, although they were never compared. In a resumed
+                    # run, the log still has the counts from its start.
                     metrics = {**metrics, "num_label_ties": 0}
                     assert when == "start" or ours["num_label_ties"] == 0
                     ours["num_label_ties"] = 0
@@ -115,7 +115,7 @@ def assert_ends_as():
 
 @pytest.fixture
 def state_of():
-    """`state_of(folder)`: every file with its bytes, to see that nothing was changed."""
+    """`state_of(folder)`: the bytes of every file, to check that nothing was changed."""
     return lambda folder: {
         str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
     }

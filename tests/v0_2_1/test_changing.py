@@ -1,4 +1,4 @@
-"""A run that 0.2.1 left unfinished is compared with what 0.2.1 recorded of it; what it did not record is named."""
+"""An unfinished run of 0.2.1 is compared with what 0.2.1 recorded about it; what was not recorded is named."""
 
 import json
 from pathlib import Path
@@ -65,9 +65,7 @@ def test_another_rate_is_accepted_when_asked_for_and_recorded(recipe, expected, 
     assert recipe("grft", "interrupted", *RESUME, *flags) == 0
     recorded = expected["resumed"]["interrupted"]
     found = ending("interrupted")
-    before = [
-        loss for step, loss in recorded["losses"] if step <= 4
-    ]  # the rate changes what step 4 makes of the weights
+    before = [loss for step, loss in recorded["losses"] if step <= 4]  # the rate changes the weights in step 4
     assert [loss for step, loss in found["losses"] if step <= 4] == pytest.approx(before, rel=1e-4)
     assert found["losses"][-1][1] != pytest.approx(recorded["losses"][-1][1], rel=1e-4)
     lineage = json.loads(Path("interrupted/rm_toolkit.json").read_text())["lineage"]

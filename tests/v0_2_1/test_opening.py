@@ -1,4 +1,4 @@
-"""Every model folder of 0.2.1 opens, and gives the rewards it gave."""
+"""Every model folder of 0.2.1 opens and gives the same rewards."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ def flat(rewards):
 
 
 def prompts_of(expected, folder):
-    """As `generate.py` has them: the prompts are a user's turns to a chat model, one of them late in a dialogue."""
+    """Prompts as in `generate.py`. For a chat model, they are user turns, one of them late in a dialogue."""
     prompts = expected["prompts"]
     if folder != "chat":
         return prompts
@@ -62,7 +62,7 @@ def test_a_stock_class_gives_the_same_rewards(old, expected, folder):
                 inputs = tokenizer.apply_chat_template(dialogue, **options)
             with torch.no_grad():
                 rewards.append(model(**inputs).logits[0, 0].item())
-    # Another order of sums than the scorer's: a text by itself, not in a row with others.
+    # The order of sums differs from the scorer's: a text is computed alone, not in a row with others.
     assert rewards == pytest.approx(flat(expected["rewards"][folder]), abs=1e-5)
 
 

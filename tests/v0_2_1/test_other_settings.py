@@ -1,4 +1,4 @@
-"""A run that 0.2.1 left unfinished is compared in what that version recorded; the rest is named."""
+"""An unfinished run of 0.2.1 is compared by what that version recorded; the rest is named."""
 
 import pytest
 

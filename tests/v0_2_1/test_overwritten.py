@@ -1,4 +1,4 @@
-"""`--overwrite_output_dir` on what 0.2.1 left: all that it wrote goes, and nothing else."""
+"""`--overwrite_output_dir` on a folder of 0.2.1: everything that it wrote is removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_no_run_of_0_2_1_wrote_is_refused(old, name):
 
 
 def test_a_recipe_overwrites_a_run_of_0_2_1_and_keeps_a_persons_files(old, recipe):
-    """Run twice: the second time over a run of this version."""
+    """It runs twice, the second time over a run of this version."""
     (old / "text" / "notes.txt").write_text("mine")
     (old / "text" / "config.json.orig").write_text("mine")
     for _ in range(2):

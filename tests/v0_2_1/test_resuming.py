@@ -1,4 +1,4 @@
-"""Runs that 0.2.1 left unfinished go on to the end that 0.2.1 itself would have come to, or are refused in words."""
+"""Unfinished runs of 0.2.1 continue to the same end as with 0.2.1 itself, or are refused with a message."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What 0.2.1 left is merged, planned with, evaluated, scored with, published, trained on and overwritten."""
+"""Models of 0.2.1 can be merged, planned, evaluated, used to score, published, trained further and overwritten."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def assert_scored_as_recorded(path, recorded):
 
 
 def stand_where_it_was_made(old, name):
-    """Gives a journal the model's identity that 0.2.1 would have written here: a hash over place, sizes and times."""
+    """Gives a journal the model identity that 0.2.1 would have written here: a hash over path, sizes and times."""
     parts = ["float32", f"={old / 'text'}"]
     for path in sorted((old / "text").iterdir()):
         if path.suffix in (".safetensors", ".json", ".model"):
@@ -128,7 +128,7 @@ def test_a_journal_of_collect_is_not_asked_again(old, monkeypatch, capsys):
 
 @pytest.fixture
 def pushed(old, hub):
-    """`pushed(folder, *flags)`: files of the repository after `rm-toolkit push`, by name."""
+    """`pushed(folder, *flags)`: files in the repository after `rm-toolkit push`, by name."""
 
     def push(folder, *flags):
         assert main(["push", "--model", folder, "--repo-id", f"tester/{folder}", *flags]) == 0
@@ -172,11 +172,11 @@ def test_every_kind_is_published(old, pushed, folder):
     assert str(old).encode() not in b"".join(files.values())
 
 
-# ---- the next stage, and the same run once more ----
+# ---- the next stage, and the same run again ----
 
 
 def test_the_next_stage_starts_from_it(recipe, expected, ending, assert_ends_as):
-    """CRFT with replay, anchor and LM loss from `text` comes to what 0.2.1 came to, and records both stages."""
+    """CRFT with replay, anchor and LM loss from `text` ends as with 0.2.1, and records both stages."""
     assert recipe("crft", "customized", "--output_dir", "again") == 0
     assert_ends_as(ending("again"), expected["endings"]["customized"])
     lineage = json.loads(Path("again/rm_toolkit.json").read_text())["lineage"]
@@ -191,7 +191,7 @@ def test_lora_on_it_comes_to_the_same_adapter(recipe, expected, ending, assert_e
 
 @pytest.mark.slow
 def test_a_finished_folder_is_overwritten_and_the_user_s_files_stay(recipe, old, expected, ending, assert_ends_as):
-    """The one run here with the check in a fresh process."""
+    """The only run here with the reload check in a fresh process."""
     folder = old / "text"
     users = {"notes.txt": "for myself", "README.md": "my card", "runs/events.out.tfevents.1": "my log"}
     (folder / "runs").mkdir()

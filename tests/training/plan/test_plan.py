@@ -1,4 +1,4 @@
-"""The plan's figures against what torch's own trackers count on the same step, and against arithmetic by hand."""
+"""The plan's numbers, compared with torch's own trackers on the same step and with arithmetic by hand."""
 
 import json
 import random
@@ -44,12 +44,12 @@ SETTINGS = {
 }
 
 
-# What the default run of the tests tries; `-m slow` adds the others.
+# Cases of the default test run; `-m slow` adds the others.
 FAST_SETTINGS = ["plain, LM loss", "shared, accumulated", "bf16, LM loss", "LoRA, checkpointing", "tokens"]
 
 
 def fast_ones(names, fast):
-    """All names as parameters, those that are not fast marked slow."""
+    """All names as parameters; those not in `fast` are marked slow."""
     return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
 
 
@@ -94,7 +94,7 @@ def planned(folder, base, settings, launch, **more):
 
 
 def trainer_of(folder, base, settings, words, num_rows=8, **more):
-    """The run itself, on texts that are all cut to the same length."""
+    """The trainer of the planned run, on texts that are all cut to the same length."""
     from datasets import Dataset
     from trl import get_peft_config
 
@@ -105,21 +105,21 @@ def trainer_of(folder, base, settings, words, num_rows=8, **more):
         {"chosen": " ".join(rng.choices(words, k=120)), "rejected": " ".join(rng.choices(words, k=120))}
         for _ in range(num_rows)
     ]
-    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the first run of a process
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the first run in a process
     flags = ["--disable_tqdm", "true", "--save_strategy", "no", "--logging_steps", "1"]
     _, training, model = parse_recipe(write_recipe(folder, base, settings, **more), flags)
     return RewardModelTrainer(str(base), training, Dataset.from_list(rows), peft_config=get_peft_config(model))
 
 
 def tracked_peak(trainer, monkeypatch):
-    """Two whole optimizer steps under torch's MemTracker; peak of all that it sees, in bytes."""
-    if trainer.model.is_peft:  # it hooks the gradient of every parameter, and a frozen one has none
+    """Peak of the bytes that torch's MemTracker sees in two whole optimizer steps."""
+    if trainer.model.is_peft:  # it hooks all gradients, and frozen parameters have none
         track = MemTracker._track_module_params_and_buffers
         monkeypatch.setattr(
             MemTracker, "_track_module_params_and_buffers", lambda self, module, **_: track(self, module, False)
         )
     trainer.model = trainer.accelerator.prepare_model(trainer.model)  # autocast, as in `train`
-    if trainer.args.gradient_checkpointing:  # what `train` begins with
+    if trainer.args.gradient_checkpointing:  # as `train` does first
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     optimizer = trainer.create_optimizer()
     tracker = MemTracker()
@@ -130,12 +130,12 @@ def tracked_peak(trainer, monkeypatch):
         compute = trainer.compute_loss
 
         def forget_then_compute(*args, **kwargs):
-            tracker.reset_mod_stats()  # it follows one forward pass; peaks stay
+            tracker.reset_mod_stats()  # it tracks one forward pass; peaks are kept
             return compute(*args, **kwargs)
 
         monkeypatch.setattr(trainer, "compute_loss", forget_then_compute)
         with tracker:
-            for _ in range(2):  # the optimizer's states are there in the second
+            for _ in range(2):  # optimizer states exist from the second step on
                 trainer.training_step(trainer.model, step)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -202,13 +202,13 @@ def test_model_states_by_hand():
     assert device("none", 1, "sgd")[0] == states(4000, 4000, 0, 0)
     assert device("none", 1, "paged_adamw_8bit")[0] == states(4000, 4000, 2000, 0)
     assert device("ddp", 4)[0] == states(4000, 4000, 8000, 4000)
-    # ZeRO-2 steps on a clone of its part, although the weights are fp32 already.
+    # ZeRO-2 updates a clone of its shard, although the weights are already fp32.
     assert device("zero2", 4)[0] == states(4000, 1000, 2000, 8000, own=1000)
     assert device("zero3", 4)[0] == states(1000, 1000, 2000, 8000)
     assert device("fsdp2", 4)[0] == states(1000, 1000, 2000, 1200)
     found, host = device("zero3", 4, offload_optimizer=True, offload_parameters=True)
     assert found == states(0, 0, 0, 8000)
-    # On the host 24 bytes a weight: itself, the optimizer's, its gradient, another gradient that is summed up, two moments.
+    # 24 bytes per weight on the host: the weight, the optimizer's copy, two gradients (one accumulates), two moments.
     assert host == {
         "parameters": 4000,
         "gradients": 4000,
@@ -218,9 +218,9 @@ def test_model_states_by_hand():
         "processes": 4 * 2**30,
     }
     assert device("zero3", 8, num_machines=2, offload_optimizer=True)[1]["optimizer states"] == 4000
-    # FSDP 2 pins what it offloads: half as much again.
+    # FSDP 2 pins what it offloads, which takes half as much again.
     assert device("fsdp2", 4, offload_optimizer=True, offload_parameters=True)[1]["optimizer states"] == 12000
-    # An adapter: a tenth is trained.
+    # With an adapter, a tenth is trained.
     weights = Weights(parameters=1000, trained=100, stored=900, largest=100)
     assert device("none", 1)[0] == states(900, 400, 800, 0)
 
@@ -229,7 +229,7 @@ def test_a_peak_is_of_what_is_alive_at_a_time():
     known = torch.zeros(1000)
     with PeakTracker([known]) as tracker:
         for _ in range(3):
-            doubled = known * 2  # 4,000 bytes; the last one is still there while the next is made
+            doubled = known * 2  # 4,000 bytes; the previous one still exists while the next is made
         view = doubled[:10]
         known.add_(1)
         del doubled
@@ -266,7 +266,7 @@ FAST_SPELLINGS = [("--bf16", "yes"), ("--bf16=False",), ("--fp16=1", "--bf16=fal
 
 @pytest.mark.parametrize("flags", fast_ones(SPELLINGS, FAST_SPELLINGS), ids=" ".join)
 def test_every_spelling_of_a_precision_is_read_as_the_recipe_reads_it(flags, small_base, tmp_path, capsys):
-    """By `plan`, from flags and from the YAML; beside it, what the recipe's own parser makes of the same words."""
+    """`plan` reads it from flags and from YAML, and agrees with the recipe's own parser."""
     for given in (True, False):
         path = write_recipe(tmp_path, small_base[0], {"bf16": given})
         _, training, _ = parse_recipe(path, ["--use_cpu", "true", *[word for word in flags if "fp16" not in word]])
@@ -302,7 +302,7 @@ def test_a_precision_that_is_not_set_says_what_is_assumed(small_base, tmp_path, 
 
 @pytest.mark.parametrize("kind", fast_ones(["ddp", "zero2", "zero3", "fsdp2"], ["zero3"]))
 def test_bf16_saves_no_byte_of_the_weights_and_costs_its_copies(kind, small_base, tmp_path):
-    """What 0.2.1 planned too small: parameters of 2 bytes under DeepSpeed, and no copy for the computation."""
+    """Version 0.2.1 planned too little: 2 bytes per parameter under DeepSpeed, and no copies for the computation."""
     settings = {"per_device_train_batch_size": 1, "gradient_checkpointing": True}
     path = write_recipe(tmp_path, small_base[0], settings)
     arguments = parse_recipe(path, ["--use_cpu", "true"])
@@ -312,7 +312,7 @@ def test_bf16_saves_no_byte_of_the_weights_and_costs_its_copies(kind, small_base
     states = {name: plan.states for name, plan in plans.items()}
     assert states["no"] == states["bf16"] == states["fp16"]
     assert plans["bf16"].step == plans["fp16"].step
-    # ZeRO-3 casts one layer at a time; elsewhere the copies of all layers are there at once.
+    # ZeRO-3 casts one layer at a time; other engines keep the copies of all layers at once.
     again = make_plan(*arguments, Launch("zero3", 4), precision=Precision("bf16", "")).step.peak
     assert plans["bf16"].step.peak == again if kind == "zero3" else plans["bf16"].step.peak > again
 
