@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer
 
+from rm_toolkit.batches.tokenization import tokenize_preferences
 from rm_toolkit.evaluation.pair_rewards import PairRewards, write_pair_rewards
 
 
@@ -111,18 +114,29 @@ def test_best_of_n_counts_every_choice_of_rivals(programs, tmp_path, capsys):
         best_of_n.main([str(tmp_path / "nowhere")])
 
 
-def test_the_rewards_of_one_domain_tell_the_accuracy_on_all(programs, tmp_path):
+def test_the_rewards_of_one_domain_tell_the_accuracy_on_all(programs, tmp_path, base_model):
     """Rewards 5 to 1 in the order of the answers; in the second question `normal` is best. A third lacks a rival."""
     import across_domains
 
+    tokenizer = AutoTokenizer.from_pretrained(base_model())
     rewards = np.array([[5, 4, 3, 2, 1], [4, 3, 2, 1, 5]], dtype=np.float32)
 
     def of(domain):
-        own, rest = np.split(np.roll(rewards, -across_domains.ANSWERS.index(domain), axis=1), [1], axis=1)
-        rest = np.delete(rewards, across_domains.ANSWERS.index(domain), axis=1)
-        better = np.concatenate([np.repeat(own[:, 0], 4), [9, 9]]).astype(np.float32)
-        worse = np.concatenate([rest.ravel(), [0, 0]]).astype(np.float32)
-        return PairRewards(better, worse, np.array([3] * 4 + [1] * 4 + [2] * 2))
+        """Rewards as a run keeps them: of the pairs of two tokenized rows, and of one without `normal`."""
+        scores = [float(name == domain) for name in across_domains.ANSWERS]
+        texts = [str(k) for k in range(5)]
+        rows = [{"prompt": f"question {n}", "completions": texts, "scores": scores} for n in range(2)]
+        rows.append({"prompt": "question 2", "completions": texts[:4], "scores": scores[:4]})
+        data = tokenize_preferences(
+            Dataset.from_list(rows), tokenizer, max_length=64, name="test", show_progress=False, find_completions=False
+        )
+        # The answers are numbers, so a sequence says which of its row it is.
+        said = [
+            int(tokenizer.decode(data.sequence(k), skip_special_tokens=True)[-1]) for k in range(data.num_sequences)
+        ]
+        row_of = dict(zip([*data.better, *data.worse], [*data.row, *data.row]))
+        found = [[*rewards, np.zeros(5)][row_of[k]][said[k]] for k in range(data.num_sequences)]
+        return PairRewards.of(np.float32(found), data)
 
     for domain in across_domains.DOMAINS:
         assert np.array_equal(across_domains.answers_of(of(domain), domain), rewards)

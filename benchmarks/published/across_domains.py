@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from build_datasets import DOMAINS
 
+from rm_toolkit.data.pairing import pair_up
 from rm_toolkit.evaluation.metrics import wins_of
 from rm_toolkit.evaluation.pair_rewards import PairRewards, read_pair_rewards
 
@@ -58,11 +59,13 @@ def answers_of(pairs: PairRewards, domain: str) -> np.ndarray:
     Rewards of all answers to each question, of shape `(num_questions, 5)`, in the order of `ANSWERS`.
 
     Args:
-        pairs (`PairRewards`): The pairs of a domain's test set: its answer against each of the others, in order.
+        pairs (`PairRewards`): The pairs of a domain's test set, its answer against each of the others, in the order in
+            which the toolkit pairs a row.
         domain (`str`): The domain.
     """
     _, first, counts = np.unique(pairs.prompt, return_index=True, return_counts=True)
-    own, others = ANSWERS.index(domain), [k for k, name in enumerate(ANSWERS) if name != domain]
+    own = ANSWERS.index(domain)
+    others = pair_up([float(name == domain) for name in ANSWERS]).order[1:]
     rewards = np.empty((int((counts == len(others)).sum()), len(ANSWERS)))
     for row, begin in zip(rewards, np.sort(first[counts == len(others)])):
         block = slice(begin, begin + len(others))
