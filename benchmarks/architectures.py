@@ -96,7 +96,7 @@ def train(family: Family, work: Path) -> dict[str, Any]:
     trainer.train()
     after = [value for value in trainer.model.parameters() if value.requires_grad]
     if not any(not torch.equal(old, new) for old, new in zip(before, after)):
-        raise RuntimeError("two steps changed no weight")
+        raise RuntimeError("no weight changed in two steps")
     trainer.save_model()
     texts = check_texts([(row["prompt"], row["chosen"]) for row in rows[::5]], MAX_LENGTH)
     scorer = RewardScorer(trainer.model, trainer.processing_class, device="cpu")

@@ -288,7 +288,7 @@ def main() -> None:
         return
     folder = arguments.output.absolute()
     if folder.exists():
-        parser.error(f"{folder} exists already; name a new folder")
+        parser.error(f"{folder} already exists; choose a new folder")
     bases(folder)
     for engine in CONFIGS:
         launch(engine, folder, arguments.steps, arguments.runs)

@@ -28,18 +28,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # In order of importance: a later one is useless if an earlier one fails.
 CHECKS = {
     "tests": "tests marked `gpu`",
-    "rewards": "rewards of shared prompts against texts one by one",
-    "curves": "loss curves, shared against plain",
+    "rewards": "rewards of shared prompts and of texts one by one",
+    "curves": "loss curves, shared and plain",
     "determinism": "two runs with full_determinism, bit for bit",
-    "recipes": "the default recipes, tiny",
-    "qwen3": "the recipe of Qwen3 on --model, or on a tiny model",
+    "recipes": "the tiny recipes",
+    "qwen3": "the Qwen3 recipe on --model, or on a tiny model",
     "launch": "one process: the reference for the engines",
     "zero3_offload": "ZeRO-3 with offload, one process",
     "fsdp2": "FSDP 2, one process",
     "qlora": "QLoRA",
-    "plan-full": "the plan against memory: all weights",
-    "plan-checkpointing": "the plan against memory: activations computed again",
-    "plan-lora": "the plan against memory: LoRA",
+    "plan-full": "plan and measured memory: all weights",
+    "plan-checkpointing": "plan and measured memory: activation checkpointing",
+    "plan-lora": "plan and measured memory: LoRA",
 }
 
 

@@ -141,8 +141,8 @@ def main() -> int:
         engine = re.search(r"Engine (.+?) process", (work / "whole.log").read_text(encoding="utf-8"))
         wrote = read_manifest(str(find_checkpoint(work / "whole")[0]))["num_processes"]
         if engine is None or wrote != options.processes:
-            sys.exit(f"{options.processes} process(es) were requested, but {wrote} ran: the test would show nothing")
-        console.print(f"Engine {engine[1]} process(es), as the run itself says")
+            sys.exit(f"{options.processes} process(es) were requested, but {wrote} ran: this would prove nothing")
+        console.print(f"Engine {engine[1]} process(es), as reported by the run")
         expected = ending(work / "whole")
         rows, good = [], True
         for number in range(options.kills):
@@ -232,11 +232,11 @@ def _killed(
     codes = [process.exitcode for process in processes]
     expected = HOWS[options.sent]
     if None in codes or (0 in codes) != (options.sent == "SIGSTOP"):
-        sys.exit(f"a run that {options.sent} was sent to ended with {codes}\n{log.read_text()[-5000:]}")
+        sys.exit(f"a run that was sent {options.sent} ended with {codes}\n{log.read_text()[-5000:]}")
     said = [line for line in log.read_text().splitlines() if line.startswith(SAID)]
-    console.print(f"{options.sent}: exit codes {codes}, it says {said[-3:]}")
+    console.print(f"{options.sent}: exit codes {codes}, it printed {said[-3:]}")
     if not options.deepspeed and expected is not None and 0 not in codes and not {*codes} <= {expected, 1, -9}:
-        sys.exit(f"a run that {options.sent} was sent to ended with {codes} instead of {expected}")
+        sys.exit(f"a run that was sent {options.sent} ended with {codes} instead of {expected}")
     if "Traceback" in log.read_text() and not options.deepspeed:  # DeepSpeed's launcher prints one itself
         sys.exit(log.read_text()[-5000:])
     return step

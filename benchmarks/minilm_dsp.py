@@ -150,7 +150,7 @@ def load_data(args: argparse.Namespace) -> dict[str, Any]:
     num_tune, num_judge = (max(1, round(f * num_train)) for f in (args.tune_fraction, args.judge_fraction))
     parts = {"train": train, "test": test, "tune": train[:num_tune], "judge": train[num_train - num_judge :]}
     if num_tune + num_judge > num_train:
-        sys.exit("error: --tune-fraction and --judge-fraction overlap; together they are at most 1.")
+        sys.exit("error: --tune-fraction and --judge-fraction overlap; their sum must be at most 1.")
     return {name: rows.filter(lambda row, part=set(part): row["prompt_id"] in part) for name, part in parts.items()}
 
 

@@ -83,7 +83,7 @@ class Outcome:
         """Returns `held`, or a few words on what went wrong."""
         lines = [line for line in self.printed.splitlines() if line.strip()]
         if self.code is None or self.seconds > SECONDS * LAUNCHING.get(command, 1):
-            return f"took {self.seconds:.0f} s of processor time" + " and was killed" * (self.code is None)
+            return f"took {self.seconds:.0f} s of CPU time" + " and was killed" * (self.code is None)
         if self.growth > GROWTH:
             return f"took {self.growth / (1 << 30):.1f} GiB"
         if self.code == 0:

@@ -184,7 +184,7 @@ def tokenization_table(sides: dict[str, Path], sizes: list[int], full: bool) -> 
         for side, checkout in {"TRL": ROOT, **sides}.items():
             found = run(checkout, "tokenization", num_pairs=size, side="trl" if side == "TRL" else "ours")
             lines.setdefault(("first start, s", side), []).append(found["seconds"])
-            lines.setdefault(("memory at most, MiB", side), []).append(found["peak"] / MIB)
+            lines.setdefault(("peak memory, MiB", side), []).append(found["peak"] / MIB)
             if "again" in found:
                 lines.setdefault(("from the cache, s", side), []).append(found["again"])
     return by_size("Tokenization", "", sizes, dict(sorted(lines.items())))
@@ -197,7 +197,7 @@ def memory_table(sides: dict[str, Path], sizes: list[int]) -> str:
         for side, checkout in sides.items():
             found = run(checkout, "memory", num_pairs=size, readers=[1, 2])
             more = found["2"] - found["1"]
-            eight = ("8 processes, reckoned from these", found["1"] + 7 * more)
+            eight = ("8 processes, extrapolated", found["1"] + 7 * more)
             for what, value in (("1 process", found["1"]), ("2 processes", found["2"]), eight):
                 lines.setdefault((what, side), []).append(max(value, 1) / MIB)
             if side == "now":

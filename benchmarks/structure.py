@@ -53,16 +53,16 @@ def measure(checkout: Path) -> dict[str, int | str]:
     }
     overrides, calls = private_uses(sources)
     return {
-        "modules at the top": sum(path.suffix == ".py" for path in top),
-        "folders at the top": sum((path / "__init__.py").exists() for path in top if path.is_dir()),
+        "top-level modules": sum(path.suffix == ".py" for path in top),
+        "top-level folders": sum((path / "__init__.py").exists() for path in top if path.is_dir()),
         "modules": len(sources),
         "lines": sum(path.read_text(encoding="utf-8").count("\n") for path in sources),
         "longest module": max(path.read_text(encoding="utf-8").count("\n") for path in sources),
         "longest function": max(node.end_lineno - node.lineno + 1 for node in functions),
         "import circles": len(circles),
         "rooms on the longest import path": longest_path(graph, circles),
-        "classes that make the trainer": len(trainer_classes(classes)),
-        "names that they read of each other over self": cross_reads(classes),
+        "classes of the trainer": len(trainer_classes(classes)),
+        "names that they read from each other on self": cross_reads(classes),
         "private overrides outside upstream.py": overrides,
         "private uses outside upstream.py": calls,
         "README, bytes": (checkout / "README.md").stat().st_size,

@@ -150,4 +150,4 @@ def attack(
 def goes_on(attacked: Attacked, scenario: Scenario) -> list[str]:
     """Checks that the command works once there is space again; returns what went wrong, if anything."""
     ended = attacked.runner.run(scenario.resumes or scenario.argv, **attacked.env)
-    return [f"with room again it ended with {ended.code}: {' '.join(last_words(ended))}"] if ended.code else []
+    return [f"with free space again, it ended with {ended.code}: {' '.join(last_words(ended))}"] if ended.code else []

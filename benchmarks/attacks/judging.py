@@ -45,7 +45,7 @@ def faults(
     found += never_said(ended)
     said = last_words(ended)
     if len(said) != 1 and ended.code in (2, 130, 143):
-        found.append(f"{len(said)} lines say how it ended instead of one: {said[:3]}")
+        found.append(f"{len(said)} lines on how it ended instead of one: {said[:3]}")
     if ended.left:
         found.append(f"processes are left: {ended.left}")
     kept = {name: content for name, content in before.items() if not fnmatch_any(name, scenario.kept)}
@@ -54,7 +54,7 @@ def faults(
 
 def never_said(ended: Ended) -> list[str]:
     """Lists printed phrases that no command may print, however it ends."""
-    return [f"it says '{words}'" for words in NEVER_SAID if words in ended.out + ended.err]
+    return [f"it prints '{words}'" for words in NEVER_SAID if words in ended.out + ended.err]
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:

@@ -157,7 +157,7 @@ class Attacked:
         found = [*self._data(), *self._models(), *self._recipes()]
         missing = {*COMMANDS, *RECIPES} - {scenario.command for scenario in found}
         if missing:
-            sys.exit(f"no attack is known for {sorted(missing)}: add one to {__file__}")
+            sys.exit(f"there is no scenario for {sorted(missing)}: add one to {__file__}")
         return found
 
     def _data(self) -> list[Scenario]:

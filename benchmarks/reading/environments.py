@@ -42,7 +42,7 @@ def make_environment(name: str, folder: Path, pip_options: list[str]) -> Path:
     marker = place / MARKER
     if marker.exists() and marker.read_text() == digest:
         return python
-    print(f"making the environment of {name} in {place}", file=sys.stderr, flush=True)
+    print(f"making the environment for {name} in {place}", file=sys.stderr, flush=True)
     marker.unlink(missing_ok=True)
     _run([sys.executable, "-m", "venv", "--clear", str(place)], name)
     # All packages are pinned and pip resolves nothing; it would install torch's CUDA build, which takes gigabytes.
@@ -66,7 +66,7 @@ def _run(command: list[str], name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise Unavailable(f"the environment of {name} cannot be installed: {lines[-1] if lines else done.returncode}")
+        raise Unavailable(f"the environment for {name} cannot be installed: {lines[-1] if lines else done.returncode}")
 
 
 def _name_vllm(place: Path) -> None:

@@ -35,7 +35,7 @@ def plan_of(num_gpus: int, num_machines: int, pairs_per_step: int, config: dict[
         flags = ["--model_name_or_path", folder, "--use_cpu", "true", "--bf16", "false"]
         flags += ["--pairs_per_step", str(pairs_per_step)]
         recipe, training, model = parse_recipe(str(ROOT / "recipes" / "llama-7b" / "grft.yaml"), flags)
-        return make_plan(recipe, training, model, launch, precision=Precision("bf16", "as this benchmark says"))
+        return make_plan(recipe, training, model, launch, precision=Precision("bf16", "as set by this benchmark"))
 
 
 def paper_table(

@@ -83,8 +83,8 @@ def memory_table(title: str, mebibytes: dict[str, float]) -> str:
 def flops_table(rates: dict[str, float]) -> str:
     """A table of FLOP/s: the fast path, a stock unpadded batch and a matrix product."""
     return (
-        "\n### FLOP/s, forward and backward\n\nThe FLOPs of every token in every layer; what the fast path leaves out of "
-        "its last layer counts as done.\n\n| | GFLOP/s | fast against it |\n|---|---|---|\n"
+        "\n### FLOP/s, forward and backward\n\nThe FLOPs of every token in every layer; what the fast path skips in "
+        "its last layer counts as computed.\n\n| | GFLOP/s | fast against it |\n|---|---|---|\n"
         + "\n".join(f"| {name} | {rate:.1f} | {rates['fast'] / rate:.2f} |" for name, rate in rates.items())
         + "\n"
     )

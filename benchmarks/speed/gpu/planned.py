@@ -84,7 +84,7 @@ def compare_plan(args: argparse.Namespace, name: str) -> tuple[str, str]:
     if plan.layout != trainer.batch_layout:
         return "failed", f"{said}; the run has the layout {trainer.batch_layout}"
     if on_cpu:
-        return "skipped", f"{said}; the run goes through, and only a GPU counts what it allocates"
+        return "skipped", f"{said}; the run works, but only a GPU counts its allocations"
     measured = torch.cuda.max_memory_allocated()
     error = expected / measured - 1
     text = f"{said}; allocated {measured / 2**30:.2f} GiB; the plan is {error:+.0%} off (limit {LIMIT:.0%})"

@@ -47,7 +47,7 @@ class Races(Report):
         try:
             yield
         except TimeRanOut as error:
-            self.emit(f"\nNot all was measured: {error}.\n")
+            self.emit(f"\nThe measurements are incomplete: {error}.\n")
 
     def repeat(
         self, workers: Workers, sides: list[Side], job_of: Callable[..., Job], **options: Any

@@ -111,7 +111,7 @@ def _no_liger() -> str | None:
 
 
 def _no_compilation() -> str | None:
-    return None if _holder("rm_toolkit.models.compilation") else "this version compiles another object than it trains"
+    return None if _holder("rm_toolkit.models.compilation") else "this version trains another object than it compiles"
 
 
 def _no_auto() -> str | None:

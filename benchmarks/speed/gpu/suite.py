@@ -127,7 +127,7 @@ class Suite(Races):
         rows.append(["RewardScorer", tables.spread(found["scorer"], 0), tables.spread(gains)])
         dtype = "bf16" if args.device == "cuda" else "fp32"
         note = (
-            f"{found['rows']} rows of {found['prompts']} prompts, tokenisation and all, {dtype}. Rows/s of the pipeline by batch "
+            f"{found['rows']} rows of {found['prompts']} prompts, tokenization included, {dtype}. Rows/s of the pipeline by batch "
             f"size: {trials}. Largest difference of two rewards: {found['difference']:.1e} of their spread."
         )
         self.emit(tables.markdown("Scoring, best-of-16", ("side", "rows/s", "x pipeline"), rows, note))
