@@ -170,7 +170,7 @@ class Bench:
             self.emit(report.timing_table(f"Evaluation, {name}", timings))
 
     def tokenisation(self) -> None:
-        """Tokenisation of all pairs of each set."""
+        """Tokenization of all pairs of each set."""
         from speed import contenders, measure, report
 
         for name, rows in self.rows.items():
