@@ -9,10 +9,11 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from .collator import MicroBatch, PreferenceCollator
+from .collator import PreferenceCollator
 from .filling import Filler
 from .groups import PairGroups
 from .many_responses import ResponsePart
+from .micro_batch import MicroBatch
 from .step_split import PLAN_VERSION, StepSplit, split_pairs
 from .tokenization import TokenizedPreferences
 from .unpaired import joining

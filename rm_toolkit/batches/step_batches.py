@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .collator import MicroBatch
+from .micro_batch import MicroBatch
 from .shared_layout import SharedLayout
 
 

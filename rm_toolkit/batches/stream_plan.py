@@ -9,9 +9,10 @@ import numpy as np
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from ..errors import InputError
-from .collator import MicroBatch, PreferenceCollator
+from .collator import PreferenceCollator
 from .epoch_plan import StepDataset, StepPlan
 from .filling import Filler
+from .micro_batch import MicroBatch
 from .step_split import PLAN_VERSION, split_pairs
 from .stream import PreferenceStream
 from .tokenization import TokenizedPreferences

@@ -42,7 +42,7 @@ from .weight_checks import check_head, check_weights
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from ..batches.collator import MicroBatch
+    from ..batches.micro_batch import MicroBatch
 
 
 class RewardModel(EngineInterface, nn.Module):
@@ -155,7 +155,7 @@ class RewardModel(EngineInterface, nn.Module):
         Computes rewards and language-modeling losses of one micro-batch.
 
         Args:
-            batch (`MicroBatch`): Distinct sequences, see [`~rm_toolkit.batches.collator.MicroBatch`].
+            batch (`MicroBatch`): Distinct sequences, see [`~rm_toolkit.batches.micro_batch.MicroBatch`].
 
         Returns:
             `tuple`: Rewards, `torch.Tensor` of shape `(num_sequences,)`, fp32; and the mean cross-entropy in nats per

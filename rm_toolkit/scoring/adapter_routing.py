@@ -16,7 +16,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.collator import PreferenceCollator
+from ..batches.micro_batch import MicroBatch
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError, did_you_mean, last_line, name_list
 from ..models.adapter_checks import check_adapter

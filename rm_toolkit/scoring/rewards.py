@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.collator import PreferenceCollator
+from ..batches.micro_batch import MicroBatch
 from ..batches.prefixes import clusters, prefix_order
 from ..batches.tokenization import TokenizedPreferences
 from ..errors import InputError

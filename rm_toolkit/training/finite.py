@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..errors import InputError
 from .manifest import newest_complete
 

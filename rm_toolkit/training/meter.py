@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..evaluation.metrics import wins_of
 from .stopping import agree
 

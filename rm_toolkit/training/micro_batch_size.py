@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..errors import InputError
 
 

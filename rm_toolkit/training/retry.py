@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..errors import InputError
 from ..models.out_of_memory import free_memory, is_out_of_memory
 from ..output.console import console

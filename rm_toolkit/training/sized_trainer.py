@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from .auto_size import choose_size, recorded_in_lineage
 from .resume_checks import recorded_plan_version
 from .step_trainer import StepTrainer

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..losses import anchor_loss, centering_loss, ranking_loss
 from .config import RewardModelConfig
 

@@ -13,8 +13,9 @@ from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.collator import PreferenceCollator
 from ..batches.epoch_plan import take_only
+from ..batches.micro_batch import MicroBatch
 from ..errors import InputError
 from ..models.heads import is_encoder
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype

@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from ..batches.collator import MicroBatch, PreferenceCollator
+from ..batches.collator import PreferenceCollator
 from ..batches.epoch_plan import EpochPlan, StepDataset
 from ..batches.equal_texts import describe_equal_pairs
+from ..batches.micro_batch import MicroBatch
 from ..batches.replay_plan import ReplayPlan
 from ..batches.step_loading import PlannedSteps, StepNumbers
 from ..batches.step_split import PLAN_VERSION

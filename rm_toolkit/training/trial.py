@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch._subclasses import FakeTensorMode
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from ..models.out_of_memory import free_memory, is_out_of_memory
 from ..models.precision import AUTOCAST_DTYPES, compute_dtype
 from ..models.reward_model import RewardModel

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..batches.collator import MicroBatch
+from ..batches.micro_batch import MicroBatch
 from .retry import RandomState, shards
 
 

@@ -12,8 +12,9 @@ import torch
 from made_pairs import preferences
 from torch.utils.data import DataLoader
 
-from rm_toolkit.batches.collator import MicroBatch, PreferenceCollator
+from rm_toolkit.batches.collator import PreferenceCollator
 from rm_toolkit.batches.epoch_plan import EpochPlan, StepDataset, take_only
+from rm_toolkit.batches.micro_batch import MicroBatch
 from rm_toolkit.batches.shared_layout import SharedLayout
 from rm_toolkit.batches.step_batches import StepBatches
 from rm_toolkit.batches.step_loading import PlannedSteps, StepNumber, StepNumbers

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rm_toolkit.batches.collator import MicroBatch
+from rm_toolkit.batches.micro_batch import MicroBatch
 from rm_toolkit.losses import ranking_loss
 from rm_toolkit.training import stopping
 from rm_toolkit.training.checkpoints import Checkpoints

@@ -11,7 +11,8 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ...batches.collator import MicroBatch, PreferenceCollator
+from ...batches.collator import PreferenceCollator
+from ...batches.micro_batch import MicroBatch
 from ...batches.tokenization import TokenizedPreferences
 from ...errors import InputError
 from ..reward_model import RewardModel

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import calculate_maximum_sizes
 from torch._subclasses import FakeTensorMode
 
-from ...batches.collator import MicroBatch
+from ...batches.micro_batch import MicroBatch
 from ...errors import InputError
 from ...models.precision import WEIGHT_DTYPE, compute_dtype
 from ...models.reward_model import RewardModel

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from ... import losses
-from ...batches.collator import MicroBatch, PreferenceCollator
+from ...batches.collator import PreferenceCollator
+from ...batches.micro_batch import MicroBatch
 from ...batches.tokenization import TokenizedPreferences
 from ...losses import ranking_loss
 from ...models.compute_copies import ComputeCopies
