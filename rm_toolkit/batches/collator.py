@@ -31,6 +31,7 @@ class PreferenceCollator:
         lm_loss_on (`str`, *optional*): `"text"` or `"completion"`; `None` builds no LM targets.
         layout (`str`): `"plain"` (one padded row per sequence) or `"shared"` (one row without padding, in which shared
             prefixes occur once).
+        pools_all (`bool`): Whether a reward is read from all tokens of its sequence (`average`, `max`), not from the last.
     """
 
     pad_token_id: int
@@ -38,6 +39,7 @@ class PreferenceCollator:
     pad_to_multiple_of: int | None = None
     lm_loss_on: str | None = None
     layout: str = "plain"
+    pools_all: bool = False
 
     def pairs(
         self,
@@ -105,9 +107,19 @@ class PreferenceCollator:
         if self.lm_loss_on is not None and lm_sequences is not None:
             self._add_lm_targets(batch, data, sequences, lm_sequences, index)
         if batch.layout is not None:
-            read = [batch.reward_index] if batch.lm_index is None else [batch.reward_index, batch.lm_index]
+            rewards = batch.reward_index
+            if self.pools_all:
+                rewards = self._add_pooled(batch, ids[: len(sequences)], index)
+            read = [rewards] if batch.lm_index is None else [rewards, batch.lm_index]
             batch.layout.needed = torch.unique(torch.cat(read))
         return batch
+
+    def _add_pooled(self, batch: MicroBatch, ids: list[np.ndarray], index: PositionIndex) -> torch.Tensor:
+        """Adds the places of the tokens of each sequence, and returns them; a shared prefix belongs to several sequences."""
+        places = [index(k, np.arange(len(piece))) for k, piece in enumerate(ids)]
+        batch.pool_index = torch.from_numpy(np.concatenate(places or [np.zeros(0)])).long()
+        batch.pool_lengths = [len(piece) for piece in ids]
+        return batch.pool_index
 
     def _flat(self, ids: list[np.ndarray], adapters: np.ndarray | None) -> tuple[MicroBatch, PositionIndex]:
         row = flat_row(ids, adapters)

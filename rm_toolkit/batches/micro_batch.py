@@ -26,6 +26,9 @@ class MicroBatch:
         position_ids (`torch.LongTensor` of shape `(batch_size, seq_length)`, *optional*): Only if not 0, 1, 2, …
         reward_index (`torch.LongTensor` of shape `(num_sequences,)`): Position of the token that each reward is read
             at, in the flattened batch.
+        pool_index (`torch.LongTensor` of shape `(num_pooled_tokens,)`, *optional*): With a `layout` and rewards that are
+            read from all tokens: positions of the tokens of every sequence in the flattened batch, sequence by sequence.
+        pool_lengths (`list[int]`): How many of them belong to each sequence.
         better, worse (`torch.LongTensor` of shape `(num_pairs,)`): The sequences of each pair.
         margin (`torch.FloatTensor` of shape `(num_pairs,)`, *optional*): Wanted difference of rewards, in logits.
         pair_weight (`torch.FloatTensor` of shape `(num_pairs,)`): Share of each pair in the step's mean: the weights of
@@ -64,6 +67,8 @@ class MicroBatch:
     worse: Tensor
     margin: Tensor | None
     pair_weight: Tensor
+    pool_index: Tensor | None = None
+    pool_lengths: list[int] = dataclasses.field(default_factory=list)
     lm_index: Tensor | None = None
     lm_targets: Tensor | None = None
     lm_text_index: Tensor | None = None

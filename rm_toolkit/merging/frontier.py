@@ -159,7 +159,9 @@ def evaluate_between(
     data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=saved.settings.data_format)
     sets = _tokenize(data, tokenizer, saved.settings, show_progress)
     model = _Between(str(general), str(customized), target)
-    collator = PreferenceCollator(tokenizer.pad_token_id or 0, layout=model.layout)
+    collator = PreferenceCollator(
+        tokenizer.pad_token_id or 0, layout=model.layout, pools_all=model.model.settings.pools_all
+    )
     points = []
     for weight in tqdm(weights, desc="Weights", disable=no_bar(show_progress)):
         model.set_weight(weight)

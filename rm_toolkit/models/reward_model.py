@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +30,7 @@ from .hub_files import recorded_revision
 from .lm_head import LMHead, LMHeadSource, build_lm_head, find_lm_head
 from .load_errors import weights_error
 from .loading import load_classifier_config, quiet_loading
+from .pooling import pool
 from .precision import WEIGHT_DTYPE, WithoutTF32, tf32_is_on
 from .quantization import keep_unpacked
 from .settings import RewardModelSettings, load_settings
@@ -173,14 +173,7 @@ class RewardModel(EngineInterface, nn.Module):
         return rewards, self.lm_head(flat, batch.lm_targets, batch.lm_text_index, batch.num_lm_texts)
 
     def _rewards(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        if self.settings.pooling_type in ("last", "eos"):
-            pooled = hidden.reshape(-1, hidden.shape[-1])[batch.reward_index]
-        else:
-            mask = batch.attention_mask.unsqueeze(-1).bool()  # [B, T, 1]
-            if self.settings.pooling_type == "average":
-                pooled = hidden.masked_fill(~mask, 0.0).float().sum(1) / mask.sum(1)
-            else:
-                pooled = hidden.masked_fill(~mask, -math.inf).amax(1)
+        pooled = pool(hidden, batch, self.settings.pooling_type)
         head = reward_head(self.base_classifier)
         # The reward stays fp32 under bf16 autocast: two rewards of one prompt often differ by less than bf16 resolves.
         exact = WithoutTF32() if pooled.device.type == "cuda" and tf32_is_on() else contextlib.nullcontext()

@@ -18,6 +18,7 @@ from .folder_checks import read_checked
 
 
 POOLING_TYPES = ("last", "eos", "average", "max", "cls")
+WHOLE_TEXT = ("average", "max")  # those that read a reward from all tokens of a text, not from one of them
 DATA_FORMATS = ("text", "chat")
 
 
@@ -65,6 +66,11 @@ class RewardModelSettings:
             raise InputError(f"`data_format` is '{self.data_format}'; it must be one of {name_list(DATA_FORMATS)}.")
         if not self.max_length or self.max_length < 4:
             raise InputError(f"`max_length` is {self.max_length}; a text needs room for at least 4 tokens.")
+
+    @property
+    def pools_all(self) -> bool:
+        """Whether a reward is read from all tokens of a text, and not from one of them."""
+        return self.pooling_type in WHOLE_TEXT
 
     def stages(self) -> Iterator[dict[str, Any]]:
         """Yields every stage that the model comes from, oldest first: those of all models that were merged too."""

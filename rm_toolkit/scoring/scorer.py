@@ -215,7 +215,7 @@ class RewardScorer:
         rewards = compute_rewards(
             self.routing or self.model,
             data,
-            PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=self._layout(data)),
+            self._collator(data),
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             show_progress=show_progress,
@@ -232,14 +232,13 @@ class RewardScorer:
             self._shares = self.served is None and share_if_exact(self.model, self.device)
         return self._shares
 
-    def _layout(self, data: TokenizedPreferences) -> str:
+    def _collator(self, data: TokenizedPreferences) -> PreferenceCollator:
         """Shares prompts if that is exact and costs no more; for a few texts the trial is not worthwhile."""
-        if self._shares is None and len(data.lengths) < WORTH_A_TRIAL:
-            return "plain"
-        if not self.try_sharing():
-            return "plain"
-        pays = sharing_pays(self.model.config, data, shared_batches(data, self.tokens_per_batch))
-        return "shared" if pays else "plain"
+        shared = (self._shares is not None or len(data.lengths) >= WORTH_A_TRIAL) and self.try_sharing()
+        if shared:
+            shared = sharing_pays(self.model.config, data, shared_batches(data, self.tokens_per_batch))
+        layout, whole = "shared" if shared else "plain", self.model.settings.pools_all
+        return PreferenceCollator(self.tokenizer.pad_token_id or 0, layout=layout, pools_all=whole)
 
     def best_of_n(
         self, prompt: Text, completions: Sequence[Text], *, domain: str | None = None, **template: Any

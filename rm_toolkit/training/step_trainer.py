@@ -129,7 +129,8 @@ class StepTrainer(ScoringTrainer):
 
     def collator(self, lm_loss_on: str | None = None) -> PreferenceCollator:
         pad, multiple = self.processing_class.pad_token_id, self.args.pad_to_multiple_of
-        return PreferenceCollator(pad, self.padding_side, multiple, lm_loss_on=lm_loss_on, layout=self.batch_layout)
+        options = {"layout": self.batch_layout, "pools_all": self.model.settings.pools_all}
+        return PreferenceCollator(pad, self.padding_side, multiple, lm_loss_on=lm_loss_on, **options)
 
     def prepare_data(self, dataset: Any, name: str) -> Any:
         """Tokenizes a dataset, see [`Preparation`]."""

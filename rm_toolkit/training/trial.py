@@ -50,6 +50,7 @@ class Trial:
             vocab_size=self.model.base_classifier.get_input_embeddings().weight.shape[0],
             lm_loss_on=self.args.lm_loss_on if self.args.lm_loss_coef > 0 else None,
             tokens=tokens,
+            pools_all=self.model.settings.pools_all,
         )
 
     def reserved(self) -> int:

@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 # The shared layout must save at least this share of the cost: differences below are within what the model misjudges.
 MIN_SAVING = 0.05
-SHARING_POOLINGS = ("last", "eos")  # they read one token, so neighboring sequences do not matter
+SHARING_POOLINGS = ("last", "eos", "average", "max")  # `cls` reads encoders by their own head
 
 
 class ChosenLayout(NamedTuple):
@@ -141,8 +141,9 @@ def try_layout(
     """
     pooling = model.settings.pooling_type
     if pooling not in SHARING_POOLINGS:
-        return Trial(f"`pooling_type` is '{pooling}', and not the last token")
-    return try_sharing(model.backbone, model.settings.max_length, device, autocast, prepare)
+        return Trial(f"`pooling_type` is '{pooling}'")
+    whole = model.settings.pools_all
+    return try_sharing(model.backbone, model.settings.max_length, device, autocast, prepare, every_token=whole)
 
 
 def cost_ratio(

@@ -63,6 +63,8 @@ def try_sharing(
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
     prepare: Callable[[PreTrainedModel], None] | None = None,
+    *,
+    every_token: bool = False,
 ) -> Trial:
     """
     Tries the shared layout on a model of two layers (more where layers are of several kinds) of the same config.
@@ -79,6 +81,8 @@ def try_sharing(
         autocast (`torch.dtype`, *optional*): What the run computes in, where that is not the type of the weights.
         prepare (`Callable`, *optional*): Puts the run's own kernels into a model. In 16 bits the trial compares with
             the model without them.
+        every_token (`bool`): Whether rewards are read from all tokens of a text: their mean is compared, in place of the
+            last one.
     """
     device = torch.device(device or next(backbone.parameters()).device)
     if autocast is None and torch.is_autocast_enabled(device.type):
@@ -89,7 +93,9 @@ def try_sharing(
         config = _small_config(backbone.config, max_length)
         with torch.random.fork_rng(devices=forked), torch.enable_grad(), noted_kernels() as kernels:
             for attempt in range(_ATTEMPTS):
-                problem, by_chance = _try(backbone, config, device, weights, autocast, prepare, seed=attempt)
+                problem, by_chance = _try(
+                    backbone, config, device, weights, autocast, prepare, every_token, seed=attempt
+                )
                 if not by_chance:
                     break
             return Trial(problem and _explained(problem, config, kernels), tuple(sorted(kernels)))
@@ -139,6 +145,7 @@ def _try(
     weights: torch.dtype,
     autocast: torch.dtype | None,
     prepare: Callable[[PreTrainedModel], None] | None,
+    every_token: bool,
     seed: int,
 ) -> tuple[str | None, bool]:
     """The problem, and whether it may be one of this seed's weights alone."""
@@ -153,12 +160,13 @@ def _try(
     texts = _texts(np.random.default_rng(seed))
     direction = torch.randn(len(texts), config.get_text_config().hidden_size).to(device)
     narrow = (autocast or weights).itemsize <= 2
-    exact = _separately(copy.deepcopy(model).float(), texts, direction) if narrow else None
+    read = [0 if every_token else len(text) - 1 for text in texts]
+    exact = _separately(copy.deepcopy(model).float(), texts, read, direction) if narrow else None
     if prepare is not None:
         prepare(model)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        separate = _separately(model, texts, direction)
-        shared = _together(model, flat_row(texts), texts, direction)
+        separate = _separately(model, texts, read, direction)
+        shared = _together(model, flat_row(texts), texts, read, direction)
     if exact is not None:
         return _noise_problem(shared, separate, exact)
     tolerance = TOLERANCE.get(device.type, TOLERANCE["cpu"])
@@ -182,7 +190,7 @@ def _texts(rng: np.random.Generator) -> list[np.ndarray]:
 
 @dataclass
 class _Result:
-    """Final hidden states of the last tokens, `[num_texts, hidden_size]`, and the gradient of each parameter."""
+    """Final hidden states, means over the tokens that are read, `[num_texts, hidden_size]`; and each parameter's gradient."""
 
     hidden: Tensor
     grads: dict[str, Tensor]
@@ -192,14 +200,17 @@ def _result(model: PreTrainedModel, hidden: Tensor, direction: Tensor) -> _Resul
     return _Result(hidden.detach().float(), _gradients(model, (hidden.float() * direction).sum()))
 
 
-def _separately(model: PreTrainedModel, texts: list[np.ndarray], direction: Tensor) -> _Result:
-    return _result(model, torch.stack([_hidden(model, text)[-1] for text in texts]), direction)
+def _separately(model: PreTrainedModel, texts: list[np.ndarray], read: list[int], direction: Tensor) -> _Result:
+    pooled = [_hidden(model, text)[first:].mean(0) for text, first in zip(texts, read)]
+    return _result(model, torch.stack(pooled), direction)
 
 
-def _together(model: PreTrainedModel, row: FlatRow, texts: list[np.ndarray], direction: Tensor) -> _Result:
+def _together(
+    model: PreTrainedModel, row: FlatRow, texts: list[np.ndarray], read: list[int], direction: Tensor
+) -> _Result:
     device = direction.device
-    ends = [row.index(k, np.array([len(text) - 1])) for k, text in enumerate(texts)]
-    row.layout.needed = torch.from_numpy(np.concatenate(ends))
+    places = [row.index(k, np.arange(first, len(text))) for k, (text, first) in enumerate(zip(texts, read))]
+    row.layout.needed = torch.from_numpy(np.unique(np.concatenate(places)))
     layout = row.layout.to(device)
     enable_shared_attention(model.config)
     trim_last_layer(model)
@@ -213,7 +224,8 @@ def _together(model: PreTrainedModel, row: FlatRow, texts: list[np.ndarray], dir
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             shared_layout=layout,
         )
-    return _result(model, hidden[layout.needed], direction)
+    pooled = [hidden[torch.from_numpy(own).to(device)].mean(0) for own in places]
+    return _result(model, torch.stack(pooled), direction)
 
 
 def _noise_problem(shared: _Result, separate: _Result, exact: _Result) -> tuple[str | None, bool]:

@@ -14,6 +14,7 @@ from ...batches.micro_batch import MicroBatch
 from ...errors import InputError
 from ...models.precision import WEIGHT_DTYPE, compute_dtype
 from ...models.reward_model import RewardModel
+from ...models.settings import WHOLE_TEXT
 from ...models.shared_prompts.choice import expected_layout
 from ..engines import default_bf16, gpu_has_bf16
 from ..micro_batch_size import AUTO
@@ -219,6 +220,7 @@ def _largest_batch(training: RewardModelConfig, vocab_size: int, length: int, la
         vocab_size=vocab_size,
         lm_loss_on=training.lm_loss_on if training.lm_loss_coef > 0 else None,
         tokens=_tokens(training),
+        pools_all=training.pooling_type in WHOLE_TEXT,
     )
 
 

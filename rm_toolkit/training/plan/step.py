@@ -47,6 +47,7 @@ def largest_batch(
     vocab_size: int,
     lm_loss_on: str | None = None,
     tokens: int | None = None,
+    pools_all: bool = False,
 ) -> MicroBatch:
     """
     The largest micro-batch that a run can meet: all texts `text_length` tokens long, with nothing in common.
@@ -58,6 +59,7 @@ def largest_batch(
         vocab_size (`int`): Number of token ids.
         lm_loss_on (`str`, *optional*): `"text"` or `"completion"`: the LM loss counts the better text of each pair.
         tokens (`int`, *optional*): Tokens of the micro-batch (`max_tokens_per_batch`).
+        pools_all (`bool`): Whether rewards are read from all tokens.
     """
     if tokens is not None:
         pairs = max(1, tokens // (2 * text_length))
@@ -81,7 +83,7 @@ def largest_batch(
         first_two=np.zeros((0, 2), dtype=np.int32),
         lm_target_eos=2,
     )
-    collator = PreferenceCollator(0, lm_loss_on=lm_loss_on, layout=layout)
+    collator = PreferenceCollator(0, lm_loss_on=lm_loss_on, layout=layout, pools_all=pools_all)
     return collator.pairs(data, pair, np.full(pairs, 1 / pairs), 2 * pair, 1 / pairs)
 
 

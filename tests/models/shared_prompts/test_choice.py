@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 from trl.trainer.utils import disable_dropout_in_model
 
-from rm_toolkit.models.shared_prompts.exactness import sharing_problem
+from rm_toolkit.models.shared_prompts import exactness
+from rm_toolkit.models.shared_prompts.exactness import sharing_problem, try_sharing
 
 
 SMALL = {
@@ -134,8 +135,24 @@ def test_shared_is_refused_where_it_is_not_exact(make_trainer, encoder, base_mod
         )
 
 
-def test_pooling_over_all_tokens_runs_plain(make_trainer, shared_prompts):
-    assert make_trainer(shared_prompts, pooling_type="average", max_length=128).batch_layout == "plain"
+@pytest.mark.parametrize("pooling_type", ["average", "max"])
+def test_pooling_over_all_tokens_shares_too(make_trainer, shared_prompts, pooling_type):
+    assert make_trainer(shared_prompts, pooling_type=pooling_type, max_length=128).batch_layout == "shared"
+
+
+def test_a_trial_for_pooling_over_all_tokens_looks_at_all_of_them(monkeypatch):
+    """Hidden states that are wrong everywhere but at the end of a text matter to a mean alone."""
+    backbone, together = build("llama"), exactness._together
+
+    def wrong_inside(model, row, texts, read, direction):
+        found = together(model, row, texts, read, direction)
+        if read[0] == 0:
+            found.hidden[0] += 0.1
+        return found
+
+    monkeypatch.setattr(exactness, "_together", wrong_inside)
+    assert try_sharing(backbone, 128).problem is None
+    assert "hidden states differ" in try_sharing(backbone, 128, every_token=True).problem
 
 
 def test_the_saved_config_knows_nothing_of_the_layout(make_trainer, shared_prompts, tmp_path):

@@ -73,6 +73,11 @@ def test_loss_and_gradients_with_the_lm_loss(both, architecture, padding_side):
     assert_same_step(*both(architecture, lm_loss_coef=0.3, lm_score_threshold=0.2, padding_side=padding_side))
 
 
+@pytest.mark.parametrize("pooling_type", ["average", "max"])
+def test_loss_and_gradients_of_rewards_read_from_all_tokens(both, pooling_type):
+    assert_same_step(*both("llama", pooling_type=pooling_type, lm_loss_coef=0.3))
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_loss_and_gradients_with_checkpointing(both, architecture):
     assert_same_step(*both(architecture, gradient_checkpointing=True))
@@ -87,15 +92,18 @@ def test_loss_and_gradients_when_filled_by_tokens(both):
     assert_same_step(*both("llama", max_tokens_per_batch=256, lm_loss_coef=0.1, pooling_type="eos"))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("architecture", "pooling_type"), [("llama", "last"), ("qwen3", "last"), ("llama", "average"), ("llama", "max")]
+)
 @pytest.mark.parametrize("eval_batch_size", [1, 8])
-def test_rewards_in_evaluation(make_trainer, base_model, preference_rows, architecture, eval_batch_size):
+def test_rewards_in_evaluation(make_trainer, base_model, preference_rows, architecture, pooling_type, eval_batch_size):
     rewards = {}
     for layout in ("plain", "shared"):
         trainer = make_trainer(
             preference_rows,
             base_model(architecture),
             batch_layout=layout,
+            pooling_type=pooling_type,
             max_length=128,
             per_device_eval_batch_size=eval_batch_size,
         )
@@ -146,7 +154,7 @@ def test_responses_that_see_each_other_are_found_out(both, monkeypatch, path):
     with pytest.raises(ValueError, match=r"not exact for this model: .*hidden states differ"):
         both("llama")
     # Without the trial, the comparison of steps fails.
-    monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.try_sharing", lambda *_: Trial(None))
+    monkeypatch.setattr("rm_toolkit.models.shared_prompts.choice.try_sharing", lambda *_, **__: Trial(None))
     with pytest.raises(AssertionError):
         assert_same_step(*both("llama"))
 
@@ -309,10 +317,12 @@ def test_a_token_that_is_read_but_not_listed_is_found_out(both, monkeypatch):
         assert_same_step(*both("llama", lm_loss_coef=0.3, lm_score_threshold=0.2))
 
 
-def test_an_empty_micro_batch_has_a_zero_gradient_for_every_parameter(make_trainer, base_model, preference_rows):
-    trainer = make_trainer(
-        preference_rows, base_model("llama"), batch_layout="shared", max_length=128, lm_loss_coef=0.1
-    )
+@pytest.mark.parametrize("pooling_type", ["last", "average", "max"])
+def test_an_empty_micro_batch_has_a_zero_gradient_for_every_parameter(
+    make_trainer, base_model, preference_rows, pooling_type
+):
+    options = {"batch_layout": "shared", "max_length": 128, "lm_loss_coef": 0.1, "pooling_type": pooling_type}
+    trainer = make_trainer(preference_rows, base_model("llama"), **options)
     none = np.zeros(0, dtype=np.int64)
     batch = trainer.collator("text").pairs(trainer.train_dataset, none, np.zeros(0), none, 0.0)
     loss = trainer.compute_loss(trainer.model.train(), batch)
