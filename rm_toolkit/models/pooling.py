@@ -23,11 +23,16 @@ def pool(hidden: Tensor, batch: MicroBatch, pooling_type: str) -> Tensor:
 
     Returns:
         `torch.Tensor` of shape `(num_sequences, hidden_size)`.
+
+    Raises:
+        `ValueError`: if all tokens are to be read from a shared row whose collator did not say where they are.
     """
     if pooling_type in ("last", "eos"):
         return hidden.reshape(-1, hidden.shape[-1])[batch.reward_index]
     if batch.pool_index is not None:
         return _of_pieces(hidden.reshape(-1, hidden.shape[-1])[batch.pool_index], batch.pool_lengths, pooling_type)
+    if batch.layout is not None:
+        raise ValueError(f"`pooling_type` is '{pooling_type}': build shared micro-batches with `pools_all`.")
     mask = batch.attention_mask.unsqueeze(-1).bool()  # [B, T, 1]
     if pooling_type == "average":
         return hidden.masked_fill(~mask, 0.0).float().sum(1) / mask.sum(1)
