@@ -3,10 +3,10 @@ What customizing for one domain does to the others: every model of a study, judg
 
     python benchmarks/published/across_domains.py outputs/published/study-smollm2
 
-All domains of the DSP data share their questions and answers, and differ in whose answer is preferred. So the rewards that a model
-gave to its own test set are all that is needed: they are read from the finished cells, and no model runs. Only questions with all
-five answers count. Accuracy in percent: how often an answer of the column's domain has a higher reward than another one. Rows are
-the domains that models were customized for, and the GRFT models.
+All domains of the DSP data share their questions and answers, and differ in whose answer is preferred. So the rewards
+that a model gave to its own test set are all that is needed: they are read from the finished cells, and no model runs.
+Only questions with all five answers count. Accuracy in percent: how often an answer of the column's domain has a higher
+reward than another one. Rows are the domains that models were customized for, and the GRFT models.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ What a reward model must beat on the held-out published prompts: "the longer ans
     python benchmarks/published/baselines.py                     # datasets of benchmarks/published/build_datasets.py
     python benchmarks/published/baselines.py --data DIR
 
-The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT are trained on:
-on all general sets at once, on each general set, and on each domain. Accuracy in percent, with the half width of the
-95% interval over prompts; the prompts and the resamples are those of `rm-toolkit evaluate`.
+The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT
+are trained on: on all general sets at once, on each general set, and on each domain. Accuracy in percent, with the half
+width of the 95% interval over prompts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ How often a reward model takes the domain's answer out of n answers to a questio
 
     python benchmarks/published/best_of_n.py outputs/published/study-smollm2
 
-Every test question of the DSP data has an answer of each domain and one of none. For n = 2 to 5, the domain's answer is put with
+Every test question of the DSP data has an answer of each domain and one of none. For n = 2 to 5, the answer of the domain is put with
 every choice of n - 1 of the others, and the model takes the one with the highest reward. A general model and its customized
 models judge the same answers. Writes a table and a figure beside the study's report; intervals are over questions.
 """

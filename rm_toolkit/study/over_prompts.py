@@ -43,11 +43,11 @@ class OverPrompts:
 
     Args:
         base, start, strategy (`str`): Base model, description of the GRFT, and strategy.
-        gain, lost (`Difference`, *optional*): Customized accuracy gained and general accuracy lost by CRFT; `None` if the GRFT run
-            did not evaluate these sets.
+        gain, lost (`Difference`, *optional*): Customized accuracy gained and general accuracy lost by CRFT; `None` if the
+            GRFT run did not evaluate these sets.
         more_gained, less_lost (`Difference`, *optional*): Against plain CRFT; `None` for plain CRFT itself, or without it.
-        kept, relative_loss (`Difference`, *optional*): Gain over that of plain CRFT, and loss over that of plain CRFT; `None` where plain
-            CRFT has no gain, or no loss, in one resample out of forty.
+        kept, relative_loss (`Difference`, *optional*): Gain and loss, each over that of plain CRFT; `None` where plain CRFT
+            has no gain, or no loss, in one resample out of forty.
         num_runs (`int`): Number of runs.
     """
 

@@ -23,7 +23,8 @@ from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction,
 
 def write_report(runner: StudyRunner) -> None:
     """
-    Writes `README.md`, `report.html`, `summary.json`, `over_prompts.json` and the figures of the finished cells, and prints the table.
+    Writes `README.md`, `report.html`, `summary.json`, `over_prompts.json` and the figures of the finished cells, and
+    prints the table.
 
     Args:
         runner (`StudyRunner`): Some cells may be unfinished; the report says so.

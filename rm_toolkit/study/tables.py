@@ -52,8 +52,8 @@ PAIRED_COLUMNS = (
     "loss of plain",
 )
 PAIRED = (
-    "The same differences with 95% intervals over the test prompts: all models judge the same pairs, and prompts are resampled. They "
-    "say how far other test prompts could move a figure, not another seed. `gain of plain` and `loss of plain` need a gain "
+    "The same differences with 95% intervals over the test prompts: all models judge the same pairs, and prompts are "
+    "resampled. They say how far other test prompts could move a figure, not another seed. `gain of plain` and `loss of plain` need a gain "
     "and a loss of plain CRFT above 0."
 )
 

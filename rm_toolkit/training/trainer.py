@@ -232,7 +232,7 @@ class RewardModelTrainer(SizedTrainer):
     def save_results(self) -> dict[str, Results]:
         """
         Writes `final_eval_results.json`: every test set at the start and at the end of training; and
-        `training_log.json`: everything that was logged, for learning curves; and the rewards at the end, see [`write_final_pairs`].
+        `training_log.json`: everything that was logged, for learning curves; and rewards, see [`write_final_pairs`].
         """
         results = {"start": self.results(step=0), "end": self.results()}
         if self.args.should_save:
