@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import InputError
+from ..errors import InputError, name_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "model",
         metavar="MODEL",
+        nargs="?",
         help="folder or Hub id (also ID@REVISION) of a reward model; its weights are not read",
     )
+    add("--model", metavar="MODEL", dest="named_model", help="the same, as the other commands have it")
     add(
         "--server",
         choices=("vllm", "sglang", "rewardbench"),
@@ -33,15 +35,23 @@ def run(args: argparse.Namespace) -> None:
     from ..scoring.scorer import RewardScorer
     from ..scoring.serving import SERVERS, find_commands
 
-    commands = find_commands(args.model)
+    given = [model for model in (args.model, args.named_model) if model is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"{len(given)} models are given ({name_list(given)}); `serve-command` takes one."
+            if given
+            else "no model is given. Example: rm-toolkit serve-command outputs/grft"
+        )
+    (model,) = given
+    commands = find_commands(model)
     if args.write_example:
-        scorer = RewardScorer(args.model, device="cpu")
+        scorer = RewardScorer(model, device="cpu")
         prompt, completion = example_text(scorer.settings.data_format)
-        write_example(args.model, ScoredExample(prompt, completion, *scorer.score([prompt], [completion])))
+        write_example(model, ScoredExample(prompt, completion, *scorer.score([prompt], [completion])))
     if args.server is not None:
         command = commands[args.server]
         if command.reason:
-            raise InputError(f"{SERVERS[args.server]} cannot serve '{args.model}'. {command.reason}")
+            raise InputError(f"{SERVERS[args.server]} cannot serve '{model}'. {command.reason}")
         print(command.line)
         return
     for server, title in SERVERS.items():

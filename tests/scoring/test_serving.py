@@ -154,8 +154,11 @@ def test_the_command_prints_them_without_the_weights(reward_model, tmp_path, cap
     assert main(["serve-command", str(folder)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[::2] == ["# vLLM", "# sglang", "# RewardBench"] and "--max-model-len 128" in printed[1]
-    assert main(["serve-command", str(folder), "--server", "rewardbench"]) == 0
-    assert capsys.readouterr().out == printed[5] + "\n"
+    for model in ([str(folder)], ["--model", str(folder)]):
+        assert main(["serve-command", *model, "--server", "rewardbench"]) == 0
+        assert capsys.readouterr().out == printed[5] + "\n"
+    assert main(["serve-command"]) == 2 and "no model is given" in capsys.readouterr().err
+    assert main(["serve-command", "a", "--model", "b"]) == 2 and "2 models are given" in capsys.readouterr().err
     assert main(["serve-command", reward_model("llama"), "--server", "rewardbench"]) == 2
     assert "RewardBench cannot serve" in capsys.readouterr().err
     assert main(["serve-command", str(tmp_path)]) == 2
