@@ -96,16 +96,32 @@ def write_final_pairs(
 ) -> None:
     """
     Writes `final_eval_pairs.parquet` if the rewards behind all metrics are at hand. A run that was resumed after its last
-    evaluation has the metrics in its log, but not the rewards; it writes no file.
+    evaluation has the metrics in its log, but not the rewards: it keeps an earlier file if that has them, and removes it
+    if it is of other weights.
 
     Args:
         folder (`str`): Output folder of the run.
         results (`dict`): Metrics of each test set at the end.
         pairs (`dict[str, PairRewards]`): Rewards of the last evaluation in this process.
     """
-    own = {name: pairs[name] for name in results if name in pairs}
-    if own and all(
-        name in own and np.array_equal(accuracy(own[name].margins), metrics["accuracy"], equal_nan=True)
+    path = Path(folder, FINAL_PAIRS_NAME)
+    if results and _are_behind(results, pairs):
+        write_pair_rewards({name: pairs[name] for name in results}, path)
+    elif path.is_file() and not _are_behind(results, _readable(path)):
+        path.unlink()
+
+
+def _are_behind(results: Mapping[str, Mapping[str, float]], pairs: Mapping[str, PairRewards]) -> bool:
+    """Whether rewards are those that all metrics were computed from."""
+    return all(
+        name in pairs and np.array_equal(accuracy(pairs[name].margins), metrics["accuracy"], equal_nan=True)
         for name, metrics in results.items()
-    ):
-        write_pair_rewards(own, Path(folder, FINAL_PAIRS_NAME))
+    )
+
+
+def _readable(path: Path) -> dict[str, PairRewards]:
+    """The rewards in a file; none if it is damaged."""
+    try:
+        return read_pair_rewards(path)
+    except InputError:
+        return {}

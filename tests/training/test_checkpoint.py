@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
 from rm_toolkit.errors import InputError
-from rm_toolkit.evaluation.pair_rewards import PairRewards, read_pair_rewards
+from rm_toolkit.evaluation.pair_rewards import PairRewards, read_pair_rewards, write_pair_rewards
 from rm_toolkit.models.files import FINAL_PAIRS_NAME
 from rm_toolkit.training.weights import load_weights
 
@@ -247,9 +247,19 @@ def test_rewards_of_other_weights_than_those_of_the_results_are_not_kept(make_tr
     )  # accuracy is 1 - that in the log
     trainer.save_results()
     assert not (tmp_path / "run" / FINAL_PAIRS_NAME).exists()
-    trainer.pair_rewards = {}  # as in a run resumed after its last evaluation
+
+
+def test_a_run_resumed_after_its_last_evaluation_keeps_their_file_only_if_it_fits(make_trainer, rows, tmp_path):
+    trainer = make_trainer(rows.pairs(8), eval_rows={"helpful": rows.pairs(3)}, eval_strategy="epoch")
+    trainer.train()
     trainer.save_results()
-    assert not (tmp_path / "run" / FINAL_PAIRS_NAME).exists()
+    path, pairs = tmp_path / "run" / FINAL_PAIRS_NAME, trainer.pair_rewards["helpful"]
+    trainer.pair_rewards = {}  # the metrics are in the log, the rewards were in the process that ended
+    trainer.save_results()
+    assert np.array_equal(read_pair_rewards(path)["helpful"].better, pairs.better)
+    write_pair_rewards({"helpful": PairRewards(pairs.worse, pairs.better, pairs.prompt)}, path)  # of other weights
+    trainer.save_results()
+    assert not path.exists()
 
 
 def test_results_of_a_set_without_a_name(make_trainer, rows):
