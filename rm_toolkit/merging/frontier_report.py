@@ -10,7 +10,7 @@ from typing import Any
 from ..output.page import content
 from ..output.page.document import write_document
 from ..output.plotting import BLUE, GRAY, VERMILLION, picture
-from .frontier import Frontier
+from .frontier import Frontier, Point
 
 
 TITLE = "Between the general and the customized reward model"
@@ -24,15 +24,19 @@ def save_frontier(frontier: Frontier, folder: Path) -> None:
         "chosen_weight": frontier.chosen.weight,
         "general_sets": frontier.general_sets,
         "customized_sets": frontier.customized_sets,
-        "points": [dataclasses.asdict(dataclasses.replace(point, pairs={})) for point in frontier.points],
+        "points": [_numbers(point) for point in frontier.points],
     }
-    for point in values["points"]:
-        del point["pairs"]  # many: the rewards behind the metrics
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "frontier.json").write_text(text + "\n", encoding="utf-8")
     (folder / "frontier.md").write_text(frontier_markdown(frontier), encoding="utf-8")
     draw_frontier(frontier, folder / "frontier.png")
     write_document(folder / "report.html", frontier_content(frontier))
+
+
+def _numbers(point: Point) -> dict[str, Any]:
+    """A point without the rewards behind its metrics."""
+    sets = {name: dataclasses.asdict(metrics) for name, metrics in point.sets.items()}
+    return {"weight": point.weight, "general": point.general, "customized": point.customized, "sets": sets}
 
 
 def frontier_rows(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
