@@ -116,6 +116,11 @@ class Cell:
         return dataclasses.replace(self, stage="grft", strategy=None, domain=None)
 
 
+def describe_grft(data: str, lm_loss_coef: float | None) -> str:
+    """What a model was trained on before CRFT, in words."""
+    return f"{data}, LM loss {lm_loss_coef:g}" if lm_loss_coef else data
+
+
 def customized_set(study: StudyConfig, domain: str | None) -> str:
     """The test set of a domain."""
     return study.customized_set.replace("{domain}", domain or "")

@@ -10,7 +10,7 @@ import numpy as np
 from ..evaluation.intervals import Bootstrap
 from ..evaluation.metrics import wins_of
 from ..evaluation.pair_rewards import PairRewards
-from .grid import PLAIN, Cell, StudyConfig, customized_set
+from .grid import PLAIN, Cell, StudyConfig, customized_set, describe_grft
 
 
 if TYPE_CHECKING:
@@ -87,25 +87,26 @@ def over_prompts(runner: StudyRunner, bootstrap: Bootstrap | None = None) -> lis
         `list[OverPrompts]`: In the order of the grid.
     """
     study, bootstrap = runner.study, bootstrap or Bootstrap()
+    kept = {cell: runner.pairs(cell) for cell in runner.cells}
     groups: dict[tuple, dict[str, list[tuple[Cell, Pairs]]]] = {}
     for cell in runner.cells:
         if cell.stage == "crft":
             own = groups.setdefault((cell.base, cell.data, cell.grft_lm_loss_coef), {})
-            for strategy, pairs in runner.pairs(cell).items():
+            for strategy, pairs in kept[cell].items():
                 own.setdefault(strategy, []).append((cell, pairs))
     lines = [
-        _compare(study, key, strategy, own, _starts(runner, own[strategy]), bootstrap)
+        _compare(study, key, strategy, own, _starts(kept, own[strategy]), bootstrap)
         for key, own in groups.items()
         for strategy in own
     ]
     return [line for line in lines if line is not None]
 
 
-def _starts(runner: StudyRunner, runs: list[tuple[Cell, Pairs]]) -> list[tuple[Cell, Pairs]] | None:
+def _starts(kept: dict[Cell, dict[str, Pairs]], runs: list[tuple[Cell, Pairs]]) -> list[tuple[Cell, Pairs]] | None:
     """The GRFT model of each run, if its rewards on all sets of the run were kept."""
     found = []
     for cell, pairs in runs:
-        start = runner.pairs(cell.start).get("", {}) if cell.start else {}
+        start = kept[cell.start].get("", {}) if cell.start else {}
         if not set(pairs) <= set(start):
             return None
         found.append((cell, start))
@@ -131,8 +132,7 @@ def _compare(
     found = _accuracies(study, models, bootstrap)
     if found is None:
         return None
-    start = data if not coefficient else f"{data}, LM loss {coefficient:g}"
-    line = OverPrompts(base, start, strategy, len(groups[strategy]))
+    line = OverPrompts(base, describe_grft(data, coefficient), strategy, len(groups[strategy]))
     if starts:
         line.gain = _difference(found.customized["own"] - found.customized["start"])
         line.lost = _difference(found.general["start"] - found.general["own"])

@@ -13,7 +13,7 @@ from ..output.console import console, print_table
 from ..output.folders import replace_text
 from ..output.page.document import write_document
 from ..output.plotting import COLORS, DASHES, GRAY, MARKERS, panels, picture, shared_legend, slug
-from .grid import Cell, StudyConfig
+from .grid import Cell, StudyConfig, describe_grft
 from .over_prompts import OverPrompts, over_prompts
 from .page import study_content
 from .runner import StudyRunner
@@ -153,7 +153,7 @@ def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: s
     groups: dict[str, dict[str, list]] = {}
     for cell, result in results.items():
         if cell.stage == "crft":
-            start = cell.data if not cell.grft_lm_loss_coef else f"{cell.data}, LM loss {cell.grft_lm_loss_coef:g}"
+            start = describe_grft(cell.data, cell.grft_lm_loss_coef)
             groups.setdefault(start, {}).setdefault(cell.strategy, []).append(curve(study, cell, result))
     strategies = list(study.crft.strategies)
     title = f"Accuracy over training pairs, by the data of GRFT · {base}"

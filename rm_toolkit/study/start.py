@@ -9,7 +9,7 @@ from typing import Any
 from ..data.specs import DatasetSpec
 from ..errors import InputError
 from ..training.recipe_file import load_yaml
-from .grid import StudyConfig
+from .grid import StudyConfig, customized_set
 
 
 def check_start(study: StudyConfig) -> None:
@@ -44,7 +44,7 @@ def _check_sets(
     study: StudyConfig, customized: dict[str, Any], general: dict[str, Any], domain: str, where: str
 ) -> None:
     wanted, measured = (_test_sets(values, domain) for values in (customized, general))
-    for name in (*study.general_sets, study.customized_set.replace("{domain}", domain)):
+    for name in (*study.general_sets, customized_set(study, domain)):
         if name not in measured:
             raise InputError(
                 f"{where}, but the GRFT run does not evaluate '{name}'. Add it to `eval_datasets` of {study.grft.config}, or "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .grid import PLAIN, Cell, StudyConfig, customized_set
+from .grid import PLAIN, Cell, StudyConfig, customized_set, describe_grft
 
 
 @dataclass
@@ -77,8 +77,7 @@ class Line:
     @property
     def start(self) -> str:
         """Description of the GRFT."""
-        coefficient = "" if self.grft_lm_loss_coef in (None, 0) else f", LM loss {self.grft_lm_loss_coef:g}"
-        return f"{self.data}{coefficient}"
+        return describe_grft(self.data, self.grft_lm_loss_coef)
 
 
 @dataclass
