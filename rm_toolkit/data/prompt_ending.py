@@ -32,6 +32,6 @@ def prompt_ending(datasets: Mapping[str, Dataset | IterableDataset]) -> str | No
     return endings[0] if seen and endings else None
 
 
-def lack_ending(ending: str, texts: Iterable[str]) -> bool:
-    """Returns whether none of some texts, each a prompt with its response, has the mark."""
-    return not any(ending in text for text in texts)
+def are_bare(texts: Iterable[str]) -> bool:
+    """Returns whether none of some texts, each a prompt with its response, is a marked dialogue of either kind."""
+    return not any(ENDINGS[-1] in text for text in texts)

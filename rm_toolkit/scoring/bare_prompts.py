@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ..data.messages import Conversation
-from ..data.prompt_ending import lack_ending
+from ..data.prompt_ending import are_bare
 from ..models.settings import RewardModelSettings
 
 
@@ -33,7 +33,7 @@ def warn_of_bare_prompts(texts: Sequence[Conversation], settings: RewardModelSet
     checked.add(CHECKED)
     if settings.data_format != "text" or not isinstance(ending, str):
         return
-    if lack_ending(ending, (f"{text.prompt}{text.completion}" for text in texts)):
+    if are_bare(f"{text.prompt}{text.completion}" for text in texts):
         logger.warning(
             "No prompt here has '%s', but all prompts that the model was trained on end in it, so these rewards mean "
             "little. Write the prompts as in the training data: %s.",

@@ -37,6 +37,8 @@ def test_how_prompts_end_is_known_if_all_end_alike(prompts, ending):
         ("## Assistant:", "Name a colour.", True),
         ("\n\nAssistant:", "Name a colour.", True),
         ("Assistant:", "## Human:\nName a colour.\n\n## Assistant:\n", False),
+        ("\n\nAssistant:", "## Human:\nName a colour.\n\n## Assistant:\n", False),  # marked, in the other way
+        ("## Assistant:", "\n\nHuman: Name a colour.\n\nAssistant:", False),
         (None, "Name a colour.", False),
     ],
 )
