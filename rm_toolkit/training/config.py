@@ -69,6 +69,13 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
         default="text",
         metadata={"help": "'text' (the whole text, as in the paper) or 'completion' (the response alone)."},
     )
+    head_learning_rate: Annotated[float | None, Number(0, 100)] = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the reward head, where `learning_rate` is for the other weights: a fresh head "
+            "learns more from few pairs at about 3e-3. The schedule is the same. If not set: `learning_rate`."
+        },
+    )
     general_replay_fraction: Annotated[float, Number(0, 1, below=True)] = field(
         default=0.0,
         metadata={

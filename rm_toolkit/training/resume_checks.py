@@ -16,6 +16,7 @@ from ..output.console import console
 from ..output.json_files import load_json
 from .changed_settings import check_changes, describe_changes, find_changes
 from .earlier_versions import recorded_settings
+from .head_rate import OWN_RATE
 from .manifest import checkpoints, read_manifest
 from .parts import RunParts
 from .resume_rules import ACCEPTED
@@ -181,8 +182,10 @@ def apply_new_schedule(identity: RunIdentity, scheduler: Any, learning_rate: flo
     old = [change["before"] for change in identity.changed if change["setting"] == "learning_rate"]
     bases = scheduler.base_lrs
     if "learning_rate" in identity.accepted:
-        # Some parameter groups have their own rate.
-        bases = [learning_rate if base == old[-1] else base * learning_rate / old[-1] for base in bases]
+        own = [OWN_RATE in group for group in scheduler.optimizer.param_groups]
+        # Optimizers may scale the rate of some groups; the head's own rate is a setting of its own.
+        scaled = [learning_rate if base == old[-1] else base * learning_rate / old[-1] for base in bases]
+        bases = [base if is_own else new for base, new, is_own in zip(bases, scaled, own)]
     rates = [base * rate(scheduler.last_epoch) for base, rate in zip(bases, scheduler.lr_lambdas)]
     scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": bases, "_last_lr": rates})
     for group, base, rate in zip(scheduler.optimizer.param_groups, bases, rates):

@@ -52,7 +52,7 @@ _MODEL = "the weights in the checkpoint are for the old one"
 _add(REFUSED, "base_files base_weights base_options adapter quantization", _MODEL)
 _OPTIMIZER = "the optimizer's state in the checkpoint is for the old one"
 _add(REFUSED, "optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon", _OPTIMIZER)
-_add(REFUSED, "max_grad_norm given_optimizer given_scheduler", _OPTIMIZER)
+_add(REFUSED, "head_learning_rate max_grad_norm given_optimizer given_scheduler", _OPTIMIZER)
 _READING = "the model has learned to read texts in the old way"
 _add(REFUSED, "pooling_type data_format max_length pools_eos chat_date", _READING)
 _add(

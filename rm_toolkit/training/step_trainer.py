@@ -26,6 +26,7 @@ from .curve_sample import sample_sets
 from .engines import read_engine
 from .evaluation_loop import sets_by_name
 from .finite import not_finite
+from .head_rate import check_head_rate, give_head_its_rate
 from .kernels import change_layers, check_kernels, compute_copies
 from .meter import Meter
 from .retry import StepRetry
@@ -76,6 +77,8 @@ class StepTrainer(ScoringTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        config = getattr(self.accelerator.state.deepspeed_plugin, "hf_ds_config", None)
+        check_head_rate(args.head_learning_rate, self.optimizer, config)
         self.test_sources = eval_dataset
         self._take_data(train_dataset, replay_dataset)
         self.meter = Meter(self.accelerator, lm_loss=self.lm_loss_coef > 0, anchor_loss=args.anchor_coef > 0)
@@ -140,6 +143,14 @@ class StepTrainer(ScoringTrainer):
         """One batch is this process's share of one optimizer step: a list of micro-batches."""
         collator = self.collator(self.args.lm_loss_on if self.args.lm_loss_coef > 0 else None)
         return self.steps.loader(collator, self.data_collator)
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
+        """As in transformers; the head has its own rate if there is a `head_learning_rate`."""
+        is_new, rate = self.optimizer is None, self.args.head_learning_rate
+        optimizer = super().create_optimizer(*arguments, **options)
+        if is_new and rate is not None:
+            give_head_its_rate(optimizer, self.accelerator.unwrap_model(self.model), rate)
+        return optimizer
 
     def get_total_train_batch_size(self, args: RewardModelConfig) -> int:
         """Pairs of one optimizer step, over all processes."""

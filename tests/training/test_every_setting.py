@@ -55,6 +55,7 @@ ACTS: dict[str, tuple] = {
     "general_replay_fraction": (0.5, REPLAY),
     "gradient_accumulation_steps": (2,),
     "group_by_prompt": (False, {"prompts": 3}),
+    "head_learning_rate": (1e-2,),
     "learning_rate": (1e-2,),
     "lm_loss_coef": (0.5,),
     "lm_loss_on": ("completion", {"lm_loss_coef": 0.5}),
