@@ -146,3 +146,21 @@ def test_the_rewards_of_one_domain_tell_the_accuracy_on_all(programs, tmp_path, 
     across_domains.main([str(tmp_path)])
     text = (tmp_path / "across_domains.md").read_text()
     assert text.count("| 87.5 | 62.5 | 37.5 | 12.5 |") == 4 and "general" not in text
+
+
+def test_the_first_layers_are_a_model_of_their_own(programs, base_model, tmp_path, capsys):
+    import torch
+    from first_layers import main
+    from transformers import AutoModelForCausalLM
+
+    output = tmp_path / "first"
+    main([base_model(), "1", str(output)])
+    whole, first = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base_model(), output))
+    ids = torch.tensor([AutoTokenizer.from_pretrained(output)("a green stone")["input_ids"]])
+    after_one = whole.model.norm(whole.model(ids, output_hidden_states=True).hidden_states[1])
+    assert first.config.num_hidden_layers == 1 < whole.config.num_hidden_layers
+    assert torch.allclose(first.model(ids).last_hidden_state, after_one, atol=1e-6)
+    with pytest.raises(SystemExit, match="is not empty"):
+        main([base_model(), "1", str(output)])
+    with pytest.raises(SystemExit, match="`layers` is 9, but"):
+        main([base_model(), "9", str(tmp_path / "more")])

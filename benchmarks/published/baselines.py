@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     disable_progress_bars()
     domains = [f"dsp-{domain}" for domain in DOMAINS]
-    train = pairs({name: str(args.data / "tuning" / name) for name in GENERAL}, "train")
-    train |= pairs({name: str(args.data / name) for name in domains}, "train")
+    train = pairs({name: str(args.data / name) for name in (*GENERAL, *domains)}, "train")
     test = pairs({name: str(args.data / name) for name in (*GENERAL, *domains)}, "test")
     pooled = WordModel([pair for name in GENERAL for pair in train[name]])
     found: dict[str, dict[str, list[float]]] = {}
