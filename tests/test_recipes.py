@@ -9,12 +9,16 @@ from trl import ModelConfig
 
 from rm_toolkit.data.specs import parse_named_specs
 from rm_toolkit.errors import InputError
+from rm_toolkit.study.grid import cells, command, load_study
 from rm_toolkit.training.recipe import parse_recipe
 from rm_toolkit.training.sft import BaseLmArguments, BaseLmConfig
 
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [*sorted((ROOT / "recipes").glob("*/[gc]rft.yaml")), ROOT / "benchmarks/published/tagged.yaml"]
+
+STUDIES = [*sorted((ROOT / "recipes").glob("*/study.yaml")), *sorted((ROOT / "benchmarks/published").glob("*.yaml"))]
+STUDIES = [path for path in STUDIES if "\nbase_models:" in path.read_text()]
 
 
 def parse(path, *flags):
@@ -40,6 +44,18 @@ def test_every_recipe_parses_strictly(path):
     assert training.pairs_per_step % training.per_device_train_batch_size == 0
     assert training.activation_checkpointing is training.gradient_checkpointing
     assert path.read_text().startswith("# "), "the head of a recipe says hardware and batch arithmetic"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_study_names_recipes_that_take_its_flags(path):
+    """Each cell's command is parsed as the recipe parses it, except the launcher and a base that is not there."""
+    study = load_study(path)
+    for cell in cells(study):
+        words = command(study, cell, Path("cell"), None if cell.stage == "grft" else Path("start"))
+        config, *flags = words[words.index("--config") + 1 :]
+        recipe, _, _ = parse(ROOT / config, *flags)
+        assert set(study.general_sets) <= set(recipe.eval_datasets)
+    assert path.read_text().startswith("# "), "the head of a study says hardware and hours"
 
 
 @pytest.mark.parametrize("name", ["tiny", "smollm2-135m"])
@@ -220,8 +236,8 @@ def test_every_command_that_the_readme_shows_is_one():
         for part in line.split("&&")
     ]
     seen = 0
-    for command in commands:
-        words = shlex.split(command, comments=True)
+    for shown in commands:
+        words = shlex.split(shown, comments=True)
         if words[:2] == ["accelerate", "launch"]:
             script = next(word for word in words if word.endswith(".py"))
             default = ROOT / "recipes" / "tiny" / Path(script).with_suffix(".yaml").name
