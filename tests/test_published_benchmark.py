@@ -89,6 +89,15 @@ def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(progr
     assert found["helpful"]["longer answer wins"][0] < 1
     assert "| harmless | 8 | " in capsys.readouterr().out
 
+    judged = {"harmless": PairRewards(np.arange(8.0), np.full(8, 2.5), np.arange(8))}
+    write_pair_rewards(judged, tmp_path / "pairs.parquet")
+    baselines.main(["--data", str(tmp_path / "data"), "--runs", f"mine={tmp_path}/pairs.parquet"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| harmless"))
+    assert row.split(" | ")[-1].startswith("62.5 ± ")
+    write_pair_rewards({"helpful": PairRewards(np.ones(3), np.zeros(3), np.arange(3))}, tmp_path / "pairs.parquet")
+    with pytest.raises(SystemExit, match=r"'helpful' of .* does not have the pairs"):
+        baselines.main(["--data", str(tmp_path / "data"), "--runs", f"mine={tmp_path}/pairs.parquet"])
+
 
 def test_best_of_n_counts_every_choice_of_rivals(programs, tmp_path, capsys):
     """Two questions with four rivals: the first answer beats all of them, the second two; a third has three rivals only."""

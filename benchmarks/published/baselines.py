@@ -3,10 +3,12 @@ What a reward model must beat on the held-out published prompts: "the longer ans
 
     python benchmarks/published/baselines.py                     # datasets of benchmarks/published/build_datasets.py
     python benchmarks/published/baselines.py --data DIR
+    python benchmarks/published/baselines.py --runs MiniLM=outputs/published/study-minilm/cells/grft--minilm--general--lm0--seed0/pairs.parquet
 
 The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT
-are trained on: on all general sets at once, on each general set, and on each domain. Accuracy in percent, with the half
-width of the 95% interval over prompts.
+are trained on: on all general sets at once, on each general set, and on each domain. `--runs` adds models by the rewards that
+their runs have kept. Accuracy in percent, with the half width of the 95% interval over prompts; that of the mean takes the sets as
+independent.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ from rm_toolkit.data.mixture import load_datasets
 from rm_toolkit.evaluation.intervals import Bootstrap
 from rm_toolkit.evaluation.lengths import longer_wins
 from rm_toolkit.evaluation.metrics import wins_of
+from rm_toolkit.evaluation.pair_rewards import read_pair_rewards
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prints a table, and writes the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("outputs/published"), help="folder of the datasets")
+    parser.add_argument(
+        "--runs", nargs="*", default=[], metavar="NAME=FILE", help="rewards of finished runs (Parquet)"
+    )
     parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args(argv)
     disable_progress_bars()
@@ -46,6 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         }
         if name in GENERAL:
             found[name]["TF-IDF, trained on all general sets"] = of_wins(pooled.wins(rows), rows)
+    for name, file in (run.split("=", 1) for run in args.runs):
+        for own, judged in read_pair_rewards(file).items():
+            row = own.replace("dsp_", "dsp-")
+            if len(judged.prompt) != len(test.get(row, ())):
+                raise SystemExit(f"error: '{own}' of {file} does not have the pairs of {args.data / row}.")
+            found[row][name] = interval(wins_of(judged.margins), judged.prompt)
     print(table(found, {name: len(rows) for name, rows in test.items()}))
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -89,7 +101,11 @@ class WordModel:
 
 def of_wins(wins: np.ndarray, rows: list[dict[str, Any]]) -> list[float]:
     """Accuracy with the low and high end of its interval."""
-    prompts = np.unique([row["prompt_id"] for row in rows], return_inverse=True)[1]
+    return interval(wins, np.unique([row["prompt_id"] for row in rows], return_inverse=True)[1])
+
+
+def interval(wins: np.ndarray, prompts: np.ndarray) -> list[float]:
+    """The same, from the number of each pair's prompt."""
     return [float(wins.mean()), *(Bootstrap().accuracy_interval(wins, prompts) or [float("nan")] * 2)]
 
 
@@ -102,11 +118,15 @@ def table(found: dict[str, dict[str, list[float]]], counts: dict[str, int]) -> s
             f"{100 * rules[n][0]:.1f} ± {50 * (rules[n][2] - rules[n][1]):.1f}" if n in rules else "" for n in names
         ]
         lines.append(f"| {own} | {counts[own]} | " + " | ".join(cells) + " |")
-    means = [[rules[name][0] for own, rules in found.items() if own in GENERAL and name in rules] for name in names]
-    lines.append(
-        "| mean of the general sets | | " + " | ".join(f"{100 * np.mean(values):.1f}" for values in means) + " |"
-    )
+    general = [[rules[name] for own, rules in found.items() if own in GENERAL and name in rules] for name in names]
+    lines.append("| mean of the general sets | | " + " | ".join(map(mean_of_sets, general)) + " |")
     return "\n".join(lines)
+
+
+def mean_of_sets(sets: list[list[float]]) -> str:
+    """Mean accuracy of independent test sets, with its half width."""
+    accuracy, low, high = np.array(sets).T
+    return f"{100 * accuracy.mean():.1f} ± {50 * np.sqrt(((high - low) ** 2).sum()) / len(sets):.1f}"
 
 
 if __name__ == "__main__":
