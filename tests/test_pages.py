@@ -27,6 +27,7 @@ PAGES = [
     "recipes/examples/best-of-n/README.md",
     "accelerate_configs/README.md",
     "benchmarks/README.md",
+    "benchmarks/published/README.md",
     "rm_toolkit/README.md",
     "rm_toolkit/models/README.md",
     "rm_toolkit/scoring/README.md",
