@@ -1,6 +1,5 @@
 """
-Writes the first layers of a decoder as a model of its own: half of the layers cost half of the time, and on little data a reward is
-read more easily from the middle of a network than from its end.
+Writes the first layers of a decoder as a model of its own: half of the layers cost half of the time.
 
     python benchmarks/published/first_layers.py HuggingFaceTB/SmolLM2-135M-Instruct 16 outputs/published/smollm2-16
 
@@ -16,6 +15,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rm_toolkit.errors import InputError
+from rm_toolkit.models.compilation import layers_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         write_first_layers(args.model, args.layers, args.output)
     except InputError as error:
-        sys.exit(str(error))
+        sys.exit(f"error: {error}")
 
 
 def write_first_layers(name: str, number: int, output: Path) -> None:
@@ -46,13 +46,16 @@ def write_first_layers(name: str, number: int, output: Path) -> None:
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty. Name a new folder.")
     model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", use_safetensors=True)
-    layers, config = model.base_model.layers, model.config
+    layers, config = layers_of(model.base_model), model.config
+    if layers is None:
+        raise InputError(f"{name} is a {type(model).__name__}, which has no list of its layers. Take another model.")
     if not 1 <= number <= len(layers):
         raise InputError(f"`layers` is {number}, but {name} has {len(layers)}. Give a number from 1 to {len(layers)}.")
+    for key, value in list(vars(config).items()):  # what is listed layer by layer, such as which have a window
+        if isinstance(value, list) and len(value) == len(layers):
+            setattr(config, key, value[:number])
     del layers[number:]
     config.num_hidden_layers = number
-    if getattr(config, "layer_types", None):  # which of them have a window
-        config.layer_types = config.layer_types[:number]
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(name).save_pretrained(output)
     print(f"{output} has the first {number} layers of {name}.")

@@ -21,21 +21,16 @@ def check_backend(backend: str) -> None:
         raise InputError(f"`torch_compile_backend` is '{backend}'; it must be one of {name_list(sorted(known))}.")
 
 
-def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
+def layers_of(backbone: PreTrainedModel) -> nn.ModuleList | None:
     """
-    Returns the list of a backbone's layers: `layers` of most decoders, `h` of GPT-2, `encoder.layer` of BERT.
-
-    Raises:
-        `InputError`: if it has none.
+    Returns the list of a backbone's layers: `layers` of most decoders, `h` of GPT-2, `encoder.layer` of BERT; `None` if
+    it has none.
     """
     number = backbone.config.get_text_config().num_hidden_layers
     for module in backbone.modules():
         if isinstance(module, nn.ModuleList) and len(module) == number:
             return module
-    raise InputError(
-        f"`torch_compile` is true, but {type(backbone).__name__} has no list of its {number} layers that could be "
-        "compiled. Leave it out."
-    )
+    return None
 
 
 def compile_layers(backbone: PreTrainedModel, backend: str, mode: str | None = None) -> None:
@@ -54,6 +49,12 @@ def compile_layers(backbone: PreTrainedModel, backend: str, mode: str | None = N
     # One graph serves all layers if hooks are not compared: the last layer has the hooks that trim it.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     options = {} if mode is None else {"mode": mode}
-    for layer in layers_of(backbone):
+    layers = layers_of(backbone)
+    if layers is None:
+        raise InputError(
+            f"`torch_compile` is true, but {type(backbone).__name__} has no list of its "
+            f"{backbone.config.get_text_config().num_hidden_layers} layers that could be compiled. Leave it out."
+        )
+    for layer in layers:
         # Micro-batches differ in length, and each length would compile a new graph.
         layer.compile(dynamic=True, backend=backend, **options)
