@@ -41,22 +41,13 @@ RANKED = {"source": "gpt4llm", "path": "data/samples/gpt4llm.train.json", "layou
 DSP = {"source": "dsp", "domain": "literature", "layout": "ranked"}
 DSP_TRAIN = {"dsp": {**DSP, "path": "data/samples/dsp.train.json"}}
 DSP_TESTS = {"dsp": {**DSP, "path": "data/samples/dsp.test.json"}, "helpful": TESTS["helpful"]}
+GRFT = {"batch_layout": "shared", "learning_rate": 1e-3, "head_learning_rate": 1e-2}
+CRFT = {"batch_layout": "shared", "pair_weighting": "prompt", "learning_rate": 1e-4}
+LORA = {"use_peft": "true", "lora_r": 8, "learning_rate": 1e-3, "head_learning_rate": 3e-3}
 # name -> stage, base, training sets, test sets, flags
 RUNS: dict[str, tuple[str, str, dict, dict, dict]] = {
-    "grft": (
-        "grft",
-        "llama",
-        GENERAL,
-        TESTS,
-        {"batch_layout": "shared", "learning_rate": 1e-3, "head_learning_rate": 1e-2},
-    ),
-    "crft": (
-        "crft",
-        "{output}/grft",
-        DSP_TRAIN,
-        DSP_TESTS,
-        {"batch_layout": "shared", "pair_weighting": "prompt", "learning_rate": 1e-4},
-    ),
+    "grft": ("grft", "llama", GENERAL, TESTS, GRFT),
+    "crft": ("crft", "{output}/grft", DSP_TRAIN, DSP_TESTS, CRFT),
     "tied": (
         "grft",
         "qwen3-tied",
@@ -64,13 +55,7 @@ RUNS: dict[str, tuple[str, str, dict, dict, dict]] = {
         TESTS,
         {"batch_layout": "plain", "learning_rate": 1e-3, "per_device_train_batch_size": 1},
     ),
-    "lora": (
-        "crft",
-        "{output}/tied",
-        DSP_TRAIN,
-        DSP_TESTS,
-        {"use_peft": "true", "lora_r": 8, "learning_rate": 1e-3, "head_learning_rate": 3e-3},
-    ),
+    "lora": ("crft", "{output}/tied", DSP_TRAIN, DSP_TESTS, LORA),
     "bf16": ("grft", "llama", GENERAL, {"helpful": TESTS["helpful"]}, {"bf16": "true", "learning_rate": 1e-3}),
 }
 COMMON = {"pairs_per_step": 16, "per_device_train_batch_size": 4, "lm_loss_coef": 0.1, "max_length": 128}
