@@ -33,9 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     """Prints a table, and writes the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("outputs/published"), help="folder of the datasets")
-    parser.add_argument(
-        "--runs", nargs="*", default=[], metavar="NAME=FILE", help="rewards of finished runs (Parquet)"
-    )
+    runs = {"nargs": "*", "default": [], "type": named_file, "metavar": "NAME=FILE"}
+    parser.add_argument("--runs", **runs, help="rewards of finished runs (Parquet)")
     parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args(argv)
     disable_progress_bars()
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         if name in GENERAL:
             found[name]["TF-IDF, trained on all general sets"] = of_wins(pooled.wins(rows), rows)
-    for name, file in (run.split("=", 1) for run in args.runs):
+    for name, file in args.runs:
         for own, judged in read_pair_rewards(file).items():
             row = own.replace("dsp_", "dsp-")
             if len(judged.prompt) != len(test.get(row, ())):
@@ -61,6 +60,14 @@ def main(argv: list[str] | None = None) -> None:
     print(table(found, {name: len(rows) for name, rows in test.items()}))
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def named_file(text: str) -> tuple[str, str]:
+    """A column's name and a file."""
+    name, found, file = text.partition("=")
+    if not (name and found and file):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=FILE")
+    return name, file
 
 
 def pairs(specs: dict[str, str], split: str) -> dict[str, list[dict[str, Any]]]:

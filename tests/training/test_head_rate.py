@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rm_toolkit.errors import InputError
 from rm_toolkit.models.heads import reward_head
-from rm_toolkit.training.head_rate import check_head_rate
+from rm_toolkit.training.head_rate import OWN_RATE, check_head_rate
 from rm_toolkit.training.resume_checks import apply_new_schedule
 
 
@@ -82,7 +82,7 @@ def test_another_rate_on_resume_leaves_the_head_its_own():
     parameters = {name: torch.nn.Parameter(torch.zeros(1)) for name in names}
     groups = [{"params": [parameters["body"]], "lr": 1e-3}, {"params": [parameters["scaled"]], "lr": 2e-3}]
     optimizer = torch.optim.SGD(groups, lr=1e-3)
-    optimizer.add_param_group({"params": [parameters["head"]], "lr": 1e-2, "rm_toolkit_own_rate": True})
+    optimizer.add_param_group({"params": [parameters["head"]], "lr": 1e-2, OWN_RATE: True})
     scheduler = LambdaLR(optimizer, lambda step: 0.5)
     identity = SimpleNamespace(
         accepted={"learning_rate"}, changed=[{"setting": "learning_rate", "before": 1e-3, "after": 1e-4}]
