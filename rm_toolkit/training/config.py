@@ -72,8 +72,8 @@ class RewardModelConfig(DatedConfig, LaunchedConfig, RewardConfig):
     head_learning_rate: Annotated[float | None, Number(0, 100)] = field(
         default=None,
         metadata={
-            "help": "Learning rate of the reward head, where `learning_rate` is for the other weights. A fresh head hardly "
-            "moves at 5e-5. The schedule is the same. If not set: `learning_rate`."
+            "help": "Learning rate of the reward head, where `learning_rate` is for the other weights. A fresh head "
+            "moves little at a low rate. The schedule is the same. If not set: `learning_rate`."
         },
     )
     general_replay_fraction: Annotated[float, Number(0, 1, below=True)] = field(
