@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -71,6 +74,10 @@ def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(progr
     assert {row["prompt"]: row["completions"] for row in rows} == {
         row["prompt"]: row["completions"] for part in ("train", "test") for row in rest[part]
     }
+
+    third = load_from_disk(tmp_path / "data/tuning-third/helpful")
+    assert [len(third["train"]), len(third["test"])] == [21, 11]
+    assert {row["prompt_id"] for part in third.values() for row in part} == parts[0] | parts[1]
 
     tagged = load_from_disk(tmp_path / "data/tagged")["train"]
     assert len(tagged) == 4 * 32 and not held_out_of(tmp_path, "dsp-academy") & {
@@ -173,3 +180,58 @@ def test_the_first_layers_are_a_model_of_their_own(programs, base_model, tmp_pat
         main([base_model(), "1", str(output)])
     with pytest.raises(SystemExit, match="`layers` is 9, but"):
         main([base_model(), "9", str(tmp_path / "more")])
+
+
+def test_a_study_in_forks_leaves_what_a_launched_one_does(base_model, tmp_path):
+    """One GRFT run and one CRFT run with a merge; a run that fails is named and does not end the others."""
+    tiny = {
+        "model_name_or_path": base_model(),
+        "max_length": 48,
+        "max_steps": 2,
+        "eval_on_start": False,
+        "eval_strategy": "no",
+        "use_cpu": True,
+    }
+    data = {"helpful": {"path": "data/samples/hh/helpful-base", "source": "hh", "fraction": 0.2}}
+    literature, unseen = (
+        {"path": f"data/samples/dsp.{split}.json", "source": "dsp", "domain": "literature", "fraction": 0.2}
+        for split in ("train", "test")
+    )
+    study = {
+        "output_dir": str(tmp_path / "study"),
+        "base_models": {"tiny": tiny},
+        "grft": {
+            "config": "recipes/tiny/grft.yaml",
+            "flags": {"eval_datasets": {**data, "dsp_literature": unseen}},
+            "data": {"helpful": data},
+        },
+        "crft": {
+            "config": "recipes/tiny/crft.yaml",
+            "flags": {"train_datasets": {"dsp": literature}, "eval_datasets": {**data, "dsp_literature": unseen}},
+            "strategies": {"plain": {}, "broken": {"max_steps": 0, "num_train_epochs": -1}},
+            "domains": ["literature"],
+        },
+        "merge_weights": [0.5],
+        "general_sets": ["helpful"],
+        "customized_set": "dsp_{domain}",
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "benchmarks/published/forked_study.py", "--config", str(tmp_path / "study.yaml")]
+
+    def run(*flags):
+        return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+
+    first = run("--stage", "grft")
+    assert first.returncode == 0, first.stderr
+    cells = {path.name.split("--seed")[0]: path for path in (tmp_path / "study/cells").iterdir()}
+    assert list(cells) == ["grft--tiny--helpful--lm0"]
+    assert (cells["grft--tiny--helpful--lm0"] / "model/model.safetensors").is_file()
+    assert run("--seconds", "0").returncode == 1 and len(list((tmp_path / "study/cells").iterdir())) == 1
+
+    second = run()
+    assert second.returncode == 1 and "broken--literature--seed0: failed" in second.stdout, second.stderr
+    plain = tmp_path / "study/cells/crft--tiny--helpful--lm0--plain--literature--seed0"
+    result = json.loads((plain / "result.json").read_text())
+    assert set(result["results"]["end"]) == {"helpful", "dsp_literature"} and "0.5" in result["merged"]
+    assert "accelerate launch recipes/crft.py" in result["command"] and (plain / "merged-0.5-pairs.parquet").is_file()
+    assert "2 of 3 runs" in (tmp_path / "study/README.md").read_text()

@@ -6,7 +6,8 @@ Builds the datasets of the studies on published data from the test files that th
 
 FILES is a folder with helpful.test.json, harmless.test.json, webgpt.test.json and domain_specific_preference.test.json.
 A fifth of the prompts of each is held out as split `test`. A tenth of the remaining general prompts is held out once more
-under OUTPUT/tuning, to choose settings without a look at the test prompts. Every split is by prompt and seeded.
+under OUTPUT/tuning, to choose settings without a look at the test prompts, and a third under OUTPUT/tuning-third, where
+differences between settings are seen more sharply. Every split is by prompt and seeded.
 
 OUTPUT/tagged has the training questions of all domains, each with its domain in front ("Domain: literature"), for one model that
 reads whose preference to follow; OUTPUT/tagged-DOMAIN has the test questions.
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in GENERAL:
         build("text-score", args.files / f"{name}.test.json", args.output / name, 0.2, seed=0)
-        hold_out(args.output / name, args.output / "tuning" / name)
+        hold_out(args.output / name, args.output / "tuning" / name, 0.1)
+        hold_out(args.output / name, args.output / "tuning-third" / name, 1 / 3)
     for domain in DOMAINS:
         file = args.files / "domain_specific_preference.test.json"
         build("dsp", file, args.output / f"dsp-{domain}", 0.2, seed=0, flags=["--domain", domain])
@@ -56,9 +58,9 @@ def build(
         sys.exit(code)
 
 
-def hold_out(folder: Path, output: Path) -> None:
+def hold_out(folder: Path, output: Path, test_size: float) -> None:
     """Splits the training prompts of a built dataset once more."""
-    build_again(as_texts(folder, "train"), output, 0.1, seed=1)
+    build_again(as_texts(folder, "train"), output, test_size, seed=1)
 
 
 def tagged(output: Path, domains: Sequence[str], split: str) -> list[dict[str, Any]]:
