@@ -209,7 +209,7 @@ def arrange(pairs: Any, arm: str, seed: int) -> tuple[Any, bool]:
 def run(args: argparse.Namespace, data: dict[str, Any], arm: str, step: int, rate: float, seed: int) -> dict[str, Any]:
     """Trains one epoch; returns the wins (1, 0, or 0.5 for a tie) of the judging and the test pairs, and seconds."""
     import torch
-    from minilm_dsp import count_wins
+    from against_trl import count_wins
 
     from rm_toolkit.batches.tokenization import tokenize_preferences
     from rm_toolkit.models.reward_model import RewardModel
