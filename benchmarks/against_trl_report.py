@@ -1,8 +1,9 @@
-"""The Markdown table of `minilm_dsp.py`."""
+"""The Markdown table of `against_trl.py`."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -22,9 +23,9 @@ def markdown_report(
     final = {arm: [run for run in runs if run["arm"] == arm and run["phase"] == "final"] for arm in args.arms}
     rivals = sorted({name for group in final.values() for run in group for name in run["by_rival"]})
     lines = [
-        f"MiniLM on DSP {args.domain}: {counts['train']['pairs']:,} pairs of {counts['train']['queries']:,} queries to "
+        f"{Path(args.model or 'MiniLM').name} on DSP {args.domain}: {counts['train']['pairs']:,} pairs of {counts['train']['queries']:,} queries to "
         f"train on, {counts['test']['pairs']:,} pairs of {counts['test']['queries']:,} unseen queries to test; one epoch, "
-        f"{args.batch_size} pairs a step, at most {args.max_length} tokens, fp32. Mean [lowest to highest] over seeds.",
+        f"{args.batch_size} pairs a step, at most {args.max_length} tokens, {'bf16' if args.bf16 else 'fp32'}. Mean [lowest to highest] over seeds.",
         "",
         "| | learning rate | accuracy | " + " | ".join(f"against {name}" for name in rivals) + " | CPU s | wall s |",
         "|---|---|---|" + "---|" * len(rivals) + "---|---|",

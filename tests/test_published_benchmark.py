@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_the_data_is_split_by_prompt_twice_and_a_word_model_finds_the_mark(progr
     baselines.main(["--data", str(tmp_path / "data"), "--runs", f"mine={tmp_path}/pairs.parquet"])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| harmless"))
     assert row.split(" | ")[-1].startswith("62.5 ± ")
+    judged |= dict.fromkeys(("helpful", "webgpt"), judged["harmless"])
+    write_pair_rewards(judged, tmp_path / "pairs.parquet")
+    baselines.main(["--data", str(tmp_path / "data"), "--runs", f"mine={tmp_path}/pairs.parquet"])
+    row = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("| mine | TF-IDF, trained on all")
+    )
+    assert re.fullmatch(r"(\| -37\.5 ± \d+\.\d ){4}\|", row.split("sets ")[1])
     write_pair_rewards({"helpful": PairRewards(np.ones(3), np.zeros(3), np.arange(3))}, tmp_path / "pairs.parquet")
     with pytest.raises(SystemExit, match=r"'helpful' of .* does not have the pairs"):
         baselines.main(["--data", str(tmp_path / "data"), "--runs", f"mine={tmp_path}/pairs.parquet"])
@@ -180,6 +188,33 @@ def test_the_first_layers_are_a_model_of_their_own(programs, base_model, tmp_pat
         main([base_model(), "1", str(output)])
     with pytest.raises(SystemExit, match="`layers` is 9, but"):
         main([base_model(), "9", str(tmp_path / "more")])
+
+
+def test_a_decoder_is_compared_with_trl_on_the_same_pairs(monkeypatch, files, base_model, tmp_path, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import against_trl
+
+    data = str(files / "domain_specific_preference.test.json")
+    flags = ["--data", data, "--model", base_model(), "--arms", "trl", "ours-last", "--queries", "16", "--seeds", "1"]
+    flags += [
+        "--learning-rates",
+        "1e-2",
+        "--max-length",
+        "48",
+        "--threads",
+        "1",
+        "--output",
+        str(tmp_path / "runs.json"),
+    ]
+    against_trl.main(flags)
+    runs = json.loads((tmp_path / "runs.json").read_text())["runs"].values()
+    assert [(run["arm"], run["phase"]) for run in runs] == [
+        (arm, phase) for arm in ("trl", "ours-last") for phase in ("tune", "final")
+    ]
+    assert {(run["train_pairs"], run["steps"]) for run in runs if run["phase"] == "final"} == {(52, 7)}
+    assert capsys.readouterr().out.count("| 0.01 | ") == 2
+    with pytest.raises(SystemExit, match="holds runs of other settings"):
+        against_trl.main([*flags, "--bf16"])
 
 
 def test_a_study_in_forks_leaves_what_a_launched_one_does(base_model, tmp_path):

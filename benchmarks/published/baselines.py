@@ -7,8 +7,8 @@ What a reward model must beat on the held-out published prompts: "the longer ans
 
 The regression sees TF-IDF of words and word pairs, chosen minus rejected. It is trained on the prompts that GRFT or CRFT
 are trained on: on all general sets at once, on each general set, and on each domain. `--runs` adds models by the rewards that
-their runs have kept. Accuracy in percent, with the half width of the 95% interval over prompts; that of the mean takes the sets as
-independent.
+their runs have kept, and compares them with the rules pair by pair on the general sets. Accuracy in percent, with the half width of the
+95% interval over prompts; that of the mean takes the sets as independent.
 """
 
 from __future__ import annotations
@@ -43,21 +43,30 @@ def main(argv: list[str] | None = None) -> None:
     test = pairs({name: str(args.data / name) for name in (*GENERAL, *domains)}, "test")
     pooled = WordModel([pair for name in GENERAL for pair in train[name]])
     found: dict[str, dict[str, list[float]]] = {}
+    rules: dict[str, dict[str, np.ndarray]] = {}
     for name, rows in test.items():
         own = WordModel(train[name])
-        found[name] = {
-            "longer answer wins": of_wins(longer_wins(*lengths(rows)), rows),
-            "TF-IDF, trained on this set": of_wins(own.wins(rows), rows),
+        rules[name] = {
+            "longer answer wins": longer_wins(*lengths(rows)),
+            "TF-IDF, trained on this set": own.wins(rows),
         }
         if name in GENERAL:
-            found[name]["TF-IDF, trained on all general sets"] = of_wins(pooled.wins(rows), rows)
+            rules[name]["TF-IDF, trained on all general sets"] = pooled.wins(rows)
+        found[name] = {rule: of_wins(wins, rows) for rule, wins in rules[name].items()}
+    better: dict[str, dict[str, list[list[float]]]] = {}
     for name, file in args.runs:
         for own, judged in read_pair_rewards(file).items():
             row = own.replace("dsp_", "dsp-")
             if len(judged.prompt) != len(test.get(row, ())):
                 raise SystemExit(f"error: '{own}' of {file} does not have the pairs of {args.data / row}.")
-            found[row][name] = interval(wins_of(judged.margins), judged.prompt)
+            wins = wins_of(judged.margins)
+            found[row][name] = interval(wins, judged.prompt)
+            if row in GENERAL and np.all(np.diff(judged.prompt) > 0):  # a pair a prompt, in the order of the rows
+                for rule, others in rules[row].items():
+                    better.setdefault(name, {}).setdefault(rule, []).append(of_difference(wins - others))
     print(table(found, {name: len(rows) for name, rows in test.items()}))
+    if better:
+        print("\n" + differences(better))
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -111,6 +120,11 @@ def of_wins(wins: np.ndarray, rows: list[dict[str, Any]]) -> list[float]:
     return interval(wins, np.unique([row["prompt_id"] for row in rows], return_inverse=True)[1])
 
 
+def of_difference(values: np.ndarray) -> list[float]:
+    """Mean with the low and high end of its interval, of one value a prompt."""
+    return [float(values.mean()), *(Bootstrap().interval(values, np.arange(len(values))) or [float("nan")] * 2)]
+
+
 def interval(wins: np.ndarray, prompts: np.ndarray) -> list[float]:
     """The same, from the number of each pair's prompt."""
     return [float(wins.mean()), *(Bootstrap().accuracy_interval(wins, prompts) or [float("nan")] * 2)]
@@ -130,10 +144,25 @@ def table(found: dict[str, dict[str, list[float]]], counts: dict[str, int]) -> s
     return "\n".join(lines)
 
 
-def mean_of_sets(sets: list[list[float]]) -> str:
-    """Mean accuracy of independent test sets, with its half width."""
-    accuracy, low, high = np.array(sets).T
-    return f"{100 * accuracy.mean():.1f} ± {50 * np.sqrt(((high - low) ** 2).sum()) / len(sets):.1f}"
+def differences(better: dict[str, dict[str, list[list[float]]]]) -> str:
+    """The Markdown table of what each run ranks better than each rule, on the same pairs."""
+    rows = [
+        f"| {name} | {rule} | " + " | ".join(f"{100 * d:+.1f} ± {50 * (b - a):.1f}" for d, a, b in sets)
+        for name, rules in better.items()
+        for rule, sets in rules.items()
+        if len(sets) == len(GENERAL)
+    ]
+    means = [
+        mean_of_sets(sets, "+") for rules in better.values() for sets in rules.values() if len(sets) == len(GENERAL)
+    ]
+    head = ["| run | better than | " + " | ".join(GENERAL) + " | mean |", "|---" * (len(GENERAL) + 3) + "|"]
+    return "\n".join(head + [f"{row} | {mean} |" for row, mean in zip(rows, means)])
+
+
+def mean_of_sets(sets: list[list[float]], sign: str = "") -> str:
+    """Mean of independent test sets, with its half width."""
+    values, low, high = np.array(sets).T
+    return f"{100 * values.mean():{sign}.1f} ± {50 * np.sqrt(((high - low) ** 2).sum()) / len(sets):.1f}"
 
 
 if __name__ == "__main__":
