@@ -124,7 +124,9 @@ class ScoringTrainer(EngineHooks, TrainerHooks):
             "show_progress": not args.disable_tqdm and self.is_local_process_zero(),
             "before_each": before_each,
         }
-        with evaluating(model), self.weights_cast_once(), self.compute_loss_context_manager():
+        # `train` prepares the model: only then does it have autocast around it, which a second one does not change.
+        autocast = self.accelerator.autocast()
+        with evaluating(model), self.weights_cast_once(), autocast, self.compute_loss_context_manager():
             halves = {"on_out_of_memory": self.retry.said_of_scoring}
             parts = {"device": args.device, "accelerator": self.accelerator, **halves}
             return compute_rewards(model, data, self.collator(), **parts, **options)

@@ -209,3 +209,25 @@ def test_layers_of_gpt2_read_copies_too(tmp_path):
             gradients = torch.autograd.grad(found.float().square().sum(), (hidden, layer.weight, layer.bias))
     assert not casts.count and torch.equal(found, expected)
     assert all(map(torch.equal, gradients, expected_gradients))
+
+
+@pytest.mark.parametrize("layout", ["plain", "shared"])
+def test_an_evaluation_before_training_computes_as_one_after_it(layout, make_trainer, rows, monkeypatch):
+    """accelerate puts autocast around the model when `train` prepares it; an evaluation must not wait for that."""
+    seen = []
+    product = torch.nn.functional.linear
+
+    def linear(input, weight, *rest):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return product(input, weight, *rest)
+
+    trainer = make_trainer(
+        rows.ranked(4), eval_rows=rows.ranked(3, seed=1), bf16=True, batch_layout=layout, learning_rate=0.0
+    )
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    before, cast = trainer.evaluate(), seen.copy()
+    trainer.train()
+    seen.clear()
+    after = trainer.evaluate()
+    assert any(cast) and cast == seen  # the reward head is in fp32
+    assert before["eval_loss"] == after["eval_loss"]

@@ -56,6 +56,7 @@ def test_a_start_in_bf16_compiles_nothing(use_cpu, make_trainer, rows):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     trainer = make_trainer(rows.ranked(4), bf16=True, batch_layout="shared", use_cpu=use_cpu)
+    trainer.model = trainer.accelerator.prepare_model(trainer.model)  # as `train` does: it puts autocast around it
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     assert trainer.batch_layout == "shared"
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
