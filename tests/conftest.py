@@ -138,11 +138,11 @@ def train_byte_level_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """`base_model("llama" | "qwen3", tied=False)`: folder of a random causal LM with its tokenizer, built once."""
+    """`base_model("llama" | "qwen3", …)`: folder of a random causal LM with its tokenizer, built once."""
     built: dict[Any, str] = {}
 
-    def get(architecture: str = "llama", *, tied: bool = False) -> str:
-        key = (architecture, tied)
+    def get(architecture: str = "llama", *, tied: bool = False, hidden_size: int = HIDDEN_SIZE) -> str:
+        key = (architecture, tied, hidden_size)
         if key in built:
             return built[key]
         from transformers import AutoTokenizer
@@ -162,7 +162,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             folder,
             len(AutoTokenizer.from_pretrained(folder)),
             architecture=architecture,
-            hidden_size=HIDDEN_SIZE,
+            hidden_size=hidden_size,
             num_heads=2,
             tie_word_embeddings=tied,
             initializer_range=0.2,  # so that different texts get clearly different rewards

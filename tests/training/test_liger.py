@@ -120,11 +120,14 @@ KERNELS = ("_rms_norm_forward_kernel", "_swiglu_forward_kernel", "_triton_rope")
 @pytest.mark.gpu
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="needs liger-kernel")
 @pytest.mark.parametrize("layout", ["plain", "shared"])
-def test_a_step_runs_ligers_kernels_and_gives_the_rewards_of_stock_ones(layout, make_trainer, rows, tmp_path):
-    options = {"use_cpu": False, "bf16": False, "batch_layout": layout}
-    stock = make_trainer(rows.ranked(8), eval_rows=rows.ranked(6, seed=1), **options)
+def test_a_step_runs_ligers_kernels_and_gives_the_rewards_of_stock_ones(
+    layout, make_trainer, base_model, rows, tmp_path
+):
+    options = {"use_cpu": False, "bf16": False, "batch_layout": layout, "eval_rows": rows.ranked(6, seed=1)}
+    base = base_model(hidden_size=64)  # heads of 32, as of real models
+    stock = make_trainer(rows.ranked(8), base, **options)
     expected = stock.compute_rewards(stock.prepare_data(stock.eval_dataset, "eval"))
-    trainer = make_trainer(rows.ranked(8), eval_rows=rows.ranked(6, seed=1), use_liger_kernel=True, **options)
+    trainer = make_trainer(rows.ranked(8), base, use_liger_kernel=True, **options)
     found = trainer.compute_rewards(trainer.prepare_data(trainer.eval_dataset, "eval"))
     assert found == pytest.approx(expected, abs=1e-4)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

@@ -15,6 +15,8 @@ from ...batches.shared_layout import SharedLayout
 
 # Rows are padded to a multiple of this, so that the compiled kernel meets few lengths.
 BLOCK_SIZE = 128
+# The compiled kernel takes no smaller heads; zeros at the end of each change nothing.
+SMALLEST_HEAD = 16
 
 
 @lru_cache(maxsize=1)
@@ -72,8 +74,10 @@ def flex_shared_attention(
     """
     mask = layout.kept(("flex", str(query.device), window), lambda: shared_block_mask(layout, query.device, window))
     padding = mask.shape[-1] - query.shape[2]
-    if padding:
-        query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))
+    width, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = (
+        F.pad(tensor, (0, max(SMALLEST_HEAD - tensor.shape[-1], 0), 0, padding)) for tensor in (query, key, value)
+    )
     kernel = _compiled()[0] if query.device.type == "cuda" else flex_attention
     output = kernel(
         query,
@@ -83,4 +87,4 @@ def flex_shared_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return output[:, :, : layout.num_tokens]
+    return output[:, :, : layout.num_tokens, :width]

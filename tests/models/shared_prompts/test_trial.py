@@ -224,6 +224,8 @@ def test_on_a_gpu_the_trial_takes_less_than_three_seconds_and_compiles_nothing(t
 
 def test_the_stand_in_has_the_arguments_of_the_kernel():
     varlen = pytest.importorskip("torch.nn.attention.varlen")
+    if varlen_attention.installed_kernel("cuda") is None:
+        pytest.skip("the kernel of this torch has other arguments, and is not used")
     expected = inspect.signature(varlen.varlen_attn).parameters
     found = inspect.signature(varlen_by_sdpa).parameters
     kinds = {name: (parameter.kind, parameter.default) for name, parameter in found.items()}
