@@ -56,7 +56,7 @@ class Meter:
         wins = wins_of(difference).sum()
         read = rewards[: len(rewards) - batch.num_alone] if len(batch.better) else rewards[:0]
         values = [*losses, wins, difference.sum(), difference.numel(), read.sum(), (read**2).sum(), read.numel()]
-        values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=rewards.device) for v in values])
+        values = torch.stack([_as_double(value, rewards.device) for value in values])
         self.sums = values if self.sums is None else self.sums + values
 
     def end_step(self) -> None:
@@ -120,3 +120,10 @@ class Meter:
         """
         self.sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
         self.steps = steps
+
+
+def _as_double(value: torch.Tensor | int, device: torch.device) -> torch.Tensor:
+    """A scalar on the device. A number is filled in there: to copy one from the host would wait for the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=device)
