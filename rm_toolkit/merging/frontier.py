@@ -126,6 +126,7 @@ def evaluate_between(
     seed: int = 0,
     device: str | None = None,
     tokens_per_batch: int = 16384,
+    bf16: bool = False,
     cache_dir: str | None = None,
     show_progress: bool = True,
 ) -> list[Point]:
@@ -140,6 +141,7 @@ def evaluate_between(
         seed (`int`): Seed of fractions and splits.
         device (`str`, *optional*): Default: a GPU if there is one.
         tokens_per_batch (`int`): Padded tokens computed at once.
+        bf16 (`bool`): Whether to compute rewards in bf16 autocast, as the evaluation of a run with `bf16` does.
         cache_dir (`str`, *optional*): Cache for raw files.
         show_progress (`bool`): Whether to draw a progress bar.
 
@@ -158,7 +160,7 @@ def evaluate_between(
     specs = {**general_datasets, **customized_datasets}
     data = load_datasets(specs, split, seed=seed, cache_dir=cache_dir, format=saved.settings.data_format)
     sets = _tokenize(data, tokenizer, saved.settings, show_progress)
-    model = _Between(str(general), str(customized), target)
+    model = _Between(str(general), str(customized), target, bf16)
     collator = PreferenceCollator(
         tokenizer.pad_token_id or 0, layout=model.layout, pools_all=model.model.settings.pools_all
     )
@@ -217,14 +219,16 @@ def choose(points: Sequence[Point], allowed_loss: float) -> Point:
 class _Between:
     """A reward model whose parameters are set for each weight."""
 
-    def __init__(self, general: str, customized: str, device: torch.device):
+    def __init__(self, general: str, customized: str, device: torch.device, bf16: bool):
         self.device, self.folders, self.source = device, (general, customized), general
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         self.model = RewardModel.from_pretrained(customized, require_head=True).to(device).eval()
         other = RewardModel.from_pretrained(general, self.model.settings, require_head=True).to(device)
         self.general = other.base_classifier.state_dict()
         self.current = self.model.base_classifier.state_dict()
         self.customized = {name: tensor.clone() for name, tensor in self.current.items()}
-        self.layout = "shared" if share_if_exact(self.model, device) else "plain"
+        exact = share_if_exact(self.model, device, torch.bfloat16 if bf16 else None)
+        self.layout = "shared" if exact else "plain"
 
     @torch.no_grad()
     def set_weight(self, weight: float) -> None:
@@ -233,13 +237,14 @@ class _Between:
             tensor.copy_(interpolate(self.general[name], [self.customized[name]], [weight]))
 
     def score(self, data: TokenizedPreferences, collator: PreferenceCollator, tokens_per_batch: int) -> np.ndarray:
-        rewards = compute_rewards(
-            self.model,
-            data,
-            collator,
-            tokens_per_batch=tokens_per_batch,
-            device=self.device,
-            show_progress=False,
-        )
+        with self.autocast:
+            rewards = compute_rewards(
+                self.model,
+                data,
+                collator,
+                tokens_per_batch=tokens_per_batch,
+                device=self.device,
+                show_progress=False,
+            )
         check_finite(rewards, self.model, self.source)
         return rewards

@@ -195,7 +195,7 @@ def merged_models(study: StudyConfig, cell: Cell, words: list[str], general: Pat
     from ..training.recipe import parse_recipe
 
     flags = words[words.index("--config") + 2 :]
-    recipe, _, _ = parse_recipe(study.crft.config, flags)
+    recipe, training, _ = parse_recipe(study.crft.config, flags)
     own = customized_set(study, cell.domain)
     return evaluate_between(
         general,
@@ -204,6 +204,7 @@ def merged_models(study: StudyConfig, cell: Cell, words: list[str], general: Pat
         {own: recipe.eval_datasets[own]},
         sorted(set(study.merge_weights)),
         seed=cell.seed,
+        bf16=training.bf16,
         show_progress=False,
     )
 

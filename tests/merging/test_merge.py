@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rm_toolkit.cli import main
 from rm_toolkit.errors import InputError
-from rm_toolkit.merging.frontier import compute_frontier
+from rm_toolkit.merging.frontier import compute_frontier, evaluate_between
 from rm_toolkit.merging.merge import check_weights, merge_models
 from rm_toolkit.models.reward_model import RewardModel
 from rm_toolkit.models.saving import save_reward_model
@@ -330,6 +330,23 @@ def test_a_frontier_of_weights_that_are_not_finite_names_the_model(at, general, 
     spec = {"path": str(rows), "source": "jsonl"}
     with pytest.raises(InputError, match=f"are not finite .*: the weights of '{folders[at]}'"):
         compute_frontier(*folders.values(), {"a": spec}, {"b": spec}, [], show_progress=False)
+
+
+def test_a_frontier_in_bf16_computes_as_a_run_with_bf16_evaluates(general, customized, tmp_path, make_trainer):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in pair_rows(12, 0)))
+    sets = {"a": {"path": str(rows), "source": "jsonl"}}, {"b": {"path": str(rows), "source": "jsonl"}}
+
+    def rewards(**how):
+        points = evaluate_between(general, customized, *sets, [1.0], show_progress=False, **how)
+        return points[0].pairs["a"].better
+
+    options = {"bf16": True, "max_length": 48, "batch_layout": "shared", "per_device_eval_batch_size": 64}
+    trainer = make_trainer(pair_rows(12, 0), str(customized), eval_rows=pair_rows(12, 0), **options)
+    data = trainer.prepare_data(trainer.eval_dataset, "eval")
+    expected = trainer.compute_rewards(data)[data.better]
+    assert rewards(bf16=True) == pytest.approx(expected, abs=1e-6)
+    assert abs(rewards() - expected).max() > 1e-4
 
 
 def test_the_frontier_agrees_with_models_on_disk(general, customized, tmp_path, capsys, no_fresh_process):
