@@ -18,14 +18,21 @@ import runpy
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
-from rm_toolkit.study import runner
-from rm_toolkit.study.grid import Cell, StudyConfig, load_study
-from rm_toolkit.study.report import write_report
+
+# A process that has touched the GPU cannot be forked for others that use it. So torch asks for GPUs without touching them, and
+# bitsandbytes, which PEFT imports and which asks for their kind at once, is left to the forks.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+
+from rm_toolkit.study import runner  # noqa: E402
+from rm_toolkit.study.grid import Cell, StudyConfig, load_study  # noqa: E402
+from rm_toolkit.study.report import write_report  # noqa: E402
 
 
-# What a run imports in any case. None of it may touch the GPU: a process that has cannot be forked for another one.
+# What a run imports in any case.
 IMPORTS = (
     "torch",
     "trl.trainer.reward_trainer",
@@ -125,10 +132,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell later than this")
     parser.add_argument("--stage", nargs="+", choices=["grft", "crft"], default=["grft", "crft"], help="stages to run")
     args = parser.parse_args(argv)
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks for GPUs without touching them
     os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
     for name in IMPORTS:
         importlib.import_module(name)
+    sys.modules.pop("bitsandbytes", None)
+    if sys.modules["torch"].cuda.is_initialized():
+        sys.exit("error: an import has begun to use the GPU, so that no run can be forked. Use recipes/study.py.")
+    # Python 3.12 warns of forks of a process with threads: these are of libraries, and idle.
+    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     runner.call = run_here
     forking = ForkingRunner(load_study(args.config), args.seconds, args.stage)
     complete = False
