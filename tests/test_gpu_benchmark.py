@@ -149,6 +149,48 @@ def test_a_feature_without_a_setting_is_off_inside_its_side_alone(gpu, monkeypat
     assert module.name_list is before
 
 
+def test_the_processes_that_start_at_once_share_the_cores(gpu, monkeypatch):
+    from speed.gpu import flags
+
+    monkeypatch.setattr(flags.os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    assert flags.processes_of("train-dsp", None) == (4, 4)
+    assert flags.processes_of("score", None) == (1, 16)
+    assert flags.processes_of("evaluate-helpful", 2) == (3, 2)
+    monkeypatch.setattr(flags.os, "sched_getaffinity", lambda pid: range(2))
+    assert flags.processes_of("train-dsp", None) == (4, 1)
+    assert {part.partition("-")[0] for part in flags.PARTS} == set(flags.SIDES_AT_ONCE)
+
+
+def test_a_cpu_keeps_one_thread(gpu, throughput):
+    assert throughput.parse([]).threads == throughput.parse(["--part", "train-dsp"]).threads == 1
+    assert throughput.parse(["--device", "cuda"]).threads is None
+    assert throughput.parse(["--device", "cuda", "--threads", "3"]).threads == 3
+
+
+def test_processes_are_started_before_anything_slow_is_imported(tmp_path):
+    """What the parent imports would delay them, and what they import before they are told their threads keeps others."""
+    script = "import sys; import speed.gpu.workers, speed.gpu.flags; print([m for m in ('torch', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=BENCHMARKS, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_takes_the_process_that_was_started_and_a_late_one_is_ended(gpu, monkeypatch):
+    from speed.gpu import workers
+
+    side = gpu.sides.Side("a")
+    with workers.Workers() as pool:
+        pool.start(2, threads=1)
+        spares = [worker.process for worker in pool._spare]
+        pool.deadline = workers.Deadline(120)
+        with pytest.raises(workers.Failed, match="no_such_function"):
+            pool.run(side, None, "speed.gpu.rows:no_such_function")
+        assert pool._workers["a"].process is spares[0] and pool._workers["a"].imported > 0
+        pool.deadline = workers.Deadline(0)
+        with pytest.raises(workers.TimeRanOut):
+            pool.run(gpu.sides.Side("b"), None)
+    assert not any(process.is_alive() for process in spares)
+
+
 def run_script(tmp_path, *options):
     command = [sys.executable, str(BENCHMARKS / "throughput.py"), *TINY.split(), "--output", str(tmp_path), *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -159,17 +201,22 @@ def lines_of(path):
 
 
 @pytest.fixture
-def run_here(gpu):
+def throughput():
+    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_here(gpu, throughput):
     """Runs the script in this process; afterwards, threads, notes and progress bars are restored."""
     import datasets
     import torch
     import transformers
 
-    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     threads, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
-    yield lambda *options: module.main([*TINY.split(), *options])
+    yield lambda *options: throughput.main([*TINY.split(), *options])
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity(verbosity)
     datasets.enable_caching()

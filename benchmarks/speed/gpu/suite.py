@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data import make_tokenizer, only_fitting
 from . import tables
-from .flags import PARTS
+from .flags import PARTS, processes_of
 from .flops import Work, distinct_work
 from .races import Races
 from .rows import load_rows, take_distinct
@@ -25,10 +25,12 @@ class Suite(Races):
 
     Args:
         args (`argparse.Namespace`): The parsed command line.
+        workers (`Workers`): The processes; those of the first part may have been started.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, workers: Workers):
         super().__init__(args)
+        self.workers = workers
         num_pairs = args.pairs_per_step * (args.steps + 1)
         found = {name: load_rows(name, args.data, num_pairs) for name in ("dsp", "helpful")}
         self.tokenizer = make_tokenizer(list(found.values()), self.folder / "tokenizer")
@@ -42,10 +44,11 @@ class Suite(Races):
             self.begin(part)
             self.emit(self.header(self.rows.values()))
             began = time.monotonic()
-            deadline = Deadline(self.args.time_limit)
+            self.workers.deadline = Deadline(self.args.time_limit)
             kind, _, name = part.partition("-")
             try:
-                with Workers(deadline, self.args.threads, self.args.in_process) as workers:
+                with self.workers as workers:
+                    workers.start(*processes_of(part, self.args.threads))
                     getattr(self, kind)(workers, *([name] if name else []))
             except Exception as error:
                 self.failed.append(part)
