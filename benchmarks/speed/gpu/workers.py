@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -197,6 +198,8 @@ def quiet(threads: int) -> None:
 
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
+    # Liger warns of each kernel of another backend that it cannot import; it falls back to Triton's.
+    logging.getLogger("liger_kernel").setLevel(logging.ERROR)
     datasets.disable_caching()
     datasets.disable_progress_bars()
 
