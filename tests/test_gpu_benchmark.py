@@ -191,6 +191,89 @@ def test_a_worker_takes_the_process_that_was_started_and_a_late_one_is_ended(gpu
     assert not any(process.is_alive() for process in spares)
 
 
+class Scripted:
+    """Stands in for the workers: answers from a table instead of running anything, and stops after `limit` jobs."""
+
+    def __init__(self, speed, limit=100, too_large=()):
+        self.speed, self.limit, self.too_large = speed, limit, too_large
+        self.asked = []
+
+    def run(self, side, job, call=""):
+        from speed.gpu.workers import TimeRanOut
+
+        if len(self.asked) == self.limit:
+            raise TimeRanOut("the part's time is up")
+        self.asked.append((side.name, job.micro_batch, job.steps, job.warm_up))
+        if (side.name, job.micro_batch) in self.too_large:
+            return {"error": "out of memory"}
+        pairs = job.pairs_per_step * (job.steps - job.warm_up)
+        seconds = pairs / (self.speed[side.name] * job.micro_batch)
+        work = {"tokens": 100 * pairs, "attention_pairs": 0, "untouched": 0}
+        return {"seconds": [seconds], "pairs": pairs, "work": work, "peak": 0, "build": 1.0, "weights": "the same"}
+
+    def end(self, name):
+        pass
+
+
+SPEED = {"TRL": 1.0, "TRL at its best": 2.0, "ours, plain": 2.5, "ours, fast": 6.0}
+
+
+@pytest.fixture
+def suite(gpu, throughput, tmp_path):
+    """The benchmark's parts at a tiny size, for the main sides, to be run with [`Scripted`] workers."""
+    from speed.gpu.suite import Suite
+
+    suite = Suite(throughput.parse([*TINY.split(), "--part", "search-dsp", "--output", str(tmp_path)]), None)
+    suite.begin("train-dsp")
+    return suite
+
+
+def test_the_most_important_sides_run_first_and_the_table_keeps_its_order(suite, tmp_path):
+    workers = Scripted(SPEED)
+    suite.train(workers, "dsp")
+    assert [name for name, *_ in workers.asked] == ["ours, fast", "TRL at its best", "TRL", "ours, plain"]
+    _, _, *rows = lines_of(tmp_path / "train-dsp.md")
+    assert [row[0] for row in rows] == ["TRL", "TRL at its best", "ours, plain", "ours, fast"]
+    assert rows[3][3:5] == ["6.00 (6.00 to 6.00)", "3.00 (3.00 to 3.00)"]
+
+
+def test_what_was_measured_is_in_the_table_when_time_runs_out_in_the_first_repeat(suite, tmp_path):
+    suite.train(Scripted(SPEED, limit=2), "dsp")
+    text = (tmp_path / "train-dsp.md").read_text()
+    head, _, *rows = lines_of(tmp_path / "train-dsp.md")
+    assert "Not all repeats were made" in text and [row[0] for row in rows] == ["TRL at its best", "ours, fast"]
+    fast = dict(zip(head, rows[1]))
+    assert fast["x TRL at its best"] == "3.00 (3.00 to 3.00)" and fast["x TRL"] == ""
+
+
+def test_a_search_warms_a_process_up_and_stops_at_what_does_not_fit(suite, tmp_path):
+    workers = Scripted(SPEED, too_large={("TRL", 4), ("ours, plain", 8)})
+    suite.begin("search-dsp")
+    suite.search(workers, "dsp")
+    # Side, pairs, steps, steps that are not counted: in the first run of a process more of them.
+    assert workers.asked[:2] == [("ours, fast", 4, 4, 3), ("ours, fast", 8, 2, 1)]
+    assert [asked[:2] for asked in workers.asked[4:]] == [("TRL", 4), ("ours, plain", 4), ("ours, plain", 8)]
+    _, _, *rows = lines_of(tmp_path / "search-dsp.md")
+    assert [(row[0], row[2]) for row in rows[::2]] == [("TRL", "-"), ("ours, plain", "-")]
+    assert json.loads((tmp_path / "search-dsp.json").read_text()) == {
+        "ours, fast": 8,
+        "TRL at its best": 8,
+        "ours, plain": 4,
+    }
+
+
+def test_a_search_that_is_cut_short_chooses_nothing_for_what_it_did_not_finish(suite, tmp_path):
+    suite.begin("search-dsp")
+    suite.search(Scripted(SPEED, limit=3), "dsp")
+    assert [row[:2] for row in lines_of(tmp_path / "search-dsp.md")[2:]] == [
+        ["TRL at its best", "8.0"],
+        ["ours, fast", "24.0"],
+    ]
+    suite.begin("train-dsp")
+    assert set(suite.sizes("dsp").values()) == {8}  # the fast side's
+    assert "did not get to TRL at its best, TRL, ours, plain" in (tmp_path / "train-dsp.md").read_text()
+
+
 def run_script(tmp_path, *options):
     command = [sys.executable, str(BENCHMARKS / "throughput.py"), *TINY.split(), "--output", str(tmp_path), *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -26,6 +26,9 @@ from .profile import summary
 from .sides import Side, features_of
 
 
+OUT_OF_MEMORY = "out of memory"
+
+
 @dataclass(frozen=True)
 class Job:
     """
@@ -84,7 +87,7 @@ def run(side: Side, job: Job) -> dict[str, Any]:
         with features_of(side):
             return _evaluate(side, job) if job.evaluation else _train(side, job)
     except torch.OutOfMemoryError:
-        return {"error": "out of memory"}
+        return {"error": OUT_OF_MEMORY}
     finally:
         gc.collect()
         if job.device == "cuda":

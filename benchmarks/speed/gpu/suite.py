@@ -6,6 +6,7 @@ import argparse
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..data import make_tokenizer, only_fitting
@@ -15,7 +16,7 @@ from .flops import Work, distinct_work
 from .races import Races
 from .rows import load_rows, take_distinct
 from .runs import Job
-from .sides import FAST, FEATURES, FILLING, MAIN_SIDES, PLAIN, TRL, TRL_BEST, Feature, Side, make_sides
+from .sides import FAST, FEATURES, FILLING, MAIN_SIDES, PLAIN, TRL, TRL_BEST, Feature, Side, by_importance, make_sides
 from .workers import Deadline, Workers
 
 
@@ -31,7 +32,7 @@ class Suite(Races):
     def __init__(self, args: argparse.Namespace, workers: Workers):
         super().__init__(args)
         self.workers = workers
-        num_pairs = args.pairs_per_step * (args.steps + 1)
+        num_pairs = args.pairs_per_step * (args.steps + 3)  # with the profiled step and those of a cold process
         found = {name: load_rows(name, args.data, num_pairs) for name in ("dsp", "helpful")}
         self.tokenizer = make_tokenizer(list(found.values()), self.folder / "tokenizer")
         self.rows = {name: only_fitting(rows, self.tokenizer, args.max_length) for name, rows in found.items()}
@@ -62,19 +63,28 @@ class Suite(Races):
     # ---- parts ----
 
     def search(self, workers: Workers, name: str) -> None:
-        """Finds the best micro-batch of each side with a step or two at each size."""
-        sizes = [size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0]
-        table, best = [], {}
+        """Finds the best micro-batch of each side with one measured step at each size."""
+        sizes = sorted(size for size in self.args.micro_batches if self.args.pairs_per_step % size == 0)
+        # The first run of a process also loads kernels and compiles; sizes are to be compared without that.
+        jobs = {size: self.job(name, size, steps=2, colder=2 * (size == sizes[0])) for size in sizes}
+        found: dict[str, dict[int, float]] = {}
+        best = {}
         with self.as_far_as_time_goes():
-            for side in self._searched():
-                rates = self.rates_of(workers, side, {size: self.job(name, size, steps=2) for size in sizes})
+            for side in by_importance(self._searched()):
+                rates = found[side.name] = {}  # filled as it goes: the table has it even if time runs out
+                self.rates_of(workers, side, jobs, rates)
                 workers.end(side.name)
                 if rates:
                     best[side.name] = max(rates, key=rates.__getitem__)
-                table.append([side.name, *(f"{rates[size]:.1f}" if size in rates else "-" for size in sizes)])
                 self.keep(best)
+        table = [
+            [side.name, *(f"{found[side.name][size]:.1f}" if size in found[side.name] else "-" for size in sizes)]
+            for side in self._searched()
+            if side.name in found
+        ]
         head = ("side", *(f"{size} pairs" for size in sizes))
-        self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table))
+        note = "-: out of memory there or at a smaller size, or not measured."
+        self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table, note))
 
     def train(self, workers: Workers, name: str) -> None:
         """Times training on all main sides, interleaved."""
@@ -92,16 +102,17 @@ class Suite(Races):
         """Times evaluation with TRL and both of our sides, each at the best of the batch sizes tried."""
         sides = [self.sides[key] for key in (TRL, PLAIN, FAST)]
         jobs: dict[str, Job] = {}
+        size = min(self.args.micro_batches)
+        tried = {
+            batch: self.job(name, size, steps=1, evaluation=True, batch=batch, colder=int(batch == size))
+            for batch in self.args.micro_batches
+        }
         with self.as_far_as_time_goes():
-            for side in sides:
-                size = min(self.args.micro_batches)
-                tried = {
-                    batch: self.job(name, size, steps=1, evaluation=True, batch=batch)
-                    for batch in self.args.micro_batches
-                }
-                rates = self.rates_of(workers, side, tried)
+            for side in by_importance(sides):
+                rates: dict[int, float] = {}
+                self.rates_of(workers, side, tried, rates)
                 if rates:
-                    jobs[side.name] = tried[max(rates, key=rates.__getitem__)]
+                    jobs[side.name] = replace(tried[max(rates, key=rates.__getitem__)], warm_up=1)
         sizes = {key: job.more["per_device_eval_batch_size"] for key, job in jobs.items()}
         runs = self.repeat(workers, [side for side in sides if side.name in jobs], jobs.__getitem__)
         self._speed_table(name, f"Evaluation, {name}", sides, runs, sizes, (TRL,), backward=False)
@@ -141,7 +152,7 @@ class Suite(Races):
         more = {"max_tokens_per_batch": None}
         found: dict[str, dict[str, Any]] = {}
         with self.as_far_as_time_goes():
-            for side in [self.sides[key] for key in MAIN_SIDES]:
+            for side in by_importance(self.sides[key] for key in MAIN_SIDES):
                 run = self.try_run(workers, side, self.job("dsp", size, steps=2, more={} if side.trl else more))
                 workers.end(side.name)
                 if run:
@@ -155,7 +166,7 @@ class Suite(Races):
                 f"{run['peak'] / base['peak']:.2f}" if base and base["peak"] else "",
                 f"{(run['peak'] - run['before']) / 2**30:.2f}",
             ]
-            for name, run in found.items()
+            for name, run in ((name, found[name]) for name in MAIN_SIDES if name in found)
         ]
         head = ("side", "peak GiB", "x TRL", "above the weights")
         self.emit(tables.markdown(f"Peak memory, training, dsp, {size} pairs a micro-batch", head, rows))
@@ -197,11 +208,15 @@ class Suite(Races):
         with_host: bool = False,
         evaluation: bool = False,
         batch: int | None = None,
+        colder: int = 0,
         more: dict[str, Any] | None = None,
     ) -> Job:
-        """A job on a set, with the same rows for all sides. `size` and `batch` are pairs per train and eval batch."""
+        """
+        A job on a set, with the same rows for all sides. `size` and `batch` are pairs per train and eval batch;
+        `colder` steps (or evaluations) more are not counted.
+        """
         args = self.args
-        steps = args.steps if steps is None else steps
+        steps = (args.steps if steps is None else steps) + (0 if evaluation else colder)
         count = args.pairs_per_step * (args.steps if evaluation else steps + profiled)
         more = (more or {}) | ({"per_device_eval_batch_size": batch} if batch else {})
         return Job(
@@ -218,6 +233,7 @@ class Suite(Races):
             profiled=profiled,
             with_host=with_host,
             evaluation=evaluation,
+            warm_up=1 + colder,
             more=more,
         )
 
@@ -227,7 +243,8 @@ class Suite(Races):
 
         def job_of(key: str) -> Job:
             repeats[key] += 1
-            return self.job(name, sizes[key], seed=repeats[key], profiled=repeats[key] == 1)
+            first = repeats[key] == 1
+            return self.job(name, sizes[key], seed=repeats[key], profiled=first, colder=int(first))
 
         runs = self.repeat(workers, sides, job_of)
         title = f"{title}, {self.args.pairs_per_step} pairs a step"
