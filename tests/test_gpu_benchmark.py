@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -246,6 +247,44 @@ def test_what_was_measured_is_in_the_table_when_time_runs_out_in_the_first_repea
     assert fast["x TRL at its best"] == "3.00 (3.00 to 3.00)" and fast["x TRL"] == ""
 
 
+def test_sides_that_start_from_other_weights_make_the_part_fail(suite, tmp_path):
+    workers = Scripted(SPEED)
+    answer = workers.run
+    workers.run = lambda side, job: answer(side, job) | {"weights": "of TRL" if side.name == "TRL" else "drawn"}
+    suite.train(workers, "dsp")
+    text = (tmp_path / "train-dsp.md").read_text()
+    assert "TRL did not start from the weights of ours, fast" in text and suite.failed == ["train-dsp"]
+
+
+def test_weights_have_a_fingerprint_of_their_own(gpu):
+    import torch
+    from speed.gpu.runs import fingerprint
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(30, 200), torch.nn.Linear(200, 2))
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    with torch.no_grad():
+        model[0].weight[7, 3] += 1e-4
+    assert fingerprint(model) != before
+
+
+def test_set_up_is_all_that_was_not_measured_failed_runs_included(gpu, monkeypatch):
+    from speed.gpu import spent
+
+    now = [0.0]
+    monkeypatch.setattr(spent.time, "monotonic", lambda: now[0])
+    noted = spent.Spent()
+    with noted.on("a"):
+        now[0] = 10.0
+    noted.add("a", {"seconds": [1.0, 2.0], "imports": 4.0, "trainer": 1.5})
+    with pytest.raises(ValueError), noted.on("a"):
+        now[0] = 12.0
+        raise ValueError
+    said = "Seconds of set-up, all runs of a side together: a 9.0 (waiting for imports 4.0, trainer 1.5)."
+    assert noted.note() == said
+
+
 def test_a_search_warms_a_process_up_and_stops_at_what_does_not_fit(suite, tmp_path):
     workers = Scripted(SPEED, too_large={("TRL", 4), ("ours, plain", 8)})
     suite.begin("search-dsp")
@@ -318,7 +357,11 @@ def test_training_prints_its_table(run_here, tmp_path, capsys):
     tokens = {name: float(row["tokens a pair"]) for name, row in table.items()}
     assert tokens["TRL"] > tokens["ours, plain"] > tokens["ours, fast"]
     assert "micro-batches are not the best" in printed.out  # there was no search
-    assert json.loads((tmp_path / "train-dsp.json").read_text())["ours, fast"][0]["layout"] == "shared"
+    runs = json.loads((tmp_path / "train-dsp.json").read_text())
+    assert runs["ours, fast"][0]["layout"] == "shared"
+    assert len({run["weights"] for found in runs.values() for run in found}) == 1
+    for side in SPEED:
+        assert re.search(rf"{side} [\d.]+ \(weights [\d.]+, trainer [\d.]+, first step [\d.]+\)", printed.out)
 
 
 @pytest.mark.parametrize("option", ["--pairs 512", "--parts training", "--sets dsp", "--batches 8"])

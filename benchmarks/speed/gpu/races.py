@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator
@@ -11,18 +12,44 @@ from . import tables
 from .report import Report
 from .runs import OUT_OF_MEMORY, Job
 from .sides import FAST, FILLING, PLAIN, TRL, TRL_BEST, Side, by_importance
+from .spent import Spent, Weights
 from .workers import Failed, TimeRanOut, Workers
 
 
 class Races(Report):
-    """A report that can also run sides; `sides` are all sides by name."""
+    """
+    A report that can also run sides; `sides` are all sides by name, and `failed` are the parts that are not whole.
+
+    Args:
+        args (`argparse.Namespace`): The parsed command line.
+    """
 
     sides: dict[str, Side]
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        self.failed: list[str] = []
+        self.spent, self.weights = Spent(), Weights()
+
+    def begin(self, part: str) -> None:
+        super().begin(part)
+        self.spent, self.weights = Spent(), Weights()
+
+    def timed(self, workers: Workers, side: Side, job: Any, **options: Any) -> dict[str, Any]:
+        """Runs a job as [`Workers.run`], and notes what it spent. Other weights than before make the part fail."""
+        with self.spent.on(side.name):
+            found = workers.run(side, job, **options)
+        self.spent.add(side.name, found)
+        other = self.weights.other(side.name, found)
+        if other:
+            self.failed.append(self.part)
+            self.emit(f"\n{side.name} did not start from the weights of {other}: these are not the same runs.\n")
+        return found
 
     def attempt(self, workers: Workers, side: Side, job: Job) -> dict[str, Any]:
         """Runs a job. If it fails, reports why and returns only `error`; only `TimeRanOut` is raised."""
         try:
-            found = workers.run(side, job)
+            found = self.timed(workers, side, job)
         except Failed as error:
             self.emit(f"\n{side.name} failed:\n\n    {str(error).strip().replace(chr(10), chr(10) + '    ')}\n")
             return {"error": "failed"}

@@ -37,7 +37,6 @@ class Suite(Races):
         self.tokenizer = make_tokenizer(list(found.values()), self.folder / "tokenizer")
         self.rows = {name: only_fitting(rows, self.tokenizer, args.max_length) for name, rows in found.items()}
         self.sides = make_sides(args.device)
-        self.failed: list[str] = []
 
     def run(self) -> int:
         """Runs the parts asked for and returns the exit code."""
@@ -57,7 +56,7 @@ class Suite(Races):
                 traceback.print_exc()
             self.emit(f"\nPart `{part}`: {time.monotonic() - began:.0f} s.\n")
         if self.failed:
-            self.say(f"not whole: {', '.join(self.failed)}")
+            self.say(f"not whole: {', '.join(dict.fromkeys(self.failed))}")
         return 1 if self.failed else 0
 
     # ---- parts ----
@@ -83,7 +82,7 @@ class Suite(Races):
             if side.name in found
         ]
         head = ("side", *(f"{size} pairs" for size in sizes))
-        note = "-: out of memory there or at a smaller size, or not measured."
+        note = f"-: out of memory there or at a smaller size, or not measured. {self.spent.note()}"
         self.emit(tables.markdown(f"Micro-batches, {name}: pairs/s of one step", head, table, note))
 
     def train(self, workers: Workers, name: str) -> None:
@@ -132,7 +131,7 @@ class Suite(Races):
             args.repeats,
             max(20.0, workers.deadline.left() - 60),
         )
-        found = workers.run(self.sides[FAST], job, "speed.gpu.score:run")
+        found = self.timed(workers, self.sides[FAST], job, call="speed.gpu.score:run")
         self.keep(found)
         best = found["best"]
         trials = ", ".join(f"{size}: {rate:.0f}" for size, rate in found["trials"].items())
@@ -142,7 +141,7 @@ class Suite(Races):
         dtype = "bf16" if args.device == "cuda" else "fp32"
         note = (
             f"{found['rows']} rows of {found['prompts']} prompts, tokenization included, {dtype}. Rows/s of the pipeline by batch "
-            f"size: {trials}. Largest difference of two rewards: {found['difference']:.1e} of their spread."
+            f"size: {trials}. Largest difference of two rewards: {found['difference']:.1e} of their spread. {self.spent.note()}"
         )
         self.emit(tables.markdown("Scoring, best-of-16", ("side", "rows/s", "x pipeline"), rows, note))
 
@@ -169,7 +168,9 @@ class Suite(Races):
             for name, run in ((name, found[name]) for name in MAIN_SIDES if name in found)
         ]
         head = ("side", "peak GiB", "x TRL", "above the weights")
-        self.emit(tables.markdown(f"Peak memory, training, dsp, {size} pairs a micro-batch", head, rows))
+        self.emit(
+            tables.markdown(f"Peak memory, training, dsp, {size} pairs a micro-batch", head, rows, self.spent.note())
+        )
 
     def profile(self, workers: Workers) -> None:
         """Profiles where device and host time of one step go."""
@@ -183,6 +184,7 @@ class Suite(Races):
                     kept[name] = run["profile"]
                     self.keep(kept)
                     self.emit(tables.profile_tables(name, run["profile"], run["unprofiled"]))
+        self.emit(self.spent.note())
 
     # ---- helpers of the parts ----
 
@@ -268,8 +270,8 @@ class Suite(Races):
             chosen, runs, sizes, config, self._distinct(name), self.args.peak_tflops, backward=backward, bases=bases
         )
         left_out = [f"{side.name}: without {reason}." for side in sides for reason in side.left_out]
-        note = "Tokens and MFU by formula: see `speed/gpu/flops.py`. " + " ".join(left_out)
-        self.emit(tables.markdown(title, tables.speed_head(bases), rows, note))
+        note = ["Tokens and MFU by formula: see `speed/gpu/flops.py`.", *left_out, self.spent.note()]
+        self.emit(tables.markdown(title, tables.speed_head(bases), rows, " ".join(note)))
 
     def _distinct(self, name: str) -> dict[bool, tuple[Work, int]]:
         part = self.job(name, 1).rows
