@@ -34,7 +34,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 1], help="pairs per micro-batch")
     parser.add_argument("--pairs", type=int, default=64, help="pairs in a timed training run")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; use no more than there are idle cores")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=None,
+        help="CPU threads of a process; use no more than there are idle cores (default: 1; on a GPU, the cores over the "
+        "processes that start at once)",
+    )
     parser.add_argument("--max-length", type=int, default=512, help="tokens per text")
     parser.add_argument(
         "--parts",
@@ -51,6 +57,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--{name} is of the CPU's benchmark; in the GPU's, give --{instead}")
     args.shape = args.shape or ("12M" if args.device == "cpu" else "1B")
+    if args.device == "cpu":
+        args.threads = args.threads or 1
     return args
 
 
@@ -58,15 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the measurements asked for and prints the report as it grows."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     args = parse(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore")
     if args.device == "cuda" or args.part:
-        from speed.gpu.suite import Suite
-        from speed.gpu.workers import quiet
-
-        quiet(args.threads)
-        sys.exit(Suite(args).run())
+        sys.exit(run_parts(args))
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     import datasets
     import torch
     import transformers
@@ -81,6 +85,21 @@ def main(argv: list[str] | None = None) -> None:
             print(bench.own_memory(args.memory_of))
             return
         bench.run()
+
+
+def run_parts(args: argparse.Namespace) -> int:
+    """Runs the GPU benchmark. The processes of its first part import while this one does."""
+    from speed.gpu.flags import PARTS, processes_of
+    from speed.gpu.workers import Workers, quiet
+
+    number, threads = processes_of((args.part or PARTS)[0], args.threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with Workers(args.in_process) as workers:
+        workers.start(number, threads)
+        from speed.gpu.suite import Suite
+
+        quiet(threads)
+        return Suite(args, workers).run()
 
 
 class Bench:

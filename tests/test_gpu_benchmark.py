@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,169 @@ def test_a_feature_without_a_setting_is_off_inside_its_side_alone(gpu, monkeypat
     assert module.name_list is before
 
 
+def test_the_processes_that_start_at_once_share_the_cores(gpu, monkeypatch):
+    from speed.gpu import flags
+
+    monkeypatch.setattr(flags.os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    assert flags.processes_of("train-dsp", None) == (4, 4)
+    assert flags.processes_of("score", None) == (1, 16)
+    assert flags.processes_of("evaluate-helpful", 2) == (3, 2)
+    monkeypatch.setattr(flags.os, "sched_getaffinity", lambda pid: range(2))
+    assert flags.processes_of("train-dsp", None) == (4, 1)
+    assert {part.partition("-")[0] for part in flags.PARTS} == set(flags.SIDES_AT_ONCE)
+
+
+def test_a_cpu_keeps_one_thread(gpu, throughput):
+    assert throughput.parse([]).threads == throughput.parse(["--part", "train-dsp"]).threads == 1
+    assert throughput.parse(["--device", "cuda"]).threads is None
+    assert throughput.parse(["--device", "cuda", "--threads", "3"]).threads == 3
+
+
+def test_processes_are_started_before_anything_slow_is_imported(tmp_path):
+    """What the parent imports would delay them, and what they import before they are told their threads keeps others."""
+    script = "import sys; import speed.gpu.workers, speed.gpu.flags; print([m for m in ('torch', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=BENCHMARKS, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_takes_the_process_that_was_started_and_a_late_one_is_ended(gpu, monkeypatch):
+    from speed.gpu import workers
+
+    side = gpu.sides.Side("a")
+    with workers.Workers() as pool:
+        pool.start(2, threads=1)
+        spares = [worker.process for worker in pool._spare]
+        pool.deadline = workers.Deadline(120)
+        with pytest.raises(workers.Failed, match="no_such_function"):
+            pool.run(side, None, "speed.gpu.rows:no_such_function")
+        assert pool._workers["a"].process is spares[0] and pool._workers["a"].imported > 0
+        pool.deadline = workers.Deadline(0)
+        with pytest.raises(workers.TimeRanOut):
+            pool.run(gpu.sides.Side("b"), None)
+    assert not any(process.is_alive() for process in spares)
+
+
+class Scripted:
+    """Stands in for the workers: answers from a table instead of running anything, and stops after `limit` jobs."""
+
+    def __init__(self, speed, limit=100, too_large=()):
+        self.speed, self.limit, self.too_large = speed, limit, too_large
+        self.asked = []
+
+    def run(self, side, job, call=""):
+        from speed.gpu.workers import TimeRanOut
+
+        if len(self.asked) == self.limit:
+            raise TimeRanOut("the part's time is up")
+        self.asked.append((side.name, job.micro_batch, job.steps, job.warm_up))
+        if (side.name, job.micro_batch) in self.too_large:
+            return {"error": "out of memory"}
+        pairs = job.pairs_per_step * (job.steps - job.warm_up)
+        seconds = pairs / (self.speed[side.name] * job.micro_batch)
+        work = {"tokens": 100 * pairs, "attention_pairs": 0, "untouched": 0}
+        return {"seconds": [seconds], "pairs": pairs, "work": work, "peak": 0, "build": 1.0, "weights": "the same"}
+
+    def end(self, name):
+        pass
+
+
+SPEED = {"TRL": 1.0, "TRL at its best": 2.0, "ours, plain": 2.5, "ours, fast": 6.0}
+
+
+@pytest.fixture
+def suite(gpu, throughput, tmp_path):
+    """The benchmark's parts at a tiny size, for the main sides, to be run with [`Scripted`] workers."""
+    from speed.gpu.suite import Suite
+
+    suite = Suite(throughput.parse([*TINY.split(), "--part", "search-dsp", "--output", str(tmp_path)]), None)
+    suite.begin("train-dsp")
+    return suite
+
+
+def test_the_most_important_sides_run_first_and_the_table_keeps_its_order(suite, tmp_path):
+    workers = Scripted(SPEED)
+    suite.train(workers, "dsp")
+    assert [name for name, *_ in workers.asked] == ["ours, fast", "TRL at its best", "TRL", "ours, plain"]
+    _, _, *rows = lines_of(tmp_path / "train-dsp.md")
+    assert [row[0] for row in rows] == ["TRL", "TRL at its best", "ours, plain", "ours, fast"]
+    assert rows[3][3:5] == ["6.00 (6.00 to 6.00)", "3.00 (3.00 to 3.00)"]
+
+
+def test_what_was_measured_is_in_the_table_when_time_runs_out_in_the_first_repeat(suite, tmp_path):
+    suite.train(Scripted(SPEED, limit=2), "dsp")
+    text = (tmp_path / "train-dsp.md").read_text()
+    head, _, *rows = lines_of(tmp_path / "train-dsp.md")
+    assert "Not all repeats were made" in text and [row[0] for row in rows] == ["TRL at its best", "ours, fast"]
+    fast = dict(zip(head, rows[1]))
+    assert fast["x TRL at its best"] == "3.00 (3.00 to 3.00)" and fast["x TRL"] == ""
+
+
+def test_sides_that_start_from_other_weights_make_the_part_fail(suite, tmp_path):
+    workers = Scripted(SPEED)
+    answer = workers.run
+    workers.run = lambda side, job: answer(side, job) | {"weights": "of TRL" if side.name == "TRL" else "drawn"}
+    suite.train(workers, "dsp")
+    text = (tmp_path / "train-dsp.md").read_text()
+    assert "TRL did not start from the weights of ours, fast" in text and suite.failed == ["train-dsp"]
+
+
+def test_weights_have_a_fingerprint_of_their_own(gpu):
+    import torch
+    from speed.gpu.runs import fingerprint
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(30, 200), torch.nn.Linear(200, 2))
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    with torch.no_grad():
+        model[0].weight[7, 3] += 1e-4
+    assert fingerprint(model) != before
+
+
+def test_set_up_is_all_that_was_not_measured_failed_runs_included(gpu, monkeypatch):
+    from speed.gpu import spent
+
+    now = [0.0]
+    monkeypatch.setattr(spent.time, "monotonic", lambda: now[0])
+    noted = spent.Spent()
+    with noted.on("a"):
+        now[0] = 10.0
+    noted.add("a", {"seconds": [1.0, 2.0], "imports": 4.0, "trainer": 1.5})
+    with pytest.raises(ValueError), noted.on("a"):
+        now[0] = 12.0
+        raise ValueError
+    said = "Seconds of set-up, all runs of a side together: a 9.0 (waiting for imports 4.0, trainer 1.5)."
+    assert noted.note() == said
+
+
+def test_a_search_warms_a_process_up_and_stops_at_what_does_not_fit(suite, tmp_path):
+    workers = Scripted(SPEED, too_large={("TRL", 4), ("ours, plain", 8)})
+    suite.begin("search-dsp")
+    suite.search(workers, "dsp")
+    # Side, pairs, steps, steps that are not counted: in the first run of a process more of them.
+    assert workers.asked[:2] == [("ours, fast", 4, 4, 3), ("ours, fast", 8, 2, 1)]
+    assert [asked[:2] for asked in workers.asked[4:]] == [("TRL", 4), ("ours, plain", 4), ("ours, plain", 8)]
+    _, _, *rows = lines_of(tmp_path / "search-dsp.md")
+    assert [(row[0], row[2]) for row in rows[::2]] == [("TRL", "-"), ("ours, plain", "-")]
+    assert json.loads((tmp_path / "search-dsp.json").read_text()) == {
+        "ours, fast": 8,
+        "TRL at its best": 8,
+        "ours, plain": 4,
+    }
+
+
+def test_a_search_that_is_cut_short_chooses_nothing_for_what_it_did_not_finish(suite, tmp_path):
+    suite.begin("search-dsp")
+    suite.search(Scripted(SPEED, limit=3), "dsp")
+    assert [row[:2] for row in lines_of(tmp_path / "search-dsp.md")[2:]] == [
+        ["TRL at its best", "8.0"],
+        ["ours, fast", "24.0"],
+    ]
+    suite.begin("train-dsp")
+    assert set(suite.sizes("dsp").values()) == {8}  # the fast side's
+    assert "did not get to TRL at its best, TRL, ours, plain" in (tmp_path / "train-dsp.md").read_text()
+
+
 def run_script(tmp_path, *options):
     command = [sys.executable, str(BENCHMARKS / "throughput.py"), *TINY.split(), "--output", str(tmp_path), *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -159,17 +323,22 @@ def lines_of(path):
 
 
 @pytest.fixture
-def run_here(gpu):
+def throughput():
+    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_here(gpu, throughput):
     """Runs the script in this process; afterwards, threads, notes and progress bars are restored."""
     import datasets
     import torch
     import transformers
 
-    spec = importlib.util.spec_from_file_location("throughput", BENCHMARKS / "throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     threads, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
-    yield lambda *options: module.main([*TINY.split(), *options])
+    yield lambda *options: throughput.main([*TINY.split(), *options])
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity(verbosity)
     datasets.enable_caching()
@@ -188,7 +357,11 @@ def test_training_prints_its_table(run_here, tmp_path, capsys):
     tokens = {name: float(row["tokens a pair"]) for name, row in table.items()}
     assert tokens["TRL"] > tokens["ours, plain"] > tokens["ours, fast"]
     assert "micro-batches are not the best" in printed.out  # there was no search
-    assert json.loads((tmp_path / "train-dsp.json").read_text())["ours, fast"][0]["layout"] == "shared"
+    runs = json.loads((tmp_path / "train-dsp.json").read_text())
+    assert runs["ours, fast"][0]["layout"] == "shared"
+    assert len({run["weights"] for found in runs.values() for run in found}) == 1
+    for side in SPEED:
+        assert re.search(rf"{side} [\d.]+ \(weights [\d.]+, trainer [\d.]+, first step [\d.]+\)", printed.out)
 
 
 @pytest.mark.parametrize("option", ["--pairs 512", "--parts training", "--sets dsp", "--batches 8"])

@@ -77,6 +77,34 @@ def test_tests_that_were_all_skipped_have_shown_nothing(checks, returncode, prin
     assert checks.checks.verdict_of_tests(returncode, printed)[0] == verdict
 
 
+def test_only_files_with_marked_tests_are_collected(checks, tmp_path):
+    mark = "pytest.mark." + "gpu"  # not whole, or this file would count as one of them
+    written = {
+        "test_a.py": f"@{mark}\ndef test_a(): ...\n",
+        "deep/test_b.py": f"DEVICES = ['cpu', pytest.param('cuda', marks={mark})]\n",
+        "test_c.py": "def test_gpu(): 'without a mark'\n",
+        "test_d.py": f"@{mark}_of_another_kind\ndef test_d(): ...\n",
+        "conftest.py": f"{mark}\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert checks.checks.marked_files(tmp_path) == [str(tmp_path / name) for name in ("deep/test_b.py", "test_a.py")]
+
+
+def test_the_files_of_this_checkout_that_have_marked_tests_are_found(checks):
+    found = checks.checks.marked_files(Path(__file__).parent)
+    assert str(Path(__file__).with_name("test_benchmark.py")) in found
+    assert not {str(Path(__file__)), str(Path(__file__).with_name("test_mistakes.py"))} & set(found)
+
+
+def test_a_check_that_starts_much_has_a_longer_limit_of_its_own(gpu_check):
+    assert gpu_check.TIME_LIMITS.keys() <= gpu_check.CHECKS.keys()
+    assert gpu_check.limit_of("tests", None) > gpu_check.limit_of("rewards", None) == gpu_check.TIME_LIMIT
+    assert gpu_check.limit_of("tests", 30.0) == gpu_check.limit_of("rewards", 30.0) == 30.0
+    assert gpu_check.parse([]).time_limit is None
+
+
 def test_what_a_run_says_of_itself_is_read(checks, tmp_path):
     def log(*losses):
         entries = [{"loss": loss, "step": step} for step, loss in enumerate(losses)]

@@ -201,14 +201,14 @@ class PeftForward:
 
     def __call__(self, texts: Texts, domains: list[str]) -> list[float]:
         scorer = self.scorer
-        groups = [DOMAINS.index(domain) for domain in domains]
+        adapters = [DOMAINS.index(domain) for domain in domains]
         length = scorer.settings.max_length
-        data, numbers = tokenize_texts(texts, scorer.tokenizer, max_length=length, groups=groups)
+        data, numbers = tokenize_texts(texts, scorer.tokenizer, max_length=length, adapters=adapters)
         mixed = len(set(domains)) > 1
         self.model.set_adapter(domains[0])
 
         def forward(batch: Any) -> tuple[torch.Tensor, None]:
-            more = {"adapter_names": [DOMAINS[group] for group in batch.groups]} if mixed else {}
+            more = {"adapter_names": [DOMAINS[number] for number in batch.adapters]} if mixed else {}
             output = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **more)
             return output.logits[:, 0], None
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+
+pytest.importorskip("openai", reason="collecting needs the extra `collect`")
+
 from rm_toolkit.collection import bounded_client
 from rm_toolkit.collection.endpoint import Endpoint, Sampling, Unanswered
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from . import launches
 from .exactness import compare_curves, compare_rewards
@@ -34,15 +35,29 @@ def run(name: str, args: argparse.Namespace) -> Verdict:
 
 
 def tests(args: argparse.Namespace) -> Verdict:
-    """Runs the tests marked `gpu`."""
+    """Runs the tests marked `gpu`, and prints what pytest says as it says it, so that a log cut short has it, too."""
     if args.device == "cpu":
         return "skipped", "the tests marked `gpu` need one"
     if importlib.util.find_spec("pytest") is None:
         return "skipped", "pytest is not installed"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-rs", "tests"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stdout, done.stderr)
-    return verdict_of_tests(done.returncode, done.stdout)
+    options = ["-m", "gpu", "-p", "no:cacheprovider", "-rs", "--durations=10"]
+    command = [sys.executable, "-m", "pytest", *options, *marked_files(launches.ROOT / "tests")]
+    printed = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=launches.ROOT
+    ) as child:
+        for line in child.stdout or ():
+            print(line, end="", flush=True)
+            printed.append(line)
+    return verdict_of_tests(child.returncode, "".join(printed))
+
+
+def marked_files(folder: Path) -> list[str]:
+    """
+    The test files that mark a test as `gpu`. The others need not be collected, which takes longer than these tests do.
+    """
+    files = sorted(folder.rglob("test_*.py"))
+    return [str(path) for path in files if re.search(r"\bmark\.gpu\b", path.read_text(encoding="utf-8"))]
 
 
 def verdict_of_tests(returncode: int, printed: str) -> Verdict:

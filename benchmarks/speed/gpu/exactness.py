@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,10 +53,14 @@ def compare_rewards(args: argparse.Namespace) -> tuple[str, str]:
     data, _ = tokenize_texts(texts, tokenizer, max_length=MAX_LENGTH)
 
     def rewards(layout: str, tokens: int, dtype: torch.dtype | None) -> np.ndarray:
+        began = time.monotonic()
         collator = PreferenceCollator(tokenizer.pad_token_id, layout=layout)
         options = {"tokens_per_batch": tokens, "device": torch.device(args.device), "show_progress": False}
         with torch.autocast(args.device, dtype or torch.bfloat16, enabled=dtype is not None):
-            return compute_rewards(model, data, collator, **options)
+            found = compute_rewards(model, data, collator, **options)
+        # For the log: where the time went if it runs out, for instance into compiling the attention of shared rows.
+        print(f"{layout}, {tokens} tokens a batch, {dtype or 'fp32'}: {time.monotonic() - began:.1f} s", flush=True)
+        return found
 
     said, passed = [], True
     dtypes = {"fp32": None, "bf16": torch.bfloat16}
@@ -100,6 +105,10 @@ def compare_curves(args: argparse.Namespace) -> tuple[str, str]:
     ):
         with kernels:
             found = run(side, job)
+        print(
+            f"{name}: {found.get('build', 0):.1f} s of building, {sum(found.get('seconds', [])):.1f} s of steps",
+            flush=True,
+        )
         if "error" in found:
             return "failed", f"{name}: {found['error']}"
         curves[name] = found["losses"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -19,6 +20,17 @@ PARTS = (
     "memory",
     "profile",
 )
+# Most sides that a part runs, each in a process of its own; by the first word of the part's name.
+SIDES_AT_ONCE = {
+    "search": 4,
+    "train": 4,
+    "features": 4,
+    "kernels": 4,
+    "evaluate": 3,
+    "score": 1,
+    "memory": 4,
+    "profile": 2,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,3 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--micro-batches", nargs="+", type=int, default=[8, 16, 32, 64], help="sizes to try")
     group.add_argument("--score-rows", type=int, default=2000, help="rows in the scoring part")
     group.add_argument("--in-process", action="store_true", help="run all sides in this process (for tests)")
+
+
+def processes_of(part: str, threads: int | None) -> tuple[int, int]:
+    """
+    How many processes a part starts at once, and the CPU threads of each.
+
+    Args:
+        part (`str`): One of `PARTS`.
+        threads (`int`, *optional*): `--threads`; by default, the processes share the cores evenly.
+    """
+    number = SIDES_AT_ONCE[part.partition("-")[0]]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return number, threads or max(1, cores // number)

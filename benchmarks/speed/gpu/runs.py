@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import hashlib
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from ..data import Rows
 from .meters import Recorder, StepClock, covered, device_events, synchronize
 from .profile import summary
 from .sides import Side, features_of
+
+
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,15 @@ def run(side: Side, job: Job) -> dict[str, Any]:
 
     Returns:
         `dict`: `seconds` of each measured step (or evaluation); `pairs` and `work` of all of them; `peak` bytes, and
-            bytes `before` (GPU); `first_step` (seconds from `started`); `busy` share; `losses`. If memory ran out,
-            only `error`.
+            bytes `before` (GPU); `first_step` (seconds from `started`); `busy` share; `losses`; the fingerprint of the
+            initial `weights`; seconds of drawing them (`model`), of the rest until training begins (`trainer`; both
+            are `build`) and of the `first` step. If memory ran out, only `error`.
     """
     try:
         with features_of(side):
             return _evaluate(side, job) if job.evaluation else _train(side, job)
     except torch.OutOfMemoryError:
-        return {"error": "out of memory"}
+        return {"error": OUT_OF_MEMORY}
     finally:
         gc.collect()
         if job.device == "cuda":
@@ -93,7 +98,7 @@ def run(side: Side, job: Job) -> dict[str, Any]:
 
 def _train(side: Side, job: Job) -> dict[str, Any]:
     began = time.time()
-    trainer = make_trainer(side, job)
+    trainer, start = make_trainer(side, job)
     recorder = Recorder(trainer.model)
     clock = StepClock(job.device, recorder, profiled=job.profiled, with_host=job.with_host)
     trainer.add_callback(clock)
@@ -109,6 +114,9 @@ def _train(side: Side, job: Job) -> dict[str, Any]:
         "batches": clock.ends[last - 1] - clock.ends[first - 1] if first else clock.ends[last - 1],
         "first_step": clock.first_end - started,
         "build": built - began,
+        "trainer": built - began - start["model"],
+        "first": clock.first_end - built,
+        **start,
         "before": before,
         "peak": torch.cuda.max_memory_allocated() if job.device == "cuda" else 0,
         "losses": clock.losses,
@@ -126,7 +134,9 @@ def _train(side: Side, job: Job) -> dict[str, Any]:
 
 
 def _evaluate(side: Side, job: Job) -> dict[str, Any]:
-    trainer = make_trainer(side, job)
+    began = time.time()
+    trainer, start = make_trainer(side, job)
+    built = time.time()
     recorder = Recorder(trainer.model)
     model = trainer.model.to(trainer.args.device)  # training would have moved it
     seconds, begin = [], 0
@@ -147,12 +157,30 @@ def _evaluate(side: Side, job: Job) -> dict[str, Any]:
         "batches": len(recorder.batches) - begin,
         "peak": torch.cuda.max_memory_allocated() if job.device == "cuda" else 0,
         "accuracy": metrics.get("eval_accuracy"),
+        "build": built - began,
+        "trainer": built - began - start["model"],
+        "first": seconds[0],
+        **start,
         "layout": getattr(trainer, "batch_layout", None),
     }
 
 
-def make_trainer(side: Side, job: Job) -> Any:
-    """Builds the side's trainer and tokenizes its rows. All sides get the same random weights, drawn on the device."""
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the sum and of some values of each parameter, made on the device: all of them would have to be copied."""
+    parts = []
+    for parameter in model.parameters():
+        values = parameter.detach().flatten()
+        parts += [values.sum(dtype=torch.float64)[None], values[::9973].double()]
+    return hashlib.sha256(torch.cat(parts).cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def make_trainer(side: Side, job: Job) -> tuple[Any, dict[str, Any]]:
+    """
+    Builds the side's trainer and tokenizes its rows. All sides get the same random weights, drawn on the device.
+
+    Returns:
+        `tuple[Any, dict]`: The trainer; and the fingerprint of the `weights`, with the seconds that they took (`model`).
+    """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
     tokenizer.pad_token = tokenizer.unk_token
@@ -163,8 +191,10 @@ def make_trainer(side: Side, job: Job) -> Any:
         arguments["bf16"] = False
     few = job.rows.take(job.pairs_per_step)
     training, evaluation = (few, job.rows) if job.evaluation else (job.rows, None)
+    began = time.time()
     with torch.device(job.device):
         model = setting.model()
+    start = {"weights": fingerprint(model), "model": time.time() - began}
     if side.trl:
         trainer_class = GroupedRewardTrainer if side.by_length else RewardTrainer
         config = RewardConfig(**arguments)
@@ -179,4 +209,4 @@ def make_trainer(side: Side, job: Job) -> Any:
         trainer.remove_callback(callback)
     if side.shares and trainer.batch_layout != "shared":
         raise RuntimeError("prompts are not shared: `batch_layout: auto` chose padded rows")
-    return trainer
+    return trainer, start

@@ -59,12 +59,15 @@ def run(side: Side, job: ScoreJob) -> dict[str, Any]:
     Returns:
         `dict`: Rows per second of each repeat of `pipeline` and `scorer`; the pipeline's `best` batch size, and rows
             per second by batch size (`trials`); numbers of `rows` and `prompts`; the largest `difference` between
-            rewards of both, relative to the range of the rewards.
+            rewards of both, relative to the range of the rewards; seconds of building both (`model`) and of each
+            repeat (`seconds`).
     """
     end = time.monotonic() + job.seconds
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
     tokenizer.pad_token = tokenizer.unk_token
+    began = time.monotonic()
     classifier, scorer = build(job, tokenizer)
+    built = time.monotonic() - began
     options = SimpleNamespace(rows=job.num_rows, max_length=job.max_length)
     texts = make_rows("best-of-16", job.rows, tokenizer, options)
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
@@ -84,6 +87,7 @@ def run(side: Side, job: ScoreJob) -> dict[str, Any]:
     best = max(trials, key=trials.__getitem__)
     scorer.score(prompts[:64], completions[:64])
     speeds: dict[str, list[float]] = {"pipeline": [], "scorer": []}
+    measured = []
     work = {
         "pipeline": lambda: by_pipeline(whole, best),
         "scorer": lambda: scorer.score(prompts, completions),
@@ -95,9 +99,10 @@ def run(side: Side, job: ScoreJob) -> dict[str, Any]:
         for name in list(work)[:: 1 if repeat % 2 else -1]:
             rewards[name], seconds = timed(work[name], job.device)
             speeds[name].append(len(whole) / seconds)
+            measured.append(seconds)
     difference = np.abs(np.subtract(rewards["pipeline"], rewards["scorer"])).max() / np.ptp(rewards["pipeline"])
     counts = {"rows": len(whole), "prompts": len(set(prompts)), "difference": float(difference)}
-    return {**speeds, "best": best, "trials": trials, **counts}
+    return {**speeds, "best": best, "trials": trials, **counts, "model": built, "seconds": measured}
 
 
 def build(job: ScoreJob, tokenizer: Any) -> tuple[Any, RewardScorer]:
