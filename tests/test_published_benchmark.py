@@ -217,6 +217,7 @@ def test_a_decoder_is_compared_with_trl_on_the_same_pairs(monkeypatch, files, ba
         against_trl.main([*flags, "--bf16"])
 
 
+@pytest.mark.slow
 def test_a_study_in_forks_leaves_what_a_launched_one_does(base_model, tmp_path):
     """One GRFT run and one CRFT run with a merge; a run that fails is named and does not end the others."""
     tiny = {
