@@ -190,6 +190,28 @@ def test_the_first_layers_are_a_model_of_their_own(programs, base_model, tmp_pat
         main([base_model(), "9", str(tmp_path / "more")])
 
 
+@pytest.mark.parametrize("pooling_type", ["average", "last"])
+def test_rewards_by_hand_are_those_of_the_scorer(pooling_type, programs, files, base_model, tmp_path, capsys):
+    import build_datasets
+    import by_hand
+
+    from rm_toolkit.models.reward_model import RewardModel
+    from rm_toolkit.models.saving import save_reward_model
+    from rm_toolkit.models.settings import RewardModelSettings
+    from rm_toolkit.models.tokenizer import load_tokenizer, prepare_tokenizer
+
+    build_datasets.build("text-score", files / "helpful.test.json", tmp_path / "helpful", 0.2, seed=0)
+    model = RewardModel.from_pretrained(base_model(), RewardModelSettings(pooling_type=pooling_type, max_length=48))
+    tokenizer = load_tokenizer(base_model())
+    prepare_tokenizer(tokenizer, model.config, max_length=48, pooling_type=pooling_type)
+    model.resize_token_embeddings(len(tokenizer))
+    save_reward_model(model, tmp_path / "saved", tokenizer)
+    capsys.readouterr()
+    by_hand.main([str(tmp_path / "saved"), str(tmp_path / "helpful"), "--texts", "8"])
+    found = re.search(r"8 texts of \d+ to 48 tokens, .* they differ by at most (\S+)\.\n", capsys.readouterr().out)
+    assert found and float(found[1]) < 1e-5
+
+
 def test_a_decoder_is_compared_with_trl_on_the_same_pairs(monkeypatch, files, base_model, tmp_path, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import against_trl
