@@ -15,6 +15,7 @@ import contextlib
 import importlib
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from pathlib import Path
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
 
+from rm_toolkit.output.stop_signals import terminable  # noqa: E402
 from rm_toolkit.study import runner  # noqa: E402
 from rm_toolkit.study.grid import Cell, StudyConfig, load_study  # noqa: E402
 from rm_toolkit.study.report import write_report  # noqa: E402
@@ -60,7 +62,7 @@ class ForkingRunner(runner.StudyRunner):
     """
 
     def __init__(self, study: StudyConfig, seconds: float, stages: list[str]):
-        super().__init__(study, retry_failed=False)
+        super().__init__(study)
         self.cells = [cell for cell in self.cells if cell.stage in stages]
         self.deadline = time.monotonic() + seconds
 
@@ -83,8 +85,15 @@ class ForkingRunner(runner.StudyRunner):
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        _, status = os.waitpid(child, 0)
-        failed, result = folder / "failed", self.result(cell)
+        failed = folder / "failed"
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:  # told to stop: so is the run, which is then no failure
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            failed.unlink(missing_ok=True)
+            raise
+        result = self.result(cell)
         if result is None and not failed.exists():
             failed.write_text(f"ended with status {status}\n", encoding="utf-8")
         took = f"failed: {failed.read_text().strip()}" if result is None else f"{result['seconds']:.1f} s"
@@ -143,8 +152,12 @@ def main(argv: list[str] | None = None) -> None:
     runner.call = run_here
     forking = ForkingRunner(load_study(args.config), args.seconds, args.stage)
     complete = False
-    with contextlib.suppress(TimeoutError):
-        complete = forking.run()
+    try:
+        with contextlib.suppress(TimeoutError), terminable():
+            complete = forking.run()
+    except KeyboardInterrupt:
+        print("stopped. Finished runs are kept; the same command goes on.", file=sys.stderr)
+        sys.exit(143)
     write_report(forking)
     sys.exit(0 if complete else 1)
 
