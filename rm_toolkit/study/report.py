@@ -110,9 +110,13 @@ def _draw(
 
 
 def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path) -> None:
-    """One point per line: color is the strategy, marker the GRFT data; frontier points are connected."""
+    """
+    One point per line: color is the strategy, marker the GRFT data; frontier points are connected. A hollow marker is the
+    model before CRFT.
+    """
     strategies = _distinct([*study.crft.strategies, *(line.strategy for line in lines)])
     starts = _distinct(line.start for line in lines)
+    before = {start: _before([line for line in lines if line.start == start]) for start in starts}
     with picture(path, 5.2) as figure:
         axis = figure.subplots()
         for line in lines:
@@ -127,9 +131,11 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
                 elinewidth=0.7,
                 linestyle="none",
             )
+        for k, point in enumerate(before.values()):
+            axis.plot(*point, MARKERS[k % len(MARKERS)], color=GRAY, markersize=8, markerfacecolor="white")
         # The interval of two seeds may be wider than the figure: bars end at its edge.
-        for which, limits in (("customized", axis.set_xlim), ("general", axis.set_ylim)):
-            means = [getattr(line, which).mean for line in lines]
+        for number, (which, limits) in enumerate((("customized", axis.set_xlim), ("general", axis.set_ylim))):
+            means = [getattr(line, which).mean for line in lines] + [point[number] for point in before.values()]
             margin = max(0.02, 0.15 * (max(means) - min(means)))
             limits(min(means) - margin, max(means) + margin)
         edge = sorted((line.customized.mean, line.general.mean) for line in lines if line.on_frontier)
@@ -138,14 +144,25 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
         axis.set_ylabel("general accuracy (mean over sets)")
         axis.set_title(title)
         handles = [
-            *(axis.plot([], [], "s", color=COLORS[k % len(COLORS)], label=n)[0] for k, n in enumerate(strategies)),
             *(
-                axis.plot([], [], MARKERS[k % len(MARKERS)], color=GRAY, label=f"GRFT: {n}")[0]
-                for k, n in enumerate(starts)
+                axis.plot([], [], "s", color=COLORS[k % len(COLORS)], label=name)[0]
+                for k, name in enumerate(strategies)
+                if any(line.strategy == name for line in lines)
             ),
+            *(
+                axis.plot([], [], MARKERS[k % len(MARKERS)], color=GRAY, label=f"GRFT: {name}")[0]
+                for k, name in enumerate(starts)
+            ),
+            axis.plot([], [], MARKERS[0], color=GRAY, markerfacecolor="white", label="before CRFT")[0],
             axis.plot([], [], "--", color=GRAY, label="frontier")[0],
         ]
         figure.legend(handles=handles, loc="outside right upper")
+
+
+def _before(lines: list[Line]) -> tuple[float, float]:
+    """Customized and general accuracy before CRFT, by the strategy with the most runs."""
+    line = max(lines, key=lambda line: line.num_runs)
+    return line.customized.mean - line.gain.mean, line.general.mean + line.loss.mean
 
 
 def draw_curves(study: StudyConfig, results: dict[Cell, dict[str, Any]], base: str, path: Path) -> None:
