@@ -108,6 +108,8 @@ def assert_ends_as():
         assert [x for _, x in found["losses"]] == pytest.approx([x for _, x in expected["losses"]], **TRAINED)
         assert expected["weights"].keys() <= found["weights"].keys()
         for name, sums in expected["weights"].items():
+            if name.endswith("attention.self.key.bias"):
+                continue  # it moves no attention: its gradient is rounding, which Adam divides by rounding
             assert found["weights"][name] == pytest.approx(sums, rel=1e-4, abs=1e-3), name
 
     return check

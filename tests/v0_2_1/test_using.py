@@ -212,6 +212,8 @@ def test_a_folder_that_no_run_wrote_is_not_overwritten(recipe, old, state_of, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["chat", "encoder", "average"])
-def test_the_runs_of_0_2_1_end_in_the_same_numbers(recipe, expected, ending, assert_ends_as, name):
+def test_the_runs_of_0_2_1_end_in_the_same_numbers(recipe, expected, ending, assert_ends_as, monkeypatch, name):
+    # Later versions pool the EOS too when they begin to train a model with `average`; the rest is as before.
+    monkeypatch.setattr("rm_toolkit.training.wrapping._pools_eos", lambda model, before: False)
     assert recipe("grft", name, "--output_dir", "again") == 0
     assert_ends_as(ending("again"), expected["endings"][name])
