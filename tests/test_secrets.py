@@ -301,7 +301,7 @@ def with_code(reward_model, tmp_path):
         json.dumps({**config, "model_type": "homebrewed", "architectures": ["HomebrewedModel"]})
     )
     (folder / "code_canary.py").write_text(
-        f"open({str(canary)!r}, 'a').write('ran')\n"
+        f"with open({str(canary)!r}, 'a') as file:\n    file.write('ran')\n"
         "from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification, LlamaModel, PreTrainedTokenizerFast\n"
         "class HomebrewedConfig(LlamaConfig):\n    model_type = 'homebrewed'\n"
         "class HomebrewedBase(LlamaModel):\n    config_class = HomebrewedConfig\n"

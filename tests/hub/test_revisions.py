@@ -25,7 +25,10 @@ from rm_toolkit.training.plan.skeleton import base_config
 from rm_toolkit.training.recipe import RecipeArguments, parse_recipe
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 TEXTS = ["river stone lantern window", "window garden letter morning copper " * 12, "market shadow"]
 
 
