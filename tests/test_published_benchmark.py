@@ -266,10 +266,11 @@ def test_a_study_in_forks_leaves_what_a_launched_one_does(base_model, tmp_path):
         "crft": {
             "config": "recipes/tiny/crft.yaml",
             "flags": {"train_datasets": {"dsp": literature}, "eval_datasets": {**data, "dsp_literature": unseen}},
-            "strategies": {"plain": {}, "broken": {"max_steps": 0, "num_train_epochs": -1}},
+            "strategies": {"other": {}, "broken": {"max_steps": 0, "num_train_epochs": -1}},
             "domains": ["literature"],
         },
         "merge_weights": [0.5],
+        "merge_strategies": ["other"],
         "general_sets": ["helpful"],
         "customized_set": "dsp_{domain}",
     }
@@ -288,8 +289,9 @@ def test_a_study_in_forks_leaves_what_a_launched_one_does(base_model, tmp_path):
 
     second = run()
     assert second.returncode == 1 and "broken--literature--seed0: failed" in second.stdout, second.stderr
-    plain = tmp_path / "study/cells/crft--tiny--helpful--lm0--plain--literature--seed0"
-    result = json.loads((plain / "result.json").read_text())
+    other = tmp_path / "study/cells/crft--tiny--helpful--lm0--other--literature--seed0"
+    result = json.loads((other / "result.json").read_text())
     assert set(result["results"]["end"]) == {"helpful", "dsp_literature"} and "0.5" in result["merged"]
-    assert "accelerate launch recipes/crft.py" in result["command"] and (plain / "merged-0.5-pairs.parquet").is_file()
-    assert "2 of 3 runs" in (tmp_path / "study/README.md").read_text()
+    assert "accelerate launch recipes/crft.py" in result["command"] and (other / "merged-0.5-pairs.parquet").is_file()
+    report = (tmp_path / "study/README.md").read_text()
+    assert "2 of 3 runs" in report and report.count("| other merged 0.5 |") == 2

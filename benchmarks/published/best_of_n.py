@@ -20,6 +20,7 @@ import numpy as np
 from rm_toolkit.evaluation.intervals import Bootstrap
 from rm_toolkit.evaluation.pair_rewards import PairRewards, read_pair_rewards
 from rm_toolkit.output.plotting import COLORS, GRAY, MARKERS, picture
+from rm_toolkit.study.grid import merged_name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,7 +49,9 @@ def read_models(study: Path, pattern: str) -> dict[str, dict[str, list[PairRewar
         merged = re.fullmatch(r"merged-(.+)-pairs", file.stem)
         models = found.setdefault(domain, {"general": []})
         name = pattern.replace("{domain}", domain)
-        models.setdefault(f"merged {merged[1]}" if merged else strategy, []).append(read_pair_rewards(file)[name])
+        models.setdefault(merged_name(strategy, merged[1]) if merged else strategy, []).append(
+            read_pair_rewards(file)[name]
+        )
     for file in sorted(study.glob("cells/grft--*/pairs.parquet")):
         sets = read_pair_rewards(file)
         for domain, models in found.items():

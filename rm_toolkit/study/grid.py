@@ -58,8 +58,9 @@ class StudyConfig:
         seeds (`list[int]`): Each cell is run with each seed.
         launch (`list[str]`): Command in front of the recipe's path.
         allowed_loss (`float`): General accuracy that a strategy may lose, for the choice in the report.
-        merge_weights (`list[float]`): Also evaluate models between the GRFT model and its plain CRFT model, with these
-            weights of the latter; each counts as a strategy. Needs a strategy named `plain`.
+        merge_weights (`list[float]`): Also evaluate models between the GRFT model and its CRFT models, with these
+            weights of the latter; each counts as a strategy.
+        merge_strategies (`list[str]`): Strategies whose CRFT models are merged so.
         keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
     """
 
@@ -75,6 +76,7 @@ class StudyConfig:
     )
     allowed_loss: Annotated[float, Number(0, 1, below=True)] = 0.01
     merge_weights: Annotated[list[float], ListOf(Number(0, 1))] = field(default_factory=list)
+    merge_strategies: Annotated[list[str], ListOf(Text(empty=False), least=1)] = field(default_factory=lambda: [PLAIN])
     keep_models: bool = False
 
 
@@ -119,6 +121,11 @@ class Cell:
 def describe_grft(data: str, lm_loss_coef: float | None) -> str:
     """What a model was trained on before CRFT, in words."""
     return f"{data}, LM loss {lm_loss_coef:g}" if lm_loss_coef else data
+
+
+def merged_name(strategy: str, weight: str) -> str:
+    """What the merges of a strategy's models are called, as a strategy of their own."""
+    return f"merged {weight}" if strategy == PLAIN else f"{strategy} merged {weight}"
 
 
 def customized_set(study: StudyConfig, domain: str | None) -> str:
@@ -223,10 +230,12 @@ def _check_values(study: StudyConfig, path: str | Path) -> None:
     for name, value in needed.items():
         if not value:
             raise InputError(f"{path}: `{name}` is empty. Give at least one.")
-    if study.merge_weights and PLAIN not in study.crft.strategies:
-        raise InputError(
-            f"{path}: `merge_weights` merges the models of a strategy named '{PLAIN}', but there is none."
-        )
+    for name in study.merge_strategies if study.merge_weights else []:
+        if name not in study.crft.strategies:
+            raise InputError(
+                f"{path}: `merge_weights` merges the models of a strategy named '{name}', but there is none. "
+                "`merge_strategies` names others."
+            )
     for name, settings in study.base_models.items():
         if not isinstance(settings, dict) or "model_name_or_path" not in settings:
             raise InputError(f"{path}: base model '{name}' needs `model_name_or_path`.")

@@ -22,7 +22,7 @@ from ..output.folders import replace_text
 from ..output.json_files import load_json, read_mapping
 from ..output.lock import OutputHeld, WriterLock, is_held
 from ..output.progress import no_bar, say
-from .grid import PLAIN, Cell, StudyConfig, cells, command, customized_set
+from .grid import PLAIN, Cell, StudyConfig, cells, command, customized_set, merged_name
 from .start import check_start
 
 
@@ -87,7 +87,7 @@ class StudyRunner:
         for weight in sorted(set(self.study.merge_weights)):
             path = folder / f"merged-{weight:g}-{PAIRS_NAME}"
             if path.is_file():
-                found[f"merged {weight:g}"] = read_pair_rewards(path)
+                found[merged_name(cell.strategy or PLAIN, f"{weight:g}")] = read_pair_rewards(path)
         return found
 
     def run(self) -> bool:
@@ -161,7 +161,7 @@ class StudyRunner:
             "pairs_per_step": log["pairs_per_step"],
             "log_history": log["log_history"],
         }
-        if self.study.merge_weights and cell.strategy == PLAIN and start is not None:
+        if self.study.merge_weights and cell.strategy in self.study.merge_strategies and start is not None:
             points = merged_models(self.study, cell, words, start, model)
             result["merged"] = {
                 f"{point.weight:g}": {name: sets.accuracy for name, sets in point.sets.items()} for point in points

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .grid import PLAIN, Cell, StudyConfig, customized_set, describe_grft
+from .grid import PLAIN, Cell, StudyConfig, customized_set, describe_grft, merged_name
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _with_merged(results: dict[Cell, dict[str, Any]]) -> Iterator[tuple[Cell, di
         for weight, sets in result.get("merged", {}).items():
             end = {name: {"accuracy": accuracy} for name, accuracy in sets.items()}
             merged = {"results": {"start": result["results"]["start"], "end": end}}
-            yield dataclasses.replace(cell, strategy=f"merged {weight}"), merged
+            yield dataclasses.replace(cell, strategy=merged_name(cell.strategy or PLAIN, weight)), merged
 
 
 def _numbers(study: StudyConfig, cell: Cell, result: dict[str, Any]) -> dict[str, float]:

@@ -102,6 +102,10 @@ MISTAKES = {
         },
         r"a strategy named 'plain', but there is none",
     ),
+    "no strategy of that name to merge": (
+        {"merge_weights": [0.5], "merge_strategies": ["plain", "replay"]},
+        r"a strategy named 'replay', but there is none. `merge_strategies` names others",
+    ),
     "two cells of one name": ({"seeds": [0, 0]}, r"two cells have the same name"),
 }
 

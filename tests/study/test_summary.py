@@ -72,6 +72,8 @@ def test_merged_models_are_strategies_of_their_own(study):
     merged = lines["merged 0.5"]
     assert merged.kept_gain == pytest.approx(0.9) and merged.relative_loss == pytest.approx(0.1)
     assert lines["plain"].kept_gain == 1 and merged.on_frontier
+    other = {line.strategy: line for line in study_lines(study, {cell("plain"): run, cell("replay"): run})}
+    assert set(other) == {"plain", "merged 0.5", "replay", "replay merged 0.5"}
 
 
 def test_curves_count_training_pairs(study):
