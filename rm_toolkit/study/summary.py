@@ -51,9 +51,9 @@ class Line:
         customized, general (`Estimate`): Accuracy at the end; general is the mean over the general sets.
         gain (`Estimate`): Customized accuracy gained by CRFT.
         loss (`Estimate`): General accuracy lost by CRFT (below 0: gained).
-        kept_gain (`float`, *optional*): Gain over that of plain CRFT.
-        relative_loss (`float`, *optional*): Loss over that of plain CRFT; `None` without GRFT or if plain CRFT lost
-            nothing.
+        kept_gain (`float`, *optional*): Gain over that of plain CRFT with the same domains and seeds.
+        relative_loss (`float`, *optional*): Loss over that of plain CRFT with the same domains and seeds; `None` without
+            GRFT or if plain CRFT lost nothing.
         saved (`Estimate`, *optional*): Loss of plain CRFT minus that of the run with the same domain and seed;
             the interval is over these pairs of runs.
         num_runs (`int`): Number of runs.
@@ -117,16 +117,25 @@ def study_lines(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list
     for line in lines:
         plain = next((other for other in lines if _same_start(line, other) and other.strategy == PLAIN), None)
         if plain is not None:
-            line.kept_gain = line.gain.mean / plain.gain.mean if plain.gain.mean > 0 else None
-            has_general = line.grft_lm_loss_coef is not None and plain.loss.mean > 0
-            line.relative_loss = line.loss.mean / plain.loss.mean if has_general else None
             runs, of_plain = (
                 groups[each.base, each.data, each.grft_lm_loss_coef, each.strategy] for each in (line, plain)
             )
-            if has_general and line is not plain and runs.numbers.keys() <= of_plain.numbers.keys():
-                line.saved = runs.less_than(of_plain, "loss")
+            _compare(line, runs, of_plain)
         line.on_frontier = not any(_dominates(other, line) for other in lines if other.base == line.base)
     return lines
+
+
+def _compare(line: Line, runs: _Runs, of_plain: _Runs) -> None:
+    """Compares a line with the runs of plain CRFT of the same domains and seeds, if all of them have ended."""
+    if not runs.numbers.keys() <= of_plain.numbers.keys():
+        return
+    same = _Runs({key: of_plain.numbers[key] for key in runs.numbers})
+    gain, loss = (same.over_seeds(name).mean for name in ("gain", "loss"))
+    has_general = line.grft_lm_loss_coef is not None and loss > 0
+    line.kept_gain = line.gain.mean / gain if gain > 0 else None
+    line.relative_loss = line.loss.mean / loss if has_general else None
+    if has_general and line.strategy != PLAIN:
+        line.saved = runs.less_than(of_plain, "loss")
 
 
 def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:

@@ -65,6 +65,19 @@ def test_gain_loss_and_what_is_kept_of_plain(study):
     assert best_within(list(lines.values()), allowed_loss=0.0) == {}
 
 
+def test_a_strategy_is_compared_with_plain_runs_of_its_seeds(study):
+    """Of a study that is not complete: plain gained 0.4 with seed 0 and lost 0.1, but 0.1 and 0.3 with seed 1."""
+    results = {
+        cell("plain", 0): result((0.8, 0.5), (0.7, 0.9)),
+        cell("plain", 1): result((0.8, 0.5), (0.5, 0.6)),
+        cell("replay", 0): result((0.8, 0.5), (0.75, 0.9)),
+        cell("anchor", 2): result((0.8, 0.5), (0.75, 0.9)),
+    }
+    lines = {line.strategy: line for line in study_lines(study, results)}
+    assert (lines["replay"].kept_gain, lines["replay"].relative_loss) == pytest.approx((1, 0.5))
+    assert lines["anchor"].kept_gain is None and lines["anchor"].relative_loss is None
+
+
 def test_merged_models_are_strategies_of_their_own(study):
     run = result((0.8, 0.5), (0.7, 0.9))
     run["merged"] = {"0.5": {"a": 0.82, "b": 0.76, "dsp_law": 0.86}}
