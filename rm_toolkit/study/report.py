@@ -21,6 +21,9 @@ from .summary import Estimate, Line, curve, study_lines
 from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction, line_row, paired_row, run_rows
 
 
+FILLS = ("full", "left", "top")
+
+
 def write_report(runner: StudyRunner) -> None:
     """
     Writes `README.md`, `report.html`, `summary.json`, `over_prompts.json` and the figures of the finished cells, and
@@ -111,7 +114,7 @@ def _draw(
 
 def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path) -> None:
     """
-    One point per line: color is the strategy, marker the GRFT data; frontier points are connected. A hollow marker is the
+    One point per line: color and filling are the strategy, marker the GRFT data; frontier points are connected. A hollow marker is the
     model before CRFT.
     """
     strategies = _distinct([*study.crft.strategies, *(line.strategy for line in lines)])
@@ -125,7 +128,7 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
                 line.general.mean,
                 xerr=_bars(line.customized),
                 yerr=_bars(line.general),
-                color=COLORS[strategies.index(line.strategy) % len(COLORS)],
+                **_look(strategies.index(line.strategy)),
                 marker=MARKERS[starts.index(line.start) % len(MARKERS)],
                 markersize=8,
                 elinewidth=0.7,
@@ -145,7 +148,7 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
         axis.set_title(title)
         handles = [
             *(
-                axis.plot([], [], "s", color=COLORS[k % len(COLORS)], label=name)[0]
+                axis.plot([], [], "s", **_look(k), label=name)[0]
                 for k, name in enumerate(strategies)
                 if any(line.strategy == name for line in lines)
             ),
@@ -157,6 +160,12 @@ def draw_frontier(study: StudyConfig, lines: list[Line], title: str, path: Path)
             axis.plot([], [], "--", color=GRAY, label="frontier")[0],
         ]
         figure.legend(handles=handles, loc="outside right upper")
+
+
+def _look(number: int) -> dict[str, str]:
+    """Color of a strategy; half-filled markers when the colors are used up."""
+    fill = FILLS[number // len(COLORS) % len(FILLS)]
+    return {"color": COLORS[number % len(COLORS)], "fillstyle": fill, "markerfacecoloralt": "white"}
 
 
 def _before(lines: list[Line]) -> tuple[float, float]:
