@@ -60,7 +60,8 @@ class StudyConfig:
         allowed_loss (`float`): General accuracy that a strategy may lose, for the choice in the report.
         merge_weights (`list[float]`): Also evaluate models between the GRFT model and its CRFT models, with these
             weights of the latter; each counts as a strategy.
-        merge_strategies (`list[str]`): Strategies whose CRFT models are merged so.
+        merge_strategies (`list[str]`): Strategies whose CRFT models are merged so, when their runs end; what has ended is not
+            merged afterwards.
         keep_models (`bool`): Whether CRFT models are kept; the GRFT models always are.
     """
 

@@ -57,7 +57,9 @@ class Line:
         saved (`Estimate`, *optional*): Loss of plain CRFT minus that of the run with the same domain and seed;
             the interval is over these pairs of runs.
         num_runs (`int`): Number of runs.
-        on_frontier (`bool`): No other line of the same base model is better in one accuracy and as good in the other.
+        complete (`bool`): No other line after the same GRFT has more runs. Others are means over other domains or seeds.
+        on_frontier (`bool`): It is complete, and no other such line of the same base model is better in one accuracy and as good
+            in the other.
     """
 
     base: str
@@ -72,6 +74,7 @@ class Line:
     kept_gain: float | None = None
     relative_loss: float | None = None
     saved: Estimate | None = None
+    complete: bool = True
     on_frontier: bool = False
 
     @property
@@ -121,7 +124,10 @@ def study_lines(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list
                 groups[each.base, each.data, each.grft_lm_loss_coef, each.strategy] for each in (line, plain)
             )
             _compare(line, runs, of_plain)
-        line.on_frontier = not any(_dominates(other, line) for other in lines if other.base == line.base)
+        line.complete = line.num_runs == max(other.num_runs for other in lines if _same_start(line, other))
+    for line in lines:
+        others = [other for other in lines if other.base == line.base and other.complete]
+        line.on_frontier = line.complete and not any(_dominates(other, line) for other in others)
     return lines
 
 
@@ -131,16 +137,17 @@ def _compare(line: Line, runs: _Runs, of_plain: _Runs) -> None:
         return
     same = _Runs({key: of_plain.numbers[key] for key in runs.numbers})
     gain, loss = (same.over_seeds(name).mean for name in ("gain", "loss"))
-    has_general = line.grft_lm_loss_coef is not None and loss > 0
     line.kept_gain = line.gain.mean / gain if gain > 0 else None
-    line.relative_loss = line.loss.mean / loss if has_general else None
-    if has_general and line.strategy != PLAIN:
+    if line.grft_lm_loss_coef is None:  # a random head has no ability to lose
+        return
+    line.relative_loss = line.loss.mean / loss if loss > 0 else None
+    if line.strategy != PLAIN:
         line.saved = runs.less_than(of_plain, "loss")
 
 
 def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
     """
-    The line with the highest customized accuracy among those that lose at most this much general accuracy.
+    The complete line with the highest customized accuracy among those that lose at most this much general accuracy.
 
     Args:
         lines (`list[Line]`): From [`study_lines`].
@@ -151,7 +158,7 @@ def best_within(lines: list[Line], allowed_loss: float) -> dict[str, Line]:
     """
     best: dict[str, Line] = {}
     for line in lines:
-        if line.grft_lm_loss_coef is None or line.loss.mean > allowed_loss:
+        if line.grft_lm_loss_coef is None or line.loss.mean > allowed_loss or not line.complete:
             continue
         if line.base not in best or line.customized.mean > best[line.base].customized.mean:
             best[line.base] = line

@@ -34,9 +34,9 @@ def introduction(runner: StudyRunner, results: dict[Cell, dict[str, Any]]) -> st
         f"{', '.join(study.general_sets)}; customized accuracy is that on `{study.customized_set}`. Figures are means over "
         "seeds (each over the domains) with the 95% interval of Student's t for two seeds or more. `gain` is "
         "the customized accuracy gained by CRFT, `general lost` the general accuracy lost; `gain of plain` and `loss of "
-        "plain` compare both with plain CRFT from the same GRFT model, and `lost less than plain` is the mean over pairs of runs of "
-        "one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
-        "better in one accuracy and as good in the other."
+        "plain` compare both with plain CRFT of the same domains and seeds, and `lost less than plain` is the mean over pairs of runs "
+        "of one domain and seed, with the 95% interval over these pairs. On the frontier: no other row of the base model is "
+        "better in one accuracy and as good in the other; rows with fewer runs than others do not count."
     )
 
 

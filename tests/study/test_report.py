@@ -7,5 +7,5 @@ from rm_toolkit.study.report import _look
 
 
 def test_strategies_beyond_the_colors_look_different():
-    looks = [tuple(_look(number).items()) for number in range(2 * len(COLORS) + 1)]
+    looks = [tuple(_look(number).items()) for number in range(3 * len(COLORS))]
     assert len(set(looks)) == len(looks)

@@ -75,7 +75,17 @@ def test_a_strategy_is_compared_with_plain_runs_of_its_seeds(study):
     }
     lines = {line.strategy: line for line in study_lines(study, results)}
     assert (lines["replay"].kept_gain, lines["replay"].relative_loss) == pytest.approx((1, 0.5))
+    assert lines["replay"].saved.mean == pytest.approx(0.05)
     assert lines["anchor"].kept_gain is None and lines["anchor"].relative_loss is None
+    # a mean over other seeds is no match for one over all
+    assert [line.strategy for line in lines.values() if line.on_frontier] == ["plain"]
+    assert best_within(list(lines.values()), allowed_loss=0.25)["tiny"].strategy == "plain"
+
+
+def test_what_is_lost_less_is_told_where_plain_lost_nothing(study):
+    results = {cell("plain"): result((0.7, 0.5), (0.72, 0.9)), cell("replay"): result((0.7, 0.5), (0.75, 0.9))}
+    replay = {line.strategy: line for line in study_lines(study, results)}["replay"]
+    assert replay.saved.mean == pytest.approx(0.03) and replay.relative_loss is None
 
 
 def test_merged_models_are_strategies_of_their_own(study):
