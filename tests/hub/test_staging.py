@@ -24,6 +24,9 @@ from rm_toolkit.output.page import content
 from rm_toolkit.output.page.document import write_document
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
 def write(folder: Path, **files: str) -> None:
     for name, text in files.items():
         path = folder / name
