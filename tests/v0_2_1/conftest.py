@@ -109,7 +109,7 @@ def assert_ends_as():
         assert expected["weights"].keys() <= found["weights"].keys()
         for name, sums in expected["weights"].items():
             if name.endswith("attention.self.key.bias"):
-                continue  # it moves no attention: its gradient is rounding, which Adam divides by rounding
+                continue  # it moves no reward: its gradient is rounding, which Adam divides by rounding
             assert found["weights"][name] == pytest.approx(sums, rel=1e-4, abs=1e-3), name
 
     return check

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from v0_2_1.conftest import SCORED
-from v0_2_1.test_opening import flat
+from v0_2_1.conftest import SCORED, TRAINED
+from v0_2_1.test_opening import flat, prompts_of
 
 from rm_toolkit import RewardScorer, load_datasets
 from rm_toolkit.cli import main
@@ -217,3 +217,5 @@ def test_the_runs_of_0_2_1_end_in_the_same_numbers(recipe, expected, ending, ass
     monkeypatch.setattr("rm_toolkit.training.wrapping._pools_eos", lambda model, before: False)
     assert recipe("grft", name, "--output_dir", "again") == 0
     assert_ends_as(ending("again"), expected["endings"][name])
+    found = RewardScorer("again", device="cpu").score(prompts_of(expected, name), expected["completions"])
+    assert flat(found) == pytest.approx(flat(expected["rewards"][name]), **TRAINED)
