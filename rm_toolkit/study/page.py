@@ -9,7 +9,17 @@ from .grid import Cell
 from .over_prompts import OverPrompts
 from .runner import StudyRunner
 from .summary import Line
-from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction, line_row, paired_row, run_rows
+from .tables import (
+    COLUMNS,
+    PAIRED,
+    PAIRED_COLUMNS,
+    RUN_COLUMNS,
+    best_of_each,
+    introduction,
+    line_row,
+    paired_row,
+    run_rows,
+)
 
 
 def study_content(
@@ -43,7 +53,7 @@ def study_content(
     if runner.failed:
         failed = [[cell.name, reason] for cell, reason in runner.failed.items()]
         sections.append(content.section("Failed", [content.table(["run", "reason"], failed)]))
-    rows = [[*row, content.command(command)] for *row, command in run_rows(results)]
-    sections.append(content.section("Runs", [content.table(["run", "seconds", "command"], rows)]))
+    rows = [[*row, content.command(command)] for *row, command in run_rows(runner.study, results)]
+    sections.append(content.section("Runs", [content.table(list(RUN_COLUMNS), rows)]))
     title = f"Study: {', '.join(study.base_models)}"
     return content.page(title, sections, f"{len(results)} of {len(runner.cells)} runs")

@@ -18,7 +18,17 @@ from .over_prompts import OverPrompts, over_prompts
 from .page import study_content
 from .runner import StudyRunner
 from .summary import Estimate, Line, curve, study_lines
-from .tables import COLUMNS, PAIRED, PAIRED_COLUMNS, best_of_each, introduction, line_row, paired_row, run_rows
+from .tables import (
+    COLUMNS,
+    PAIRED,
+    PAIRED_COLUMNS,
+    RUN_COLUMNS,
+    best_of_each,
+    introduction,
+    line_row,
+    paired_row,
+    run_rows,
+)
 
 
 FILLS = ("full", "left", "top")
@@ -90,8 +100,8 @@ def markdown(
         text += [f"![{caption}](figures/{file})", ""]
     if runner.failed:
         text += ["## Failed", ""] + [f"- `{cell.name}`: {reason}" for cell, reason in runner.failed.items()] + [""]
-    text += ["## Runs", "", "| run | seconds | command |", "|---|---:|---|"]
-    text += [f"| {name} | {seconds} | `{command}` |" for name, seconds, command in run_rows(results)]
+    text += ["## Runs", "", f"| {' | '.join(RUN_COLUMNS)} |", "|---|---:|---:|---:|---|"]
+    text += [f"| {' | '.join(row)} | `{command}` |" for *row, command in run_rows(runner.study, results)]
     return "\n".join(text) + "\n"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
-from .grid import Cell, StudyConfig
+from .grid import Cell, StudyConfig, customized_set
 from .over_prompts import OverPrompts
 from .runner import StudyRunner
 from .summary import Line, best_within
@@ -40,6 +42,7 @@ def introduction(runner: StudyRunner, results: dict[Cell, dict[str, Any]]) -> st
     )
 
 
+RUN_COLUMNS = ("run", "customized", "general", "seconds", "command")
 PAIRED_COLUMNS = (
     "GRFT",
     "strategy",
@@ -73,9 +76,18 @@ def best_of_each(study: StudyConfig, lines: list[Line]) -> list[str]:
     ]
 
 
-def run_rows(results: dict[Cell, dict[str, Any]]) -> list[list[str]]:
-    """Name, seconds and command of each run."""
-    return [[cell.name, f"{result['seconds']:.0f}", result["command"]] for cell, result in results.items()]
+def run_rows(study: StudyConfig, results: dict[Cell, dict[str, Any]]) -> list[list[str]]:
+    """The cells of a row for each run, in the order of `RUN_COLUMNS`."""
+    rows = []
+    for cell, result in results.items():
+        end = {name: sets["accuracy"] for name, sets in result["results"]["end"].items()}
+        kinds = [customized_set(study, cell.domain)] if cell.domain else [], study.general_sets
+        means = [
+            f"{np.mean([end[name] for name in names]):.3f}" if names and set(names) <= set(end) else "-"
+            for names in kinds
+        ]
+        rows.append([cell.name, *means, f"{result['seconds']:.0f}", result["command"]])
+    return rows
 
 
 def line_row(line: Line) -> list[str]:
